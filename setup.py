@@ -1,0 +1,58 @@
+"""Package metadata. Extras: tpu, cuda, viz, eval, convert, xmanager, test, parity (see README)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "syncmv4d_jax/__init__.py").read_text()).group(1)
+
+JAX = "jax>=0.10,<0.13"
+
+setup(
+    name="syncmv4d_jax",
+    version=VERSION,
+    description="Synchronized multi-view video and 4D motion diffusion (SyncMV4D) in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["syncmv4d_jax", "syncmv4d_jax.*"]),
+    install_requires=[
+        JAX,
+        "flax>=0.12,<0.14",
+        "optax>=0.2.5,<0.4",
+        "orbax-checkpoint>=0.11,<0.14",
+        "grain>=0.2.12,<0.4",
+        "array-record>=0.8",
+        "tensorflow-datasets>=4.9.9,<5",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+        "einops>=0.8,<1",
+        "ml-collections>=1.1,<2",
+        "jraph>=0.0.6.dev0,<0.1",
+        "clu>=0.0.12,<0.1",
+        "tensorboard>=2.18,<3",
+        "numpy>=2,<3",
+        "scipy>=1.14,<2",
+        "absl-py>=2.1",
+        "av>=14,<19",
+        "pillow>=11,<13",
+        "trimesh>=4.6,<5",
+        "embreex>=2.17.7.post6,<5",
+        "safetensors>=0.5,<1",
+        "sentencepiece>=0.2,<0.3",
+        "ftfy>=6.3,<7",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cuda": ["jax[cuda12]>=0.10,<0.13"],
+        "viz": ["rerun-sdk>=0.23"],
+        "eval": ["scikit-image>=0.25"],
+        "convert": ["huggingface-hub>=0.30"],
+        "xmanager": ["xmanager>=0.7"],
+        "test": ["pytest>=8.3", "hypothesis>=6.120", "ruff>=0.11"],
+        "parity": ["torch>=2.9", "diffusers>=0.36", "transformers>=5,<6"],
+    },
+)
