@@ -1,14 +1,14 @@
 """The NNX fence: modules are written in Flax NNX, everything else sees plain dicts of arrays.
 
-A model is a class ``Model(config, *, rngs)`` with a frozen, hashable config. Outside of this file nobody
-handles graph definitions or NNX state:
+A model is a class ``Model(config, *, rngs)`` with a frozen, hashable config. Outside of this file
+nobody handles graph definitions or NNX state:
 
     shapes = module.shapes(Model, config)          # dict tree of jax.ShapeDtypeStruct
     params = module.init(Model, config, key)       # dict tree of arrays
-    y = module.bind(Model, config, params)(x)      # a module holding `params`, inside or outside of jit
+    y = module.bind(Model, config, params)(x)      # a module that holds `params`, also inside jit
 
-Modules hold parameters only (nnx.Param). Sub-modules are attributes named by hand, never lists, so that
-every path is stable; a stack of blocks is one module whose leaves carry a leading layer axis
+Modules hold parameters only (nnx.Param). Sub-modules are attributes named by hand, never lists, so
+that every path is stable; a stack of blocks is one module whose leaves carry a leading layer axis
 (`nnx.vmap`) and is run by `jax.lax.scan`.
 """
 

@@ -1,0 +1,407 @@
+"""Wan2.2-TI2V-5B's diffusion transformer.
+
+    x = patches(latents) W_p,  e = MLP(sincos(t)),  e0 = Linear(SiLU(e)) [6 d],
+    c = MLP(text padded with zeros to 512 rows)
+    per block, with (shift, scale, gate) x 2 = modulation + e0:
+        x += gate * SelfAttention(LN(x) (1 + scale) + shift)        `Block.attend`, rope on q and k
+        x += CrossAttention(LN_affine(x), c)                        `Block.cross`, no gate, no mask
+        x += gate * FFN(LN(x) (1 + scale) + shift)                  `Block.feed`
+    velocity = unpatch(Linear(LN(x) (1 + scale) + shift)), (shift, scale) = head.modulation + e
+
+Layout: latents [b f h w c], channels last; tokens [b s d] with s = (f h w), w fastest. Parameter
+names are the reference's (wan/modules/model.py); a numbered layer `x.0` is `x/linear_0`; kernels
+are [d_in d_out]; patches are flattened (pf ph pw c) on both sides; blocks are stacked on a leading
+layer axis.
+
+The time MLP runs once per distinct t (one, two with a clean first frame, or one per latent frame)
+and its vectors are spread over the tokens where they are used; the reference computes it per token.
+NOTE(parity): float32 islands are the reference's under autocast (time MLPs, modulation, layer norm,
+head, residual stream); `residual_dtype` can lower the stream to the activation dtype, as diffusers
+does.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from syncmv4d_jax.models.wan import embeddings
+from syncmv4d_jax.nn import attention, layers, rope
+
+REMAT = ("none", "full", "save_attention", "offload")
+BLOCK_INPUT_NAME = "block_input"
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Sizes and numerics; dtypes are names ("float32", "bfloat16")."""
+
+    dim: int = 3072
+    ffn_dim: int = 14336
+    heads: int = 24
+    layers: int = 30
+    in_channels: int = 48
+    out_channels: int = 48
+    patch: tuple[int, int, int] = (1, 2, 2)
+    freq_dim: int = 256
+    text_dim: int = 4096
+    text_len: int = 512
+    qk_norm: bool = True
+    cross_attn_norm: bool = True
+    eps: float = 1e-6
+    dtype: str = "bfloat16"
+    residual_dtype: str = "float32"
+    remat: str = "none"
+
+    def __post_init__(self):
+        if self.dim % (2 * self.heads):
+            raise ValueError(
+                f"DiTConfig: dim {self.dim} is not 2 x {self.heads} heads x an integer"
+            )
+        if self.remat not in REMAT:
+            raise ValueError(f"DiTConfig: wanted remat of {REMAT}, got {self.remat!r}")
+
+    @property
+    def d_head(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def patch_size(self) -> int:
+        """Latent positions in a patch."""
+        return self.patch[0] * self.patch[1] * self.patch[2]
+
+
+TI2V_5B = DiTConfig()
+TINY = DiTConfig(
+    dim=48,
+    ffn_dim=96,
+    heads=2,
+    layers=2,
+    in_channels=4,
+    out_channels=4,
+    freq_dim=32,
+    text_dim=16,
+    text_len=8,
+    dtype="float32",
+)
+
+
+class Attention(nnx.Module):
+    """Self or cross attention; q and k are RMS-normed over the full width, before the heads."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        d = config.dim
+        self.heads = config.heads
+        self.q = layers.Linear(d, d, rngs=rngs)
+        self.k = layers.Linear(d, d, rngs=rngs)
+        self.v = layers.Linear(d, d, rngs=rngs)
+        self.o = layers.Linear(d, d, rngs=rngs)
+        self.norm_q = layers.RMSNorm(d, eps=config.eps, rngs=rngs) if config.qk_norm else None
+        self.norm_k = layers.RMSNorm(d, eps=config.eps, rngs=rngs) if config.qk_norm else None
+
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array | None = None,
+        *,
+        rotation: rope.Rotation | None = None,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        placement: attention.Placement = attention.LOCAL,
+        kind: str = "intra",
+    ) -> jax.Array:
+        """x: [b s d], context: [b l d] (default x) -> [b s d]; masks as in attention.attend."""
+        context = x if context is None else context
+        q, k, v = self.q(x), self.k(context), self.v(context)
+        q = q if self.norm_q is None else self.norm_q(q)
+        k = k if self.norm_k is None else self.norm_k(k)
+        q, k, v = (einops.rearrange(a, "b s (h k) -> b s h k", h=self.heads) for a in (q, k, v))
+        if rotation is not None:
+            q, k = rope.apply(q, rotation), rope.apply(k, rotation)
+        y = placement.attend(q, k, v, mask=mask, lengths=lengths, kind=kind)
+        y = checkpoint_name(y, attention.OUTPUT_NAME)
+        return self.o(einops.rearrange(y, "b s h k -> b s (h k)"))
+
+
+class FeedForward(nnx.Module):
+    """Linear, tanh-GELU, Linear."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        self.linear_0 = layers.Linear(config.dim, config.ffn_dim, rngs=rngs)
+        self.linear_2 = layers.Linear(config.ffn_dim, config.dim, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [b s d] -> [b s d]."""
+        return self.linear_2(layers.gelu(self.linear_0(x)))
+
+
+class Block(nnx.Module):
+    """One Wan block. Extensions subclass it, add sub-modules and recompose the residual steps.
+
+    The steps take x [b s d] (residual dtype) and the already chosen modulation vectors, each
+    [b 1|s d] float32, and return the new x.
+    """
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        d = config.dim
+        self.config = config
+        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (1, 6, d)) / d**0.5)
+        self.self_attn = Attention(config, rngs=rngs)
+        self.cross_attn = Attention(config, rngs=rngs)
+        norm3 = layers.LayerNorm(d, eps=config.eps, rngs=rngs)
+        self.norm3 = norm3 if config.cross_attn_norm else None
+        self.ffn = FeedForward(config, rngs=rngs)
+
+    def attend(
+        self,
+        x: jax.Array,
+        *,
+        shift: jax.Array,
+        scale: jax.Array,
+        gate: jax.Array,
+        rotation: rope.Rotation | None,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        placement: attention.Placement = attention.LOCAL,
+    ) -> jax.Array:
+        """x + gate * self_attn(modulate(x)). `lengths` [b]: tokens beyond it are not attended."""
+        y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
+        y = self.self_attn(
+            y, rotation=rotation, mask=mask, lengths=lengths, placement=placement, kind="intra"
+        )
+        return self.add(x, y, gate)
+
+    def cross(
+        self,
+        x: jax.Array,
+        context: jax.Array,
+        *,
+        placement: attention.Placement = attention.LOCAL,
+    ) -> jax.Array:
+        """x + cross_attn(norm3(x), context); context [b l d], all rows attended, ungated."""
+        y = x if self.norm3 is None else self.norm3(x)
+        y = self.cross_attn(y.astype(self.config.dtype), context, placement=placement, kind="cross")
+        return self.add(x, y)
+
+    def feed(
+        self, x: jax.Array, *, shift: jax.Array, scale: jax.Array, gate: jax.Array
+    ) -> jax.Array:
+        """x + gate * ffn(modulate(x))."""
+        y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
+        return self.add(x, self.ffn(y), gate)
+
+    def add(self, x: jax.Array, y: jax.Array, gate: jax.Array | None = None) -> jax.Array:
+        """x + gate * y in float32, kept in the residual dtype."""
+        y = y.astype(jnp.float32)
+        y = y if gate is None else y * gate
+        return (x.astype(jnp.float32) + y).astype(self.config.residual_dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array,
+        *,
+        time: jax.Array,
+        spread: Callable[[jax.Array], jax.Array],
+        rotation: rope.Rotation | None,
+        lengths: jax.Array | None = None,
+        placement: attention.Placement = attention.LOCAL,
+    ) -> jax.Array:
+        """Runs the block.
+
+        Args:
+          x: [b s d] residual dtype.
+          context: [b l d] activation dtype, the embedded text.
+          time: [b j 6 d] float32, projected embedding of the j distinct timesteps.
+          spread: maps vectors of the j timesteps [b j d] to tokens [b 1|s d].
+          rotation: rope tables of the tokens.
+          lengths: [b] int, number of true tokens where the sequence is padded.
+          placement: see nn/attention.py.
+
+        Returns:
+          [b s d] residual dtype.
+        """
+        vectors = self.modulation[...][None] + time
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (
+            spread(vectors[:, :, i]) for i in range(6)
+        )
+        x = self.attend(
+            x,
+            shift=shift,
+            scale=scale,
+            gate=gate,
+            rotation=rotation,
+            lengths=lengths,
+            placement=placement,
+        )
+        x = self.cross(x, context, placement=placement)
+        return self.feed(x, shift=ffn_shift, scale=ffn_scale, gate=ffn_gate)
+
+
+def spread_frames(vectors: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
+    """vectors: [b f d] of latent frames -> [b (f h w) d] of tokens."""
+    return einops.repeat(vectors, "b f d -> b (f p) d", p=grid[1] * grid[2])
+
+
+def pad_tokens(x: jax.Array, pad_to: int | None) -> jax.Array:
+    """x: [b s d] -> [b pad_to d], zeros at the end; axes of size one are left alone."""
+    if pad_to is None or x.shape[1] in (1, pad_to):
+        return x
+    return jnp.pad(x, ((0, 0), (0, pad_to - x.shape[1]), (0, 0)))
+
+
+def rematerialise(step: Callable, policy: str) -> Callable:
+    """Wraps a block step for the scan with a policy of REMAT.
+
+    "full" keeps only the input of every block; "save_attention" also the attention outputs;
+    "offload" moves both to the host (pinned_host) until the backward pass.
+    """
+    policies = jax.checkpoint_policies
+    names = (BLOCK_INPUT_NAME, attention.OUTPUT_NAME)
+    if policy == "none":
+        return step
+    if policy == "full":
+        chosen = policies.nothing_saveable
+    elif policy == "save_attention":
+        chosen = policies.save_only_these_names(attention.OUTPUT_NAME)
+    elif policy == "offload":
+        chosen = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=list(names),
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    else:
+        raise ValueError(f"remat: wanted one of {REMAT}, got {policy!r}")
+    return jax.checkpoint(step, policy=chosen, prevent_cse=False)
+
+
+class DiT(nnx.Module):
+    """The whole network; `block` is the class of its stacked blocks."""
+
+    def __init__(self, config: DiTConfig, block: type[Block] = Block, *, rngs: nnx.Rngs):
+        self.config = config
+        self.patch_embedding = layers.Linear(
+            config.patch_size * config.in_channels, config.dim, rngs=rngs
+        )
+        self.text_embedding = embeddings.TextEmbedding(config, rngs=rngs)
+        self.time_embedding = embeddings.TimeEmbedding(config, rngs=rngs)
+        self.time_projection = embeddings.TimeProjection(config, rngs=rngs)
+        self.blocks = nnx.vmap(lambda r: block(config, rngs=r))(rngs.split(config.layers))
+        self.head = embeddings.Head(config, rngs=rngs)
+
+    def __call__(
+        self,
+        latents: jax.Array,
+        t: jax.Array,
+        context: jax.Array,
+        *,
+        context_lengths: jax.Array | None = None,
+        first_frame: bool | jax.Array = False,
+        pad_to: int | None = None,
+        placement: attention.Placement | None = None,
+    ) -> jax.Array:
+        """Predicts the velocity (noise - data).
+
+        Args:
+          latents: [b f h w c_in], f h w multiples of the patch.
+          t: [b], or [b f] one per latent frame (after patching in time), in 0..1000, int or float.
+          context: [b l d_text], l <= text_len.
+          context_lengths: [b] int; text rows at and beyond it count as zeros (they are attended).
+          first_frame: latent frame 0 is a clean image: its tokens get t = 0. True, or [b] bool.
+            Needs t [b].
+          pad_to: pads the sequence to this many tokens; padding is masked (for even sharding).
+          placement: sharding constraints and attention; None = one device.
+
+        Returns:
+          velocity [b f h w c_out] float32.
+
+        Raises:
+          ValueError: shapes that do not fit.
+        """
+        placement = attention.LOCAL if placement is None else placement
+        x, grid = self.embed(latents)
+        tokens = x.shape[1]
+        if pad_to is not None and pad_to < tokens:
+            raise ValueError(f"dit: {tokens} tokens (grid {grid}) do not fit in pad_to={pad_to}")
+        times, spread = self.timing(t, grid, first_frame=first_frame, pad_to=pad_to)
+        e = self.time_embedding(times)
+        lengths = None
+        if pad_to not in (None, tokens):
+            lengths = jnp.full((x.shape[0],), tokens, jnp.int32)
+        x = self.run_blocks(
+            placement.constrain(pad_tokens(x, pad_to), "b s d"),
+            self.text_embedding(context, context_lengths),
+            time=self.time_projection(e),
+            spread=spread,
+            rotation=self.rotation(grid, pad_to=pad_to),
+            lengths=lengths,
+            placement=placement,
+        )
+        patches = self.head(x, spread(e))[:, :tokens]
+        return embeddings.unpatchify(patches, grid, self.config.patch)
+
+    def embed(self, latents: jax.Array) -> tuple[jax.Array, tuple[int, int, int]]:
+        """latents: [b f h w c] -> tokens [b s d] residual dtype and their grid (f, h, w).
+
+        Raises:
+          ValueError: wrong channels, or sizes that the patch does not divide.
+        """
+        config = self.config
+        if latents.ndim != 5 or latents.shape[-1] != config.in_channels:
+            raise ValueError(
+                f"dit: wanted latents [b f h w {config.in_channels}], got {latents.shape}"
+            )
+        patches = embeddings.patchify(latents, config.patch).astype(config.dtype)
+        grid = tuple(n // p for n, p in zip(latents.shape[1:4], config.patch, strict=True))
+        return self.patch_embedding(patches).astype(config.residual_dtype), grid
+
+    def rotation(self, grid: tuple[int, int, int], *, pad_to: int | None = None) -> rope.Rotation:
+        """Rope tables of a token grid, each [s d_head/2] float32."""
+        return rope.rotations(rope.grid_positions(grid, pad_to=pad_to), d_head=self.config.d_head)
+
+    def timing(
+        self,
+        t: jax.Array,
+        grid: tuple[int, int, int],
+        *,
+        first_frame: bool | jax.Array = False,
+        pad_to: int | None = None,
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        """Returns the distinct timesteps [b j] and `spread`, from [b j d] to tokens [b 1|s d].
+
+        Args:
+          t: [b] or [b f]. first_frame, pad_to: see __call__.
+
+        Raises:
+          ValueError: t has another shape, or first_frame is given with t [b f].
+        """
+        flagged = first_frame is not False
+        if t.ndim == 2 and t.shape[1] == grid[0] and not flagged:
+            return t, lambda vectors: pad_tokens(spread_frames(vectors, grid), pad_to)
+        if t.ndim != 1:
+            rule = "[b], as first_frame is given" if flagged else f"[b] or [b {grid[0]}]"
+            raise ValueError(f"dit: wanted t {rule}, got {t.shape}")
+        if not flagged:
+            return t[:, None], lambda vectors: vectors
+        clean = jnp.broadcast_to(jnp.asarray(first_frame, bool), t.shape)
+        total = grid[0] * grid[1] * grid[2] if pad_to is None else pad_to
+        in_first = jnp.arange(total) < grid[1] * grid[2]
+        chosen = (clean[:, None] & in_first[None])[..., None]
+        times = jnp.stack([jnp.zeros_like(t), t], axis=1)
+        return times, lambda vectors: jnp.where(chosen, vectors[:, :1], vectors[:, 1:])
+
+    def run_blocks(self, x: jax.Array, context: jax.Array, *, placement, **inputs) -> jax.Array:
+        """Scans the stacked blocks over x [b s d]; the other inputs are those of Block.__call__."""
+
+        def step(x, block):
+            x = checkpoint_name(x, BLOCK_INPUT_NAME)
+            x = block(x, context, placement=placement, **inputs)
+            return placement.constrain(x, "b s d"), None
+
+        x, _ = jax.lax.scan(rematerialise(step, self.config.remat), x, self.blocks)
+        return x

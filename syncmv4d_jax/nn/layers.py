@@ -1,0 +1,128 @@
+"""Linear and normalisation layers with float32 parameters and the activation's own compute dtype.
+
+Every layer reads the dtype of its input: a bfloat16 activation meets bfloat16 copies of the
+weights, a float32 one (the float32 islands of a network) the weights themselves. Norm statistics
+are always float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+KERNEL_INIT = nnx.initializers.xavier_uniform()
+ZEROS_INIT = nnx.initializers.zeros_init()
+
+
+class Linear(nnx.Module):
+    """y = x kernel + bias over the last axis."""
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        use_bias: bool = True,
+        kernel_init: nnx.Initializer = KERNEL_INIT,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (d_in, d_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((d_out,), jnp.float32)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [... d_in] of any float dtype -> [... d_out] of the same dtype."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.bias is None:
+            return y
+        return y + along_last(self.bias[...].astype(x.dtype), y)
+
+
+def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """vector: [d] -> [1 ... 1 d] with the rank of `like` (rank promotion is an error here)."""
+    return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
+
+
+def layer_norm(x: jax.Array, *, eps: float) -> jax.Array:
+    """Layer norm without affine over the last axis. x: [... d], any float -> [... d] float32."""
+    x = x.astype(jnp.float32)
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
+    """LN(x) (1 + scale) + shift. x: [b s d]; shift, scale: [b 1|s d] -> [b s d], float32."""
+    return layer_norm(x, eps=eps) * (1 + scale) + shift
+
+
+class LayerNorm(nnx.Module):
+    """Affine layer norm; statistics and affine in float32, result in the dtype of the input."""
+
+    def __init__(self, d: int, *, eps: float = 1e-6, rngs: nnx.Rngs):
+        del rngs  # nothing random
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((d,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [... d] -> [... d]."""
+        y = layer_norm(x, eps=self.eps)
+        y = y * along_last(self.scale[...], y) + along_last(self.bias[...], y)
+        return y.astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis.
+
+    NOTE(parity): Wan (wan/modules/model.py, WanRMSNorm) normalises in float32, casts to the input
+    dtype and only then multiplies with the weight; so does this.
+    """
+
+    def __init__(self, d: int, *, eps: float = 1e-6, rngs: nnx.Rngs):
+        del rngs  # nothing random
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((d,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [... d] -> [... d] of the same dtype."""
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        y = y.astype(x.dtype)
+        return y * along_last(self.scale[...], y).astype(x.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """GELU in its tanh form."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def sincos(t: jax.Array, *, width: int, period: float = 10000.0) -> jax.Array:
+    """Sinusoidal features of a diffusion time, cosines first.
+
+    feature_i = cos(t period^(-i / (width / 2))), then the sines. The phase is summed from exact
+    float32 parts, as the reference computes it in float64.
+
+    Args:
+      t: [...] any real dtype, 0..1000.
+      width: even number of features.
+
+    Returns:
+      [... width] float32.
+
+    Raises:
+      ValueError: odd width.
+    """
+    if width % 2:
+        raise ValueError(f"sincos: wanted an even width, got {width}")
+    half = width // 2
+    turns = np.power(period, -np.arange(half, dtype=np.float64) / half) / (2 * np.pi)
+    # high has 11 bits, so its product with the whole part of t (10 bits) is exact in float32.
+    high = turns.astype(np.float16).astype(np.float64)
+    t = t.astype(jnp.float32)[..., None]
+    whole = jnp.floor(t)
+    low, high, turns = (
+        along_last(jnp.asarray(a, jnp.float32), t) for a in (turns - high, high, turns)
+    )
+    phase = whole * high
+    phase = (phase - jnp.round(phase)) + whole * low + (t - whole) * turns
+    angle = phase * (2 * np.pi)
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

@@ -1,0 +1,111 @@
+"""Rotary positions over three axes (latent frame, row, column), Wan's layout.
+
+A head of width d has d / 2 rotated pairs of neighbouring entries (x[2 i], x[2 i + 1]). Of the
+pairs, d // 6 go to rows, as many to columns and the rest to frames (d = 128: 22, 21, 21). Pair i
+of an axis with m pairs turns by position * theta^(-i / m): every axis has its own exponents. Tables
+are made in float64 and stored in float32 (wan/modules/model.py, rope_params and rope_apply).
+"""
+
+import functools
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MAX_POSITION = 1024
+Rotation = tuple[jax.Array, jax.Array]
+
+
+def split(d_head: int) -> tuple[int, int, int]:
+    """Returns the number of rotated pairs for (frame, row, column).
+
+    Raises:
+      ValueError: odd width.
+    """
+    if d_head % 2:
+        raise ValueError(f"rope: wanted an even head width, got {d_head}")
+    plane = d_head // 6
+    return d_head // 2 - 2 * plane, plane, plane
+
+
+@functools.lru_cache(maxsize=16)
+def _angles(d_head: int, theta: float) -> tuple[np.ndarray, ...]:
+    positions = np.arange(MAX_POSITION, dtype=np.float64)[:, None]
+    return tuple(
+        positions * np.power(theta, -np.arange(m, dtype=np.float64) / max(m, 1))[None]
+        for m in split(d_head)
+    )
+
+
+def rotations(
+    positions: np.ndarray | jax.Array, *, d_head: int, theta: float = 10000.0
+) -> Rotation:
+    """Returns the cosines and sines that rotate a head at the given positions.
+
+    Args:
+      positions: [... s 3] int, (frame, row, column), each in 0..1023. A numpy array is looked up
+        while tracing, a jax array inside the program.
+      d_head: width of a head.
+
+    Returns:
+      (cos, sin), each [... s d_head/2] float32.
+
+    Raises:
+      ValueError: last axis is not 3, or a static position is out of range.
+    """
+    if positions.shape[-1] != 3:
+        raise ValueError(f"rope: wanted positions [... s 3], got {positions.shape}")
+    static = isinstance(positions, np.ndarray)
+    if static and positions.size and not 0 <= positions.min() <= positions.max() < MAX_POSITION:
+        raise ValueError(
+            f"rope: wanted positions in 0..{MAX_POSITION - 1}, "
+            f"got {positions.min()}..{positions.max()}"
+        )
+    result = []
+    for function in (np.cos, np.sin):
+        tables = [function(a).astype(np.float32) for a in _angles(d_head, theta)]
+        parts = [
+            tables[i][positions[..., i]]
+            if static
+            else jnp.take(jnp.asarray(tables[i]), positions[..., i], axis=0)
+            for i in range(3)
+        ]
+        result.append(np.concatenate(parts, -1) if static else jnp.concatenate(parts, -1))
+    return jnp.asarray(result[0]), jnp.asarray(result[1])
+
+
+def grid_positions(grid: tuple[int, int, int], *, pad_to: int | None = None) -> np.ndarray:
+    """Returns [s 3] int positions of a token grid (f, h, w), w fastest; padding sits at (0, 0, 0).
+
+    Position zero is the identity rotation: padded tokens stay unrotated, as in the reference.
+
+    Raises:
+      ValueError: pad_to is smaller than the grid.
+    """
+    axes = np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")
+    positions = einops.rearrange(np.stack(axes, -1), "f h w a -> (f h w) a")
+    if pad_to is None:
+        return positions
+    if pad_to < len(positions):
+        raise ValueError(
+            f"rope: grid {grid} has {len(positions)} tokens, more than pad_to={pad_to}"
+        )
+    return np.pad(positions, ((0, pad_to - len(positions)), (0, 0)))
+
+
+def apply(x: jax.Array, rotation: Rotation) -> jax.Array:
+    """Rotates queries or keys, in float32.
+
+    Args:
+      x: [b s heads d_head].
+      rotation: (cos, sin), each [s d_head/2] or [b s d_head/2].
+
+    Returns:
+      [b s heads d_head], dtype of x.
+    """
+    cos, sin = (r[None, :, None] if r.ndim == 2 else r[:, :, None] for r in rotation)
+    pairs = einops.rearrange(x.astype(jnp.float32), "b s heads (k two) -> b s heads k two", two=2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return einops.rearrange(turned, "b s heads k two -> b s heads (k two)").astype(x.dtype)
