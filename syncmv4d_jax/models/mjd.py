@@ -1,0 +1,430 @@
+"""Multi-view joint diffusion (MJD): Wan's transformer denoising video and motion of all views at once.
+
+Tokens of a view: [scale and register tokens | video | motion], s = 2 + 6 + 2 (f h w) (paper 3.2, 9100 with
+the 512 text rows at full size). A block is Wan's with inter-view geometry attention in front (Figure 2):
+
+    x += gate * InterView(LN(x) (1 + scale) + shift)   per latent frame, over views, both modalities
+    x += gate * SelfAttention(...)                     per view, over time, space, both modalities
+    x += CrossAttention(LN(x), text)                   no gate
+    x += gate * FFN(...)
+
+so nine modulation vectors a block and modality. Wan's own six come first in every table, the three of
+inter-view attention last. Readings (docs/paper.md): A6 scale and register tokens attend with the views'
+own tokens and, across views, among themselves, without rope; A7 modalities attend jointly; A8 the
+feedback has its own zero-initialised patch embedding; A12 two time projections, three tables; A13 inter-
+view attention starts as a copy of self-attention with a zero output projection, the rope's time slot is
+the view index; A14 motion tokens carry a zero-initialised domain embedding.
+
+Video latent frame 0 is the reference image at t = 0; motion, scale and register tokens are at t.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from syncmv4d_jax.models.wan import dit, embeddings
+from syncmv4d_jax.nn import attention, layers, module, rope
+
+INJECT = ("second_embed", "literal_sum")
+
+
+@dataclasses.dataclass(frozen=True)
+class MJDConfig(dit.DiTConfig):
+    """Wan's configuration and the switches of SyncMV4D (paper Table 3).
+
+    Attributes:
+      multi_view: inter-view attention; without it views are independent.
+      joint_motion: motion, scale and register tokens beside the video.
+      inject: how the fed back motion enters (A8): its own embedding or added to the noisy motion.
+      camera_embedding: add a zero-initialised map of [R|t] before inter-view attention (A13).
+      scale_tokens, register_tokens: learnable tokens of each view, shared over views.
+    """
+
+    multi_view: bool = True
+    joint_motion: bool = True
+    inject: str = "second_embed"
+    camera_embedding: bool = False
+    scale_tokens: int = 2
+    register_tokens: int = 6
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.inject not in INJECT:
+            raise ValueError(f"MJDConfig.inject: wanted one of {INJECT}, got {self.inject!r}")
+        if self.scale_tokens != 2:
+            raise ValueError(
+                f"MJDConfig.scale_tokens: wanted 2 (smallest and largest depth), got {self.scale_tokens}"
+            )
+
+    @property
+    def extra_tokens(self) -> int:
+        return self.scale_tokens + self.register_tokens if self.joint_motion else 0
+
+
+class Output(NamedTuple):
+    """video, motion: [b v f h w c] float32; scale: [b v 2] standardised (None without motion)."""
+
+    video: jax.Array
+    motion: jax.Array | None
+    scale: jax.Array | None
+
+
+class Conditions(NamedTuple):
+    """What every block reads beside the tokens and the text.
+
+    video_time: [b 2 6 d] projections at t = 0 and t.   motion_time: [b 1 6 d] at t.
+    intra_rotation: tables [s d_head/2].                inter_rotation: tables [(b f) s d_head/2].
+    cameras: [(b v) 1 12] or None.
+    """
+
+    video_time: jax.Array
+    motion_time: jax.Array | None
+    intra_rotation: rope.Rotation
+    inter_rotation: rope.Rotation | None
+    cameras: jax.Array | None
+
+
+class Layout(NamedTuple):
+    """Static sizes: views, latent token grid (f, h, w), extra tokens, number of dense modalities."""
+
+    views: int
+    grid: tuple[int, int, int]
+    extra: int
+    modalities: int
+
+    @property
+    def dense(self) -> int:
+        """Tokens of one modality of one view."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def tokens(self) -> int:
+        return self.extra + self.modalities * self.dense
+
+    def spread(self, video: jax.Array, motion: jax.Array | None, extra: jax.Array | None):
+        """video: [b 2 d] (t = 0, t); motion, extra: [b 1 d] -> [(b v) s d]."""
+        first = self.grid[1] * self.grid[2]
+        parts = [] if extra is None else [(extra, self.extra)]
+        parts += [(video[:, :1], first), (video[:, 1:], self.dense - first)]
+        if motion is not None:
+            parts.append((motion, self.dense))
+        parts = [jnp.broadcast_to(x, (x.shape[0], n, x.shape[-1])) for x, n in parts if n]
+        return einops.repeat(jnp.concatenate(parts, 1), "b s d -> (b v) s d", v=self.views)
+
+
+class MJDBlock(dit.Block):
+    """Wan's block behind inter-view geometry attention, modulated per modality."""
+
+    def __init__(self, config: MJDConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        d = config.dim
+        if config.multi_view:
+            self.inter_view_attn = dit.Attention(config, rngs=rngs)
+            self.inter_view_modulation = nnx.Param(jnp.zeros((1, 3, d), jnp.float32))
+            if config.camera_embedding:
+                self.camera_embedding = layers.Linear(
+                    12, d, kernel_init=layers.ZEROS_INIT, rngs=rngs
+                )
+        if config.joint_motion:
+            self.motion_modulation = nnx.Param(jnp.zeros((1, 9, d), jnp.float32))
+            self.scale_modulation = nnx.Param(jnp.zeros((1, 9, d), jnp.float32))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array,
+        *,
+        conditions: Conditions,
+        layout: Layout,
+        hide_motion: bool = False,
+        placement: attention.Placement = attention.LOCAL,
+    ) -> jax.Array:
+        """x: [(b v) s d] residual dtype; context: [b l d] embedded text -> [(b v) s d]."""
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate, *inter = self.vectors(
+            conditions, layout
+        )
+        if self.config.multi_view:
+            x = self.inter_view(x, *inter, conditions, layout, hide_motion, placement)
+        x = self.attend(
+            x,
+            shift=shift,
+            scale=scale,
+            gate=gate,
+            rotation=conditions.intra_rotation,
+            mask=intra_mask(layout) if hide_motion else None,
+            placement=placement,
+        )
+        x = einops.rearrange(x, "(b v) s d -> b (v s) d", v=layout.views)
+        x = self.cross(x, context, placement=placement)
+        x = einops.rearrange(x, "b (v s) d -> (b v) s d", v=layout.views)
+        return self.feed(x, shift=ffn_shift, scale=ffn_scale, gate=ffn_gate)
+
+    def vectors(self, conditions: Conditions, layout: Layout) -> list[jax.Array]:
+        """The modulation vectors of all tokens, 6 or 9 of [(b v) s d] float32 (A12)."""
+        tables = [self.modulation[...][None] + conditions.video_time]
+        if self.config.multi_view:
+            rows = self.inter_view_modulation[...][None] + conditions.video_time[:, :, :3]
+            tables = [jnp.concatenate([tables[0], rows], 2)]
+        if self.config.joint_motion:
+            time = conditions.motion_time
+            time = jnp.concatenate([time, time[:, :, :3]], 2)
+            tables += [t[...][None] + time for t in (self.motion_modulation, self.scale_modulation)]
+        video, motion, extra = (*tables, None, None)[:3]
+
+        def pick(table, i):
+            return None if table is None else table[:, :, i]
+
+        return [
+            layout.spread(pick(video, i), pick(motion, i), pick(extra, i))
+            for i in range(video.shape[2])
+        ]
+
+    def inter_view(self, x, shift, scale, gate, conditions, layout, hide_motion, placement):
+        """x + gate * inter_view_attn(modulate(x)): per latent frame over views and modalities."""
+        y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
+        if self.config.camera_embedding:
+            y = y + self.camera_embedding(conditions.cameras.astype(y.dtype))
+        v, m, e = layout.views, layout.modalities, layout.extra
+        dense = einops.rearrange(
+            y[:, e:], "(b v) (m f p) d -> (b f) (v m p) d", v=v, m=m, f=layout.grid[0]
+        )
+        dense = self.inter_view_attn(
+            dense,
+            rotation=conditions.inter_rotation,
+            mask=inter_mask(layout) if hide_motion else None,
+            placement=placement,
+            kind="inter",
+        )
+        dense = einops.rearrange(
+            dense, "(b f) (v m p) d -> (b v) (m f p) d", v=v, m=m, f=layout.grid[0]
+        )
+        if e:
+            extra = einops.rearrange(y[:, :e], "(b v) e d -> b (v e) d", v=v)
+            extra = self.inter_view_attn(extra, placement=placement, kind="extra")
+            extra = einops.rearrange(extra, "b (v e) d -> (b v) e d", v=v)
+            dense = jnp.concatenate([extra, dense], 1)
+        return self.add(x, dense, gate)
+
+
+def intra_mask(layout: Layout) -> jax.Array:
+    """[1 1 1 s] bool: the video tokens of a view."""
+    index = np.arange(layout.tokens)
+    seen = (index >= layout.extra) & (index < layout.extra + layout.dense)
+    return jnp.asarray(einops.rearrange(seen, "s -> 1 1 1 s"))
+
+
+def inter_mask(layout: Layout) -> jax.Array:
+    """[1 1 1 (v m p)] bool: the video tokens of a latent frame."""
+    seen = np.arange(layout.modalities) == 0
+    patch = layout.grid[1] * layout.grid[2]
+    return jnp.asarray(einops.repeat(seen, "m -> 1 1 1 (v m p)", v=layout.views, p=patch))
+
+
+class MJD(dit.DiT):
+    """The joint denoiser of all views."""
+
+    def __init__(self, config: MJDConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, MJDBlock, rngs=rngs)
+        if not config.joint_motion:
+            return
+        d, patch = config.dim, config.patch_size * config.in_channels
+        self.motion_patch_embedding = layers.Linear(patch, d, rngs=rngs)
+        self.motion_embedding = nnx.Param(jnp.zeros((d,), jnp.float32))
+        if config.inject == "second_embed":
+            self.feedback_embedding = layers.Linear(
+                patch, d, use_bias=False, kernel_init=layers.ZEROS_INIT, rngs=rngs
+            )
+        tokens = jax.random.normal(rngs.params(), (config.extra_tokens, d)) / d**0.5
+        self.extra_embedding = nnx.Param(tokens)
+        self.motion_time_projection = embeddings.TimeProjection(config, rngs=rngs)
+        self.motion_head = embeddings.Head(config, rngs=rngs)
+        self.scale_norm = layers.LayerNorm(d, eps=config.eps, rngs=rngs)
+        self.scale_head = layers.Linear(d, 1, rngs=rngs)
+
+    def __call__(
+        self,
+        video: jax.Array,
+        motion: jax.Array | None,
+        t: jax.Array,
+        context: jax.Array,
+        *,
+        context_lengths: jax.Array | None = None,
+        feedback: jax.Array | None = None,
+        view_index: jax.Array | None = None,
+        extrinsics: jax.Array | None = None,
+        hide_motion: bool = False,
+        placement: attention.Placement | None = None,
+    ) -> Output:
+        """Denoises video and motion latents of all views.
+
+        Args:
+          video: [b v f h w c], latent frame 0 is the clean reference.
+          motion: [b v f h w c] noisy pseudo-video latents, or None without joint motion.
+          t: [b] in 0..1000.
+          context: [b l d_text] text features; context_lengths: [b] int.
+          feedback: [b v f h w c] latents of the refined motion (zeros: none yet), or None.
+          view_index: [b v] int, the time slot of inter-view rope; None: 0..v-1.
+          extrinsics: [b v 3 4], needed with camera_embedding only.
+          hide_motion: mask motion, scale and register tokens out of attention (tests).
+          placement: see nn/attention.py.
+
+        Returns:
+          `Output`.
+
+        Raises:
+          ValueError: inputs that do not fit the configuration.
+        """
+        config = self.config
+        self._check(video, motion, extrinsics)
+        placement = attention.LOCAL if placement is None else placement
+        b, views = video.shape[:2]
+        x, layout = self.tokens(video, motion, feedback)
+        video_e = self.time_embedding(jnp.stack([jnp.zeros_like(t), t], 1).astype(jnp.float32))
+        motion_time = None
+        if config.joint_motion:
+            motion_time = self.motion_time_projection(video_e[:, 1:])
+        if view_index is None:
+            view_index = einops.repeat(jnp.arange(views), "v -> b v", b=b)
+        cameras = None
+        if config.camera_embedding:
+            cameras = einops.rearrange(extrinsics, "b v i j -> (b v) 1 (i j)")
+        conditions = Conditions(
+            self.time_projection(video_e),
+            motion_time,
+            self._intra_rotation(layout),
+            self._inter_rotation(layout, view_index) if config.multi_view else None,
+            cameras,
+        )
+        x = self.run_blocks(
+            placement.constrain(x, "(b v) s d"),
+            self.text_embedding(context, context_lengths),
+            conditions=conditions,
+            layout=layout,
+            hide_motion=hide_motion,
+            placement=placement,
+        )
+        return self._heads(x, video_e, layout)
+
+    def tokens(self, video, motion, feedback) -> tuple[jax.Array, Layout]:
+        """Embeds latents [b v f h w c]: tokens [(b v) s d] in the order extra, video, motion."""
+        fold = "b v f h w c -> (b v) f h w c"
+        x, grid = self.embed(einops.rearrange(video, fold))
+        layout = Layout(video.shape[1], grid, self.config.extra_tokens, 1)
+        if not self.config.joint_motion:
+            return x, layout
+        literal = self.config.inject == "literal_sum"
+        if feedback is not None and literal:
+            motion = motion + feedback
+        y = self._motion_patches(motion, self.motion_patch_embedding)
+        if feedback is not None and not literal:
+            y = y + self._motion_patches(feedback, self.feedback_embedding)
+        y = y + self.motion_embedding[...].astype(y.dtype)[None, None]
+        extra = einops.repeat(self.extra_embedding[...], "e d -> n e d", n=x.shape[0])
+        x = jnp.concatenate([extra.astype(x.dtype), x, y], 1)
+        return x, layout._replace(modalities=2)
+
+    def _motion_patches(self, latents: jax.Array, linear: layers.Linear) -> jax.Array:
+        latents = einops.rearrange(latents, "b v f h w c -> (b v) f h w c")
+        patches = embeddings.patchify(latents, self.config.patch).astype(self.config.dtype)
+        return linear(patches).astype(self.config.residual_dtype)
+
+    def _intra_rotation(self, layout: Layout) -> rope.Rotation:
+        grid = rope.grid_positions(layout.grid)
+        extra = np.zeros((layout.extra, 3), grid.dtype)
+        positions = np.concatenate([extra] + [grid] * layout.modalities)
+        return rope.rotations(positions, d_head=self.config.d_head)
+
+    def _inter_rotation(self, layout: Layout, view_index: jax.Array) -> rope.Rotation:
+        patch = jnp.asarray(rope.grid_positions((1, *layout.grid[1:])))  # [p 3]
+        shape = (*view_index.shape, layout.modalities, *patch.shape)
+        positions = jnp.broadcast_to(patch[None, None, None], shape)
+        views = jnp.broadcast_to(view_index[:, :, None, None], shape[:-1]).astype(positions.dtype)
+        positions = positions.at[..., 0].set(views)
+        positions = einops.repeat(positions, "b v m p a -> (b f) (v m p) a", f=layout.grid[0])
+        return rope.rotations(positions, d_head=self.config.d_head)
+
+    def _heads(self, x: jax.Array, e: jax.Array, layout: Layout) -> Output:
+        """x: [(b v) s d], e: [b 2 d] -> `Output`."""
+        first, last = layout.extra, layout.extra + layout.dense
+        dense = layout._replace(extra=0, modalities=1).spread(e, None, None)
+
+        def latents(patches):
+            y = embeddings.unpatchify(patches, layout.grid, self.config.patch)
+            return einops.rearrange(y, "(b v) f h w c -> b v f h w c", v=layout.views)
+
+        video = latents(self.head(x[:, first:last], dense))
+        if not self.config.joint_motion:
+            return Output(video, None, None)
+        t = einops.repeat(e[:, 1:], "b one d -> (b v) one d", v=layout.views)
+        motion = latents(self.motion_head(x[:, last:], t))
+        scale = x[:, : self.config.scale_tokens].astype(jnp.float32)
+        scale = self.scale_head(self.scale_norm(scale))
+        scale = einops.rearrange(scale, "(b v) two 1 -> b v two", v=layout.views)
+        return Output(video, motion, scale)
+
+    def _check(self, video, motion, extrinsics) -> None:
+        if video.ndim != 6:
+            raise ValueError(f"mjd: wanted video latents [b v f h w c], got {video.shape}")
+        if self.config.joint_motion != (motion is not None):
+            raise ValueError(
+                f"mjd: joint_motion={self.config.joint_motion}, but motion latents are "
+                f"{'given' if motion is not None else 'missing'}"
+            )
+        if motion is not None and motion.shape != video.shape:
+            raise ValueError(
+                f"mjd: wanted motion latents like the video's {video.shape}, got {motion.shape}"
+            )
+        if self.config.camera_embedding and extrinsics is None:
+            raise ValueError("mjd: camera_embedding needs extrinsics [b v 3 4]")
+
+
+def init(config: MJDConfig, key: jax.Array) -> module.Params:
+    """Returns initial parameters: random Wan weights, the new parts derived from them (A12, A13)."""
+    params = module.init(MJD, config, key)
+    return warm_start(config, params, params)
+
+
+def warm_start(config: MJDConfig, params: module.Params, wan: dict[str, Any]) -> module.Params:
+    """Returns MJD parameters that start from a Wan transformer.
+
+    Args:
+      config: MJD's configuration.
+      params: initial MJD parameters; supplies what Wan does not have (tokens, embeddings, scale head).
+      wan: parameters of `dit.DiT` (or of MJD) at the same sizes.
+
+    Inter-view attention copies self-attention with a zero output projection; its modulation copies rows
+    0-2; the motion and scale tables copy the six and rows 0-2; the motion modality's patch embedding,
+    head and time projection are copies.
+    """
+    own = dit_paths(params, wan)
+    blocks = dict(own["blocks"])
+    rows = blocks["modulation"]
+    if config.multi_view:
+        attn = dict(blocks["self_attn"])
+        attn["o"] = jax.tree.map(jnp.zeros_like, attn["o"])
+        blocks |= {"inter_view_attn": attn, "inter_view_modulation": rows[:, :, :3]}
+    if config.joint_motion:
+        table = jnp.concatenate([rows, rows[:, :, :3]], axis=2)
+        nine = table[:, :, : blocks["motion_modulation"].shape[2]]
+        blocks |= {"motion_modulation": nine, "scale_modulation": nine}
+        own |= {
+            "motion_patch_embedding": own["patch_embedding"],
+            "motion_time_projection": own["time_projection"],
+            "motion_head": own["head"],
+        }
+    return own | {"blocks": blocks}
+
+
+def dit_paths(params: module.Params, wan: dict[str, Any]) -> dict[str, Any]:
+    """Returns `params` with every path that `wan` also has taken from `wan`."""
+    return {
+        key: dit_paths(value, wan[key])
+        if isinstance(value, dict) and key in wan
+        else wan.get(key, value)
+        for key, value in params.items()
+    }

@@ -1,0 +1,161 @@
+"""MJD: equality with Wan, view equivariance, independence of views, sizes, token counts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from syncmv4d_jax import tree
+from syncmv4d_jax.models import mjd
+from syncmv4d_jax.models.wan import dit
+from syncmv4d_jax.nn import module
+
+SMALL = {f.name: getattr(dit.TINY, f.name) for f in dataclasses.fields(dit.TINY)}
+TINY = mjd.MJDConfig(**SMALL)
+
+
+def inputs(b=2, v=3, f=2, h=4, w=4, c=4, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    video, motion, feedback = (jax.random.normal(k, (b, v, f, h, w, c)) for k in keys[:3])
+    text = jax.random.normal(keys[3], (b, 5, TINY.text_dim))
+    return video, motion, feedback, text, jnp.array([300.0, 700.0])
+
+
+def randomise(params, seed=1):
+    """Random values everywhere, zero-initialised layers included."""
+    flat = tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(flat))
+    return tree.unflatten(
+        {n: x + 0.1 * jax.random.normal(k, x.shape) for k, (n, x) in zip(keys, flat.items())}
+    )
+
+
+def run(config, params, *args, **kwargs):
+    return jax.jit(lambda p: module.bind(mjd.MJD, config, p)(*args, **kwargs))(params)
+
+
+def test_video_path_equals_wan_at_the_start():
+    wan = randomise(module.init(dit.DiT, dit.TINY, jax.random.key(0)))
+    params = mjd.warm_start(TINY, mjd.init(TINY, jax.random.key(1)), wan)
+    video, motion, feedback, text, t = inputs()
+    out = run(TINY, params, video, motion, t, text, feedback=feedback, hide_motion=True)
+    model = module.bind(dit.DiT, dit.TINY, wan)
+    for view in range(3):
+        wanted = model(video[:, view], t, text, first_frame=True)
+        np.testing.assert_allclose(out.video[:, view], wanted, atol=1e-5)
+    seen = run(TINY, params, video, motion, t, text, feedback=feedback)
+    assert jnp.max(jnp.abs(seen.video - out.video)) > 1e-3  # the mask did something
+
+
+def test_permuting_views_permutes_the_result():
+    config = dataclasses.replace(TINY, camera_embedding=True)
+    params = randomise(mjd.init(config, jax.random.key(1)))
+    video, motion, feedback, text, t = inputs()
+    index = jnp.array([[0, 1, 2], [0, 1, 2]])
+    cameras = jax.random.normal(jax.random.key(9), (2, 3, 3, 4))
+    order = jnp.array([2, 0, 1])
+    plain = run(
+        config, params, video, motion, t, text,
+        feedback=feedback, view_index=index, extrinsics=cameras,
+    )  # fmt: skip
+    turned = run(
+        config, params, video[:, order], motion[:, order], t, text,
+        feedback=feedback[:, order], view_index=index[:, order], extrinsics=cameras[:, order],
+    )  # fmt: skip
+    for a, b in zip(plain, turned, strict=True):
+        np.testing.assert_allclose(a[:, order], b, atol=2e-5)
+
+
+def test_without_multi_view_views_are_independent():
+    config = dataclasses.replace(TINY, multi_view=False)
+    params = randomise(mjd.init(config, jax.random.key(1)))
+    assert not [n for n in tree.flatten(params) if "inter_view" in n]
+    video, motion, feedback, text, t = inputs()
+    together = run(config, params, video, motion, t, text, feedback=feedback)
+    for view in range(3):
+        one = slice(view, view + 1)
+        alone = run(
+            config, params, video[:, one], motion[:, one], t, text, feedback=feedback[:, one]
+        )
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_allclose(a[:, one], b, atol=1e-6)
+
+
+def test_with_multi_view_every_view_matters():
+    params = randomise(mjd.init(TINY, jax.random.key(1)))
+    video, motion, feedback, text, t = inputs()
+    base = run(TINY, params, video, motion, t, text, feedback=feedback)
+    other = run(TINY, params, video.at[:, 2].add(1.0), motion, t, text, feedback=feedback)
+    for a, b in zip(base, other, strict=True):
+        assert jnp.max(jnp.abs(a[:, 0] - b[:, 0])) > 1e-4
+
+
+def test_literal_sum_equals_tied_second_embedding():
+    second = randomise(mjd.init(TINY, jax.random.key(1)))
+    tied = dict(second) | {
+        "feedback_embedding": {"kernel": second["motion_patch_embedding"]["kernel"]}
+    }
+    literal = {k: v for k, v in second.items() if k != "feedback_embedding"}
+    video, motion, feedback, text, t = inputs()
+    config = dataclasses.replace(TINY, inject="literal_sum")
+    a = run(TINY, tied, video, motion, t, text, feedback=feedback)
+    b = run(config, literal, video, motion, t, text, feedback=feedback)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_fresh_model_ignores_feedback_and_other_views():
+    params = mjd.init(TINY, jax.random.key(1))
+    video, motion, feedback, text, t = inputs()
+    a = run(TINY, params, video, motion, t, text, feedback=feedback)
+    b = run(TINY, params, video, motion, t, text, feedback=None)
+    np.testing.assert_array_equal(a.scale, b.scale)
+    moved = run(TINY, params, video.at[:, 2].add(1.0), motion, t, text)
+    np.testing.assert_allclose(moved.scale[:, :2], b.scale[:, :2], atol=1e-6)
+
+
+def test_video_only_has_no_motion():
+    config = dataclasses.replace(TINY, joint_motion=False)
+    params = mjd.init(config, jax.random.key(1))
+    video, motion, _, text, t = inputs()
+    out = run(config, params, video, None, t, text)
+    assert out.motion is None and out.scale is None and out.video.shape == video.shape
+    with pytest.raises(ValueError, match="joint_motion=False"):
+        run(config, params, video, motion, t, text)
+
+
+def test_full_size_parts_and_tokens():
+    config = mjd.MJDConfig()
+    shapes = module.shapes(mjd.MJD, config)
+    sizes = {}
+    for name, leaf in tree.flatten(shapes).items():
+        part = name.split("/")[1] if name.startswith("blocks/") else name.split("/")[0]
+        sizes[part] = sizes.get(part, 0) + leaf.size
+    d, layers = config.dim, config.layers
+    attention = 4 * (d * d + d) + 2 * d
+    assert sizes["inter_view_attn"] == layers * attention
+    assert sizes["inter_view_modulation"] == layers * 3 * d
+    assert sizes["motion_modulation"] == sizes["scale_modulation"] == layers * 9 * d
+    assert sizes["motion_time_projection"] == 6 * d * d + 6 * d == 56_641_536
+    assert sizes["extra_embedding"] == 8 * d
+    wan = tree.flatten(module.shapes(dit.DiT, dit.TI2V_5B))
+    mine = tree.flatten(shapes)
+    assert all(mine[name].shape == leaf.shape for name, leaf in wan.items())
+    layout = mjd.Layout(3, (13, 15, 22), config.extra_tokens, 2)
+    assert layout.tokens + config.text_len == 9100
+
+
+def test_full_size_runs_by_shape():
+    config = mjd.MJDConfig()
+    params = module.shapes(mjd.MJD, config)
+    latents = jax.ShapeDtypeStruct((1, 3, 13, 30, 44, 48), jnp.float32)
+    out = jax.eval_shape(
+        lambda p, x, t, c: module.bind(mjd.MJD, config, p)(x, x, t, c, feedback=x),
+        params,
+        latents,
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+        jax.ShapeDtypeStruct((1, 512, 4096), jnp.float32),
+    )
+    assert out.video.shape == out.motion.shape == latents.shape and out.scale.shape == (1, 3, 2)
