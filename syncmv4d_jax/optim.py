@@ -1,0 +1,260 @@
+"""Optimiser from plain values: AdamW or Muon, schedules, regexes for decay and rates, EMA, a guard.
+
+The train state is ``{"params", "opt", "step", "ema"}``, with the optax state as ``opt["inner"]``
+and the guard's numbers as ``opt["guard"]``. The guard looks at the norm of the gradient before
+clipping. A step is skipped, leaving parameters, moments and averages bit for bit as they were, when
+
+    loss or norm is not finite,   or   norm > spike_factor * m after `guard_warmup` accepted steps,
+
+where m is the running mean of accepted norms. `step` counts skipped steps too (the data moved on).
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from syncmv4d_jax import tree
+
+Tree = Any
+State = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser settings.
+
+    Attributes:
+      name: "adamw" or "muon" (matrices by Muon, everything else by Adam).
+      learning_rate: peak rate.
+      schedule: "constant" or "cosine" (to `final_fraction` of the peak at `steps`).
+      warmup: steps of linear warm-up from 0.
+      steps: length of the schedule.
+      b1, b2, eps: of Adam.
+      momentum: of Muon.
+      weight_decay: decoupled, times the learning rate.
+      decay: regex of paths that decay.
+      muon: regex of paths that Muon takes; leaves need at least two axes.
+      stacked: regex of paths whose first axis counts layers (no matrix axis).
+      multipliers: (regex, factor) pairs on the learning rate; the first match counts, else 1.
+      clip: global gradient norm, 0 = off.
+      ema: decay of the parameter average, 0 = off; ramps as (1 + step) / (10 + step).
+      accumulate: micro-batches a step.
+      spike_factor: skip a step with a gradient norm this many times the running mean, 0 = off.
+      guard_warmup: accepted steps before spikes are judged.
+      abort_after: skipped steps in a row after which training stops.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup: int = 0
+    steps: int = 1000
+    final_fraction: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.95
+    weight_decay: float = 0.0
+    decay: str = r"kernel$"
+    muon: str = r"kernel$"
+    stacked: str = r"(^|/)blocks/"
+    multipliers: tuple[tuple[str, float], ...] = ()
+    clip: float = 1.0
+    ema: float = 0.0
+    accumulate: int = 1
+    spike_factor: float = 0.0
+    guard_warmup: int = 20
+    abort_after: int = 10
+
+    def __post_init__(self) -> None:
+        wanted = {"name": ("adamw", "muon"), "schedule": ("constant", "cosine")}
+        for key, values in wanted.items():
+            if getattr(self, key) not in values:
+                raise ValueError(f"optim.{key}: wanted one of {values}, got {getattr(self, key)!r}")
+        if self.accumulate < 1:
+            raise ValueError(f"optim.accumulate: wanted at least 1, got {self.accumulate}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"optim.ema: wanted 0 <= ema < 1, got {self.ema}")
+        pairs = tuple((str(pattern), float(factor)) for pattern, factor in self.multipliers)
+        object.__setattr__(self, "multipliers", pairs)
+
+
+class Diverged(RuntimeError):
+    """`abort_after` steps in a row were skipped."""
+
+
+def schedule(config: OptimConfig) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of applied updates."""
+    after = max(config.steps - config.warmup, 1)
+    if config.schedule == "cosine":
+        body = optax.cosine_decay_schedule(config.learning_rate, after, config.final_fraction)
+    else:
+        body = optax.constant_schedule(config.learning_rate)
+    if not config.warmup:
+        return body
+    # The first update has rate peak / warmup, not 0.
+    ramp = lambda count: config.learning_rate * (count + 1) / config.warmup  # noqa: E731
+    return optax.join_schedules([ramp, body], [config.warmup])
+
+
+def multiplier(config: OptimConfig, name: str) -> float:
+    """Returns the factor on the learning rate of the parameter called `name`."""
+    matches = (factor for pattern, factor in config.multipliers if re.search(pattern, name))
+    return next(matches, 1.0)
+
+
+def _scale_by_path(config: OptimConfig) -> optax.GradientTransformation:
+    def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
+        del params
+        scaled = tree.map_named(lambda name, u: u * multiplier(config, name), updates)
+        return scaled, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _muon_axes(config: OptimConfig, params: Tree) -> Tree:
+    def axes(name: str, leaf: Any) -> contrib.MuonDimensionNumbers | None:
+        first = 1 if re.search(config.stacked, name) else 0
+        if leaf.ndim - first < 2 or not re.search(config.muon, name):
+            return None
+        return contrib.MuonDimensionNumbers(tuple(range(first, leaf.ndim - 1)), leaf.ndim - 1)
+
+    return tree.map_named(axes, params)
+
+
+def transformation(config: OptimConfig) -> optax.GradientTransformation:
+    """Returns the optax chain of `config`: clip, moments, decay, rates; without the guard."""
+    rate, decay = schedule(config), lambda params: tree.mask(params, config.decay)
+    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    if config.name == "adamw":
+        parts += [
+            optax.scale_by_adam(config.b1, config.b2, config.eps),
+            optax.add_decayed_weights(config.weight_decay, decay),
+            optax.scale_by_learning_rate(rate),
+        ]
+    else:
+        parts += [
+            contrib.muon(
+                rate,
+                beta=config.momentum,
+                weight_decay=config.weight_decay,
+                weight_decay_mask=decay,
+                adam_b1=config.b1,
+                adam_b2=config.b2,
+                adam_weight_decay=config.weight_decay,
+                muon_weight_dimension_numbers=lambda params: _muon_axes(config, params),
+                consistent_rms=0.2,  # the rate of AdamW then fits
+            )
+        ]
+    return optax.chain(*parts, _scale_by_path(config))
+
+
+def init(config: OptimConfig, params: Tree) -> State:
+    """Returns the train state of step 0; may run under jit or jax.eval_shape.
+
+    Raises:
+      ValueError: a multiplier's regex matches no path.
+    """
+    flat = tree.flatten(params)
+    for pattern, _ in config.multipliers:
+        if not any(re.search(pattern, name) for name in flat):
+            raise ValueError(
+                f"optim.multipliers: {pattern!r} matches none of {len(flat)} trainable paths, "
+                f"e.g. {tree.sample(flat)}"
+            )
+    zero = jnp.zeros((), jnp.int32)
+    guard = {
+        "accepted": zero,
+        "nonfinite": zero,
+        "spikes": zero,
+        "in_a_row": zero,
+        "norm": jnp.zeros((), jnp.float32),
+    }
+    return {
+        "params": params,
+        "opt": {"inner": transformation(config).init(params), "guard": guard},
+        "step": zero,
+        # A copy: the state is donated, and one buffer must not be donated twice.
+        "ema": jax.tree.map(jnp.copy, params) if config.ema else {},
+    }
+
+
+def _judge(
+    config: OptimConfig, guard: State, loss: jax.Array, norm: jax.Array
+) -> tuple[jax.Array, State]:
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    spike = jnp.zeros((), bool)
+    if config.spike_factor:
+        settled = guard["accepted"] >= config.guard_warmup
+        spike = finite & settled & (norm > config.spike_factor * guard["norm"])
+    good = finite & ~spike
+    weight = jnp.maximum(1.0 / (guard["accepted"] + 1), 0.02)  # plain mean first, then 50 steps
+    running = guard["norm"] + weight * (norm - guard["norm"])
+    return good, {
+        "accepted": guard["accepted"] + good,
+        "nonfinite": guard["nonfinite"] + ~finite,
+        "spikes": guard["spikes"] + spike,
+        "in_a_row": jnp.where(good, 0, guard["in_a_row"] + 1),
+        "norm": jnp.where(good, running, guard["norm"]),
+    }
+
+
+def apply(
+    config: OptimConfig, state: State, gradients: Tree, loss: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """Applies one step's gradients.
+
+    Args:
+      config: optimiser settings.
+      state: the train state.
+      gradients: a tree like ``state["params"]``.
+      loss: [] float32, judged by the guard.
+
+    Returns:
+      The next state, and scalars: gradient_norm, learning_rate, skipped (0 or 1), counters of the
+        guard.
+    """
+    norm = optax.global_norm(gradients)
+    good, guard = _judge(config, state["opt"]["guard"], loss, norm)
+    updates, inner = transformation(config).update(
+        gradients, state["opt"]["inner"], state["params"]
+    )
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
+    params = keep(optax.apply_updates(state["params"], updates), state["params"])
+    ema = state["ema"]
+    if config.ema:
+        step = guard["accepted"].astype(jnp.float32)
+        decay = jnp.minimum(config.ema, (1 + step) / (10 + step))
+        ema = keep(jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params), ema)
+    new = {
+        "params": params,
+        "opt": {"inner": keep(inner, state["opt"]["inner"]), "guard": guard},
+        "step": state["step"] + 1,
+        "ema": ema,
+    }
+    scalars = {
+        "gradient_norm": norm,
+        "learning_rate": schedule(config)(state["opt"]["guard"]["accepted"]),
+        "skipped": 1 - good.astype(jnp.int32),
+        "skipped_nonfinite": guard["nonfinite"],
+        "skipped_spikes": guard["spikes"],
+        "skipped_in_a_row": guard["in_a_row"],
+    }
+    return new, scalars
+
+
+def check(config: OptimConfig, scalars: dict[str, Any], *, step: int) -> None:
+    """Raises `Diverged` when `abort_after` steps in a row were skipped."""
+    if int(scalars["skipped_in_a_row"]) >= config.abort_after:
+        raise Diverged(
+            f"step {step}: {int(scalars['skipped_in_a_row'])} steps in a row were skipped "
+            f"(optim.abort_after={config.abort_after}); in all {int(scalars['skipped_nonfinite'])} "
+            f"not finite, {int(scalars['skipped_spikes'])} spikes; last gradient norm "
+            f"{float(scalars['gradient_norm']):.3g}. Lower optim.learning_rate, or look at the "
+            "data of these steps; the last checkpoint holds the weights before the first of them."
+        )

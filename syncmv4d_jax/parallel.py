@@ -1,0 +1,227 @@
+"""Meshes and shardings by name: axes data, fsdp, view, sequence; rules over parameter paths.
+
+    data      copies of the model, gradients averaged
+    fsdp      the batch too, and parameters, moments and averages are cut along it
+    view      views of a sample: intra-view attention is local, inter-view attention exchanges them
+    sequence  tokens of a sample: attention exchanges tokens against heads (Ulysses) or rotates
+              keys and values (ring)
+
+A rule is (regex over the path, axes): the first match counts; axes name one mesh axis (or None, or
+a tuple of them) for each trailing dimension of the leaf, so that a rule fits a layer and a stack
+of layers.
+"""
+
+import math
+import re
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from syncmv4d_jax import tree
+
+Tree = Any
+AXES = ("data", "fsdp", "view", "sequence")
+BATCH = ("data", "fsdp")
+Rules = Sequence[tuple[str, Sequence[Any]]]
+
+
+def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns a mesh with all four axes over all devices.
+
+    Args:
+      axes: {axis: size}; an axis left out has size 1; one axis may be -1, "the rest".
+      devices: default all devices of all processes.
+
+    Raises:
+      ValueError: an unknown axis, a size below 1, or sizes that do not multiply to the number of
+        devices (a smaller mesh would silently leave processes out).
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if unknown := sorted(set(axes) - set(AXES)):
+        raise ValueError(f"mesh: unknown axes {unknown}; the axes are {AXES}")
+    sizes = {name: int(axes.get(name, 1)) for name in AXES}
+    rest = [name for name, size in sizes.items() if size == -1]
+    if len(rest) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ValueError(f"mesh: wanted sizes >= 1 and at most one -1, got {sizes}")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if rest and len(devices) % fixed == 0:
+        sizes[rest[0]] = len(devices) // fixed
+    wanted = math.prod(sizes.values())
+    if wanted != len(devices):
+        shown = {name: size for name, size in sizes.items() if size != 1}
+        raise ValueError(
+            f"mesh {shown or sizes} wants {fixed if rest else wanted} devices"
+            f"{' or a multiple' if rest else ''}, there are {len(devices)}; "
+            + "; ".join(_fits(name, sizes, len(devices)) for name in (shown or {"fsdp": 1}))
+        )
+    grid = _arrange(devices, tuple(sizes.values()))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _fits(name: str, sizes: Mapping[str, int], devices: int) -> str:
+    others = math.prod(size for key, size in sizes.items() if key != name and size != -1)
+    if devices % others:
+        return f"no size of {name} fits beside the others (their product is {others})"
+    if -1 in (size for key, size in sizes.items() if key != name):
+        return f"{name} may be one of {_divisors(devices // others, devices)}"
+    return f"{name}={devices // others} would fit"
+
+
+def _divisors(size: int, largest: int) -> list[int]:
+    return [d for d in range(1, largest + 1) if size % d == 0]
+
+
+def _arrange(devices: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(shape)
+    from jax.experimental import mesh_utils
+
+    if len(slices) == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    # Several slices: only `data` crosses the slow network between them.
+    if shape[0] % len(slices):
+        raise ValueError(f"mesh: {len(slices)} slices must divide data={shape[0]}")
+    inner, outer = (shape[0] // len(slices), *shape[1:]), (len(slices), 1, 1, 1)
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+
+
+def _spec(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) -> P:
+    axes = tuple(tuple(a) if isinstance(a, list) else a for a in axes)
+    if len(axes) > len(shape):
+        raise ValueError(f"sharding: rule {axes} has more axes than {name} {shape}")
+    spec = (None,) * (len(shape) - len(axes)) + axes
+    for size, axis in zip(shape, spec, strict=True):
+        ways = math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
+        if size % ways:
+            raise ValueError(
+                f"sharding: {name} {shape} cannot be cut {ways} ways along {axis!r}: "
+                f"{size} % {ways} = {size % ways}; {_divisors(size, ways)} would divide"
+            )
+    return P(*spec)
+
+
+def largest_axis(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: int = 2**16) -> P:
+    """Returns the spec that cuts a leaf along its largest dimension that `fsdp` x view x sequence
+    divides.
+
+    Falls back to `fsdp` alone, then to no cut; leaves below `minimum` elements are not cut.
+    """
+    if math.prod(shape) < minimum:
+        return P()
+    first = 1 if stacked and len(shape) > 1 else 0
+    order = sorted(range(first, len(shape)), key=lambda i: -shape[i])
+    for axes in (("fsdp", "view", "sequence"), ("fsdp", "sequence"), ("fsdp",)):
+        ways = math.prod(mesh.shape[a] for a in axes)
+        for i in order:
+            if ways > 1 and shape[i] % ways == 0:
+                return P(*(axes if j == i else None for j in range(len(shape))))
+    return P()
+
+
+def shardings(shapes: Tree, mesh: Mesh, rules: Rules = (), *, minimum: int = 2**16) -> Tree:
+    """Returns a tree of NamedSharding for parameters or a whole train state.
+
+    Args:
+      shapes: tree of arrays or shapes; paths of moments end like those of their parameters, so one
+        rule covers both.
+      mesh: from `make_mesh`.
+      rules: (regex, trailing axes); a leaf that no rule names is cut along its largest dimension.
+      minimum: leaves with fewer elements that no rule names stay whole.
+
+    Raises:
+      ValueError: a rule names an axis the mesh lacks, or does not divide (which leaf, what would).
+    """
+    for pattern, axes in rules:
+        flat = [a for axis in axes for a in ((axis,) if isinstance(axis, str) else axis or ())]
+        if unknown := sorted(set(flat) - set(mesh.axis_names)):
+            raise ValueError(f"sharding rule {pattern!r}: unknown axes {unknown}; wanted {AXES}")
+
+    def of(name: str, leaf: Any) -> NamedSharding:
+        for pattern, axes in rules:
+            if leaf.ndim and re.search(pattern, name):
+                return NamedSharding(mesh, _spec(name, tuple(leaf.shape), axes, mesh))
+        stacked = re.search(r"(^|/)blocks/", name) is not None
+        return NamedSharding(mesh, largest_axis(leaf.shape, mesh, stacked=stacked, minimum=minimum))
+
+    return tree.map_named(of, shapes)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: axis 0 over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, P(BATCH))
+
+
+def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """Returns (index, count): which part of every global batch this process must read.
+
+    Processes that only differ in view or sequence read the same part.
+
+    Raises:
+      ValueError: the batch does not divide over data x fsdp.
+    """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % ways:
+        near = sorted({max(ways, batch_size // ways * ways), (batch_size // ways + 1) * ways})
+        raise ValueError(
+            f"batch_size {batch_size} does not divide over data={mesh.shape['data']} x "
+            f"fsdp={mesh.shape['fsdp']} = {ways}; {' or '.join(map(str, near))} would"
+        )
+    index = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = sorted({(s[0].start or 0, s[0].stop or batch_size) for s in index.values()})
+    start, stop = rows[0][0], rows[-1][1]
+    if stop - start != sum(b - a for a, b in rows) or start % (stop - start):
+        raise ValueError(
+            f"mesh {dict(mesh.shape)}: process {jax.process_index()} would hold the scattered "
+            f"batch rows {rows}; let data x fsdp be a multiple or a divisor of the number of processes"
+        )
+    return start // (stop - start), batch_size // (stop - start)
+
+
+def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
+    """Makes global arrays [batch_size ...] from the part that this process has read."""
+    sharding = batch_sharding(mesh)
+    return {
+        key: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:]))
+        for key, x in local.items()
+    }
+
+
+def put(host: Tree, placed: Tree) -> Tree:
+    """Places host arrays that every process has in full, by a tree of shardings."""
+    cut = lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index])  # noqa: E731
+    return jax.tree.map(lambda x, s: cut(np.asarray(x), s), host, placed)
+
+
+class Preemption:
+    """Whether the scheduler wants the machine back; a context manager around the training loop.
+
+    Under jax.distributed the notice may reach one process only: `reached` is then jax's sync point,
+    which all processes must ask at every step and which answers yes to all at the same step (jax
+    has its own SIGTERM handler; a Python one over it would break this). A single process handles
+    SIGTERM itself.
+    """
+
+    def __enter__(self) -> "Preemption":
+        self._flag, self._previous = threading.Event(), None
+        main = threading.current_thread() is threading.main_thread()
+        if not jax.distributed.is_initialized() and main:
+            self._previous = signal.signal(signal.SIGTERM, lambda *_: self._flag.set())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def reached(self, step: int) -> bool:
+        """Returns whether to save and stop after `step`."""
+        if jax.distributed.is_initialized():
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._flag.is_set()

@@ -1,0 +1,230 @@
+"""Where metrics go: metrics.jsonl, TensorBoard through clu, a progress bar.
+
+clu.metric_writers imports TensorFlow only for its summary writer. Where TensorFlow is absent (the
+base install), `clu_writer` first registers a summary writer on TensorBoard's own event file writer
+in its place, so that clu's interface is the one the loop sees either way.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import sys
+import time
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import tqdm
+
+# Dense bf16 peak FLOP/s of one jax device (vendors' data sheets; a TPU7x chip is two devices).
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA A800": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+class EventWriter:
+    """Scalars and texts to a TensorBoard event file, with the methods clu's wrapper calls."""
+
+    def __init__(self, logdir: str | Path) -> None:
+        from tensorboard.summary.writer import event_file_writer
+
+        self._file = event_file_writer.EventFileWriter(str(logdir))
+
+    def _add(self, step: int, values: list[Any]) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        summary = summary_pb2.Summary(value=values)
+        self._file.add_event(
+            event_pb2.Event(wall_time=time.time(), step=int(step), summary=summary)
+        )
+
+    def start(self, step: int) -> None:
+        """Marks a (re)start: TensorBoard hides what earlier files hold from `step` on."""
+        from tensorboard.compat.proto import event_pb2
+
+        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._file.add_event(
+            event_pb2.Event(wall_time=time.time(), step=int(step), session_log=log)
+        )
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        from tensorboard.compat.proto import summary_pb2
+
+        values = [
+            summary_pb2.Summary.Value(tag=key, simple_value=float(x)) for key, x in scalars.items()
+        ]
+        self._add(step, values)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        from tensorboard.plugins.text import summary as text_summary
+        from tensorboard.plugins.text import summary_v2  # noqa: F401 - registers the plugin
+
+        values = [v for key, x in texts.items() for v in text_summary.pb(key, x).value]
+        self._add(step, values)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def clu_writer(logdir: str | Path, *, first_step: int) -> Any:
+    """Returns a clu.metric_writers.MetricWriter on `logdir` that needs no TensorFlow."""
+    Path(logdir).mkdir(parents=True, exist_ok=True)
+    name = "clu.metric_writers.tf"
+    if importlib.util.find_spec("tensorflow") is None and name not in sys.modules:
+        package, leaf = types.ModuleType(name), types.ModuleType(f"{name}.summary_writer")
+        leaf.SummaryWriter = EventWriter
+        package.__path__, package.summary_writer = [], leaf
+        sys.modules[name], sys.modules[f"{name}.summary_writer"] = package, leaf
+    from clu import metric_writers
+
+    marker = EventWriter(logdir)
+    marker.start(first_step)
+    marker.close()
+    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(logdir)))
+
+
+class Jsonl:
+    """metrics.jsonl: one JSON object a logged step, steps strictly ascending across restarts.
+
+    Args:
+      path: made if missing. Lines of steps after `last_step` (written by a run that died before it
+        saved them) are removed, so that they are written again.
+      last_step: the step that training goes on from.
+    """
+
+    def __init__(self, path: str | Path, *, last_step: int) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read(self.path) if row["step"] <= last_step]
+        partial = self.path.with_name(self.path.name + ".part")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(partial, self.path)
+        self._file = self.path.open("a")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends one line; floats that JSON lacks become strings ("nan", "inf")."""
+        clean = {
+            key: str(x) if isinstance(x, float) and not math.isfinite(x) else x
+            for key, x in row.items()
+        }
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics.jsonl; a last line cut short by a crash is left out."""
+    rows = []
+    if Path(path).exists():
+        for line in Path(path).read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
+
+
+def progress(total: int, *, initial: int, name: str, quiet: bool) -> tqdm.tqdm:
+    """Returns a progress bar with the time left; one line every 10 s where stderr is no
+    terminal."""
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm.tqdm(
+        total=total, initial=initial, desc=name, disable=quiet, mininterval=interval, unit="step"
+    )
+
+
+def peak_flops(kind: str) -> float | None:
+    """Returns the peak of a device kind (the longest name it starts with), None where unknown."""
+    known = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    return PEAK_FLOPS[max(known, key=len)] if known else None
+
+
+class Metrics:
+    """One line a logged step to metrics.jsonl and TensorBoard (process 0), and the progress bar.
+
+    Args:
+      workdir: holds metrics.jsonl and tensorboard/.
+      stage: name, "" where there is one stage.
+      offset: steps of earlier stages; steps on disk are counted over all stages.
+      start: the step training goes on from.
+      steps: the stage's last step.
+    """
+
+    def __init__(
+        self, workdir: str | Path, *, stage: str, offset: int, start: int, steps: int
+    ) -> None:
+        self.workdir, self.stage = Path(workdir), stage
+        self.offset, self.start, self.steps = offset, start, steps
+        self.first = jax.process_index() == 0
+
+    def __enter__(self) -> "Metrics":
+        name = self.stage or "train"
+        self._bar = progress(self.steps, initial=self.start, name=name, quiet=not self.first)
+        if self.first:
+            done = self.offset + self.start
+            self._jsonl = Jsonl(self.workdir / "metrics.jsonl", last_step=done)
+            self._board = clu_writer(self.workdir / "tensorboard", first_step=done + 1)
+        self._since: tuple[float, int] | None = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self.first:
+            self._jsonl.close()
+            self._board.flush()
+            self._board.close()
+
+    def tick(self, done: jax.Array) -> None:
+        """Counts a step; the clock starts when the first one, which compiles, is `done`."""
+        if self._since is None:
+            done.block_until_ready()
+            self._since = time.perf_counter(), self._bar.n + 1
+        self._bar.update(1)
+
+    def write(self, step: int, scalars: Mapping[str, float], cost: Mapping[str, float]) -> None:
+        """Writes one logged step; `cost` has tokens and flops of one step, where known."""
+        row = {
+            "step": self.offset + step,
+            "stage": self.stage,
+            **scalars,
+            **self._speed(step, cost),
+        }
+        self._bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
+        if self.first:
+            self._jsonl.write(row)
+            numbers = {k: x for k, x in row.items() if isinstance(x, float | int) and k != "step"}
+            self._board.write_scalars(self.offset + step, numbers)
+
+    def _speed(self, step: int, cost: Mapping[str, float]) -> dict[str, float]:
+        if self._since is None or step <= self._since[1]:
+            return {}
+        seconds = (time.perf_counter() - self._since[0]) / (step - self._since[1])
+        self._since = time.perf_counter(), step
+        speed = {"seconds_per_step": seconds}
+        if "tokens" in cost:
+            speed["tokens_per_second"] = cost["tokens"] / seconds
+        if "flops" in cost:
+            rate, peak = cost["flops"] / seconds, peak_flops(jax.devices()[0].device_kind)
+            speed["tflops_per_second"] = rate / 1e12
+            if peak:
+                speed["mfu"] = rate / (peak * jax.device_count())
+        return speed
