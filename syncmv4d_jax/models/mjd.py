@@ -1,19 +1,20 @@
-"""Multi-view joint diffusion (MJD): Wan's transformer denoising video and motion of all views at once.
+"""Multi-view joint diffusion (MJD): Wan's transformer denoises video and motion of all views.
 
-Tokens of a view: [scale and register tokens | video | motion], s = 2 + 6 + 2 (f h w) (paper 3.2, 9100 with
-the 512 text rows at full size). A block is Wan's with inter-view geometry attention in front (Figure 2):
+Tokens of a view: [scale and register tokens | video | motion], s = 2 + 6 + 2 (f h w) (paper 3.2;
+9100 with the 512 text rows at full size). A block is Wan's behind inter-view geometry attention
+(Figure 2):
 
     x += gate * InterView(LN(x) (1 + scale) + shift)   per latent frame, over views, both modalities
     x += gate * SelfAttention(...)                     per view, over time, space, both modalities
     x += CrossAttention(LN(x), text)                   no gate
     x += gate * FFN(...)
 
-so nine modulation vectors a block and modality. Wan's own six come first in every table, the three of
-inter-view attention last. Readings (docs/paper.md): A6 scale and register tokens attend with the views'
-own tokens and, across views, among themselves, without rope; A7 modalities attend jointly; A8 the
-feedback has its own zero-initialised patch embedding; A12 two time projections, three tables; A13 inter-
-view attention starts as a copy of self-attention with a zero output projection, the rope's time slot is
-the view index; A14 motion tokens carry a zero-initialised domain embedding.
+so nine modulation vectors a block and modality. Wan's own six come first in every table, the three
+of inter-view attention last. Readings (docs/paper.md): A6 scale and register tokens attend with the
+views' own tokens and, across views, among themselves, without rope; A7 modalities attend jointly;
+A8 the feedback has its own zero-initialised patch embedding; A12 two time projections, three
+tables; A13 inter-view attention starts as a copy of self-attention with a zero output projection,
+the rope's time slot is the view index; A14 motion tokens carry a zero-initialised domain embedding.
 
 Video latent frame 0 is the reference image at t = 0; motion, scale and register tokens are at t.
 """
@@ -58,7 +59,7 @@ class MJDConfig(dit.DiTConfig):
             raise ValueError(f"MJDConfig.inject: wanted one of {INJECT}, got {self.inject!r}")
         if self.scale_tokens != 2:
             raise ValueError(
-                f"MJDConfig.scale_tokens: wanted 2 (smallest and largest depth), got {self.scale_tokens}"
+                f"MJDConfig.scale_tokens: wanted 2 (nearest, farthest), got {self.scale_tokens}"
             )
 
     @property
@@ -90,7 +91,7 @@ class Conditions(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Static sizes: views, latent token grid (f, h, w), extra tokens, number of dense modalities."""
+    """Static sizes: views, token grid (f, h, w), extra tokens, number of dense modalities."""
 
     views: int
     grid: tuple[int, int, int]
@@ -384,7 +385,7 @@ class MJD(dit.DiT):
 
 
 def init(config: MJDConfig, key: jax.Array) -> module.Params:
-    """Returns initial parameters: random Wan weights, the new parts derived from them (A12, A13)."""
+    """Returns initial parameters: random Wan weights, new parts derived from them (A12, A13)."""
     params = module.init(MJD, config, key)
     return warm_start(config, params, params)
 
@@ -394,12 +395,12 @@ def warm_start(config: MJDConfig, params: module.Params, wan: dict[str, Any]) ->
 
     Args:
       config: MJD's configuration.
-      params: initial MJD parameters; supplies what Wan does not have (tokens, embeddings, scale head).
+      params: initial MJD parameters; supplies what Wan does not have (tokens, scale head).
       wan: parameters of `dit.DiT` (or of MJD) at the same sizes.
 
-    Inter-view attention copies self-attention with a zero output projection; its modulation copies rows
-    0-2; the motion and scale tables copy the six and rows 0-2; the motion modality's patch embedding,
-    head and time projection are copies.
+    Inter-view attention copies self-attention with a zero output projection; its modulation copies
+    rows 0-2; the motion and scale tables copy the six and rows 0-2; the motion modality's patch
+    embedding, head and time projection are copies.
     """
     own = dit_paths(params, wan)
     blocks = dict(own["blocks"])

@@ -28,7 +28,10 @@ def randomise(params, seed=1):
     flat = tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(flat))
     return tree.unflatten(
-        {n: x + 0.1 * jax.random.normal(k, x.shape) for k, (n, x) in zip(keys, flat.items())}
+        {
+            n: x + 0.1 * jax.random.normal(k, x.shape)
+            for k, (n, x) in zip(keys, flat.items(), strict=True)
+        }
     )
 
 

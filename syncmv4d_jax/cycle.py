@@ -1,0 +1,377 @@
+"""The closed loop between appearance-motion diffusion (MJD) and the aligner (DPA): Algorithm 1.
+
+Written as functions of functions: nothing here knows a model, so the ablations are arguments and
+the loop is tested with two-line fakes. t = 1 is noise, v = noise - data (Eq. 2, whose sign the
+paper states both ways; see `flow`); one t per sample is shared by video, motion and tracks:
+
+    (1)  z_t = (1 - t) z_0 + t eps,  M_t = (1 - t) M + t eps          diffuse, Alg. 1 line 6
+    (2)  M~  = M_t - t DPA(M_t, D, t),  z~ = E(render(M~, s))         feed back, lines 7-8
+    (3)  v, s^ = MJD(z_t^V | z_I, z_t^M, z~, P, t)                    denoise, line 9
+    (4)  z^_0 = z_t^M - t v^M,  D^ = unproject(decode(z^_0), s^)      lines 10-11
+    (5)  v- = DPA(M_t, D^, t),  M- = M_t - t v-                       align, line 11
+
+Readings (the paper is silent or slips; letters as in docs/paper.md). A8: z~ enters through its own
+patch embedding. A10: the "dt" of line 10 is the whole step to the clean estimate. A11: the
+condition D of (2) is `x0_selfcond` (the clean estimate of a first pass without feedback), `noisy` (line 7 to
+the letter: the decoded noisy latent with the true scale) or `sim` (true tracks through a corruption
+model). A9: no gradient flows from the aligner's loss into MJD, or through the scale only
+(`grad="scale"`). A15: video frame 0 is given, so it is not in the loss; motion frame 0 is. A22: in
+sampling the tracks move only at refining steps, by one Euler step to the sigma of the next one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from syncmv4d_jax import flow
+
+Array = jax.Array
+DRAWS = ("video", "motion", "tracks", "coin", "corrupt")
+
+
+class Denoised(NamedTuple):
+    """Velocities [b v f h w c] and scale [b v 2] metres; motion and scale None without motion."""
+
+    video: Array
+    motion: Array | None
+    scale: Array | None
+
+
+class Coarse(NamedTuple):
+    """Decoded motion: tracks [b v n k 3] metres, world frame; confidence [b v n k] in 0..1."""
+
+    tracks: Array
+    confidence: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """What the loop is made of; `context` (any pytree) carries text, cameras and anchors.
+
+    mjd(video, motion, feedback: latents [b v f h w c], t [b], context) -> Denoised
+    dpa(tracks_t [b v n k 3], coarse: Coarse, t [b], context) -> velocity [b v n k 3], normalised
+    decode(latents [b v f h w c], scale [b v 2], context) -> (Coarse, pseudo video [b v n h w 3])
+    encode(tracks [b v n k 3] metres, scale, frame0 [b v h w 3], context) -> latents [b v f h w c]
+    normalise, denormalise(tracks [b v n k 3], context): metres <-> normalised units (A16)
+    corrupt(tracks [b v n k 3] metres, t [b], context, rng) -> Coarse
+    """
+
+    mjd: Callable[..., Denoised]
+    dpa: Callable[..., Array] | None = None
+    decode: Callable[..., tuple[Coarse, Array]] | None = None
+    encode: Callable[..., Array] | None = None
+    normalise: Callable[..., Array] | None = None
+    denormalise: Callable[..., Array] | None = None
+    corrupt: Callable[..., Coarse] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Switches of the loop (Table 3 and the readings).
+
+    Attributes:
+      joint_motion: MJD denoises motion and scale beside the video.
+      dpa: the aligner is trained and used.
+      cycle: refined tracks are fed back to MJD.
+      cond: what the feedback's aligner sees in training (A11): "x0_selfcond", "noisy" or "sim".
+      grad: gradient of the aligner's loss into MJD (A9): "none" or "scale".
+      probability: share of training steps that run the feedback; the others see zero feedback.
+      refine_every, refine_last: sampling refines at every n-th step and at the last ones (A22).
+      anchor_time: without given anchors they are set once sigma falls to this value (A23).
+    """
+
+    joint_motion: bool = True
+    dpa: bool = True
+    cycle: bool = True
+    cond: str = "x0_selfcond"
+    grad: str = "none"
+    probability: float = 0.5
+    refine_every: int = 5
+    refine_last: int = 3
+    anchor_time: float = 0.6
+
+    def __post_init__(self):
+        if self.cond not in ("x0_selfcond", "noisy", "sim"):
+            raise ValueError(f"cycle.cond: wanted x0_selfcond, noisy or sim, got {self.cond!r}")
+        if self.grad not in ("none", "scale"):
+            raise ValueError(f"cycle.grad: wanted none or scale, got {self.grad!r}")
+        if self.cycle and not self.dpa:
+            raise ValueError("cycle needs dpa: the feedback is the aligner's output")
+        if self.dpa and not self.joint_motion:
+            raise ValueError("dpa needs joint_motion: the aligner refines generated motion")
+
+
+class Targets(NamedTuple):
+    """Clean data: latents [b v f h w c], tracks [b v n k 3] metres, scale [b v 2] metres."""
+
+    video: Array
+    motion: Array | None
+    tracks: Array | None
+    scale: Array | None
+
+
+class Prediction(NamedTuple):
+    """What the losses need: noisy inputs, velocities (predicted and true) and clean estimates."""
+
+    video_t: Array
+    video_noise: Array
+    motion_t: Array | None
+    motion_noise: Array | None
+    denoised: Denoised
+    tracks_t: Array | None
+    track_velocity: Array | None
+    track_target: Array | None
+    feedback: Array
+
+
+def train_step(
+    functions: Functions,
+    detached: Functions,
+    targets: Targets,
+    t: Array,
+    context: Any,
+    rng: Array,
+    *,
+    settings: Settings,
+) -> Prediction:
+    """Runs lines 6-11 of Algorithm 1 on clean data.
+
+    Args:
+      functions: see `Functions`; differentiated.
+      detached: the same with stopped gradients, for the feedback pass.
+      targets: clean latents, tracks and scale; the reference latent is `targets.video[:, :, :1]`.
+      t: [b], float32 in 0..1.
+      context: passed on to the functions.
+      rng: key; noises, the feedback's coin and the corruption are drawn from it.
+      settings: see `Settings`.
+
+    Returns:
+      `Prediction`; the caller turns it into losses.
+    """
+    keys = dict(zip(DRAWS, jax.random.split(rng, len(DRAWS)), strict=True))
+
+    def diffuse(data, name):
+        noise = jax.random.normal(keys[name], data.shape, jnp.float32)
+        return flow.interpolate(data, noise, t), noise
+
+    video_t, video_noise = diffuse(targets.video, "video")
+    video_t = flow.hold_first(video_t, targets.video[:, :, :1])
+    no_feedback = jnp.zeros_like(video_t)
+    if not settings.joint_motion:
+        denoised = functions.mjd(video_t, None, None, t, context)
+        return Prediction(video_t, video_noise, None, None, denoised, None, None, None, no_feedback)
+    motion_t, motion_noise = diffuse(targets.motion, "motion")
+    if not settings.dpa:
+        denoised = functions.mjd(video_t, motion_t, no_feedback, t, context)
+        return Prediction(
+            video_t, video_noise, motion_t, motion_noise, denoised, None, None, None, no_feedback
+        )
+    clean_tracks = functions.normalise(targets.tracks, context)
+    tracks_t, track_noise = diffuse(clean_tracks, "tracks")
+
+    def feed_back():
+        coarse, frame0, scale = _condition(
+            detached, targets, video_t, motion_t, t, context, keys["corrupt"], settings
+        )
+        velocity = detached.dpa(tracks_t, coarse, t, context)
+        metres = detached.denormalise(flow.to_data(tracks_t, velocity, t), context)
+        return detached.encode(metres, scale, frame0, context)
+
+    feedback = no_feedback
+    if settings.cycle:
+        coin = jax.random.uniform(keys["coin"]) < settings.probability
+        feedback = jax.lax.cond(coin, feed_back, lambda: no_feedback)
+    denoised = functions.mjd(video_t, motion_t, feedback, t, context)
+    estimate = flow.to_data(motion_t, jax.lax.stop_gradient(denoised.motion), t)
+    scale = denoised.scale if settings.grad == "scale" else jax.lax.stop_gradient(denoised.scale)
+    coarse, _ = functions.decode(estimate, scale, context)
+    if settings.grad == "none":
+        coarse = jax.tree.map(jax.lax.stop_gradient, coarse)
+    velocity = functions.dpa(tracks_t, coarse, t, context)
+    return Prediction(
+        video_t, video_noise, motion_t, motion_noise, denoised, tracks_t, velocity,
+        flow.velocity(clean_tracks, track_noise), feedback,
+    )  # fmt: skip
+
+
+def _condition(functions, targets, video_t, motion_t, t, context, rng, settings):
+    """The aligner's condition of line 7 under reading A11: (Coarse, frame 0 of the map, scale)."""
+    if settings.cond == "noisy":
+        coarse, pseudo = functions.decode(motion_t, targets.scale, context)
+        return coarse, pseudo[:, :, 0], targets.scale
+    first = functions.mjd(video_t, motion_t, jnp.zeros_like(motion_t), t, context)
+    estimate = flow.to_data(motion_t, first.motion, t)
+    coarse, pseudo = functions.decode(estimate, first.scale, context)
+    if settings.cond == "sim":
+        coarse = functions.corrupt(targets.tracks, t, context, rng)
+        return coarse, pseudo[:, :, 0], targets.scale
+    return coarse, pseudo[:, :, 0], first.scale
+
+
+class SampleState(NamedTuple):
+    """Carried through sampling.
+
+    video, motion, feedback: [b v f h w c]; *_memory: the stepper's; scale: [b v 2] metres;
+    tracks_t: [b v n k 3] normalised, None until anchors are known; refined: metres, last estimate.
+    """
+
+    video: Array
+    video_memory: flow.State
+    motion: Array | None
+    motion_memory: flow.State | None
+    feedback: Array | None
+    scale: Array
+    tracks_t: Array | None
+    refined: Coarse | None
+
+
+def plan_steps(
+    sigmas: Any, settings: Settings, *, anchors_given: bool
+) -> list[tuple[int, int, bool]]:
+    """Splits a sampler's steps into runs: (first, last + 1, whether this one step refines).
+
+    Args:
+      sigmas: [steps + 1], host array, decreasing to 0.
+      settings: refine_every, refine_last, anchor_time.
+      anchors_given: False delays the first refinement until sigma <= anchor_time (A23).
+
+    Returns:
+      Runs in order; a refining run has one step. Without an aligner there is one plain run.
+    """
+    steps = len(sigmas) - 1
+    if not settings.dpa:
+        return [(0, steps, False)]
+    start = 0
+    if not anchors_given:
+        start = next(i for i in range(steps) if sigmas[i] <= settings.anchor_time or i == steps - 1)
+    refine = [
+        i >= start
+        and (
+            i == start
+            or (i - start) % settings.refine_every == 0
+            or i >= steps - settings.refine_last
+        )
+        for i in range(steps)
+    ]
+    runs, first = [], 0
+    for i, chosen in enumerate(refine):
+        if chosen:
+            if first < i:
+                runs.append((first, i, False))
+            runs.append((i, i + 1, True))
+            first = i + 1
+    if first < steps:
+        runs.append((first, steps, False))
+    return runs
+
+
+def sample_start(
+    rng: Array,
+    schedule: flow.Schedule,
+    first: Array,
+    *,
+    settings: Settings,
+    latent_shape: tuple[int, ...],
+    scale: Array,
+) -> SampleState:
+    """Draws the initial noise of video and motion (A22); tracks come with `start_tracks`.
+
+    Args:
+      rng: key.
+      first: [b v 1 h w c], reference latents.
+      latent_shape: (b, v, f, h, w, c).
+      scale: [b v 2] metres, the prior mean, returned if no step predicts one.
+    """
+    keys = jax.random.split(rng)
+    video = flow.hold_first(jax.random.normal(keys[0], latent_shape, jnp.float32), first)
+    motion = motion_memory = feedback = None
+    if settings.joint_motion:
+        motion = jax.random.normal(keys[1], latent_shape, jnp.float32)
+        motion_memory = flow.start(schedule, motion)
+        feedback = jnp.zeros(latent_shape, jnp.float32)
+    return SampleState(
+        video, flow.start(schedule, video), motion, motion_memory, feedback, scale, None, None
+    )
+
+
+def start_tracks(state: SampleState, tracks: Array | None, noise: Array, sigma: Array):
+    """Returns the state with tracks at noise level sigma: M = (1 - sigma) M^ + sigma eps (A23).
+
+    Args:
+      tracks: [b v n k 3] normalised first estimate, or None to start from pure noise.
+      noise: [b v n k 3].
+      sigma: scalar.
+    """
+    tracks_t = noise if tracks is None else flow.interpolate(tracks, noise, sigma)
+    zeros = jnp.zeros(noise.shape, jnp.float32)
+    return state._replace(tracks_t=tracks_t, refined=Coarse(zeros, zeros[..., 0]))
+
+
+def sample_plain(
+    functions: Functions,
+    state: SampleState,
+    rows: flow.Schedule,
+    first: Array,
+    context: Any,
+    *,
+    settings: Settings,
+) -> SampleState:
+    """Runs consecutive plain steps as one scan: denoise, step both latents, re-impose frame 0.
+
+    Args:
+      rows: the schedule's rows of this run (scan inputs).
+      first: [b v 1 h w c], reference latents.
+    """
+
+    def body(state, row):
+        return _denoise(functions, state, row, first, context, settings)[0], None
+
+    return jax.lax.scan(body, state, rows)[0]
+
+
+def sample_refine(
+    functions: Functions,
+    state: SampleState,
+    row: flow.Schedule,
+    next_sigma: Array,
+    first: Array,
+    context: Any,
+    *,
+    settings: Settings,
+) -> SampleState:
+    """One step with the loop closed: denoise, decode the clean estimate, align, feed back.
+
+    Args:
+      row: this step's row of the schedule.
+      next_sigma: scalar, sigma of the next refining step, 0 at the last one.
+    """
+    motion_t = state.motion
+    state, denoised = _denoise(functions, state, row, first, context, settings)
+    t = jnp.full((motion_t.shape[0],), row.sigma, jnp.float32)
+    estimate = flow.to_data(motion_t, denoised.motion, t)
+    coarse, pseudo = functions.decode(estimate, denoised.scale, context)
+    velocity = functions.dpa(state.tracks_t, coarse, t, context)
+    metres = functions.denormalise(flow.to_data(state.tracks_t, velocity, t), context)
+    feedback = state.feedback
+    if settings.cycle:
+        feedback = functions.encode(metres, denoised.scale, pseudo[:, :, 0], context)
+    return state._replace(
+        tracks_t=state.tracks_t + (next_sigma - row.sigma) * velocity,
+        feedback=feedback,
+        refined=Coarse(metres, coarse.confidence),
+    )
+
+
+def _denoise(functions, state, row, first, context, settings):
+    """One MJD call and one sampler step of both latents; frame 0 of the video is re-imposed."""
+    t = jnp.full((state.video.shape[0],), row.sigma, jnp.float32)
+    denoised = functions.mjd(state.video, state.motion, state.feedback, t, context)
+    video, video_memory = flow.step(state.video, denoised.video, state.video_memory, row)
+    state = state._replace(video=flow.hold_first(video, first), video_memory=video_memory)
+    if settings.joint_motion:
+        motion, memory = flow.step(state.motion, denoised.motion, state.motion_memory, row)
+        state = state._replace(motion=motion, motion_memory=memory, scale=denoised.scale)
+    return state, denoised
