@@ -135,7 +135,7 @@ def _check(q, k, v, mask, lengths) -> None:
 
 
 # Chunked: flash attention in plain XLA. Forward keeps the output and log-sum-exp; backward walks
-# the chunks of keys again. Arrays are [b heads s d] inside, chunks of keys lead: [chunks b heads c d].
+# the chunks of keys again. Inside, queries are [b heads s d] and chunks of keys [n b heads c d].
 
 
 def _chunked(q, k, v, mask):
