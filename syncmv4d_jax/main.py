@@ -14,6 +14,7 @@ and otherwise this is a single process.
 
 import importlib
 import os
+import runpy
 import sys
 import traceback
 from collections.abc import Mapping
@@ -45,8 +46,8 @@ def distributed_arguments(environment: Mapping[str, str]) -> dict[str, Any] | No
     if int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))) > 1:
         if "SLURM_PROCID" not in environment:
             raise ValueError(
-                "Slurm gave this job several tasks, but this process is none of them (SLURM_PROCID is "
-                "not set): start it by srun, as launch/slurm.sbatch does"
+                "Slurm gave this job several tasks, but this process is none of them (SLURM_PROCID "
+                "is not set): start it by srun, as launch/slurm.sbatch does"
             )
         gpus = environment.get("SLURM_GPUS_ON_NODE", "")
         alone = environment.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0] == "1"
@@ -107,7 +108,7 @@ def run(config: Any, workdir: str | Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Joins, runs, and turns errors about the input into one paragraph (the trace goes to a file)."""
+    """Joins, runs, and turns errors about the input into one paragraph (trace in a file)."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_stderrthreshold("info")
@@ -144,12 +145,11 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _unknown_keys(argv: list[str]) -> list[str]:
     """Returns one message for each --config.a.b=c whose key the configuration does not have."""
-    flags.FLAGS.unparse_flags()
-    try:
-        flags.FLAGS([arg for arg in argv if not arg.startswith("--config.")])
-        config, messages = _CONFIG.value, []
-    except (flags.Error, OSError):
+    named = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
+    path, _, variant = (named or [""])[-1].partition(":")
+    if not Path(path).is_file():
         return []
+    config, messages = runpy.run_path(path)["get_config"](*[variant] * bool(variant)), []
     for arg in argv:
         if not arg.startswith("--config."):
             continue

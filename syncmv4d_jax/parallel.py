@@ -11,20 +11,22 @@ a tuple of them) for each trailing dimension of the leaf, so that a rule fits a 
 of layers.
 """
 
+import dataclasses
+import functools
 import math
 import re
-import signal
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import einops
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.nn import attention
 
 Tree = Any
 AXES = ("data", "fsdp", "view", "sequence")
@@ -180,7 +182,7 @@ def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     if stop - start != sum(b - a for a, b in rows) or start % (stop - start):
         raise ValueError(
             f"mesh {dict(mesh.shape)}: process {jax.process_index()} would hold the scattered "
-            f"batch rows {rows}; let data x fsdp be a multiple or a divisor of the number of processes"
+            f"batch rows {rows}; let data x fsdp be a multiple or a divisor of the processes"
         )
     return start // (stop - start), batch_size // (stop - start)
 
@@ -196,32 +198,183 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> d
 
 def put(host: Tree, placed: Tree) -> Tree:
     """Places host arrays that every process has in full, by a tree of shardings."""
-    cut = lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index])  # noqa: E731
-    return jax.tree.map(lambda x, s: cut(np.asarray(x), s), host, placed)
+
+    def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(lambda x, s: place(np.asarray(x), s), host, placed)
 
 
-class Preemption:
-    """Whether the scheduler wants the machine back; a context manager around the training loop.
+# kind of attention -> (mesh axes of the leading axis, mesh axes of the query tokens).
+# intra: q [(b v) s heads d]; inter: q [(b f) (v s) heads d]; cross: q [b (v s) heads d], keys are
+# text, whole everywhere; extra: a few tokens a sample.
+KINDS = {
+    "intra": ((*BATCH, "view"), ("sequence",)),
+    "inter": (BATCH, ("view", "sequence")),
+    "cross": (BATCH, ("view", "sequence")),
+    "extra": (BATCH, ()),
+}
+# axis of the dimension key, or a merged group -> mesh axes
+CONSTRAINTS = {"b": BATCH, "v": ("view",), "s": ("sequence",)}
 
-    Under jax.distributed the notice may reach one process only: `reached` is then jax's sync point,
-    which all processes must ask at every step and which answers yes to all at the same step (jax
-    has its own SIGTERM handler; a Python one over it would break this). A single process handles
-    SIGTERM itself.
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The sharded twin of `nn.attention.Placement`: same methods, same numbers.
+
+    Attention runs its kernel inside shard_map. Where tokens are cut, intra and inter attention
+    exchange: "ulysses" turns token shards into head shards by all-to-all (no device ever holds the
+    full q, k or v), "ring" keeps queries and passes keys and values around with an online softmax,
+    for more shards than heads. Inter-view attention exchanges over view and sequence together:
+    the all-to-all trades views against heads (24 heads divide by 3 views; 13 latent frames do not
+    divide by anything). Tokens that do not divide are padded and masked.
+
+    Attributes:
+      mesh: from `make_mesh`.
+      kernel: see nn/attention.py.
+      sequence: "ulysses" or "ring".
     """
 
-    def __enter__(self) -> "Preemption":
-        self._flag, self._previous = threading.Event(), None
-        main = threading.current_thread() is threading.main_thread()
-        if not jax.distributed.is_initialized() and main:
-            self._previous = signal.signal(signal.SIGTERM, lambda *_: self._flag.set())
-        return self
+    mesh: Mesh
+    kernel: str = "auto"
+    sequence: str = "ulysses"
 
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+    def __post_init__(self) -> None:
+        if self.sequence not in ("ulysses", "ring"):
+            raise ValueError(f"sequence: wanted 'ulysses' or 'ring', got {self.sequence!r}")
 
-    def reached(self, step: int) -> bool:
-        """Returns whether to save and stop after `step`."""
-        if jax.distributed.is_initialized():
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._flag.is_set()
+    def ways(self, axes: Sequence[str]) -> int:
+        """Returns the product of the sizes of some mesh axes."""
+        return math.prod(self.mesh.shape[axis] for axis in axes)
+
+    def constrain(self, x: jax.Array, axes: str) -> jax.Array:
+        """Pins the sharding of x, whose axes are named like "(b v) s d".
+
+        Tokens ("s") that do not divide stay unpinned, attention pads them.
+
+        Raises:
+          ValueError: another axis does not divide (which, what would).
+        """
+        spec = []
+        for size, group in zip(x.shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
+            names = group.strip("()").split()
+            wanted = [a for name in names for a in CONSTRAINTS.get(name, ())]
+            if size % self.ways(wanted) and names != ["s"]:
+                raise ValueError(_uneven(f"axis {group} of {axes!r}", size, wanted, self.mesh))
+            spec.append(tuple(wanted) if wanted and size % self.ways(wanted) == 0 else None)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(*spec)))
+
+    def attend(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        kind: str = "intra",
+    ) -> jax.Array:
+        """As `nn.attention.Placement.attend`; see KINDS for what is cut along what.
+
+        Raises:
+          ValueError: an unknown kind, a leading axis or (Ulysses) heads that do not divide.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"attend: wanted a kind of {tuple(KINDS)}, got {kind!r}")
+        (b, s, heads, _), (batch, tokens) = q.shape, KINDS[kind]
+        if b % self.ways(batch):
+            raise ValueError(_uneven(f"the leading axis of {kind} attention", b, batch, self.mesh))
+        exchange = self.ways(tokens) > 1 and kind != "cross"
+        if exchange and self.sequence == "ulysses" and heads % self.ways(tokens):
+            raise ValueError(
+                _uneven(f"Ulysses: heads of {kind} attention", heads, tokens, self.mesh)
+                + "; or use sequence='ring'"
+            )
+        q, k, v, mask, lengths = _pad(q, k, v, mask, lengths, self.ways(tokens), exchange)
+        of_mask = None
+        if mask is not None:
+            of_mask = P(
+                batch if mask.shape[0] == b > 1 else None,
+                tokens if exchange and self.sequence == "ulysses" and mask.shape[1] > 1 else None,
+                tokens if not self._swaps(exchange) and mask.shape[2] > 1 else None,
+            )
+        whole = P(batch, tokens) if exchange else P(batch)
+        y = jax.shard_map(
+            functools.partial(self._local, tokens if exchange else ()),
+            mesh=self.mesh,
+            in_specs=(P(batch, tokens), whole, whole, of_mask, P(batch)),
+            out_specs=P(batch, tokens),
+            check_vma=False,
+        )(q, k, v, mask, lengths)
+        return y[:, :s]
+
+    def _swaps(self, exchange: bool) -> bool:
+        return exchange and self.sequence == "ulysses"
+
+    def _local(self, axes, q, k, v, mask, lengths):
+        if not axes:
+            return attention.attend(q, k, v, mask=mask, lengths=lengths, kernel=self.kernel)
+        if self.sequence == "ring":
+            return _ring(q, k, v, mask, lengths, axes=axes, ways=self.ways(axes))
+        swap = functools.partial(jax.lax.all_to_all, axis_name=axes, tiled=True)
+        q, k, v = (swap(x, split_axis=2, concat_axis=1) for x in (q, k, v))
+        y = attention.attend(q, k, v, mask=mask, lengths=lengths, kernel=self.kernel)
+        return swap(y, split_axis=1, concat_axis=2)
+
+
+def _uneven(what: str, size: int, axes: Sequence[str], mesh: Mesh) -> str:
+    ways = math.prod(mesh.shape[axis] for axis in axes)
+    cut = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
+    return f"{what}: {size} does not divide over {cut} = {ways}; {_divisors(size, ways)} would"
+
+
+def _pad(q, k, v, mask, lengths, ways, keys_too):
+    """Pads tokens to a multiple of `ways`; padded keys are masked, padded queries cut off later."""
+    pad_q, pad_k = -q.shape[1] % ways, (-k.shape[1] % ways if keys_too else 0)
+    if pad_k and mask is None and lengths is None:
+        lengths = jnp.full((k.shape[0],), k.shape[1], jnp.int32)
+    if mask is not None and (pad_q or pad_k):
+        if mask.shape[3] == 1:
+            mask = jnp.broadcast_to(mask, (*mask.shape[:3], k.shape[1]))
+        rows = pad_q if mask.shape[2] > 1 else 0
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, rows), (0, 0)), constant_values=True)
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, pad_k)), constant_values=False)
+    tail = lambda x, pad: jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) if pad else x  # noqa: E731
+    return tail(q, pad_q), tail(k, pad_k), tail(v, pad_k), mask, lengths
+
+
+def _ring(q, k, v, mask, lengths, *, axes, ways):
+    """Attention of local queries with all keys: blocks of keys pass by, softmax is online.
+
+    q, k, v: [b s heads d] local; mask: [b heads s s_k], s_k over all shards. Float32 inside.
+    """
+    me, size = jax.lax.axis_index(axes), k.shape[1]
+    if mask is not None and mask.shape[3] == 1:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:3], size * ways))
+    backwards = [(i, (i - 1) % ways) for i in range(ways)]
+
+    @jax.checkpoint
+    def step(carry, i):
+        k, v, top, total, out = carry
+        start = (me + i) % ways * size  # the block that has arrived by now
+        logits = jnp.einsum("bshd,bkhd->bhsk", q, k, preferred_element_type=jnp.float32)
+        logits = logits / math.sqrt(q.shape[-1])
+        if lengths is not None:
+            valid = (start + jnp.arange(size))[None] < lengths[:, None]
+            logits = jnp.where(valid[:, None, None], logits, attention.MASKED)
+        if mask is not None:
+            seen = jax.lax.dynamic_slice_in_dim(mask, start, size, axis=3)
+            logits = jnp.where(seen, logits, attention.MASKED)
+        new = jnp.maximum(top, jnp.max(logits, -1, keepdims=True))
+        p, decay = jnp.exp(logits - new), jnp.exp(top - new)
+        part = jnp.einsum("bhsk,bkhd->bhsd", p.astype(v.dtype), v)
+        k, v = (jax.lax.ppermute(x, axes, backwards) for x in (k, v))
+        total = total * decay + jnp.sum(p, -1, keepdims=True)
+        return (k, v, new, total, out * decay + part.astype(jnp.float32)), None
+
+    b, s, heads, d = q.shape
+    column = jnp.zeros((b, heads, s, 1), jnp.float32)
+    zero = jnp.zeros((b, heads, s, d), jnp.float32)
+    start = (k, v, column + attention.MASKED, column, zero)
+    (*_, total, out), _ = jax.lax.scan(step, start, jnp.arange(ways))
+    return einops.rearrange(out / total, "b h s d -> b s h d").astype(q.dtype)

@@ -28,7 +28,15 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from syncmv4d_jax import checkpoint, optim, parallel, tree, writers
+from syncmv4d_jax import (
+    checkpoint,
+    configuration,
+    optim,
+    parallel,
+    preemption,
+    tree,
+    writers,
+)
 from syncmv4d_jax.tasks import base
 
 log = logging.getLogger(__name__)
@@ -72,66 +80,6 @@ class TrainConfig:
                 raise ValueError(f"config.train.{key}: wanted at least 1, got {getattr(self, key)}")
 
 
-def section(cls: type, values: Mapping[str, Any] | None, where: str) -> Any:
-    """Returns the dataclass `cls` filled from a section of the configuration.
-
-    Raises:
-      ValueError: an unknown key; lists the known ones.
-    """
-    values = dict(values or {})
-    known = [field.name for field in dataclasses.fields(cls)]
-    if unknown := sorted(values.keys() - set(known)):
-        raise ValueError(f"{where}: unknown keys {unknown}; the keys are {known}")
-    freeze = lambda x: tuple(freeze(y) for y in x) if isinstance(x, list | tuple) else x  # noqa: E731
-    return cls(**{key: freeze(value) for key, value in values.items()})
-
-
-def load(name: str, table: Mapping[str, str], where: str) -> Callable[..., Any]:
-    """Returns the function a configuration names, through `table` or as "module:function".
-
-    Raises:
-      ValueError: no such name, module or function.
-    """
-    target = table.get(name, name)
-    module, _, function = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name not in (None, module):
-            raise
-        raise ValueError(
-            f"{where}={name!r}: wanted one of {sorted(table)} or 'module:function' ({error})"
-        ) from error
-
-
-def load_task(config: ml_collections.ConfigDict) -> base.Task:
-    """Returns the task that `config.task.name` names: `syncmv4d_jax.tasks.<name>.make(config)`."""
-    name = config.task.name
-    target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
-    return load(target, {}, "config.task.name")(config)
-
-
-def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.ConfigDict]]:
-    """Returns (name, configuration) of each stage; [("", config)] where there are none.
-
-    Raises:
-      ValueError: a stage without a name, two of the same name, or an unknown section.
-    """
-    listed = [dict(stage) for stage in config.get("stages", ())]
-    result: list[tuple[str, ml_collections.ConfigDict]] = []
-    for overrides in listed:
-        name = str(overrides.pop("name", ""))
-        if not name or name in dict(result) or not name.isidentifier():
-            raise ValueError(f"config.stages: wanted distinct names (identifiers), got {name!r}")
-        if unknown := sorted(overrides.keys() - set(config.keys())):
-            raise ValueError(f"config.stages, {name!r}: unknown sections {unknown}")
-        own = ml_collections.ConfigDict(config.to_dict())
-        own.stages = ()
-        own.update(ml_collections.ConfigDict(overrides).to_dict())
-        result.append((name, own))
-    return result or [("", config)]
-
-
 def stage_directory(workdir: str | Path, name: str) -> Path:
     """Returns where a stage's checkpoints are; `name` is "" where there are no stages."""
     return Path(workdir) / "checkpoints" / name if name else Path(workdir) / "checkpoints"
@@ -145,7 +93,7 @@ def trained_params(config: ml_collections.ConfigDict, workdir: str | Path) -> di
     """
     flat: dict[str, Any] = {}
     missing = None
-    for name, _ in stages(config):
+    for name, _ in configuration.stages(config):
         try:
             flat |= tree.flatten(checkpoint.restore_params(stage_directory(workdir, name)))
         except FileNotFoundError as error:
@@ -165,7 +113,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir, offset, given = Path(workdir), 0, dict(config.get("weights", {}))
     carried = {part: _load_weights(part, path) for part, path in given.items()}
-    plan = stages(config)
+    plan = configuration.stages(config)
     for index, (name, own) in enumerate(plan):
         stage = Stage(name, own, workdir, offset)
         if not stage.finished():
@@ -190,9 +138,9 @@ class Stage:
         self, name: str, config: ml_collections.ConfigDict, workdir: Path, offset: int
     ) -> None:
         self.name, self.config, self.workdir, self.offset = name, config, workdir, offset
-        self.settings = section(TrainConfig, config.get("train"), "config.train")
+        self.settings = configuration.section(TrainConfig, config.get("train"), "config.train")
         options = {"steps": self.settings.steps, **dict(config.get("optim", {}))}
-        self.optim = section(optim.OptimConfig, options, "config.optim")
+        self.optim = configuration.section(optim.OptimConfig, options, "config.optim")
         self.directory = stage_directory(workdir, name)
         self.seed = int(config.get("seed", 0))
 
@@ -206,7 +154,7 @@ class Stage:
         Raises:
           SystemExit: status 143 after a save, on preemption.
         """
-        task = load_task(self.config)
+        task = configuration.load_task(self.config)
         self.mesh = parallel.make_mesh(dict(self.config.get("mesh", {"fsdp": -1})))
         self.shard = parallel.data_shard(self.mesh, self.settings.batch_size)
         trainable, frozen = self._parameters(task, carried)
@@ -289,7 +237,7 @@ class Stage:
         return given
 
     def _data(self) -> Iterator[dict[str, np.ndarray]]:
-        function = load(self.config.data.name, DATA, "config.data.name")
+        function = configuration.load(self.config.data.name, DATA, "config.data.name")
         index, count = self.shard
         size = self.settings.batch_size // count
         return function(
@@ -344,7 +292,7 @@ class Stage:
         metrics = writers.Metrics(
             self.workdir, stage=self.name, offset=self.offset, start=start, steps=settings.steps
         )
-        with parallel.Preemption() as preemption, metrics:
+        with preemption.Preemption() as notice, metrics:
             for step in range(start + 1, settings.steps + 1):
                 local = next(data)
                 batch = parallel.put_batch(local, self.mesh, settings.batch_size)
@@ -355,7 +303,7 @@ class Stage:
                     metrics.write(step, scalars, _cost(task, batch))
                     optim.check(self.optim, scalars, step=step)
                 metrics.tick(state["step"])
-                stopping = preemption.reached(step)
+                stopping = notice.reached(step)
                 if stopping or last or step % settings.checkpoint_every == 0:
                     self._save(store, data, step, state)
                 if stopping and not last:
