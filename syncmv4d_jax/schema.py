@@ -22,7 +22,9 @@ class Field:
 
 BATCH: dict[str, Field] = {
     "video": Field("b v n h w 3", "uint8", "RGB 0..255", optional=True),
-    "motion": Field("b v n h w 3", "uint8", "pseudo video (u0/W, v0/H, depth) 0..255", optional=True),
+    "motion": Field(
+        "b v n h w 3", "uint8", "pseudo video (u0/W, v0/H, depth) 0..255", optional=True
+    ),
     "video_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
     "motion_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
     "text": Field("b l d", "float32", "umT5 features, rows beyond text_lengths are zero"),
@@ -34,6 +36,8 @@ BATCH: dict[str, Field] = {
     "intrinsics": Field("b v 3 3", "float32", "pixels of the cropped, resized image"),
     "extrinsics": Field("b v 3 4", "float32", "world to camera [R|t], metres"),
     "scale": Field("b v 2", "float32", "metres: (min, max) camera depth over all n, k of the view"),
+    "null_text": Field("b l0 d", "float32", "umT5 features of the empty text", optional=True),
+    "null_text_lengths": Field("b", "int32", "tokens", optional=True),
     "frame_valid": Field("b n", "bool", "False for frames padded beyond the recording's end"),
     "latent_valid": Field("b f", "bool", "a latent frame is valid when all its frames are"),
     "view_index": Field("b v", "int32", "cluster index, the time slot of inter-view RoPE"),
