@@ -20,11 +20,12 @@ from typing import NamedTuple
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from syncmv4d_jax import cameras, motion_match
 
 NEIGHBOURS = 8
-EMPTY = 0xFFFFFFFF
+EMPTY = np.uint32(0xFFFFFFFF)
 
 
 class Warp(NamedTuple):
@@ -44,7 +45,7 @@ def _keys(code: jax.Array, valid: jax.Array, count: int) -> jax.Array:
     deep = (jnp.clip(code, 0, 1) * levels).astype(jnp.uint32)
     index = jnp.arange(count, dtype=jnp.uint32)
     index = index.reshape((1,) * (code.ndim - 1) + (count,))
-    return jnp.where(valid, (deep << bits) | index, jnp.uint32(EMPTY))
+    return jnp.where(valid, (deep << bits) | index, EMPTY)
 
 
 def _zbuffer(x, y, keys, colours, size):
