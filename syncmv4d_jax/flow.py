@@ -301,7 +301,7 @@ def step(x: Array, velocity: Array, state: State, row: Schedule) -> tuple[Array,
       row: one row of the schedule (scalar leaves).
 
     Returns:
-      The sample at `row.sigma_next` and the new memory. The caller puts frame 0 back (`hold_first`).
+      The sample at `row.sigma_next`, and the new memory. Frame 0 is put back by `hold_first`.
     """
     velocity = velocity.astype(x.dtype)
     data = to_data(x, velocity, row.sigma)
