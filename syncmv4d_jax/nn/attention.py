@@ -97,14 +97,16 @@ def attend(
         keys = jnp.arange(k.shape[1])[None] < lengths[:, None]
         keys = einops.rearrange(keys, "b k -> b 1 1 k")
         mask = keys if mask is None else mask & keys
+    # Outputs carry OUTPUT_NAME for remat policies; flash kernels name theirs with the log-sum-exp.
     if kernel == "xla":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+        y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+        return checkpoint_name(y, OUTPUT_NAME)
     if kernel == "chunked":
         return _chunked(q, k, v, mask)
     if kernel == "splash":
         return _splash(q, k, v, mask, interpret=interpret)
     if kernel == "cudnn":
-        return _cudnn(q, k, v, mask, lengths)
+        return checkpoint_name(_cudnn(q, k, v, mask, lengths), OUTPUT_NAME)
     raise ValueError(f"attend: wanted a kernel of {KERNELS}, got {kernel!r}")
 
 

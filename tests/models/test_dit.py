@@ -106,7 +106,7 @@ def test_embeddings_match_golden(golden, params):
     close(time[:, 0], golden["first:time"])
 
 
-@pytest.mark.parametrize("remat", dit.REMAT[:3])
+@pytest.mark.parametrize("remat", ["none", "save_attention", "offload"])
 def test_velocity_and_all_gradients_match_golden(golden, params, remat):
     config = dataclasses.replace(dit.TINY, remat=remat)
     # Text as two true lengths, padded with noise: rows beyond the lengths must count as zeros.
@@ -182,7 +182,7 @@ def test_patches_are_inverted():
 # Behaviour.
 
 
-@pytest.mark.parametrize("kernel", ["xla", "chunked"])
+@pytest.mark.parametrize("kernel", ["chunked"])
 def test_padding_the_sequence_changes_nothing(kernel):
     config = dataclasses.replace(dit.TINY, patch=(1, 1, 2))
     params = random_params(config)
@@ -235,14 +235,14 @@ def test_placement_sees_tokens_and_every_attention():
 # Lowered programs.
 
 WIDE = dataclasses.replace(dit.TINY, layers=6, text_len=16)
-WIDE_GRID = (4, 8, 8)
+WIDE_GRID = (9, 8, 8)
 
 
 @functools.lru_cache(maxsize=8)
-def compiled(remat, kernel, grid=WIDE_GRID):
+def compiled(remat):
     config = dataclasses.replace(WIDE, remat=remat)
-    latents, t, context = random_inputs(config, b=1, grid=grid)
-    placement = attention.Placement(kernel=kernel)
+    latents, t, context = random_inputs(config, b=1, grid=WIDE_GRID)
+    placement = attention.Placement(kernel="chunked")
 
     def loss(params):
         return jnp.sum(jnp.square(model(params, config)(latents, t, context, placement=placement)))
@@ -252,12 +252,12 @@ def compiled(remat, kernel, grid=WIDE_GRID):
 
 def test_remat_policies_order_peak_memory():
     memory = {
-        remat: compiled(remat, "xla").memory_analysis().temp_size_in_bytes
+        remat: compiled(remat).memory_analysis().temp_size_in_bytes
         for remat in ("none", "full", "save_attention")
     }
-    kept = WIDE.layers * 256 * WIDE.dim * 4  # the attention outputs of all layers, bytes
+    kept = 2 * WIDE.layers * 576 * WIDE.dim * 4  # self and cross attention outputs, bytes
     assert memory["full"] < memory["save_attention"] < memory["none"]
-    assert kept <= memory["save_attention"] - memory["full"] <= 3 * kept
+    assert 0.8 * kept <= memory["save_attention"] - memory["full"] <= 1.5 * kept
 
 
 def test_offload_moves_block_inputs_and_attention_to_the_host():
@@ -268,19 +268,19 @@ def test_offload_moves_block_inputs_and_attention_to_the_host():
         return jnp.sum(jnp.square(model(params, config)(latents, t, context)))
 
     text = str(jax.make_jaxpr(jax.grad(loss))(module.shapes(dit.DiT, config)))
-    moved = re.findall(
-        r"(\S+):(f32<host>\[[\d,]*\])|(TransferToMemoryKind|MemorySpace\.Host)", text
-    )
-    assert moved
+    # The forward scan stacks on the host, over two layers, [b s d] and twice [b s heads d_head].
+    forward = next(line for line in text.splitlines() if "= scan[" in line)
+    stacked = re.findall(r"f32<host>\[([\d,]+)\]", forward)
+    assert sorted(stacked) == ["2,2,18,2,24", "2,2,18,2,24", "2,2,18,48"]
+    assert not re.findall(r"f32\[2,2,18,[\d,]+\]", forward)
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "save_attention"])
 def test_chunked_attention_has_no_square_buffer(remat):
     # 576 tokens are two chunks; a [s s] buffer would show as 576,576 (or 1024 when padded).
-    text = compiled(remat, "chunked", (9, 8, 8)).as_text()
+    text = compiled(remat).as_text()
     assert re.search(r"f32\[[\d,]*576,512\]", text)
     assert not re.search(r"\[[\d,]*(576|1024),(576|1024)\]", text)
-    assert re.search(r"\[[\d,]*576,576\]", compiled("none", "xla", (9, 8, 8)).as_text())
 
 
 # Live parity.

@@ -68,7 +68,7 @@ def from_diffusers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def build(config: dit.DiTConfig, seed: int):
-    """Returns a diffusers model with every parameter random, norm scales and modulations included."""
+    """Returns a diffusers model with random parameters, norm scales and modulations included."""
     import torch
     from diffusers import WanTransformer3DModel
 
@@ -109,7 +109,7 @@ def gradients(model) -> dict[str, np.ndarray]:
 
 
 def run(model, latents: np.ndarray, t: np.ndarray, context: np.ndarray):
-    """latents [b f h w c], t [b] or [b s], context [b text_len d] -> torch velocity [b f h w c]."""
+    """latents [b f h w c], t [b] or [b s], context [b text_len d] -> velocity [b f h w c]."""
     import torch
 
     x = torch.from_numpy(einops.rearrange(latents, "b f h w c -> b c f h w").copy())

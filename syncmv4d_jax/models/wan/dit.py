@@ -123,7 +123,6 @@ class Attention(nnx.Module):
         if rotation is not None:
             q, k = rope.apply(q, rotation), rope.apply(k, rotation)
         y = placement.attend(q, k, v, mask=mask, lengths=lengths, kind=kind)
-        y = checkpoint_name(y, attention.OUTPUT_NAME)
         return self.o(einops.rearrange(y, "b s h k -> b s (h k)"))
 
 

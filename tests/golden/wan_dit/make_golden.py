@@ -4,9 +4,9 @@
 
 Holds inputs, weights and gradients under our paths (`w:`, `g:`), the T2V output, the output with
 t = 0 on latent frame 0 (per-token timesteps), and inputs and outputs of the first block and its
-parts. The gradients are those of sum(output * probe) for the T2V run. prims.npz beside it comes from
-the official repository at 42bf4cf (rope_params, rope_apply, sinusoidal_embedding_1d, WanRMSNorm).
-ti2v_5b_shapes.txt lists the paths and shapes of the real model.
+parts. The gradients are those of sum(output * probe) for the T2V run. prims.npz beside it comes
+from the official repository at 42bf4cf (rope_params, rope_apply, sinusoidal_embedding_1d,
+WanRMSNorm). ti2v_5b_shapes.txt lists the paths and shapes of the real model.
 """
 
 import sys
