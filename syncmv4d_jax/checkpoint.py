@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,7 +139,9 @@ class Store:
         )
         if jax.process_count() > 1:
             return  # other processes may still write: the next start cleans up
-        self._manager = self._open()
+        for torn in self.directory.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(torn, ignore_errors=True)  # the disk may be full: give the space back
+        self._manager.reload()
 
     def restore(self, abstract: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
         """Restores the newest checkpoint whose fingerprints hold.
@@ -300,7 +303,10 @@ def merge(init: Tree, restored: Tree, *, new: str = "", unused: str = "") -> dic
       ValueError: lists paths only one side has (beyond the two regexes) and shapes that differ.
     """
     a, b = tree.flatten(init), tree.flatten(restored)
-    allowed = lambda pattern, name: bool(pattern) and re.search(pattern, name) is not None  # noqa: E731
+
+    def allowed(pattern: str, name: str) -> bool:
+        return bool(pattern) and re.search(pattern, name) is not None
+
     missing = [name for name in a if name not in b and not allowed(new, name)]
     extra = [name for name in b if name not in a and not allowed(unused, name)]
     differ = [

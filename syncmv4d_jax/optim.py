@@ -140,16 +140,16 @@ def transformation(config: OptimConfig) -> optax.GradientTransformation:
     else:
         parts += [
             contrib.muon(
-                rate,
+                1.0,
                 beta=config.momentum,
-                weight_decay=config.weight_decay,
-                weight_decay_mask=decay,
                 adam_b1=config.b1,
                 adam_b2=config.b2,
-                adam_weight_decay=config.weight_decay,
                 muon_weight_dimension_numbers=lambda params: _muon_axes(config, params),
                 consistent_rms=0.2,  # the rate of AdamW then fits
-            )
+            ),
+            # Here, not in muon: its own mask does not reach the leaves that Adam takes.
+            optax.add_decayed_weights(-config.weight_decay, decay),
+            optax.scale_by_schedule(rate),
         ]
     return optax.chain(*parts, _scale_by_path(config))
 

@@ -60,6 +60,8 @@ class TrainConfig:
       new: regex of paths that may be missing in the weights of an earlier stage or of
         `config.weights`.
       export: "" or a dtype: at the end write `<stage>.safetensors` with the (averaged) weights.
+      random_frozen: allow random values in parts the task wants from weights (debug runs).
+      attention, sequence: kernel and form of sharded attention, see `parallel.Placement`.
       minimum_sharded: leaves below this many elements are not cut.
     """
 
@@ -72,6 +74,9 @@ class TrainConfig:
     frozen_dtype: str = "float32"
     new: str = ""
     export: str = ""
+    random_frozen: bool = False
+    attention: str = "auto"
+    sequence: str = "ulysses"
     minimum_sharded: int = 2**16
 
     def __post_init__(self) -> None:
@@ -156,6 +161,10 @@ class Stage:
         """
         task = configuration.load_task(self.config)
         self.mesh = parallel.make_mesh(dict(self.config.get("mesh", {"fsdp": -1})))
+        if self.mesh.size > 1 and hasattr(task, "placement"):
+            task.placement = parallel.Placement(
+                self.mesh, kernel=self.settings.attention, sequence=self.settings.sequence
+            )
         self.shard = parallel.data_shard(self.mesh, self.settings.batch_size)
         trainable, frozen = self._parameters(task, carried)
         self.frozen_hash = _hash(checkpoint.fingerprints(frozen)) if frozen else ""
@@ -225,14 +234,14 @@ class Stage:
             new=self.settings.new,
         )
         given = {n: x for n, x in tree.flatten(merged).items() if isinstance(x, np.ndarray)}
-        for part in getattr(task, "frozen_parts", ()):
+        for part in () if self.settings.random_frozen else getattr(task, "frozen_parts", ()):
             names = [n for n in tree.flatten(shapes) if n.startswith(f"{part}/")]
             if lacking := [name for name in names if name not in given]:
                 raise ValueError(
                     f"{self}: task {self.config.task.name!r} keeps {part!r} frozen, but "
                     f"{len(lacking)} of its parameters would be random, e.g. "
                     f"{tree.sample(lacking)}; give converted weights by config.weights.{part} or "
-                    "train it in an earlier stage"
+                    "train it in an earlier stage (config.train.random_frozen=True for a dry run)"
                 )
         return given
 

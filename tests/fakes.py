@@ -27,7 +27,9 @@ def numbers(config, *, batch_size, seed, shard_index, shard_count):
     """A grain iterator; `config.data` may poison a batch, send a signal, or slow down."""
     data = grain.MapDataset.source(Numbers()).shuffle(seed=seed).repeat(None)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    steady = iter(data[shard_index::shard_count].to_iter_dataset(options).batch(batch_size))
+    # Batches before slices: a global batch has the same order for any number of readers.
+    mine = data.batch(batch_size)[shard_index::shard_count]
+    steady = iter(mine.to_iter_dataset(options))
     return Trouble(steady, dict(config.data))
 
 

@@ -1,0 +1,111 @@
+"""Flags, dispatch, the environment's contract, and errors in one paragraph."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fakes
+import pytest
+
+from syncmv4d_jax import main
+
+HERE = Path(__file__).parent
+
+
+def call(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "syncmv4d_jax.main", *arguments],
+        env={**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_single_process():
+    assert main.distributed_arguments({}) is None
+    assert main.distributed_arguments({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}) is None
+    assert main.distributed_arguments({"TPU_WORKER_HOSTNAMES": "localhost"}) is None
+
+
+def test_contract():
+    got = main.distributed_arguments({"COORD": "h:1234", "NPROC": "4", "PID": "3"})
+    assert got == {
+        "coordinator_address": "h:1234",
+        "num_processes": 4,
+        "process_id": 3,
+        "heartbeat_timeout_seconds": main.HEARTBEAT_SECONDS,
+    }
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"COORD": "h:1"},
+        {"NPROC": "2", "PID": "0"},
+        {"COORD": "h", "NPROC": "2", "PID": "0"},
+        {"COORD": "h:1", "NPROC": "2", "PID": "2"},
+    ],
+)
+def test_contract_in_part(environment):
+    with pytest.raises(ValueError, match="wanted COORD=host:port, NPROC=n and PID=0..n-1"):
+        main.distributed_arguments(environment)
+
+
+def test_slurm_and_pods():
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+    heartbeat = {"heartbeat_timeout_seconds": main.HEARTBEAT_SECONDS}
+    assert main.distributed_arguments(step) == heartbeat
+    got = main.distributed_arguments(step | {"SLURM_GPUS_ON_NODE": "4"})
+    assert got == heartbeat | {"local_device_ids": [0, 1, 2, 3]}
+    with pytest.raises(ValueError, match="start it by srun"):
+        main.distributed_arguments({"SLURM_NTASKS": "2"})
+    assert main.distributed_arguments({"TPU_WORKER_HOSTNAMES": "a,b"}) == heartbeat
+    assert main.distributed_arguments({"MEGASCALE_COORDINATOR_ADDRESS": "a"}) == heartbeat
+
+
+def test_unknown_mode(tmp_path):
+    config = fakes.config()
+    config.mode = "dream"
+    with pytest.raises(ValueError, match="config.mode: wanted one of .*got 'dream'"):
+        main.run(config, tmp_path)
+
+
+def test_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="give a writable folder"):
+        main.run(fakes.config(), tmp_path / "file" / "x")
+
+
+def test_unknown_key_names_the_known_ones(tmp_path):
+    got = call(f"--config={HERE}/fakes.py", f"--workdir={tmp_path}", "--config.optim.bogus=4")
+    assert got.returncode != 0
+    assert got.stderr.strip() == (
+        "--config.optim.bogus=4: config.optim has no key 'bogus'; "
+        "it has ['ema', 'learning_rate', 'weight_decay']"
+    )
+
+
+def test_bad_mesh_is_one_paragraph_and_the_trace_is_in_a_file(tmp_path):
+    got = call(f"--config={HERE}/fakes.py", f"--workdir={tmp_path}", "--config.mesh.data=3")
+    assert got.returncode == 1
+    last = got.stderr.strip().splitlines()[-2:]
+    assert last[0].startswith(
+        "ValueError: mesh {'data': 3, 'fsdp': 2} wants 6 devices, there are 8"
+    )
+    assert "Traceback" not in got.stderr and "Traceback" in (tmp_path / "error.txt").read_text()
+
+
+def test_flags_are_required(tmp_path):
+    got = call(f"--workdir={tmp_path}")
+    assert got.returncode != 0 and "config" in got.stderr
+
+
+def test_import_is_light():
+    """main imports neither jax nor orbax before it must, and takes under two seconds."""
+    code = (
+        "import sys, time; t = time.time(); import syncmv4d_jax.main; "
+        "assert time.time() - t < 2; assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parent)
