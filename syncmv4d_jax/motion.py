@@ -31,10 +31,11 @@ REPRESENTATIONS = ("point_tracks", "das_tracking")
 
 
 class Decoded(NamedTuple):
-    """What `decode` found: tracks [n k 3] metres, world; pixels [n k 2]; depth [n k] metres,
-    camera z;
-    confidence [n k] in [0, 1]; visible [n k] bool. Where a point was not found confidence is 0 and
-    the rest is interpolated over time."""
+    """What `decode` found. A point not found has confidence 0 and is interpolated over time.
+
+    tracks [n k 3] metres, world; pixels [n k 2]; depth [n k] metres, camera z; confidence [n k] in
+    [0, 1]; visible [n k] bool.
+    """
 
     tracks: jax.Array
     pixels: jax.Array

@@ -68,7 +68,7 @@ def settings_for(height: int, width: int, *, matching: str = "sorted") -> MatchS
         rounds=4,
         visible=0.2,
         chunk=max(1, min(64, 2_000_000 // (height * width))),
-        footprint=0.75,
+        footprint=0.6,
         agree=0.02,
         matching=matching,
     )

@@ -10,7 +10,7 @@ a_i are inverse-distance weights with a moving-least-squares correction, so that
 motion, rotation above all, is exact where the anchors span it; the ridge returns to plain inverse
 distances where they do not. `warp_weights` depends on frame 0 alone: compute it once a sample.
 X_p(n) is then projected and painted, nearest first, with the colour (x_p / W, y_p / H, depth
-code). Uncovered pixels stay black.
+code). Pin-holes are closed; other uncovered pixels stay black.
 
 One scatter-min of 32-bit keys (depth code, source index) is both the z-buffer and its payload.
 """
@@ -120,8 +120,9 @@ def _blend(point, near, distance):
     ok = jnp.isfinite(distance)
     weight = jnp.where(ok, 1 / (jnp.where(ok, distance, 1) + 4e-6) ** 2, 0)  # 2 mm floor
     weight = weight / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1e-30)
-    mean = jnp.sum(weight[..., None] * near, axis=1)
-    spread = (near - mean[:, None, :]) * 100.0  # centimetres: keeps the determinant in range
+    offset = (near - point[:, None, :]) * 100.0  # centimetres: keeps the determinant in range
+    mean = jnp.sum(weight[..., None] * offset, axis=1)
+    spread = offset - mean[:, None, :]
     outer = [
         [jnp.sum(weight * spread[..., i] * spread[..., j], axis=1) for j in range(3)]
         for i in range(3)
@@ -129,9 +130,10 @@ def _blend(point, near, distance):
     ridge = 0.1 * (outer[0][0] + outer[1][1] + outer[2][2]) + 1e-3
     for i in range(3):
         outer[i][i] = outer[i][i] + ridge
-    gap = (point - mean) * 100.0
-    slope = jnp.stack(_inverse_times(outer, [gap[:, i] for i in range(3)]), axis=-1)
-    return weight * (1 + jnp.sum(spread * slope[:, None, :], axis=-1))
+    slope = jnp.stack(_inverse_times(outer, [-mean[:, i] for i in range(3)]), axis=-1)
+    tilt = jnp.sum(spread * slope[:, None, :], axis=-1)
+    tilt = tilt - jnp.sum(weight * tilt, axis=1, keepdims=True)  # zero but for rounding
+    return weight * (1 + tilt)
 
 
 def warp_weights(
@@ -177,6 +179,18 @@ def warp_weights(
     index, weight, rest = jax.lax.map(weigh, rows)
     index, weight, rest = (einops.rearrange(z, "h w c -> (h w) c") for z in (index, weight, rest))
     return Warp(index, weight, rest, mask.ravel() & jnp.any(usable))
+
+
+def _close(image: jax.Array) -> jax.Array:
+    """Gives black pixels of [h w 3] with at least 5 of 8 painted neighbours their mean colour."""
+    painted = jnp.any(image > 0, axis=-1, keepdims=True).astype(image.dtype)
+    stack = jnp.concatenate([image, painted], axis=-1)
+    padded = jnp.pad(stack, ((1, 1), (1, 1), (0, 0)))
+    height, width, _ = image.shape
+    around = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
+    count = around[..., 3:]
+    filled = around[..., :3] / jnp.maximum(count, 1)
+    return jnp.where((painted == 0) & (count >= 5), filled, image)
 
 
 def render(
@@ -232,6 +246,6 @@ def render(
         code = jnp.clip((depth - scale[0]) / span, 0, 1)
         cell = jnp.clip(cell, -9, max(height, width) + 9).astype(jnp.int32)
         colour = jnp.concatenate([own, code[:, None]], axis=-1)
-        return _zbuffer(cell[..., 0], cell[..., 1], keys, colour, (height, width))
+        return _close(_zbuffer(cell[..., 0], cell[..., 1], keys, colour, (height, width)))
 
     return jax.lax.map(paint, tracks, batch_size=settings.chunk)
