@@ -1,7 +1,7 @@
 """umT5's tokenizer: prompt cleaning and SentencePiece, from bytes.
 
-A prompt is repaired (ftfy), HTML entities are decoded twice, white space is collapsed, the pieces are
-encoded, `</s>` is appended and the row is filled up with the pad id to a fixed length, as in
+A prompt is repaired (ftfy), HTML entities are decoded twice, white space is collapsed, the pieces
+are encoded, `</s>` is appended and the row is filled up with the pad id to a fixed length, as in
 wan/modules/tokenizers.py and transformers' T5 tokenizer.
 """
 

@@ -1,0 +1,315 @@
+"""Reads tensors that torch wrote, without torch, and without running what a pickle asks for.
+
+Three containers are understood, told apart by their first bytes:
+
+- the zip format of torch.save (since 1.6): a pickle beside one raw file per storage;
+- the legacy format: magic number, protocol, system information, pickle, then the raw storages;
+- a plain pickle of Python containers that hold tensors, whose storages are nested legacy files.
+
+A global outside of the allow list raises before anything is called. Tensors of any device are read
+as numpy arrays; bfloat16 and float8 come as ml_dtypes types. `lazy` leaves the tensors of a zip in
+the file until each is read.
+"""
+
+import collections
+import dataclasses
+import io
+import math
+import pickle
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+
+DTYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "int64": np.dtype(np.int64),
+    "int32": np.dtype(np.int32),
+    "int16": np.dtype(np.int16),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "bool": np.dtype(np.bool_),
+}
+STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
+    "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+    "UntypedStorage": "uint8",
+}  # fmt: skip
+
+
+class Refused(pickle.UnpicklingError):
+    """The pickle asks for a global that is not on the allow list."""
+
+
+@dataclasses.dataclass
+class Storage:
+    """A flat run of elements; `read` fetches its bytes."""
+
+    dtype: np.dtype
+    size: int
+    read: Callable[[], bytes]
+
+    def array(self) -> np.ndarray:
+        """Returns the elements [size] of `dtype`."""
+        raw = self.read()
+        if len(raw) < self.size * self.dtype.itemsize:
+            raise ValueError(
+                f"storage of {self.size} {self.dtype}: wanted {self.size * self.dtype.itemsize} "
+                f"bytes, got {len(raw)} (truncated file)"
+            )
+        return np.frombuffer(raw, self.dtype, self.size)
+
+
+@dataclasses.dataclass
+class Tensor:
+    """A strided view of a storage that is read on demand."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self) -> np.ndarray:
+        """Returns the tensor as a contiguous array."""
+        flat = self.storage.array()
+        if flat.dtype != self.dtype:
+            flat = flat.view(self.dtype)
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.dtype)
+        steps = zip(self.shape, self.strides, strict=True)
+        last = self.offset + sum((n - 1) * step for n, step in steps)
+        if self.offset < 0 or min(self.strides, default=0) < 0 or last >= flat.size:
+            raise ValueError(
+                f"tensor {self.shape} with strides {self.strides} at {self.offset} leaves its "
+                f"storage of {flat.size} elements"
+            )
+        strides = [step * flat.itemsize for step in self.strides]
+        view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides)
+        return np.array(view, order="C")
+
+
+def _tensor(storage: Storage, offset, size, stride, *_, dtype: np.dtype | None = None) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise pickle.UnpicklingError(f"a tensor wants a storage, got {type(storage).__name__}")
+    dtype = storage.dtype if dtype is None else dtype
+    return Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)), dtype)
+
+
+def _tensor_of_dtype(storage, offset, size, stride, grad, hooks, dtype, *_) -> Tensor:
+    return _tensor(storage, offset, size, stride, dtype=dtype)
+
+
+def _parameter(data: Any, *_) -> Any:
+    return data
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise Refused(f"refused _codecs.encode to {encoding!r}, wanted 'latin1'")
+    return text.encode("latin1")
+
+
+def _nested_storage(raw: bytes) -> Storage:
+    return _legacy(io.BytesIO(raw))
+
+
+def _numpy_globals() -> dict[tuple[str, str], Any]:
+    reconstruct = np.empty(0).__reduce__()[0]
+    scalar = np.float32(0).__reduce__()[0]
+    found = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+    for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        found[package, "_reconstruct"] = reconstruct
+        found[package, "scalar"] = scalar
+    return found
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.storage", "_load_from_bytes"): _nested_storage,
+    ("torch", "Size"): tuple,
+    ("_codecs", "encode"): _latin1,
+    **_numpy_globals(),
+    **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    **{("torch", name): DTYPES[dtype] for name, dtype in STORAGES.items()},
+    **{("torch.cuda", name): DTYPES[dtype] for name, dtype in STORAGES.items()},
+    ("torch.storage", "UntypedStorage"): DTYPES["uint8"],
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Resolves allowed globals and, through `storage_of`, the storages of the container."""
+
+    def __init__(self, file: BinaryIO, storage_of: Callable[[tuple], Any] | None = None):
+        super().__init__(file)
+        self._storage_of = storage_of
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise Refused(
+                f"refused the global {module}.{name}: a file of tensors has no use for it"
+            )
+        return ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._storage_of is None or not isinstance(pid, tuple) or pid[:1] != ("storage",):
+            raise pickle.UnpicklingError(f"unknown persistent id {pid!r}")
+        return self._storage_of(pid)
+
+
+def _zip(file: BinaryIO) -> Any:
+    archive = zipfile.ZipFile(file)
+    names = set(archive.namelist())
+    pickles = [name for name in names if name.endswith("/data.pkl") or name == "data.pkl"]
+    if len(pickles) != 1:
+        raise ValueError(f"not a torch archive: {len(pickles)} data.pkl inside, wanted one")
+    root = pickles[0].removesuffix("data.pkl")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != sys.byteorder.encode():
+        raise ValueError("torch archive of the other byte order")
+    storages: dict[str, Storage] = {}
+
+    def storage_of(pid: tuple) -> Storage:
+        _, dtype, key, _, size = pid
+        if key not in storages:
+            storages[key] = Storage(dtype, size, lambda: archive.read(f"{root}data/{key}"))
+        return storages[key]
+
+    return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage_of).load()
+
+
+def _legacy(file: BinaryIO) -> Any:
+    """The legacy container at the position of `file`; the storages are read at once."""
+    if (magic := _Unpickler(file).load()) != MAGIC:
+        raise ValueError(f"not a legacy torch file: magic number {magic!r}")
+    if (protocol := _Unpickler(file).load()) != PROTOCOL:
+        raise ValueError(f"legacy torch file: wanted protocol {PROTOCOL}, got {protocol!r}")
+    if not _Unpickler(file).load().get("little_endian", True):
+        raise ValueError("legacy torch file of the other byte order")
+    storages: dict[str, Storage] = {}
+    raw: dict[str, bytes] = {}
+
+    def storage_of(pid: tuple) -> Storage:
+        _, dtype, key, _, size, view = pid
+        if view is not None:
+            raise ValueError("legacy torch file with storage views: not supported")
+        return storages.setdefault(key, Storage(dtype, size, lambda: raw[key]))
+
+    result = _Unpickler(file, storage_of).load()
+    for key in _Unpickler(file).load():
+        storage, header = storages[key], file.read(8)
+        if len(header) < 8 or struct.unpack("<q", header)[0] != storage.size:
+            raise ValueError(f"legacy torch file: storage {key} is truncated or has another size")
+        raw[key] = file.read(storage.size * storage.dtype.itemsize)
+    return result
+
+
+def _is_tensor_file(start: bytes) -> bool:
+    """Whether a pickle begins with the legacy magic number (its ten bytes, in any protocol)."""
+    return MAGIC.to_bytes(10, "little") in start
+
+
+def lazy(file: bytes | BinaryIO) -> Any:
+    """Reads a file with `Tensor` in place of every tensor.
+
+    Args:
+      file: the bytes, or a seekable binary file that stays open while tensors are read.
+
+    Returns:
+      The pickled containers (dicts, lists, numbers, strings, numpy arrays) holding `Tensor`s.
+
+    Raises:
+      Refused: the pickle asks for a global outside of the allow list.
+      ValueError: truncated, of another format or byte order.
+    """
+    file = io.BytesIO(file) if isinstance(file, (bytes, bytearray, memoryview)) else file
+    file.seek(0)
+    start = file.read(64)
+    file.seek(0)
+    try:
+        if start[:2] == b"PK":
+            return _zip(file)
+        return _legacy(file) if _is_tensor_file(start) else _Unpickler(file).load()
+    except Refused:
+        raise
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, IndexError,
+            TypeError, AttributeError, struct.error) as error:  # fmt: skip
+        raise ValueError(f"truncated, or not a file of torch tensors: {error}") from error
+
+
+def load(file: bytes | BinaryIO) -> Any:
+    """Reads a file with numpy arrays in place of tensors; arguments and errors as `lazy`."""
+    return read_all(lazy(file))
+
+
+def read_all(node: Any) -> Any:
+    """Replaces every `Tensor` inside dicts, lists and tuples by its array."""
+    if isinstance(node, Tensor):
+        return node.read()
+    if isinstance(node, Storage):
+        return node.array()
+    if isinstance(node, dict):
+        return {key: read_all(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(read_all(value) for value in node)
+    return node
+
+
+def dumps(tensors: dict[str, np.ndarray], *, name: str = "archive") -> bytes:
+    """Writes a state dict as torch.save does (zip format), for files that torch.load reads.
+
+    Args:
+      tensors: {key: array} of the dtypes of DTYPES.
+    """
+    storage_names = {dtype: storage for storage, dtype in reversed(STORAGES.items())}
+    names = {dtype: storage_names[key] for key, dtype in DTYPES.items() if key in storage_names}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(f"{name}/data.pkl", _state_dict_pickle(tensors, names))
+        archive.writestr(f"{name}/byteorder", sys.byteorder)
+        for index, array in enumerate(tensors.values()):
+            archive.writestr(f"{name}/data/{index}", np.ascontiguousarray(array).tobytes())
+        archive.writestr(f"{name}/version", "3\n")
+    return out.getvalue()
+
+
+def _state_dict_pickle(tensors: dict[str, np.ndarray], names: dict[np.dtype, str]) -> bytes:
+    """The pickle of {key: tensor}, opcode by opcode (protocol 2)."""
+
+    def text(value: str) -> bytes:
+        raw = value.encode()
+        return b"X" + struct.pack("<I", len(raw)) + raw
+
+    def integer(value: int) -> bytes:
+        return pickle.dumps(int(value), 2)[2:-1]
+
+    def integers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(map(integer, values)) + b"t"
+
+    parts = [b"\x80\x02}("]
+    for index, (key, array) in enumerate(tensors.items()):
+        strides = tuple(math.prod(array.shape[i + 1 :]) for i in range(array.ndim))
+        storage = names[array.dtype]
+        parts += [
+            text(key), b"ctorch._utils\n_rebuild_tensor_v2\n((", text("storage"),
+            b"ctorch\n", storage.encode(), b"\n", text(str(index)), text("cpu"),
+            integer(array.size), b"tQ", integer(0), integers(array.shape), integers(strides),
+            b"\x89ccollections\nOrderedDict\n)RtR",
+        ]  # fmt: skip
+    return b"".join([*parts, b"u."])
