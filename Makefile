@@ -1,0 +1,57 @@
+# Everything sets itself up: a fresh machine needs make and Python 3.11, 3.12 or 3.13.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+PYTEST := $(BIN)/python -m pytest
+TORCH ?= 2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+export JAX_PLATFORMS ?= cpu
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+
+.PHONY: test parity test-all demo demo-train bench lint setup clean
+
+test: $(VENV)/test
+	$(PYTEST) -n0
+
+parity: $(VENV)/parity
+	$(PYTEST) -n0 -m parity
+
+test-all: $(VENV)/parity
+	$(PYTEST) -n0 -m "not accelerator"
+
+demo: $(VENV)/test
+	$(BIN)/python -m syncmv4d_jax.demo --out out/demo $(DEMO_ARGS)
+
+demo-train: $(VENV)/test
+	$(BIN)/python -m syncmv4d_jax.main --config=configs/demo.py --workdir=out/demo-train
+
+bench: $(VENV)/parity
+	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(VENV)/test
+
+clean:
+	rm -rf $(VENV) .cache
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	  sys.exit(0 if (3, 11) <= v < (3, 14) else f"wanted Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}; make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/test: $(VENV)/made setup.py
+	$(PIP) -e '.[test]'
+	@touch $@
+
+# PyTorch without CUDA where its index can be reached, else what the default index has.
+$(VENV)/parity: $(VENV)/test
+	$(PIP) 'torch==$(TORCH)' --index-url $(TORCH_INDEX) || $(PIP) 'torch==$(TORCH)'
+	$(PIP) -e '.[test,parity]' accelerate
+	@touch $@
