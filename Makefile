@@ -14,13 +14,13 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 .PHONY: test parity test-all demo demo-train bench lint setup clean
 
 test: $(VENV)/test
-	$(PYTEST) -n0
+	$(PYTEST)
 
 parity: $(VENV)/parity
-	$(PYTEST) -n0 -m parity
+	$(PYTEST) -m parity
 
 test-all: $(VENV)/parity
-	$(PYTEST) -n0 -m "not accelerator"
+	$(PYTEST) -m "not accelerator"
 
 demo: $(VENV)/test
 	$(BIN)/python -m syncmv4d_jax.demo --out out/demo $(DEMO_ARGS)
@@ -50,8 +50,8 @@ $(VENV)/test: $(VENV)/made setup.py
 	$(PIP) -e '.[test]'
 	@touch $@
 
-# PyTorch without CUDA where its index can be reached, else what the default index has.
+# PyTorch without CUDA from the configured index, else from its own, else what the default has.
 $(VENV)/parity: $(VENV)/test
-	$(PIP) 'torch==$(TORCH)' --index-url $(TORCH_INDEX) || $(PIP) 'torch==$(TORCH)'
+	$(PIP) 'torch==$(TORCH)+cpu' || $(PIP) 'torch==$(TORCH)' --index-url $(TORCH_INDEX) || $(PIP) 'torch==$(TORCH)'
 	$(PIP) -e '.[test,parity]' accelerate
 	@touch $@

@@ -1,4 +1,4 @@
-"""From a configuration to the things it names: dataclasses, functions, tasks, stages."""
+"""From a configuration to the things it names: dataclasses, functions, stages."""
 
 import dataclasses
 import importlib
@@ -41,13 +41,6 @@ def load(name: str, table: Mapping[str, str], where: str) -> Callable[..., Any]:
         raise ValueError(
             f"{where}={name!r}: wanted one of {sorted(table)} or 'module:function' ({error})"
         ) from error
-
-
-def load_task(config: ml_collections.ConfigDict) -> Any:
-    """Returns the task that `config.task.name` names: `syncmv4d_jax.tasks.<name>.make(config)`."""
-    name = config.task.name
-    target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
-    return load(target, {}, "config.task.name")(config)
 
 
 def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.ConfigDict]]:

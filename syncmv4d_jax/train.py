@@ -117,7 +117,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
       ValueError, FileNotFoundError: bad configuration, data or checkpoint.
     """
     workdir, offset, given = Path(workdir), 0, dict(config.get("weights", {}))
-    carried = {part: _load_weights(part, path) for part, path in given.items()}
+    carried = {part: load_weights(part, path) for part, path in given.items()}
     plan = configuration.stages(config)
     for index, (name, own) in enumerate(plan):
         stage = Stage(name, own, workdir, offset)
@@ -129,7 +129,15 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             carried = tree.unflatten(tree.flatten(carried) | tree.flatten(trained))
 
 
-def _load_weights(part: str, path: str) -> Tree:
+def load_task(config: ml_collections.ConfigDict) -> base.Task:
+    """Returns the task that `config.task.name` names: `syncmv4d_jax.tasks.<name>.make(config)`."""
+    name = config.task.name
+    target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
+    return configuration.load(target, {}, "config.task.name")(config)
+
+
+def load_weights(part: str, path: str) -> Tree:
+    """Returns a part's weights as numpy: a file of `checkpoint.export`, or converted weights."""
     if str(path).endswith(".safetensors"):
         return checkpoint.load_params(path, part)
     weights = importlib.import_module("syncmv4d_jax.weights")
@@ -159,7 +167,7 @@ class Stage:
         Raises:
           SystemExit: status 143 after a save, on preemption.
         """
-        task = configuration.load_task(self.config)
+        task = load_task(self.config)
         self.mesh = parallel.make_mesh(dict(self.config.get("mesh", {"fsdp": -1})))
         if self.mesh.size > 1 and hasattr(task, "placement"):
             task.placement = parallel.Placement(
