@@ -77,8 +77,8 @@ def test_chunked_keeps_no_square_buffer():
         return jnp.sum(jnp.square(attention.attend(q, k, v, kernel="chunked")))
 
     text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, v).compile().as_text()
-    assert re.search(r"\[[\d,]*1100,512\]", text)
-    assert not re.search(r"\[[\d,]*(1100|1536),(1100|1536)\]", text)
+    assert re.search(r"\[[\d,]*1100,256\]", text)
+    assert not re.search(r"\[[\d,]*(1100|1280),(1100|1280)\]", text)
 
 
 def test_softmax_is_float32_for_bfloat16_inputs():
