@@ -1,0 +1,292 @@
+"""The 4D aligner (DPA, Sec. 3.3): flow matching on world tracks given the views' coarse tracks.
+
+    v = DPA(M_t, M^, t)        M- = M_t - t v        L = mean |v - (eps - M)|^2 + Chamfer(M-, M)
+
+Tracks are normalised, X' = (X - centre) / unit, centre from the cameras alone and unit = 0.25 m
+(A16). Voxels come from M^, which is bounded at every t; curves alternate between M^ and M_t. The
+coarse tracks are first fused in closed form (models.dpa.fusion) to one estimate c a track. The
+network corrects what a Gaussian of deviation s about c implies: preconditioning as in EDM (Karras
+et al., 2022), here for the velocity of rectified flow, with q = s^2 (1-t)^2 + t^2:
+
+    v = (M_t - (1-t) c) (t - (1-t) s^2) / q - c + s / sqrt(q) head(x)
+
+The head is zero at first, so v starts as the Bayes estimate from M_t and c. With
+`sigma_coarse=None`, v = head(x). The super-blocks are in models.dpa.blocks.
+
+The grid's corner is fixed (centre minus half the grid), not the data's minimum: one outlier then
+cannot push the scene out of the grid. Whole-cell shifts leave tables alone but move patches.
+"""
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from syncmv4d_jax import cameras
+from syncmv4d_jax.models.dpa import blocks, fusion
+from syncmv4d_jax.models.dpa import point_transformer as ptv3
+from syncmv4d_jax.nn import attention, layers
+from syncmv4d_jax.points import chamfer, serialization, voxel_hash
+
+UNIT = 0.25  # metres
+LIMIT = 16.0  # normalised units: coordinates are clipped here (4 m)
+FRAME_FEATURES = 16
+
+
+AlignerConfig = blocks.AlignerConfig
+BASE = AlignerConfig()
+DEMO = AlignerConfig(
+    width=64, heads=2, depth=2, coarse_blocks=1, cpe_channels=32, patch=128, remat=False
+)
+TINY = AlignerConfig(width=32, heads=2, depth=2, coarse_blocks=1, cpe_channels=16, patch=64)
+
+
+def normalise(tracks: jax.Array, centre: jax.Array, *, unit: float = UNIT) -> jax.Array:
+    """Metres, world frame -> normalised units. tracks: [b ... 3]; centre: [b 3] metres."""
+    return (tracks - _like(centre, tracks)) / unit
+
+
+def denormalise(tracks: jax.Array, centre: jax.Array, *, unit: float = UNIT) -> jax.Array:
+    """Normalised units -> metres, world frame; the inverse of `normalise`."""
+    return tracks * unit + _like(centre, tracks)
+
+
+def point_rays(
+    tracks: jax.Array, extrinsics: jax.Array, centre: jax.Array, *, unit: float = UNIT
+) -> jax.Array:
+    """Returns the rays from each view's camera through its points.
+
+    Args:
+      tracks: [b v n k 3] normalised.  extrinsics: [b v 3 4] world to camera, metres.
+      centre: [b 3] metres.  unit: metres.
+
+    Returns:
+      [b v n k 6] Pluecker coordinates in normalised units: unit direction, moment o x direction.
+    """
+    origin = (cameras.camera_centre(extrinsics) - centre[:, None]) / unit
+    origin = jnp.broadcast_to(origin[:, :, None, None], tracks.shape)
+    ray = jnp.where(jnp.isfinite(tracks), tracks, 0.0) - origin
+    ray = ray / jnp.maximum(jnp.linalg.norm(ray, axis=-1, keepdims=True), 1e-6)
+    return jnp.concatenate([ray, jnp.cross(origin, ray)], axis=-1)
+
+
+def loss(
+    velocity: jax.Array,
+    *,
+    target: jax.Array,
+    tracks_t: jax.Array,
+    tracks: jax.Array,
+    t: jax.Array,
+    valid: jax.Array,
+    chamfer_weight: float = 1.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """L_DPA: velocity MSE plus Chamfer of the clean estimate, in normalised units.
+
+    Args:
+      velocity, target, tracks_t: [b v n k 3]; target = noise - tracks.
+      tracks: [b n k 3], the truth.  t: [b].  valid: [b v n k] bool.
+
+    Returns:
+      (loss [] float32, {"velocity", "chamfer", "distance"}): distance is the mean error of the
+      clean estimate.
+    """
+    velocity, count = velocity.astype(jnp.float32), jnp.maximum(jnp.sum(valid), 1)
+    square = jnp.mean(jnp.square(velocity - target), axis=-1)
+    velocity_loss = jnp.sum(jnp.where(valid, square, 0.0)) / count
+    clean = tracks_t - _like(t, tracks_t) * velocity
+    sets = chamfer.distance(
+        einops.rearrange(clean, "b v n k c -> (b n) (v k) c"),
+        einops.rearrange(tracks, "b n k c -> (b n) k c"),
+        a_valid=einops.rearrange(valid, "b v n k -> (b n) (v k)"),
+        b_valid=einops.rearrange(jnp.any(valid, axis=1), "b n k -> (b n) k"),
+    )
+    frames = jnp.maximum(jnp.sum(jnp.any(valid, axis=(1, 3))), 1)
+    chamfer_loss = jnp.sum(sets) / frames
+    gap = jnp.linalg.norm(jax.lax.stop_gradient(clean) - tracks[:, None], axis=-1)
+    distance = jnp.sum(jnp.where(valid, gap, 0.0)) / count
+    total = velocity_loss + chamfer_weight * chamfer_loss
+    return total, {"velocity": velocity_loss, "chamfer": chamfer_loss, "distance": distance}
+
+
+class Aligner(nnx.Module):
+    """The network; see the module docstring."""
+
+    def __init__(self, config: AlignerConfig, *, rngs: nnx.Rngs):
+        d = config.width
+        self.config = config
+        place = 3 * (1 + 2 * config.octaves)
+        given = place + 3 + 3 + 4 + 4 + 6 + FRAME_FEATURES
+        self.embed_time = blocks.Embedding(d, d, rngs=rngs)
+        self.embed_coarse = blocks.Embedding(given, d, rngs=rngs)
+        self.embed_tracks = blocks.Embedding(place + 3 + 3 + given, d, rngs=rngs)
+        self.coarse_blocks = nnx.vmap(lambda r: self._coarse_block(config, r))(
+            rngs.split(config.coarse_blocks)
+        )
+        self.blocks = nnx.vmap(lambda r: blocks.SuperBlock(config, rngs=r))(
+            rngs.split(config.depth)
+        )
+        self.modulation = layers.Linear(d, 2 * d, kernel_init=layers.ZEROS_INIT, rngs=rngs)
+        self.head = layers.Linear(d, 3, kernel_init=layers.ZEROS_INIT, rngs=rngs)
+
+    @staticmethod
+    def _coarse_block(config: AlignerConfig, rngs: nnx.Rngs) -> ptv3.Block:
+        return ptv3.Block(
+            config.width, config.heads, patch=config.patch, channels=config.cpe_channels, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        tracks_t: jax.Array,
+        coarse: jax.Array,
+        t: jax.Array,
+        *,
+        confidence: jax.Array,
+        valid: jax.Array,
+        rays: jax.Array,
+        placement: attention.Placement | None = None,
+    ) -> jax.Array:
+        """Returns the velocity of the tracks.
+
+        Args:
+          tracks_t: [b v n k 3] noisy tracks, normalised.
+          coarse: [b v n k 3] measured tracks, normalised; values that are not finite count as not
+            measured.
+          t: [b] in 0..1, 1 = noise.
+          confidence: [b v n k] in 0..1 of coarse; 0 = not measured.
+          valid: [b v n k] bool; False = padding (nothing attends to it). A real point that a view
+            has not measured is valid with confidence 0.
+          rays: [b v n k 6] from the view's camera through the coarse point, `point_rays`.
+          placement: sharding and attention kernels; None: one device.
+
+        Returns:
+          [b v n k 3] float32.
+
+        Raises:
+          ValueError: shapes that do not fit.
+        """
+        _check(tracks_t, coarse, t, confidence, valid, rays)
+        placement = attention.LOCAL if placement is None else placement
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        tracks_t, coarse, confidence, rays = _sanitise(tracks_t, coarse, confidence, valid, rays)
+        fused = fusion.fuse(coarse, confidence, rays[..., :3], ordered=config.temporal == "track")
+        geometry = jax.lax.stop_gradient(self._geometry(fused.aligned, tracks_t, valid))
+        measured = einops.rearrange(confidence > 0, "b v n k -> (b n) (v k)")
+        x, c = self._embed(tracks_t, coarse, confidence, valid, rays, fused)
+        context = self.embed_time(layers.sincos(1000 * t, width=config.width)).astype(dtype)
+        c = einops.rearrange(c.astype(dtype), "b v n k d -> (b n) (v k) d")
+
+        def encode(c, inputs):
+            block, index = inputs
+            return block(c, geometry.along(index % 4), placement=placement), None
+
+        c, _ = jax.lax.scan(
+            self._remat(encode), c, (self.coarse_blocks, jnp.arange(config.coarse_blocks))
+        )
+
+        def step(x, inputs):
+            block, index = inputs
+            along = geometry.along(index % 4)
+            x = block(x, c, context, along, measured=measured, placement=placement)
+            return placement.constrain(x, "b v n k d"), None
+
+        x = x.astype(dtype)
+        x, _ = jax.lax.scan(self._remat(step), x, (self.blocks, jnp.arange(config.depth)))
+        shift, scale = jnp.split(self.modulation(jax.nn.silu(context)), 2, axis=-1)
+        x = layers.modulate(
+            x, *(row[:, None, None, None, :] for row in (shift, scale)), eps=ptv3.EPS
+        )
+        return self._velocity(self.head(x), tracks_t, fused.points[:, None], t)
+
+    def _remat(self, step):
+        return jax.checkpoint(step, prevent_cse=False) if self.config.remat else step
+
+    def _velocity(self, head, tracks_t, fused, t):
+        s, t = self.config.sigma_coarse, _like(t, tracks_t)
+        if s is None:
+            return head
+        q = s**2 * (1 - t) ** 2 + t**2
+        base = (tracks_t - (1 - t) * fused) * (t - (1 - t) * s**2) / q - fused
+        return base + s * jax.lax.rsqrt(q) * head
+
+    def _geometry(self, coarse, tracks_t, valid):
+        """Voxels of coarse; curves: Hilbert and z, alternately on coarse and on tracks_t; per
+        frame.
+        """
+        cell, half = self.config.voxel, voxel_hash.CELLS // 2
+        coarse, tracks_t, mask = (
+            einops.rearrange(x, "b v n k ... -> (b n) (v k) ...") for x in (coarse, tracks_t, valid)
+        )
+        grid, _ = voxel_hash.quantise(coarse, mask, cell=cell, origin=-half * cell)
+        fine, depth = cell / 4, serialization.WORD_DEPTH
+        half = 1 << (depth - 1)
+        places = [
+            voxel_hash.quantise(x, mask, cell=fine, origin=-half * fine, cells=2 * half)[0]
+            for x in (coarse, tracks_t)
+        ]
+        orders = ("hilbert", "z-trans", "hilbert-trans", "z")
+        pairs = [
+            serialization.permutation(places[i % 2], mask, depth=depth, order=orders[i])
+            for i in range(4)
+        ]
+        order, inverse = (jnp.stack(x) for x in zip(*pairs, strict=True))
+        voxels = jax.vmap(voxel_hash.voxelise)(grid, mask)
+        table = jax.vmap(voxel_hash.neighbours)(voxels.keys)
+        return ptv3.Geometry(voxels, table, order, inverse, mask)
+
+    def _embed(self, tracks_t, coarse, confidence, valid, rays, fused):
+        """Returns the features of M_t and of the condition, [b v n k d] each."""
+        shape, octaves = tracks_t.shape[:4], self.config.octaves
+        frames = jnp.arange(shape[2]) * (self.config.temporal == "track")
+        frames = layers.sincos(frames, width=FRAME_FEATURES, period=100.0)
+        one = jnp.float32
+        given = [
+            _fourier(fused.points, octaves)[:, None],
+            coarse - fused.points[:, None],
+            fused.residual,
+            jnp.stack(
+                [confidence, fused.weight, (confidence > 0).astype(one), valid.astype(one)], -1
+            ),
+            fused.fit[:, :, None, None],
+            rays,
+            frames[None, None, :, None],
+        ]
+        given = jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in given], -1)
+        own = [_fourier(tracks_t, octaves), tracks_t - fused.points[:, None], tracks_t - coarse]
+        return self.embed_tracks(jnp.concatenate([*own, given], -1)), self.embed_coarse(given)
+
+
+def _like(x, other):
+    """Spreads x [b] over [b ...], or x [b 3] over [b ... 3]."""
+    lead = x.shape[:1] + (1,) * (other.ndim - 1 - (x.ndim - 1)) + x.shape[1:]
+    return x.reshape(lead)
+
+
+def _fourier(x, octaves):
+    """x: [... 3] -> [... 3 (1 + 2 octaves)]: x, then sines and cosines of wavelengths 8 / 2^i."""
+    phase = (
+        x[..., None]
+        * jnp.asarray(np.pi / 4 * 2.0 ** np.arange(octaves), jnp.float32)[(None,) * x.ndim]
+    )
+    waves = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
+    return jnp.concatenate([x, einops.rearrange(waves, "... c f -> ... (c f)")], axis=-1)
+
+
+def _sanitise(tracks_t, coarse, confidence, valid, rays):
+    """Clips, and turns what is not finite or not valid into "not measured" at the origin."""
+    finite = jnp.all(jnp.isfinite(coarse), axis=-1) & jnp.isfinite(confidence) & valid
+    confidence = jnp.where(finite, jnp.clip(confidence.astype(jnp.float32), 0.0, 1.0), 0.0)
+    coarse = jnp.where((confidence > 0)[..., None], coarse, 0.0)
+    tracks_t, rays = (jnp.where(jnp.isfinite(x), x, 0.0) for x in (tracks_t, rays))
+    tracks_t, coarse = (jnp.clip(x.astype(jnp.float32), -LIMIT, LIMIT) for x in (tracks_t, coarse))
+    return tracks_t, coarse, confidence, rays.astype(jnp.float32)
+
+
+def _check(tracks_t, coarse, t, confidence, valid, rays):
+    lead = tracks_t.shape[:-1]
+    got = [x.shape for x in (tracks_t, coarse, t, confidence, valid, rays)]
+    if len(lead) != 4 or got != [(*lead, 3), (*lead, 3), lead[:1], lead, lead, (*lead, 6)]:
+        raise ValueError(
+            "wanted tracks_t, coarse [b v n k 3], t [b], confidence, valid [b v n k], "
+            f"rays [b v n k 6]; got {', '.join(map(str, got))}"
+        )
