@@ -117,7 +117,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
       ValueError, FileNotFoundError: bad configuration, data or checkpoint.
     """
     workdir, offset, given = Path(workdir), 0, dict(config.get("weights", {}))
-    carried = {part: load_weights(part, path) for part, path in given.items()}
+    carried = {part: load_weights(part, path) for part, path in given.items() if path}
     plan = configuration.stages(config)
     for index, (name, own) in enumerate(plan):
         stage = Stage(name, own, workdir, offset)
