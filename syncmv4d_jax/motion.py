@@ -70,6 +70,26 @@ def check_scale(scale: Any, *, where: str) -> None:
         )
 
 
+def check_anchors(anchors: Any, valid: Any, *, size: tuple[int, int], where: str) -> None:
+    """Checks on the host that every view sees some anchor: anchors [... k 2] px, valid [... k].
+
+    Raises:
+      ValueError: not finite, or a view whose valid anchors all lie outside of (height, width).
+    """
+    anchors, valid = np.asarray(anchors), np.asarray(valid)
+    if not np.isfinite(anchors[valid]).all():
+        raise ValueError(f"{where}: anchors wanted finite pixels where valid")
+    limit = np.array([size[1], size[0]]) - 0.5
+    inside = valid & ((anchors >= -0.5) & (anchors <= limit)).all(-1)
+    blind = np.argwhere(~inside.any(-1))
+    if blind.size or not inside.any():
+        raise ValueError(
+            f"{where}: view {blind[0].tolist() if inside.ndim > 1 else ''} sees none of its "
+            f"{inside.shape[-1]} anchors in {size[0]} x {size[1]} pixels; do the cameras and the "
+            "anchors belong together?"
+        )
+
+
 def depth_scale(depth: Any, valid: Any) -> Any:
     """Returns (min, max) [2] metres of depth [n k] over the points where valid [n k]."""
     xp = jnp if isinstance(depth, jax.Array) else np
@@ -169,6 +189,7 @@ def decode(
 
     Returns:
       Decoded. Finite for any input that is finite; a frame without foreground has confidence 0.
+      In a `das_tracking` video the third channel is frame 0's: pixels are right, depth is not.
     """
     einops.parse_shape(pseudo, "n h w c"), einops.parse_shape(anchor_valid, "k")
     pseudo = pseudo.astype(jnp.float32)

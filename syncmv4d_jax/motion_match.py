@@ -57,7 +57,7 @@ def settings_for(height: int, width: int, *, matching: str = "sorted") -> MatchS
         cell *= 1.05
     return MatchSettings(
         foreground=20 / 255,
-        erode=round(ratio),
+        erode=1 if width >= 160 else 0,  # smaller frames have parts of two pixels
         smooth=min(max(1.5 * ratio, 0.5), 1.0),
         cell=cell,
         per_row=min(56, math.ceil(3 * cell * cell)),
@@ -134,13 +134,16 @@ def frame_depth(
     """Depth of one frame [h w 3] in [0, 1] with scale [2], metres.
 
     Returns:
-      (depth [h w] metres, mask [h w] bool, known [h w] bool): `known` is the mask and the pixels
-      beside it, to which smoothing carries the depth.
+      (depth [h w] metres, mask [h w] bool, known [h w] bool). Depth is read inside the eroded
+      foreground; smoothing carries it to the rim and a little beyond: `known`. `mask` is the
+      foreground, rim included, where depth is known.
     """
-    mask = foreground(frame, settings)
+    inner = foreground(frame, settings)
+    outer = foreground(frame, dataclasses.replace(settings, erode=0))
     both = jnp.stack([frame[..., 2], jnp.ones_like(frame[..., 2])], axis=-1).astype(jnp.float32)
-    both = smooth(both, mask, max(settings.smooth, 0.5))
-    return scale[0] + both[..., 0] * extent(scale), mask, both[..., 1] > 0.5
+    both = smooth(both, inner, max(settings.smooth, 0.5))
+    known = both[..., 1] > 0.5
+    return scale[0] + both[..., 0] * extent(scale), outer & known, known
 
 
 def _sorted_candidates(frame, mask, anchors, settings):
@@ -255,6 +258,8 @@ def _fit(candidates, anchors, settings, depth_unit):
             scale = 1.5 * jnp.sum(weight * residual, axis=0) / (jnp.sum(weight, axis=0) + 1e-9)
             ratio = residual / (scale + settings.noise)[None, :]
             weight = base / (1 + ratio * ratio) ** 2
+    limit = 2 * settings.space_reach  # no extrapolation beyond the mode that was fitted
+    values = [jnp.clip(value, -limit, limit) for value in values]
     pixels = jnp.stack([values[0] + mx, values[1] + my], axis=-1)
     mass = jnp.sum(base, axis=0)
     support = mass / (mass + 0.05 * settings.per_row)  # few matches are weak evidence

@@ -264,6 +264,19 @@ def test_invalid_anchors_and_a_flat_scale():
     motion.check_scale(scale, where="record 3")
 
 
+def test_cameras_that_do_not_see_the_anchors_are_named():
+    anchors, valid = np.full((3, 5, 2), 10.0), np.ones((3, 5), bool)
+    motion.check_anchors(anchors, valid, size=(64, 96), where="record 2")
+    anchors[1] += 200
+    with pytest.raises(
+        ValueError, match=r"record 2: view \[1\] sees none of its 5 anchors in 64 x 96"
+    ):
+        motion.check_anchors(anchors, valid, size=(64, 96), where="record 2")
+    anchors[1, 0] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        motion.check_anchors(anchors, valid, size=(64, 96), where="record 2")
+
+
 def test_depth_is_linear_in_the_scale_and_carries_its_gradient():
     data = scene(64, 96, 200)
     settings = motion.settings_for(64, 96)
@@ -306,8 +319,12 @@ def test_views_are_mapped():
     pseudo = jnp.stack([v["pseudo"] for v in views])
     settings = motion.settings_for(64, 96)
     both = jax.jit(jax.vmap(functools.partial(motion.decode, settings=settings)))(pseudo, *stacked)
+    paint = jax.jit(jax.vmap(functools.partial(motion.render, settings=settings)))
+    painted = paint(both.tracks, pseudo[:, 0], *stacked)
     for i, view in enumerate(views):
         alone = decode(view)
+        one = renderer(settings)(both.tracks[i], pseudo[i, 0], *view_of(view))
+        assert np.mean(np.abs(painted[i] - one)) < 1e-3
         np.testing.assert_allclose(both.tracks[i], alone.tracks, atol=1e-4)
         np.testing.assert_allclose(both.confidence[i], alone.confidence, atol=1e-3)
 
