@@ -46,11 +46,8 @@ def hit(kind, half, origin, ray):
             enter = np.max(np.minimum(low, high), -1)
             leave = np.min(np.maximum(low, high), -1)
             return np.where(enter < leave, enter, np.inf)
-        a, b, c = (
-            np.sum((ray / half) ** 2, -1),
-            np.sum(ray * origin / half**2, -1),
-            np.sum((origin / half) ** 2) - 1,
-        )
+        a, b = np.sum((ray / half) ** 2, -1), np.sum(ray * origin / half**2, -1)
+        c = np.sum((origin / half) ** 2) - 1
         root = b * b - a * c
         return np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, np.inf)
 
