@@ -60,9 +60,7 @@ def arguments(point: dict[str, str], rest: list[str]) -> xm.SequentialArgs:
     return xm.SequentialArgs.from_collection([*line, *rest])
 
 
-def package(
-    experiment: xm_local.experiment.LocalExperiment, executor: xm.Executor
-) -> xm.Executable:
+def package(experiment: xm.Experiment, executor: xm.Executor) -> xm.Executable:
     """Returns the executable: launch/entry.sh here, or in the image."""
     if _WHERE.value == "local":
         what = xm.Binary(path=str(HERE / "entry.sh"))

@@ -282,7 +282,10 @@ def _read_params(path: Path) -> dict[str, Any]:
         part = "ema" if whole["ema"] else "params"
         target = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, whole)
         target[part] = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), whole[part])
-        params = reader.restore(path / "state", ocp.args.PyTreeRestore(item=target))[part]
+        # As numpy: the devices that wrote it need not exist here.
+        how = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
+        args = ocp.args.PyTreeRestore(item=target, restore_args=how)
+        params = reader.restore(path / "state", args)[part]
     params = jax.tree.map(np.asarray, params)
     wanted = {name: meta["fingerprints"][f"{part}/{name}"] for name in tree.flatten(params)}
     if wrong := _differences(wanted, fingerprints(params)):

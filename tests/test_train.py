@@ -258,6 +258,7 @@ def wait_for(path, processes, seconds=120):
 def test_two_processes_train_save_and_resume(unbroken, tmp_path):
     """Two processes, a checkpoint, then the rest in this one: the same weights to 1e-6."""
     finish(gang(tmp_path, "--config.train.steps=3"))
+    assert weights(tmp_path, step=3)  # readable where the devices that wrote it do not exist
     train.run(fakes.config(), tmp_path)
     wanted = weights(unbroken)
     for name, leaf in weights(tmp_path).items():
