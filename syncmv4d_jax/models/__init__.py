@@ -1,0 +1,60 @@
+"""The networks, and one door to run any of Wan's parts: `apply`."""
+
+import functools
+from typing import Any
+
+import jax
+
+from syncmv4d_jax.models.wan import dit, umt5, vae
+from syncmv4d_jax.nn import module
+
+MODELS = {"dit": dit.DiT, "vae": vae.VAE, "umt5": umt5.UMT5}
+CONFIGS = {"dit": dit.DiTConfig, "vae": vae.VAEConfig, "umt5": umt5.UMT5Config}
+
+INPUTS = {
+    "dit": ({"latents", "t", "context"}, {"context_lengths", "first_frame"}),
+    "umt5": ({"ids", "mask"}, set()),
+}
+
+
+def apply(part: str, config: Any, params: dict[str, Any], **arrays: jax.Array) -> jax.Array:
+    """Runs a part of Wan2.2, compiled.
+
+    Args:
+      part: "dit", "vae" or "umt5".
+      config: DiTConfig, VAEConfig or UMT5Config.
+      params: the part's dict tree, e.g. of weights.load.
+      **arrays: dit: latents [b f h w c], t [b] or [b f] in 0..1000, context [b l d], and optionally
+        context_lengths [b] and first_frame [b] bool; vae: either encode, video [b n h w 3] in
+        -1..1, or decode, latents [b f h w c]; umt5: ids [b l] int32 and mask [b l].
+
+    Returns:
+      dit: velocity [b f h w c]; vae: normalised latents or video; umt5: features [b l d].
+
+    Raises:
+      ValueError: an unknown part, or other arrays than these.
+    """
+    if part not in MODELS:
+        raise ValueError(f"wanted a part of {tuple(MODELS)}, got {part!r}")
+    given = set(arrays)
+    if part == "vae":
+        fits = given in ({"encode"}, {"decode"})
+    else:
+        needed, optional = INPUTS[part]
+        fits = needed <= given <= needed | optional
+    if not fits:
+        wanted = "encode= or decode=" if part == "vae" else f"{INPUTS[part][0]}"
+        raise ValueError(f"{part}: wanted {wanted}, got {sorted(given)}")
+    return _run(part, config, params, arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(part: str, config: Any, params: dict[str, Any], arrays: dict[str, jax.Array]) -> jax.Array:
+    model = module.bind(MODELS[part], config, params)
+    if part == "vae":
+        ((name, array),) = arrays.items()
+        return getattr(model, name)(array)
+    if part == "umt5":
+        return model(arrays["ids"], arrays["mask"])
+    arrays = dict(arrays)
+    return model(arrays.pop("latents"), arrays.pop("t"), arrays.pop("context"), **arrays)

@@ -1,0 +1,33 @@
+"""Converts Wan2.2-TI2V-5B: an official or diffusers folder to ours, or any of them to diffusers.
+
+    python data_prep/convert_weights.py --src Wan2.2-TI2V-5B --out weights --dtype bfloat16
+    python data_prep/convert_weights.py --src weights --out exported --to diffusers
+
+See docs/wan.md for sizes and times.
+"""
+
+import argparse
+
+from syncmv4d_jax import weights
+from syncmv4d_jax.conversion import folders
+
+
+def main() -> None:
+    """Parses the flags and converts; a bad source ends with its message, without a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--src", required=True, help="official, diffusers or converted folder")
+    parser.add_argument("--out", required=True, help="folder to make, or to add parts to")
+    parser.add_argument("--to", choices=("jax", "diffusers"), default="jax")
+    parser.add_argument("--parts", default=",".join(folders.PARTS), help="comma-separated")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the source's")
+    flags = parser.parse_args()
+    try:
+        weights.convert(
+            flags.src, flags.out, to=flags.to, parts=flags.parts.split(","), dtype=flags.dtype
+        )
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"convert_weights: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

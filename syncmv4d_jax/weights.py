@@ -1,0 +1,384 @@
+"""Converted weights on disk: convert a release folder, load a part onto any sharding, export.
+
+A converted folder holds one folder per part:
+
+    dit/index.json            format, config, dtype, {path: shape}, files it was made of with sha256
+    dit/arrays/blocks.ffn...  one zarr3 array per parameter, chunked by layer, not compressed
+    umt5/tokenizer/           the tokenizer files of the release
+
+Arrays are written layer by layer as they are read, so that memory stays at one tensor of the
+source; the index is written last and the folder gets its name when all is done.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore as ts
+import tqdm
+
+from syncmv4d_jax import models, tokenizer, tree
+from syncmv4d_jax.conversion import engine, files, folders, umt5, wan_dit, wan_vae
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.nn import module
+
+FORMAT = 1
+TABLES = {"dit": wan_dit.rules, "vae": wan_vae.rules, "umt5": umt5.rules}
+IGNORED = {"umt5": umt5.ALIASES}
+CHUNK_BYTES = 64 * 2**20  # of an array on disk, within a layer
+SHARD_BYTES = 5 * 10**9  # of an exported safetensors file
+READERS = 4
+
+
+class Leaves(NamedTuple):
+    """A part in our layout, wherever it lies: parameters are read leaf by leaf, layer by layer.
+
+    Attributes:
+      config: the part's config.
+      shapes: {path: shape}, layers stacked.
+      dtypes: {path: dtype}.
+      slices: {path: the layers to ask `read` for}; (None,) for what is not stacked.
+      read: (path, layer) -> array.
+      provenance: tells what it was read from, for the index (hashes the files).
+      tokenizer: tokenizer files.
+    """
+
+    config: Any
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, np.dtype]
+    slices: dict[str, Sequence[int | None]]
+    read: Callable[[str, int | None], np.ndarray]
+    provenance: Callable[[], dict[str, Any]]
+    tokenizer: list[Path]
+
+
+def _build_config(part: str, sizes: dict[str, Any]) -> Any:
+    cls = models.CONFIGS[part]
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(sizes.keys() - known):
+        raise ValueError(f"{part}: the config has unknown fields {unknown}")
+    as_tuple = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    return cls(**as_tuple)
+
+
+def _shapes(part: str, config: Any) -> dict[str, tuple[int, ...]]:
+    wanted = tree.flatten(module.shapes(models.MODELS[part], config))
+    return {path: tuple(leaf.shape) for path, leaf in wanted.items()}
+
+
+def _stacked(rules: list[engine.Rule], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    planned = engine.reference_slices(rules, shapes)
+    return {path: tuple(s.layer for s in slices) for path, slices in planned.slices.items()}
+
+
+def _from_release(src: Path, part: str) -> Leaves:
+    found = folders.find(src, part)
+    sizes = dict(found.sizes)
+    if part == "vae" and "latents_mean" not in sizes and sizes["z_dim"] == len(vae.WAN_MEAN):
+        # The official code keeps the statistics, the checkpoint does not have them.
+        sizes |= {"latents_mean": vae.WAN_MEAN, "latents_std": vae.WAN_STD}
+    largest = max(found.tensors.entries.values(), key=lambda entry: math.prod(entry.shape))
+    sizes["dtype"] = str(largest.dtype)
+    config = _build_config(part, sizes)
+    shapes = _shapes(part, config)
+    planned = engine.plan(
+        TABLES[part](config, found.layout),
+        found.tensors.shapes,
+        shapes,
+        source=f"{part} of {src} ({found.layout})",
+        ignore=IGNORED.get(part),
+    )
+    places = {(s.path, s.layer): s for slices in planned.slices.values() for s in slices}
+
+    def read(path: str, layer: int | None) -> np.ndarray:
+        place = places[path, layer]
+        return place.transform.forward(found.tensors.entries[place.key].read())
+
+    def digest() -> dict[str, Any]:
+        return {
+            "layout": found.layout,
+            "files": {
+                str(file.relative_to(src)): {
+                    "bytes": file.stat().st_size,
+                    "sha256": files.sha256(file),
+                }
+                for file in found.tensors.files
+            },
+        }
+
+    return Leaves(
+        config=config,
+        shapes=shapes,
+        dtypes={path: found.tensors.entries[s[0].key].dtype for path, s in planned.slices.items()},
+        slices={path: tuple(s.layer for s in slices) for path, slices in planned.slices.items()},
+        read=read,
+        provenance=digest,
+        tokenizer=found.tokenizer,
+    )
+
+
+def _part_folder(part: str, path: Path) -> Path:
+    """`path` may be the converted folder or the part's own."""
+    for folder in (path / part, path):
+        if (folder / "index.json").exists():
+            return folder
+    raise FileNotFoundError(
+        f"{path}: wanted converted weights ({part}/index.json), found none; "
+        "data_prep/convert_weights.py makes them"
+    )
+
+
+def _read_index(part: str, path: Path) -> tuple[Path, dict[str, Any]]:
+    folder = _part_folder(part, path)
+    index = json.loads((folder / "index.json").read_text())
+    if index.get("format") != FORMAT or index.get("part") != part:
+        raise ValueError(
+            f"{folder}/index.json: wanted part {part!r} in format {FORMAT}, got "
+            f"{index.get('part')!r} in format {index.get('format')}"
+        )
+    return folder, index
+
+
+def _from_converted(src: Path, part: str) -> Leaves:
+    folder, index = _read_index(part, src)
+    config = _build_config(part, index["config"])
+    shapes = {path: tuple(shape) for path, shape in index["shapes"].items()}
+    stores: dict[str, Any] = {}
+
+    def read(path: str, layer: int | None) -> np.ndarray:
+        store = stores.get(path) or stores.setdefault(path, _open(folder, path))
+        return store[... if layer is None else layer].read().result()
+
+    return Leaves(
+        config=config,
+        shapes=shapes,
+        dtypes={path: np.dtype(name) for path, name in index["dtypes"].items()},
+        slices=_stacked(TABLES[part](config, "diffusers"), shapes),
+        read=read,
+        provenance=lambda: index["source"],
+        tokenizer=sorted((folder / "tokenizer").glob("*")),
+    )
+
+
+def _open(folder: Path, path: str, **create: Any) -> Any:
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(folder / "arrays" / path.replace("/", "."))},
+    }
+    return ts.open(spec | create.pop("spec", {}), **create).result()
+
+
+def _chunks(shape: tuple[int, ...], stacked: bool, itemsize: int) -> list[int]:
+    """One layer to a chunk, and parts of the layer's first axis where that is large."""
+    chunk = [1, *shape[1:]] if stacked else list(shape)
+    axis = int(stacked)
+    if len(shape) > axis:
+        row = math.prod(chunk[axis + 1 :]) * itemsize
+        chunk[axis] = max(1, min(chunk[axis], CHUNK_BYTES // max(row, 1)))
+    return chunk
+
+
+def _write_array(folder: Path, path: str, leaves: Leaves, dtype: np.dtype, progress) -> None:
+    shape, layers = leaves.shapes[path], leaves.slices[path]
+    stacked = layers[0] is not None
+    chunk = _chunks(shape, stacked, dtype.itemsize)
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
+    store = _open(
+        folder,
+        path,
+        spec={
+            "metadata": {
+                "chunk_grid": grid,
+                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            }
+        },
+        dtype=ts.dtype(dtype.name),
+        shape=shape,
+        create=True,
+    )
+    for layer in layers:
+        array = leaves.read(path, layer).astype(dtype, copy=False)
+        store[... if layer is None else layer].write(np.ascontiguousarray(array)).result()
+        progress(array.nbytes)
+
+
+def _write_converted(leaves: Leaves, part: str, folder: Path, dtype: Any, progress) -> None:
+    dtypes = {path: np.dtype(dtype or own) for path, own in leaves.dtypes.items()}
+    for path in leaves.shapes:
+        _write_array(folder, path, leaves, dtypes[path], progress)
+    config = dataclasses.asdict(leaves.config)
+    if dtype:
+        config["dtype"] = np.dtype(dtype).name
+    _copy_tokenizer(leaves, folder / "tokenizer")
+    index = {
+        "format": FORMAT,
+        "part": part,
+        "config": config,
+        "shapes": leaves.shapes,
+        "dtypes": {path: dtypes[path].name for path in dtypes},
+        "source": leaves.provenance(),
+    }
+    (folder / "index.json").write_text(json.dumps(index, indent=1))
+
+
+def _write_diffusers(leaves: Leaves, part: str, folder: Path, dtype: Any, progress) -> None:
+    planned = engine.reference_slices(TABLES[part](leaves.config, "diffusers"), leaves.shapes)
+    entries: dict[str, files.Entry] = {}
+    for path, slices in planned.slices.items():
+        target = np.dtype(dtype or leaves.dtypes[path])
+        for s in slices:
+
+            def read(s=s, target=target):
+                array = leaves.read(s.path, s.layer).astype(target, copy=False)
+                return s.transform.backward(array)
+
+            entries[s.key] = files.Entry(planned.shapes[s.key], target, read)
+    stem = folders.SUBFOLDERS[part][1]
+    files.write_sharded(folder, stem, entries, shard_bytes=SHARD_BYTES, progress=progress)
+    config = folders.diffusers_config(part, leaves.config)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def _copy_tokenizer(leaves: Leaves, folder: Path) -> None:
+    if leaves.tokenizer:
+        folder.mkdir(parents=True)
+        for file in leaves.tokenizer:
+            shutil.copyfile(file, folder / file.name)
+
+
+def convert(
+    src: str | Path,
+    out: str | Path,
+    *,
+    to: str = "jax",
+    parts: Sequence[str] = folders.PARTS,
+    dtype: Any = None,
+) -> None:
+    """Converts a folder of weights. Nothing is left behind if it fails.
+
+    Args:
+      src: an official or a diffusers release folder of Wan2.2-TI2V-5B, or a converted folder.
+      out: the new folder; parts may be added to an existing one.
+      to: "jax", what `load` reads, or "diffusers", a folder that diffusers loads.
+      parts: of folders.PARTS.
+      dtype: e.g. "bfloat16"; None keeps the source's.
+
+    Raises:
+      ValueError: tensors that do not fit the model (all listed), a truncated file, another release.
+      FileNotFoundError: a missing part or shard.
+      FileExistsError: `out` has one of the parts already.
+    """
+    src, out = Path(src), Path(out)
+    if to not in ("jax", "diffusers") or not set(parts) <= set(folders.PARTS) or not parts:
+        raise ValueError(
+            f"wanted to= of ('jax', 'diffusers') and parts of {folders.PARTS}, got {to!r}, {parts}"
+        )
+    name_of = {p: p if to == "jax" else folders.SUBFOLDERS[p][0] for p in parts}
+    if there := [name for name in name_of.values() if (out / name).exists()]:
+        raise FileExistsError(f"{out} has {', '.join(there)} already")
+    converted = any((src / part / "index.json").exists() for part in folders.PARTS)
+    opened = {p: (_from_converted if converted else _from_release)(src, p) for p in parts}
+    write = _write_converted if to == "jax" else _write_diffusers
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        for part, leaves in opened.items():
+            folder = partial / name_of[part]
+            folder.mkdir()
+            with tqdm.tqdm(
+                total=_bytes(leaves, dtype), unit="B", unit_scale=True, desc=part
+            ) as bar:
+                write(leaves, part, folder, dtype, bar.update)
+        if to == "diffusers":
+            _finish_diffusers(opened, partial)
+        out.mkdir(exist_ok=True)
+        for item in sorted(partial.iterdir()):
+            if item.is_dir() or not (out / item.name).exists():
+                item.rename(out / item.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _finish_diffusers(opened: dict[str, Leaves], folder: Path) -> None:
+    """Tokenizer, scheduler and, for a whole release, the pipeline's index."""
+    if "umt5" in opened:
+        _copy_tokenizer(opened["umt5"], folder / "tokenizer")
+    if set(opened) == set(folders.PARTS):
+        for name, content in folders.PIPELINE.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(content, indent=2))
+
+
+def _bytes(leaves: Leaves, dtype: Any) -> int:
+    sizes = (
+        math.prod(shape) * np.dtype(dtype or leaves.dtypes[path]).itemsize
+        for path, shape in leaves.shapes.items()
+    )
+    return sum(sizes)
+
+
+def load(
+    part: str, path: str | Path, shardings: Any = None, dtype: Any = None
+) -> tuple[Any, dict[str, Any]]:
+    """Loads a converted part.
+
+    Args:
+      part: "dit", "vae" or "umt5".
+      path: the converted folder, or the part's folder in it.
+      shardings: tree of shardings with the structure of the parameters; every device (and host)
+        then reads its own slices only. None puts whole arrays on the default device.
+      dtype: of the parameters and of the config's activations; None keeps what is stored.
+
+    Returns:
+      The part's config (its activations in the dtype of the weights) and its parameters.
+
+    Raises:
+      FileNotFoundError: no converted weights there.
+      ValueError: weights that do not fit their config.
+    """
+    folder, index = _read_index(part, Path(path))
+    config = _build_config(part, index["config"])
+    if dtype is not None:
+        config = dataclasses.replace(config, dtype=jnp.dtype(dtype).name)
+    wanted = module.shapes(models.MODELS[part], config)
+    stored = {p: jax.ShapeDtypeStruct(tuple(s), jnp.float32) for p, s in index["shapes"].items()}
+    tree.check_same(
+        wanted, tree.unflatten(stored), wanted_from=f"{part}'s config", got_from=str(folder)
+    )
+    placed = tree.flatten(shardings) if shardings is not None else {}
+
+    def read(name: str) -> jax.Array:
+        store = _open(folder, name, open=True)
+        target = np.dtype(dtype or index["dtypes"][name])
+
+        def fetch(place: Any) -> np.ndarray:
+            return store[place].read().result().astype(target, copy=False)
+
+        if name in placed:
+            return jax.make_array_from_callback(tuple(store.shape), placed[name], fetch)
+        return jnp.asarray(fetch(...))
+
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        return config, tree.unflatten(dict(zip(stored, pool.map(read, stored), strict=True)))
+
+
+def load_tokenizer(path: str | Path, *, max_length: int = tokenizer.MAX_LENGTH):
+    """Returns the tokenizer of a converted folder.
+
+    Raises:
+      FileNotFoundError: the release had no spiece.model.
+    """
+    folder = _part_folder("umt5", Path(path)) / "tokenizer"
+    model = folder / "spiece.model"
+    if not model.exists():
+        raise FileNotFoundError(f"{folder}: wanted spiece.model (google/umt5-xxl in the release)")
+    return tokenizer.Tokenizer(model.read_bytes(), max_length=max_length)
