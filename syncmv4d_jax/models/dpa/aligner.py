@@ -188,7 +188,7 @@ class Aligner(nnx.Module):
             block, index = inputs
             along = geometry.along(index % 4)
             x = block(x, c, context, along, measured=measured, placement=placement)
-            return placement.constrain(x, "b v n k d"), None
+            return placement.constrain(x, "b any n k d"), None  # only the batch is cut
 
         x = x.astype(dtype)
         x, _ = jax.lax.scan(self._remat(step), x, (self.blocks, jnp.arange(config.depth)))

@@ -1,0 +1,182 @@
+"""The aligner alone: its warm-up on simulated coarse motion, and refinement of given tracks.
+
+    M_t = (1 - t) M + t eps,   M^ = corrupt(M),   L = mean |DPA(M_t, M^, t) - (eps - M)|^2 + Chamfer
+
+All views share the truth M; each has its own noise and its own corruption (models.dpa.aligner,
+corruption). In sampling M_t starts as noise and follows Euler steps with a fixed condition.
+"""
+
+import dataclasses
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+
+from syncmv4d_jax import cameras, corruption, flow
+from syncmv4d_jax.models.dpa import aligner
+from syncmv4d_jax.nn import attention, module
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`config.task` without its sections.
+
+    Attributes:
+      size: (height, width) of the views, pixels: their centres fix the normalisation.
+      chamfer_weight: of the loss.
+      sample_steps, sample_shift: Euler steps and time shift of sampling.
+    """
+
+    size: tuple[int, int] = (480, 704)
+    chamfer_weight: float = 1.0
+    sample_steps: int = 10
+    sample_shift: float = 1.0
+
+
+def make(config: Any) -> "DPA":
+    """Builds the task from `config.task`: `Options` and the sections `dpa` and `corruption`.
+
+    Raises:
+      ValueError: an unknown key.
+    """
+    values = dict(config.task)
+    values.pop("name", None)
+    parts = {key: values.pop(key, {}) for key in ("dpa", "corruption")}
+    return DPA(
+        _fill(Options, values, "config.task"),
+        _fill(aligner.AlignerConfig, parts["dpa"], "config.task.dpa"),
+        _fill(corruption.Corruption, parts["corruption"], "config.task.corruption"),
+    )
+
+
+def _fill(cls: type, values: Any, where: str) -> Any:
+    known = [field.name for field in dataclasses.fields(cls)]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{where}: unknown keys {unknown}; the keys are {known}")
+    freeze = lambda x: tuple(x) if isinstance(x, list | tuple) else x  # noqa: E731
+    return cls(**{key: freeze(value) for key, value in dict(values).items()})
+
+
+class DPA:
+    """The task; see `tasks.base.Task`."""
+
+    trainable = "^dpa/"
+
+    def __init__(
+        self,
+        options: Options,
+        config: aligner.AlignerConfig,
+        spoil: corruption.Corruption = corruption.SIM,
+        *,
+        placement: attention.Placement = attention.LOCAL,
+    ):
+        self.options, self.config, self.spoil = options, config, spoil
+        self.placement = placement
+
+    def init(self, rng: Array) -> Params:
+        """Returns {"dpa": parameters}."""
+        return {"dpa": module.init(aligner.Aligner, self.config, rng)}
+
+    def cost(self, batch: dict[str, Array]) -> dict[str, float]:
+        """Returns tokens (points of all views and frames) of one batch."""
+        b, v, n, k = batch["visibility"].shape
+        return {"tokens": b * v * n * k, "flops": 0.0}
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the loss and its terms for a batch of schema.BATCH."""
+        times, noises, spoils = jax.random.split(rng, 3)
+        scene = self._scene(batch)
+        t = flow.sample_uniform(times, scene["tracks"].shape[:1])
+        coarse, confidence = self._corrupt(scene, t, spoils)
+        clean = aligner.normalise(scene["tracks"], scene["centre"])
+        noise = jax.random.normal(noises, clean.shape)
+        tracks_t = flow.interpolate(clean, noise, t)
+        velocity = self._velocity({**frozen, **trainable}, tracks_t, coarse, confidence, t, scene)
+        return aligner.loss(
+            velocity,
+            target=flow.velocity(clean, noise),
+            tracks_t=tracks_t,
+            tracks=clean[:, 0],
+            t=t,
+            valid=scene["valid"],
+            chamfer_weight=self.options.chamfer_weight,
+        )
+
+    def sample(self, params: Params, inputs: dict[str, Array], rng: Array) -> dict[str, Array]:
+        """Refines coarse tracks.
+
+        Args:
+          params: {"dpa": ...}.
+          inputs: a batch of schema.BATCH; where it has `coarse` [b v n k 3] (metres, world frame)
+            and `confidence` [b v n k], these are refined and `tracks` is not looked at, else
+            `tracks` is corrupted first (t = 1/2).
+          rng: key.
+
+        Returns:
+          {"tracks" [b n k 3], "tracks_per_view" and "coarse" [b v n k 3], metres, world frame;
+          "confidence" [b v n k]}.
+        """
+        start, spoils = jax.random.split(rng)
+        scene = self._scene(inputs)
+        if "coarse" in inputs:
+            coarse, confidence = inputs["coarse"], inputs["confidence"]
+        else:
+            half = jnp.full(scene["tracks"].shape[:1], 0.5)
+            coarse, confidence = self._corrupt(scene, half, spoils)
+
+        def step(tracks_t, row):
+            t = jnp.broadcast_to(row.sigma, tracks_t.shape[:1])
+            velocity = self._velocity(params, tracks_t, coarse, confidence, t, scene)
+            return flow.euler(tracks_t, velocity, row), None
+
+        plan = flow.schedule("euler", self.options.sample_steps, shift=self.options.sample_shift)
+        noise = jax.random.normal(start, coarse.shape)
+        refined, _ = jax.lax.scan(step, noise, plan)
+        refined = aligner.denormalise(refined, scene["centre"])
+        weight = (confidence + 1e-3)[..., None]
+        return {
+            "tracks": jnp.sum(refined * weight, axis=1) / jnp.sum(weight, axis=1),
+            "tracks_per_view": refined,
+            "coarse": coarse,
+            "confidence": confidence,
+        }
+
+    def _scene(self, batch):
+        views = batch["extrinsics"].shape[1]
+        seen = batch["visibility"] & batch["anchor_valid"][:, :, None]
+        frames = einops.rearrange(batch["frame_valid"], "b n -> b 1 n 1")
+        depth = jnp.mean(batch["scale"][:, 0], axis=-1) if views == 1 else None
+        return {
+            "tracks": einops.repeat(batch["tracks"], "b n k c -> b v n k c", v=views),
+            "extrinsics": batch["extrinsics"],
+            "seen": seen & frames,
+            "valid": jnp.broadcast_to(frames, seen.shape),
+            "centre": cameras.scene_centre(
+                batch["intrinsics"], batch["extrinsics"], self.options.size, depth=depth
+            ),
+        }
+
+    def _corrupt(self, scene, t, rng):
+        return corruption.corrupt(
+            scene["tracks"], scene["extrinsics"], scene["seen"], t, rng, corruption=self.spoil
+        )
+
+    def _velocity(self, params, tracks_t, coarse, confidence, t, scene):
+        coarse = aligner.normalise(coarse, scene["centre"])
+        rays = aligner.point_rays(coarse, scene["extrinsics"], scene["centre"])
+        model = module.bind(aligner.Aligner, self.config, params["dpa"])
+        return model(
+            tracks_t,
+            coarse,
+            t,
+            confidence=confidence,
+            valid=scene["valid"],
+            rays=rays,
+            placement=self.placement,
+        )
