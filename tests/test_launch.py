@@ -1,0 +1,117 @@
+"""The launchers: what they render and what they would call."""
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+
+
+def gke():
+    spec = importlib.util.spec_from_file_location("gke_jobset", LAUNCH / "gke_jobset.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "topology", "wanted"),
+    [
+        ("v5p", "2x2x2", (2, 4)),
+        ("v5p", "4x4x12", (48, 4)),
+        ("v5e", "2x4", (1, 8)),
+        ("v5e", "8x8", (16, 4)),
+        ("v6e", "16x16", (64, 4)),
+        ("tpu7x", "2x2x2", (2, 4)),
+    ],
+)
+def test_hosts_of_a_slice(accelerator, topology, wanted):
+    assert gke().hosts(accelerator, topology) == wanted
+
+
+def test_job_set():
+    module = gke()
+    options = ["--image=r/x:1", "--accelerator=v5p", "--topology=2x2x2", "--slices=2"]
+    options = module.parse([*options, "--", "--config=configs/taco.py", "--workdir=/mnt/run"])
+    manifest = module.job_set(options)
+    [replicated] = manifest["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    assert replicated["replicas"] == 2 and job["parallelism"] == job["completions"] == 2
+    [container] = job["template"]["spec"]["containers"]
+    assert container["command"][1:] == ["--config=configs/taco.py", "--workdir=/mnt/run"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    text = module.to_yaml(manifest)
+    assert '\n    - name: "slice"\n      replicas: 2\n' in text
+    assert '\n                  command:\n                    - "launch/entry.sh"\n' in text
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "topology", "message"),
+    [("v4", "2x2x2", "wanted one of"), ("v5p", "2x2", "wanted 2x2x2"), ("v5e", "3x3", "9 chips")],
+)
+def test_unknown_topologies(accelerator, topology, message):
+    with pytest.raises(ValueError, match=message):
+        gke().hosts(accelerator, topology)
+
+
+def call(script, *arguments, **environment):
+    return subprocess.run(
+        [str(LAUNCH / script), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_tpu_commands(tmp_path):
+    """A fake gcloud prints what it was called with, one argument a line."""
+    fake = tmp_path / "gcloud"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "TPU_PROJECT": "p",
+        "TPU_ZONE": "z",
+        "TPU_NAME": "n",
+        "TPU_REPOSITORY": "https://host/repository",
+    }
+    got = call("tpu.sh", "create", "v5p-32", "--spot", **environment)
+    assert got.stdout.split()[3:6] == ["create", "n", "--project=p"]
+    assert {"--accelerator-type=v5p-32", "--runtime-version=v2-alpha-tpuv5", "--spot"} <= set(
+        got.stdout.split()
+    )
+    got = call("tpu.sh", "run", "--config=a.py", "--workdir=/mnt/my run", **environment)
+    assert "--worker=all" in got.stdout
+    assert r"launch/entry.sh --config=a.py --workdir=/mnt/my\ run; do" in got.stdout
+    bad = call("tpu.sh", "create", "v3-8", **environment)
+    assert bad.returncode == 2 and "wanted a type v5p-N" in bad.stderr
+
+
+def test_local_needs_a_count():
+    got = call("local.sh", "--config=x")
+    assert got.returncode == 2 and "usage: launch/local.sh N" in got.stderr
+
+
+def test_local_stops_the_others_when_one_fails(tmp_path):
+    """Process 1 of 2 fails at once; the other would sleep for a minute."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\ntest $PID = 1 && exit 3\nexec sleep 60\n")
+    python.chmod(0o755)
+    got = call("local.sh", "2", PYTHON=str(python), GRACE="0.1", DEVICES="1")
+    assert got.returncode == 3 and "stopping the others" in got.stderr
+
+
+def test_local_passes_the_contract(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$PID of $NPROC at $COORD: $*"\n')
+    python.chmod(0o755)
+    got = call("local.sh", "2", "--workdir=w", PYTHON=str(python), DEVICES="1", PORT="4321")
+    assert got.returncode == 0
+    assert sorted(got.stdout.splitlines()) == [
+        f"{i} of 2 at 127.0.0.1:4321: -m syncmv4d_jax.main --workdir=w" for i in range(2)
+    ]
