@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "syncmv4d_jax"
 
 # path (regex over "a/b.py", whole) -> floor. The first match counts.
 FLOORS = [
+    (r"models/__init__\.py", 1),  # models.apply
     (r"(.*/)?__init__\.py", -1),  # package markers: import nothing of ours
     (r"(tree|schema|flops|lora|flow|corruption|cameras|motion\w*|torch_pickle|tokenizer)\.py", 0),
     (r"(nn|points)/.+\.py", 0),
@@ -26,6 +27,8 @@ FLOORS = [
 # (file, imported) pairs allowed on one floor or upwards beside "inside a folder".
 SAME_FLOOR = [
     (r"tasks/.+", r"cycle\.py"),
+    (r"tasks/.+", r"configuration\.py"),  # make(config): sections become dataclasses here
+    (r"models/__init__\.py", r"models/.+"),
     (r"models/mjd\.py", r"models/wan/.+"),
     (r"models/dpa/.+", r"models/dpa/.+"),
     (r"motion\w*\.py", r"(cameras|motion\w*)\.py"),
