@@ -255,7 +255,7 @@ def diffusers_config(part: str, config: Any) -> dict[str, Any]:
             "in_channels": 3 * config.patch**2, "out_channels": 3 * config.patch**2,
             "latents_mean": list(config.latents_mean or (0.0,) * config.z_dim),
             "latents_std": list(config.latents_std or (1.0,) * config.z_dim),
-            "scale_factor_temporal": frames, "scale_factor_spatial": pixels, "clip_output": False,
+            "scale_factor_temporal": frames, "scale_factor_spatial": pixels,
         }  # fmt: skip
     return {
         "architectures": ["UMT5EncoderModel"], "model_type": "umt5", "vocab_size": config.vocab,
