@@ -1,0 +1,101 @@
+"""A user's own input: a folder with one image per view and `cameras.json`.
+
+`cameras.json` has TACO's calibration form: {name: {"K": 9 numbers, "R": 9, "T": 3, "imgSize": [w,
+h]}}, rows first, R and T world to camera in metres. The order of its keys is the order of views;
+the image of a view is `<name>.png|jpg|jpeg|webp`. Images are cut about their centre to the wanted
+aspect and resized, intrinsics follow.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from syncmv4d_jax import cameras
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Views(NamedTuple):
+    """images [v h w 3] uint8, intrinsics [v 3 3], extrinsics [v 3 4] float32, names of views."""
+
+    images: np.ndarray
+    intrinsics: np.ndarray
+    extrinsics: np.ndarray
+    names: tuple[str, ...]
+
+
+def read(folder: str | Path, *, views: int, size: tuple[int, int]) -> Views:
+    """Reads the first `views` views of a folder, cut and resized to `size` (h, w).
+
+    Raises:
+      FileNotFoundError: no folder, no cameras.json, no image for a camera.
+      ValueError: fewer cameras than views, a broken entry or image, or an image whose size is not
+        its camera's imgSize.
+    """
+    folder = Path(folder)
+    file = folder / "cameras.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: not found; wanted a folder with one image a view and cameras.json in TACO's "
+            "calibration form (see docs/data.md)"
+        )
+    try:
+        entries = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    if len(entries) < views:
+        raise ValueError(f"{file}: wanted {views} cameras, got {len(entries)}: {list(entries)}")
+    rows = [_view(folder, name, entries[name], size) for name in list(entries)[:views]]
+    images, intrinsics, extrinsics = (np.stack(column) for column in zip(*rows, strict=True))
+    return Views(images, intrinsics, extrinsics, tuple(list(entries)[:views]))
+
+
+def _view(folder: Path, name: str, entry: dict, size: tuple[int, int]):
+    where = f"{folder / 'cameras.json'}, camera {name!r}"
+    try:
+        intrinsics = np.asarray(entry["K"], np.float32).reshape(3, 3)
+        rotation = np.asarray(entry["R"], np.float32).reshape(3, 3)
+        translation = np.asarray(entry["T"], np.float32).reshape(3, 1)
+        width, height = (int(x) for x in entry["imgSize"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: wanted K [9], R [9], T [3], imgSize [2], got {error}"
+        ) from error
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
+        raise ValueError(f"{where}: R is not a rotation")
+    image = _image(folder, name)
+    if image.size != (width, height):
+        raise ValueError(
+            f"{where}: imgSize is {width} x {height}, but its image is "
+            f"{image.size[0]} x {image.size[1]}; rescale K or the image"
+        )
+    box = centre_box((height, width), size)
+    resized = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
+    intrinsics = cameras.crop_resize_intrinsics(intrinsics, box, size)
+    extrinsics = np.concatenate([rotation, translation], axis=1)
+    return np.asarray(resized), intrinsics.astype(np.float32), extrinsics
+
+
+def _image(folder: Path, name: str) -> Image.Image:
+    for suffix in SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        if path.is_file():
+            try:
+                return Image.open(path).convert("RGB")
+            except (UnidentifiedImageError, OSError) as error:
+                raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    raise FileNotFoundError(
+        f"{folder}: no image for camera {name!r}; wanted {name}.png, .jpg, .jpeg or .webp"
+    )
+
+
+def centre_box(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Returns the largest centred box (x0, y0, x1, y1) of `have` (h, w) shaped like `want`."""
+    height, width = have
+    aspect = want[1] / want[0]
+    cut_width, cut_height = min(width, height * aspect), min(height, width / aspect)
+    x0, y0 = (width - cut_width) / 2, (height - cut_height) / 2
+    return x0, y0, x0 + cut_width, y0 + cut_height
