@@ -12,6 +12,7 @@ source; the index is written last and the folder gets its name when all is done.
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -23,18 +24,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorstore as ts
 import tqdm
 
 from syncmv4d_jax import models, tokenizer, tree
-from syncmv4d_jax.conversion import engine, files, folders, umt5, wan_dit, wan_vae
+from syncmv4d_jax.conversion import engine, files, folders, store, umt5, wan_dit, wan_vae
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.nn import module
 
 FORMAT = 1
 TABLES = {"dit": wan_dit.rules, "vae": wan_vae.rules, "umt5": umt5.rules}
 IGNORED = {"umt5": umt5.ALIASES}
-CHUNK_BYTES = 64 * 2**20  # of an array on disk, within a layer
 SHARD_BYTES = 5 * 10**9  # of an exported safetensors file
 READERS = 4
 
@@ -152,11 +151,10 @@ def _from_converted(src: Path, part: str) -> Leaves:
     folder, index = _read_index(part, src)
     config = _build_config(part, index["config"])
     shapes = {path: tuple(shape) for path, shape in index["shapes"].items()}
-    stores: dict[str, Any] = {}
 
     def read(path: str, layer: int | None) -> np.ndarray:
-        store = stores.get(path) or stores.setdefault(path, _open(folder, path))
-        return store[... if layer is None else layer].read().result()
+        array = store.open_array(folder, path)
+        return array[... if layer is None else layer].read().result()
 
     return Leaves(
         config=config,
@@ -169,52 +167,18 @@ def _from_converted(src: Path, part: str) -> Leaves:
     )
 
 
-def _open(folder: Path, path: str, **create: Any) -> Any:
-    spec = {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(folder / "arrays" / path.replace("/", "."))},
-    }
-    return ts.open(spec | create.pop("spec", {}), **create).result()
-
-
-def _chunks(shape: tuple[int, ...], stacked: bool, itemsize: int) -> list[int]:
-    """One layer to a chunk, and parts of the layer's first axis where that is large."""
-    chunk = [1, *shape[1:]] if stacked else list(shape)
-    axis = int(stacked)
-    if len(shape) > axis:
-        row = math.prod(chunk[axis + 1 :]) * itemsize
-        chunk[axis] = max(1, min(chunk[axis], CHUNK_BYTES // max(row, 1)))
-    return chunk
-
-
-def _write_array(folder: Path, path: str, leaves: Leaves, dtype: np.dtype, progress) -> None:
-    shape, layers = leaves.shapes[path], leaves.slices[path]
-    stacked = layers[0] is not None
-    chunk = _chunks(shape, stacked, dtype.itemsize)
-    grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
-    store = _open(
-        folder,
-        path,
-        spec={
-            "metadata": {
-                "chunk_grid": grid,
-                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-            }
-        },
-        dtype=ts.dtype(dtype.name),
-        shape=shape,
-        create=True,
-    )
-    for layer in layers:
-        array = leaves.read(path, layer).astype(dtype, copy=False)
-        store[... if layer is None else layer].write(np.ascontiguousarray(array)).result()
-        progress(array.nbytes)
-
-
 def _write_converted(leaves: Leaves, part: str, folder: Path, dtype: Any, progress) -> None:
     dtypes = {path: np.dtype(dtype or own) for path, own in leaves.dtypes.items()}
-    for path in leaves.shapes:
-        _write_array(folder, path, leaves, dtypes[path], progress)
+    for path, shape in leaves.shapes.items():
+        store.write_array(
+            folder,
+            path,
+            shape,
+            dtypes[path],
+            layers=leaves.slices[path],
+            read=functools.partial(leaves.read, path),
+            progress=progress,
+        )
     config = dataclasses.asdict(leaves.config)
     if dtype:
         config["dtype"] = np.dtype(dtype).name
@@ -357,14 +321,14 @@ def load(
     placed = tree.flatten(shardings) if shardings is not None else {}
 
     def read(name: str) -> jax.Array:
-        store = _open(folder, name, open=True)
+        array = store.open_array(folder, name)
         target = np.dtype(dtype or index["dtypes"][name])
 
         def fetch(place: Any) -> np.ndarray:
-            return store[place].read().result().astype(target, copy=False)
+            return array[place].read().result().astype(target, copy=False)
 
         if name in placed:
-            return jax.make_array_from_callback(tuple(store.shape), placed[name], fetch)
+            return jax.make_array_from_callback(tuple(array.shape), placed[name], fetch)
         return jnp.asarray(fetch(...))
 
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
@@ -382,3 +346,46 @@ def load_tokenizer(path: str | Path, *, max_length: int = tokenizer.MAX_LENGTH):
     if not model.exists():
         raise FileNotFoundError(f"{folder}: wanted spiece.model (google/umt5-xxl in the release)")
     return tokenizer.Tokenizer(model.read_bytes(), max_length=max_length)
+
+
+class TextEncoder:
+    """Prompts to features: the tokenizer and the encoder of a converted folder."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer_path: str | Path | None = None,
+        *,
+        max_length: int = tokenizer.MAX_LENGTH,
+    ):
+        """Loads both.
+
+        Args:
+          path: converted folder with umt5.
+          tokenizer_path: a spiece.model; None takes the one of the converted folder.
+          max_length: rows of the features.
+        """
+        if tokenizer_path:
+            model = Path(tokenizer_path).read_bytes()
+            self._tokenizer = tokenizer.Tokenizer(model, max_length=max_length)
+        else:
+            self._tokenizer = load_tokenizer(path, max_length=max_length)
+        self._config, self._params = load("umt5", path)
+        if self._tokenizer.vocab > self._config.vocab:
+            raise ValueError(
+                f"{path}: the tokenizer has {self._tokenizer.vocab} pieces, the encoder's table "
+                f"{self._config.vocab} rows"
+            )
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes b prompts.
+
+        Returns:
+          features [b l d] float32, zero beyond the text, and lengths [b] int32.
+
+        Raises:
+          ValueError: a prompt of more than max_length tokens.
+        """
+        ids, mask = self._tokenizer.encode_batch(texts)
+        features = models.apply("umt5", self._config, self._params, ids=ids, mask=mask)
+        return np.asarray(features, np.float32), mask.sum(axis=1, dtype=np.int32)

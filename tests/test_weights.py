@@ -148,6 +148,14 @@ def test_apply(converted):
     assert models.apply("vae", config, params, decode=latents).shape == video.shape
 
 
+def test_text_encoder(converted):
+    encoder = weights.TextEncoder(converted, max_length=32)
+    features, lengths = encoder(["a hand pours water", "water"])
+    assert features.shape == (2, 32, 16) and features.dtype == np.float32
+    assert lengths[0] > lengths[1] > 1 and not features[1, lengths[1] :].any()
+    assert np.abs(features[1, : lengths[1]]).max(axis=1).min() > 0
+
+
 def fails(src, tmp_path, match, error=ValueError, parts=("dit", "vae", "umt5")):
     out = tmp_path / "out"
     with pytest.raises(error, match=match):
