@@ -110,16 +110,17 @@ def _spec(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) ->
     return P(*spec)
 
 
-def largest_axis(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: int = 2**16) -> P:
-    """Returns the spec that cuts a leaf along its largest dimension that `fsdp` x view x sequence
-    divides.
+def default_spec(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: int = 2**16) -> P:
+    """Returns the spec of a leaf that no rule names: one dimension cut over fsdp x view x sequence.
 
-    Falls back to `fsdp` alone, then to no cut; leaves below `minimum` elements are not cut.
+    The input dimension (last but one) comes first, then the larger ones: an output that is split or
+    joined later (the six vectors of a modulation) stays whole, which the partitioner needs. Falls
+    back to fewer axes, then to no cut; leaves below `minimum` elements are not cut.
     """
     if math.prod(shape) < minimum:
         return P()
     first = 1 if stacked and len(shape) > 1 else 0
-    order = sorted(range(first, len(shape)), key=lambda i: -shape[i])
+    order = sorted(range(first, len(shape)), key=lambda i: (i != len(shape) - 2, -shape[i]))
     for axes in (("fsdp", "view", "sequence"), ("fsdp", "sequence"), ("fsdp",)):
         ways = math.prod(mesh.shape[a] for a in axes)
         for i in order:
@@ -135,7 +136,7 @@ def shardings(shapes: Tree, mesh: Mesh, rules: Rules = (), *, minimum: int = 2**
       shapes: tree of arrays or shapes; paths of moments end like those of their parameters, so one
         rule covers both.
       mesh: from `make_mesh`.
-      rules: (regex, trailing axes); a leaf that no rule names is cut along its largest dimension.
+      rules: (regex, trailing axes); a leaf that no rule names follows `default_spec`.
       minimum: leaves with fewer elements that no rule names stay whole.
 
     Raises:
@@ -151,7 +152,7 @@ def shardings(shapes: Tree, mesh: Mesh, rules: Rules = (), *, minimum: int = 2**
             if leaf.ndim and re.search(pattern, name):
                 return NamedSharding(mesh, _spec(name, tuple(leaf.shape), axes, mesh))
         stacked = re.search(r"(^|/)blocks/", name) is not None
-        return NamedSharding(mesh, largest_axis(leaf.shape, mesh, stacked=stacked, minimum=minimum))
+        return NamedSharding(mesh, default_spec(leaf.shape, mesh, stacked=stacked, minimum=minimum))
 
     return tree.map_named(of, shapes)
 
