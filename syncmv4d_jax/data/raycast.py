@@ -89,7 +89,7 @@ class Scene:
         return np.asarray(answer) >= 0
 
     def interpolate(self, hits: Hits, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Per-vertex values, one array [p c] a mesh, at the hits: [... c] float32, 0 for nothing."""
+        """Per-vertex values, one array [p c] a mesh, at the hits: [... c] float32, else 0."""
         result = np.zeros((*hits.mesh.shape, values[0].shape[-1]), np.float32)
         for index, ((_, faces), value) in enumerate(zip(self.meshes, values, strict=True)):
             here = hits.mesh == index
