@@ -7,7 +7,7 @@ NOTE(parity): a submanifold table is symmetric, table[a, j] = b exactly when tab
 Hence
 
     d/d features [b] = sum_j g[table[b, j]] @ weight[J-1-j]^T        the same convolution, mirrored
-    d/d weight  [j]  = sum_a features[table[a, j]]^T g[a]
+    d/d weight  [j]  = sum_b features[b]^T g[table[b, J-1-j]]
 
 Both loop over offsets with one gathered copy of the features alive, instead of J. Autodiff would
 emit a scatter-add of J copies, slow on GPUs and the larger part of the memory. The symmetry needs
@@ -92,18 +92,21 @@ def _conv_fwd(x, table, weight):
 
 
 def _conv_bwd(saved, g):
+    """Gathers g once an offset, for both: d weight[J-1-j] = sum_b x[b]^T g[table[b, j]]."""
     x, table, weight = saved
-    mirrored = jnp.swapaxes(weight[::-1], 1, 2)
-    padded = _pad(x)
+    padded = _pad(g)
+    mirrored = jnp.swapaxes(weight[::-1], 1, 2).astype(g.dtype)
 
-    def step(_, index):
-        part = jnp.einsum(
-            "g p c, g p d -> c d", take(padded, index), g, preferred_element_type=jnp.float32
-        )
-        return None, part
+    def step(total, tap):
+        index, kernel = tap
+        g_near = take(padded, index)
+        part = jnp.einsum("g p d, d c -> g p c", g_near, kernel, preferred_element_type=jnp.float32)
+        d_kernel = jnp.einsum("g p c, g p d -> c d", x, g_near, preferred_element_type=jnp.float32)
+        return total + part, d_kernel
 
-    _, d_weight = lax.scan(step, None, jnp.moveaxis(table, -1, 0))
-    return _correlate(g, table, mirrored), None, d_weight.astype(weight.dtype)
+    start = jnp.zeros(x.shape, jnp.float32)
+    d_x, d_weight = lax.scan(step, start, (jnp.moveaxis(table, -1, 0), mirrored))
+    return d_x.astype(x.dtype), None, d_weight[::-1].astype(weight.dtype)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)

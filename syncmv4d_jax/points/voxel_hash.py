@@ -140,10 +140,10 @@ def neighbours(
       [p kernel**3] int32 rows, p where no voxel is; rows of EMPTY keys are all p. The table is
       symmetric: table[a, j] == b exactly when table[b, kernel**3 - 1 - j] == a.
     """
-    step = offsets(kernel) @ np.array([1 << 20, 1 << 10, 1])
+    size, shifts = keys.shape[0], offsets(kernel) @ np.array([1 << 20, 1 << 10, 1])
     if method == "sort":
-        look_up = _sort_lookup(keys)
-    elif method == "hash":
+        return _sort_table(keys, shifts.reshape(-1, kernel))
+    if method == "hash":
         look_up = _hash_lookup(keys)
     elif method == "dense":
         if cells is None or not 1 <= cells <= 256:
@@ -151,24 +151,32 @@ def neighbours(
         look_up = _dense_lookup(keys, cells)
     else:
         raise ValueError(f"method: wanted 'sort', 'hash' or 'dense', got {method!r}")
-    size = keys.shape[0]
 
     def column(shift: jax.Array) -> jax.Array:
         return jnp.where(
             keys == EMPTY, size, look_up(jnp.where(keys == EMPTY, EMPTY, keys + shift))
         )
 
-    return lax.map(column, jnp.asarray(step, jnp.int32)).T
+    return lax.map(column, jnp.asarray(shifts, jnp.int32)).T
 
 
-def _sort_lookup(keys):
-    size = keys.shape[0]
+def _sort_table(keys, shifts):
+    """One search for each run of z-neighbours (consecutive keys); shifts [kernel**2 kernel]."""
+    size, kernel = keys.shape[0], shifts.shape[1]
 
-    def look_up(query):
-        place = jnp.minimum(jnp.searchsorted(keys, query, method="scan_unrolled"), size - 1)
-        return jnp.where(keys[place] == query, place, size).astype(jnp.int32)
+    def row(first):
+        query = jnp.where(keys == EMPTY, EMPTY, keys + first)
+        place = jnp.searchsorted(keys, query, method="scan_unrolled").astype(jnp.int32)
+        columns = []
+        for j in range(kernel):
+            there = jnp.minimum(place, size - 1)
+            hit = (keys[there] == query + j) & (place < size) & (keys != EMPTY)
+            columns.append(jnp.where(hit, place, size))
+            place = place + hit
+        return jnp.stack(columns)
 
-    return look_up
+    table = lax.map(row, jnp.asarray(shifts[:, 0], jnp.int32))
+    return table.reshape(-1, size).T
 
 
 def _hash_lookup(keys):
