@@ -127,14 +127,11 @@ class VAEConfig:
 
 
 TI2V_5B = VAEConfig(latents_mean=WAN_MEAN, latents_std=WAN_STD)
-TINY = VAEConfig(
-    z_dim=4,
-    dim=8,
-    dec_dim=8,
-    dim_mult=(1, 2, 2),
-    num_res_blocks=1,
-    temporal_downsample=(True, True),
+# 4 x 8 x 8 at 2.5 M parameters: the embedded scenes (configs/wan_vae.py).
+DEMO = VAEConfig(
+    dim=32, dec_dim=28, dim_mult=(1, 2, 2), num_res_blocks=1, temporal_downsample=(True, True)
 )
+TINY = dataclasses.replace(DEMO, z_dim=4, dim=8, dec_dim=8)
 
 
 class Stage(nnx.Module):
@@ -247,15 +244,14 @@ def _stream(
     out = [function(x[:, :first], history)]
     past, count = history.kept, (x.shape[1] - first) // step
     if count:
-        body = x[:, first : first + count * step]
-        chunks = einops.rearrange(body, "b (m n) h w c -> m b n h w c", m=count)
 
-        def advance(past, chunk):
+        def advance(past, i):
             history = History(past)
+            chunk = jax.lax.dynamic_slice_in_dim(x, first + i * step, step, axis=1)
             y = function(chunk, history)
             return history.kept, y
 
-        past, ys = jax.lax.scan(advance, past, chunks)
+        past, ys = jax.lax.scan(advance, past, jnp.arange(count))
         out.append(einops.rearrange(ys, "m b n h w c -> b (m n) h w c"))
     if x.shape[1] > first + count * step:
         out.append(function(x[:, first + count * step :], History(past)))
@@ -289,14 +285,10 @@ class VAE(nnx.Module):
         check_video(self.config, video.shape)
         check_chunk(chunk)
         time, _ = self.config.stride
-        p = self.config.patch
-        x = video.astype(self.config.dtype)
-        # NOTE(parity): the offset along the width is outer (vae2_2.py patchify).
-        x = einops.rearrange(x, "b n (h q) (w r) c -> b n h w (c r q)", q=p, r=p)
         if chunk:
-            x = _stream(self.encoder, x, first=1, step=chunk * time)
+            x = _stream(self._encode, video, first=1, step=chunk * time)
         else:
-            x = self.encoder(x, History())
+            x = self._encode(video, History())
         mean, logvar = jnp.split(self.conv1(x, History()), 2, axis=-1)
         return mean, logvar
 
@@ -326,10 +318,18 @@ class VAE(nnx.Module):
         x = denormalise(self.config, latents).astype(self.config.dtype)
         x = self.conv2(x, History())
         if chunk:
-            x = _stream(self.decoder, x, first=1, step=chunk)
-        else:
-            x = self.decoder(x, History())
+            return _stream(self._decode, x, first=1, step=chunk)
+        return self._decode(x, History())
+
+    def _encode(self, video: jax.Array, history: History) -> jax.Array:
         p = self.config.patch
+        # NOTE(parity): the offset along the width is outer (vae2_2.py patchify).
+        x = einops.rearrange(video, "b n (h q) (w r) c -> b n h w (c r q)", q=p, r=p)
+        return self.encoder(x.astype(self.config.dtype), history)
+
+    def _decode(self, x: jax.Array, history: History) -> jax.Array:
+        p = self.config.patch
+        x = self.decoder(x, history)
         return einops.rearrange(x, "b n h w (c r q) -> b n (h q) (w r) c", q=p, r=p)
 
 

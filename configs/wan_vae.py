@@ -1,0 +1,48 @@
+"""A small autoencoder of Wan2.2's form for the embedded scenes.
+
+    python -m syncmv4d_jax.main --config=configs/wan_vae.py:demo --workdir=out/vae
+
+48 channels at 4 x 8 x 8, 2.5 M parameters; trained on random crops of videos and pseudo videos,
+with Muon. Afterwards `tasks.wan_vae.statistics` measures latents_mean and latents_std.
+`:debug` runs the same code on a tiny model in a few steps.
+"""
+
+import ml_collections
+
+from configs import sections
+
+
+def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
+    """Returns the configuration; `variant` is "demo" or "debug"."""
+    if variant not in ("demo", "debug"):
+        raise ValueError(f"configs/wan_vae.py: wanted demo or debug, got {variant!r}")
+    config = sections.base()
+    config.task = {
+        "name": "wan_vae",
+        "vae": sections.small_vae(dim=32, dec_dim=28, z=48),
+        "clips": 2,
+        "crop": (9, 32, 48),
+        "foreground_gain": 3.0,
+        "moving_gain": 0.0,
+        "kl_weight": 0.0,
+    }
+    config.optim = {
+        "name": "muon",
+        "learning_rate": 1e-2,
+        "schedule": "cosine",
+        "steps": 3000,
+        "warmup": 10,
+        "final_fraction": 0.02,
+        "stacked": "^$",
+        "clip": 1.0,
+    }
+    config.train.batch_size = 2
+    config.train.steps = 3000
+    if variant == "debug":
+        config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=4)
+        config.task.crop = (5, 16, 16)
+        config.optim.steps = config.train.steps = 4
+        config.train.batch_size = 1
+        config.train.log_every = config.train.checkpoint_every = 2
+    config.lock()
+    return config

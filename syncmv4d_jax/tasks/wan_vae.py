@@ -1,0 +1,198 @@
+"""Training a small autoencoder of Wan2.2's form on videos and pseudo videos.
+
+    L = mean(w |decode(z) - x|) + kl_weight KL(N(mean, var) | N(0, 1)),    z ~ N(mean, var)
+
+with pixel weights w = 1 + foreground_gain (pixel of the pseudo video painted)
++ moving_gain (pixel changes between frames), scaled to mean 1. Video and motion are two clips of
+the same codec; views are clips too. Wan's own training recipe (GAN, LPIPS) is not public and not
+needed here; for full-size runs the released weights are used as they are.
+
+Latents are not normalised while training (`latents_mean`, `latents_std` of the configuration are
+empty); `statistics` measures them afterwards.
+"""
+
+import dataclasses
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syncmv4d_jax import configuration
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.nn import module
+
+Params = dict[str, Any]
+MODALITIES = ("video", "motion")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`config.task` without the network.
+
+    Attributes:
+      clips: clips of each modality taken from a batch (random views), 0 = all.
+      crop: (frames, height, width) of the random crop of a clip; () = all.
+      foreground_gain: extra weight of pixels that the pseudo video paints.
+      moving_gain: extra weight of pixels that change by more than `moving_threshold` (0..2).
+      moving_threshold: see above, in units of the -1..1 range.
+      kl_weight: of the divergence per latent value; 0 also switches the sampling of z off.
+    """
+
+    clips: int = 0
+    crop: tuple[int, ...] = ()
+    foreground_gain: float = 0.0
+    moving_gain: float = 0.0
+    moving_threshold: float = 0.1
+    kl_weight: float = 1e-6
+
+    def __post_init__(self):
+        if len(self.crop) not in (0, 3):
+            raise ValueError(f"task.crop: wanted (frames, height, width) or (), got {self.crop}")
+        if self.clips < 0:
+            raise ValueError(f"task.clips: wanted a count or 0 for all, got {self.clips}")
+
+
+def make(config: Any) -> "WanVAE":
+    """Builds the task from `config.task` (section vae and `Options`)."""
+    values = dict(config.task)
+    values.pop("name", None)
+    network = configuration.section(vae.VAEConfig, values.pop("vae", {}), "config.task.vae")
+    return WanVAE(network, options=configuration.section(Options, values, "config.task"))
+
+
+class WanVAE:
+    """The task; see `tasks.base.Task`. Parameters: {"vae": ...}, all trainable."""
+
+    trainable = r"^vae/"
+
+    def __init__(self, config: vae.VAEConfig, *, options: Options):
+        if options.crop:
+            vae.check_video(config, (1, *options.crop, 3))
+        self.config, self.options = config, options
+
+    def init(self, rng: jax.Array) -> Params:
+        """Returns {"vae": parameters}."""
+        return {"vae": module.init(vae.VAE, self.config, rng)}
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Reconstruction loss of a batch.
+
+        Args:
+          trainable: {"vae": ...}.
+          frozen: nothing.
+          batch: video and motion [b v n h w 3] uint8; other keys are not looked at.
+          rng: key.
+
+        Returns:
+          The loss [] float32; scalars loss/video, loss/motion (weighted L1), psnr/video,
+          psnr/motion (dB over 0..255), kl.
+
+        Raises:
+          ValueError: a modality is missing, or sizes that the autoencoder refuses.
+        """
+        del frozen
+        keys = dict(zip(("pick", "sample"), jax.random.split(rng), strict=True))
+        clips, weights = self._clips(batch, keys["pick"])
+        model = module.bind(vae.VAE, self.config, trainable["vae"])
+        mean, logvar = (x.astype(jnp.float32) for x in model.moments(clips))
+        logvar = jnp.clip(logvar, -30.0, 20.0)
+        latents = mean
+        if self.options.kl_weight:
+            noise = jax.random.normal(keys["sample"], mean.shape)
+            latents = mean + jnp.exp(0.5 * logvar) * noise
+        decoded = model.decode(vae.normalise(self.config, latents)).astype(jnp.float32)
+        error = einops.rearrange(decoded - clips, "(m b) ... -> m b (...)", m=len(MODALITIES))
+        weights = jnp.broadcast_to(weights, clips.shape)
+        weights = einops.rearrange(weights, "(m b) ... -> m b (...)", m=len(MODALITIES))
+        each = jnp.mean(jnp.abs(error) * weights, axis=(1, 2))
+        kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
+        psnr = 10 * jnp.log10(4.0 / jnp.maximum(jnp.mean(jnp.square(error), axis=(1, 2)), 1e-10))
+        scalars = {"kl": kl}
+        for i, name in enumerate(MODALITIES):
+            scalars |= {f"loss/{name}": each[i], f"psnr/{name}": psnr[i]}
+        return jnp.mean(each) + self.options.kl_weight * kl, scalars
+
+    def sample(
+        self, params: Params, inputs: dict[str, jax.Array], rng: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Encodes and decodes. inputs: video [b n h w 3] in -1..1 -> latents and video."""
+        del rng
+        model = module.bind(vae.VAE, self.config, params["vae"])
+        latents = model.encode(inputs["video"])
+        return {"latents": latents, "video": model.decode(latents)}
+
+    def _clips(self, batch: dict[str, jax.Array], rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns clips [2c n h w 3] in -1..1, videos first, and pixel weights [2c n h w 1]."""
+        if missing := [name for name in MODALITIES if name not in batch]:
+            raise ValueError(f"wan_vae: wanted batch keys {MODALITIES}, missing {missing}")
+        pairs = jnp.stack([batch[name] for name in MODALITIES])
+        pairs = einops.rearrange(pairs, "m b v n h w c -> (b v) n h w m c")
+        pick, corner = jax.random.split(rng)
+        if self.options.clips:
+            order = jax.random.permutation(pick, pairs.shape[0])
+            pairs = pairs[order[: self.options.clips]]
+        if self.options.crop:
+            pairs = _crop(pairs, self.options.crop, corner)
+        clips = einops.rearrange(pairs, "b n h w m c -> (m b) n h w c")
+        clips = clips.astype(jnp.float32) / 127.5 - 1.0
+        return clips, self._weights(pairs, clips)
+
+    def _weights(self, pairs: jax.Array, clips: jax.Array) -> jax.Array:
+        """pairs: [b n h w 2 3] uint8, clips: [2b n h w 3] -> [2b n h w 1] of mean 1."""
+        painted = jnp.max(pairs[..., 1, :], axis=-1, keepdims=True) > 0
+        painted = jnp.concatenate([painted] * len(MODALITIES))
+        change = jnp.max(jnp.abs(jnp.diff(clips, axis=1)), axis=-1, keepdims=True)
+        moving = change > self.options.moving_threshold
+        moving = jnp.concatenate([jnp.zeros_like(moving[:, :1]), moving], axis=1)
+        weights = 1.0 + self.options.foreground_gain * painted + self.options.moving_gain * moving
+        return weights / jnp.mean(weights)
+
+
+def _crop(pairs: jax.Array, size: tuple[int, ...], rng: jax.Array) -> jax.Array:
+    """Cuts a random box of (frames, height, width) from each clip of [b n h w m c]."""
+    room = [have - want for have, want in zip(pairs.shape[1:4], size, strict=True)]
+    if min(room) < 0:
+        raise ValueError(f"task.crop: wanted {size} from clips of {pairs.shape[1:4]}")
+    corners = jax.random.randint(
+        rng, (pairs.shape[0], 3), 0, jnp.asarray([[r + 1 for r in room]], jnp.int32)
+    )
+
+    def cut(clip, corner):
+        start = (corner[0], corner[1], corner[2], 0, 0)
+        return jax.lax.dynamic_slice(clip, start, (*size, *clip.shape[3:]))
+
+    return jax.vmap(cut)(pairs, corners)
+
+
+def statistics(
+    config: vae.VAEConfig, params: Params, clips: Any
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Measures the latents' mean and standard deviation per channel.
+
+    Args:
+      config: of the autoencoder; its own latents_mean and latents_std do not matter.
+      params: parameters of the autoencoder.
+      clips: iterable of video or motion arrays [b n h w 3] uint8, equal in shape.
+
+    Returns:
+      mean and standard deviation, z values each, for VAEConfig.latents_mean and latents_std.
+
+    Raises:
+      ValueError: no clips.
+    """
+    raw = jax.jit(lambda p, x: module.bind(vae.VAE, config, p).moments(x)[0])
+    count, total, square = 0, 0.0, 0.0
+    for clip in clips:
+        mean = np.asarray(raw(params, jnp.asarray(clip, jnp.float32) / 127.5 - 1.0), np.float64)
+        values = mean.reshape(-1, config.z_dim)
+        count += len(values)
+        total, square = total + values.sum(0), square + np.square(values).sum(0)
+    if not count:
+        raise ValueError("statistics: wanted at least one clip, got none")
+    centre = total / count
+    spread = np.sqrt(np.maximum(square / count - centre**2, 1e-12))
+    return tuple(float(x) for x in centre), tuple(float(x) for x in spread)
