@@ -298,8 +298,9 @@ def load(
     Args:
       part: "dit", "vae" or "umt5".
       path: the converted folder, or the part's folder in it.
-      shardings: tree of shardings with the structure of the parameters; every device (and host)
-        then reads its own slices only. None puts whole arrays on the default device.
+      shardings: tree of shardings with the structure of the parameters, or one for all; every
+        device (and host) then reads its own slices only. None puts whole arrays on the default
+        device.
       dtype: of the parameters and of the config's activations; None keeps what is stored.
 
     Returns:
@@ -318,7 +319,12 @@ def load(
     tree.check_same(
         wanted, tree.unflatten(stored), wanted_from=f"{part}'s config", got_from=str(folder)
     )
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = tree.map_named(lambda *_: shardings, wanted)
     placed = tree.flatten(shardings) if shardings is not None else {}
+    if placed and placed.keys() != stored.keys():
+        lacking = sorted(stored.keys() ^ placed.keys())
+        raise ValueError(f"shardings and {part}'s parameters differ in {tree.sample(lacking)}")
 
     def read(name: str) -> jax.Array:
         array = store.open_array(folder, name)

@@ -118,6 +118,10 @@ def test_shardings(converted):
     kernel = params["blocks"]["self_attn"]["q"]["kernel"]
     assert kernel.sharding.is_equivalent_to(shardings["blocks"]["self_attn"]["q"]["kernel"], 3)
     assert kernel.addressable_shards[0].data.shape == (2, 48, 12)
+    replicated = jax.sharding.NamedSharding(mesh, spec())
+    same(release.params("umt5"), weights.load("umt5", converted, replicated)[1])
+    with pytest.raises(ValueError, match="differ in blocks"):
+        weights.load("dit", converted, {"head": shardings["head"]})
 
 
 def test_apply(converted):

@@ -86,7 +86,7 @@ def save_official(theirs, folder):
             config = {
                 "_class_name": "WanModel", "dim": 48, "eps": 1e-6, "ffn_dim": 96, "freq_dim": 64,
                 "in_dim": 8, "model_type": "ti2v", "num_heads": 2, "num_layers": 3, "out_dim": 8,
-                "text_len": TEXT, "text_dim": 32,
+                "text_len": TEXT,
             }  # fmt: skip
             (folder / "config.json").write_text(json.dumps(config))
         else:

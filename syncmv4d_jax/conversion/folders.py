@@ -85,7 +85,7 @@ def find(src: Path, part: str) -> Found:
     elif part == "dit":
         config = _read_json(src / "config.json")
         tensors = files.open_sharded(src, "diffusion_pytorch_model")
-        sizes, tokenizer = _dit_from_official(config, src / "config.json"), []
+        sizes, tokenizer = _dit_from_official(config, tensors.shapes, src / "config.json"), []
     else:
         found = _official_files(src, part)
         if not found:
@@ -132,18 +132,24 @@ def _check_dit(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
     return sizes
 
 
-def _dit_from_official(config: dict[str, Any], where: Path) -> dict[str, Any]:
+def _dit_from_official(
+    config: dict[str, Any], shapes: dict[str, tuple[int, ...]], where: Path
+) -> dict[str, Any]:
     names = {
         "dim": "dim", "ffn_dim": "ffn_dim", "heads": "num_heads", "layers": "num_layers",
-        "in_channels": "in_dim", "out_channels": "out_dim", "freq_dim": "freq_dim", "eps": "eps",
-        "text_len": "text_len",
+        "in_channels": "in_dim", "out_channels": "out_dim", "freq_dim": "freq_dim",
     }  # fmt: skip
-    optional = {
-        "patch": "patch_size", "text_dim": "text_dim", "qk_norm": "qk_norm",
-        "cross_attn_norm": "cross_attn_norm",
-    }  # fmt: skip
+    optional = {"eps": "eps", "text_len": "text_len"}
     names |= {ours: theirs for ours, theirs in optional.items() if theirs in config}
-    return _check_dit(_pick(config, names, where), where)
+    sizes = _check_dit(_pick(config, names, where), where)
+    # The release's config does not have these; its tensors do.
+    if "text_embedding.0.weight" in shapes:
+        sizes["text_dim"] = shapes["text_embedding.0.weight"][1]
+    if len(shapes.get("patch_embedding.weight", ())) == 5:
+        sizes["patch"] = shapes["patch_embedding.weight"][2:]
+    sizes["qk_norm"] = "blocks.0.self_attn.norm_q.weight" in shapes
+    sizes["cross_attn_norm"] = "blocks.0.norm3.weight" in shapes
+    return sizes
 
 
 def _dit_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -40,7 +40,6 @@ def write_official(folder, parts=tuple(CONFIGS)):
             "dim": c.dim, "eps": c.eps, "ffn_dim": c.ffn_dim, "freq_dim": c.freq_dim,
             "in_dim": c.in_channels, "model_type": "ti2v", "num_heads": c.heads,
             "num_layers": c.layers, "out_dim": c.out_channels, "text_len": c.text_len,
-            "text_dim": c.text_dim,
         }  # fmt: skip
         (folder / "config.json").write_text(json.dumps(config))
         entries = {k: files.entry_of(v) for k, v in reference("dit", "official").items()}
