@@ -1,8 +1,8 @@
 """A made-up hand model in MANO's format: same keys, shapes and joints, nothing of MANO in it.
 
-The mesh is a tube: a wrist ring of 16, ten palm rings of 20 whose last one frames a 9 x 3 grid, from
-which four finger tubes rise (rings of 8, closed by a tip); the thumb leaves through a 2 x 2 hole in
-the side of the palm. Counting vertices gives 775; three more split triangles of the palm, so that
+The mesh is a tube: a wrist ring of 16, ten palm rings of 20 whose last one frames a 9 x 3 grid,
+from which four finger tubes rise (rings of 8, closed by a tip); the thumb leaves through a 2 x 2
+hole in the side of the palm. Counting vertices gives 775; three more split triangles of the palm, so that
 778 vertices and, by Euler's formula with one boundary of 16, 2 * 778 - 2 - 16 = 1538 faces.
 Right hand: fingers along +x, thumb towards +y, palm facing -z; left hand: mirrored in x.
 """
@@ -170,7 +170,7 @@ def _build() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         direction = np.array([np.cos(splay), np.sin(splay), 0.0])
         knuckles(chain, start, direction, length)
         _tube(mesh, base, chain, start, direction, np.array([0, 0, 1.0]), length, radius, count)
-    # The thumb's hole: palm rings 3..5, cells (8, 0), (8, 1), (8, 2) on the +y side; centre removed.
+    # The thumb's hole: palm rings 3..5, cells (8, 0..2) on the +y side; its centre is removed.
     k, (low, mid, high) = 3, (8, 9, 10)
     hole = [rings[k][low], rings[k][mid], rings[k][high], rings[k + 1][high], rings[k + 2][high],
             rings[k + 2][mid], rings[k + 2][low], rings[k + 1][low]]  # fmt: skip
@@ -208,7 +208,8 @@ def _outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     trimesh.repair.fix_winding(mesh)
     inside = mesh.face_normals * (mesh.triangles_center - vertices.mean(0))
-    return mesh.faces if inside.sum() > 0 else mesh.faces[:, ::-1]
+    faces = np.array(mesh.faces)
+    return faces if inside.sum() > 0 else faces[:, ::-1]
 
 
 def make(side: str, *, seed: int = 7) -> dict[str, object]:

@@ -1,0 +1,339 @@
+"""Embedded scenes: procedural two-hand scenes, drawn by ray casting, written as TACO writes.
+
+Twelve cameras stand where those of a real TACO rig stand (calibration of 2023-09-27, TACO data set,
+CC BY 4.0); their focal lengths are ours, so that each sees the work area, and the world's origin is
+moved away from the scene (relative errors explode near it). Every number of a scene follows from
+(seed, index): triplet, meshes, layout, motion.
+"""
+
+import dataclasses
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from syncmv4d_jax import cameras
+from syncmv4d_jax.data import mano, raycast, synthetic_motion, synthetic_objects, taco
+from syncmv4d_jax.viz import video
+
+TRAIN = (
+    ("brush", "brush", "plate"), ("brush", "roller", "box"), ("brush", "brush", "pan"),
+    ("stir", "spoon", "bowl"), ("stir", "spatula", "pan"), ("stir", "spoon", "cup"),
+    ("pour in some", "kettle", "bowl"), ("pour in some", "cup", "pan"),
+    ("cut", "knife", "plate"), ("cut", "spatula", "box"),
+)  # fmt: skip
+HELD_OUT = (
+    ("brush", "roller", "plate"), ("stir", "spatula", "bowl"),
+    ("pour in some", "kettle", "cup"), ("cut", "knife", "box"),
+)  # fmt: skip
+# Optical axis (world to camera rotation) and centre of each camera, metres: name -> (R rows, C).
+RIG = {
+    "22139905": ((-0.5681, 0.8169, -0.0998, 0.4142, 0.179, -0.8924), (1.53, 1.14, 1.55)),
+    "22139910": ((-0.7689, 0.6343, -0.0803, 0.2101, 0.1321, -0.9687), (1.20, 1.29, 1.11)),
+    "22139946": ((-0.9364, 0.3458, -0.06, 0.1307, 0.1849, -0.974), (0.63, 1.50, 1.07)),
+    "22139914": ((0.2722, 0.9451, 0.1808, 0.8033, -0.1197, -0.5834), (1.08, -0.14, 1.97)),
+    "22070938": ((-0.9864, -0.163, 0.0199, -0.0651, 0.277, -0.9587), (-0.23, 1.47, 1.09)),
+    "22139916": ((-0.9938, 0.005, 0.1111, -0.0977, 0.437, -0.8941), (0.20, 1.57, 1.46)),
+    "22139906": ((-0.9984, -0.0036, 0.0572, -0.0413, 0.7369, -0.6748), (0.10, 1.27, 1.83)),
+    "22139908": ((-0.4442, 0.8777, -0.1801, 0.8954, 0.4417, -0.056), (0.15, -0.01, 2.03)),
+    "22139913": ((-0.8589, -0.5104, -0.042, -0.086, 0.2245, -0.9707), (-0.78, 1.28, 1.12)),
+    "22139909": ((-0.9652, -0.2589, -0.0366, -0.0818, 0.4318, -0.8982), (-0.50, 1.51, 1.53)),
+    "22139911": ((-0.5494, -0.8347, -0.0391, -0.1969, 0.1747, -0.9647), (-1.18, 0.83, 1.09)),
+    "21218078": ((-0.1893, -0.9816, -0.024, -0.8041, 0.1689, -0.57), (-1.12, 0.07, 1.99)),
+}
+ORIGIN = np.array([0.45, 0.55, 0.35])  # where the rig's table centre is in our world, metres
+WORK = ORIGIN + np.array([0.02, 0.02, 0.0])
+FIELD = 0.62  # metres of the work area that an image's height shows
+LIGHT = np.array([0.35, 0.45, 0.82]) / np.linalg.norm([0.35, 0.45, 0.82])
+SKIN, SLEEVE = np.array([0.86, 0.62, 0.50]), np.array([0.20, 0.24, 0.34])
+TABLE, FLOOR = np.array([0.60, 0.54, 0.47]), np.array([0.30, 0.31, 0.33])
+# One narrow camera to the viewer's left, centre and right, for small runs.
+THREE = ("22139946", "22070938", "22139909")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a scene is made of; `held_out` scenes have triplets and meshes never trained on."""
+
+    sequence_id: str
+    triplet: tuple[str, str, str]
+    tool_variant: int
+    target_variant: int
+    layout: synthetic_motion.Layout
+    held_out: bool
+
+
+def specify(index: int, *, seed: int, held_out: bool) -> Spec:
+    """Draws scene `index`."""
+    rng = np.random.default_rng([seed, index, held_out])
+    triplets = HELD_OUT if held_out else TRAIN
+    low, high = synthetic_objects.HELD_OUT, synthetic_objects.VARIANTS
+    variants = rng.integers(*((low, high) if held_out else (0, low)), 2)
+    date = 20990102 if held_out else 20990101
+    return Spec(
+        f"{date}_{index:04d}",
+        triplets[index % len(triplets)],
+        int(variants[0]),
+        int(variants[1]),
+        synthetic_motion.draw_layout(rng),
+        held_out,
+    )
+
+
+def rig(size: tuple[int, int], names: tuple[str, ...] = tuple(RIG)) -> dict[str, taco.Camera]:
+    """The named cameras for images of `size` (height, width), all looking at the work area."""
+    result = {}
+    for name in names:
+        rows, centre = RIG[name]
+        x, y = np.array(rows[:3]), np.array(rows[3:])
+        rotation = np.linalg.svd(np.stack([x, y, np.cross(x, y)]))
+        rotation = rotation[0] @ rotation[2]
+        eye = np.array(centre) + ORIGIN
+        extrinsics = np.concatenate([rotation, -(rotation @ eye)[:, None]], 1)
+        middle = extrinsics[:, :3] @ (WORK + [0, 0, 0.06]) + extrinsics[:, 3]
+        focal = size[0] / FIELD * middle[2]
+        at = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2]) - focal * middle[:2] / middle[2]
+        intrinsics = np.array([[focal, 0, at[0]], [0, focal, at[1]], [0, 0, 1]])
+        result[name] = taco.Camera(name, intrinsics, extrinsics, size)
+    return result
+
+
+class World:
+    """A scene over time: hands, objects and what only the pictures show (sleeves, table)."""
+
+    def __init__(self, spec: Spec, frames: int, hands: mano.Hands):
+        action, tool, target = spec.triplet
+        self.spec, self.frames = spec, frames
+        self.objects = {
+            "tool": synthetic_objects.make("tool", tool, spec.tool_variant),
+            "target": synthetic_objects.make("target", target, spec.target_variant),
+        }
+        self.motion = synthetic_motion.move(
+            action,
+            spec.layout,
+            np.arange(frames) / taco.FPS,
+            centre=WORK,
+            reach=self.objects["tool"].reach,
+            height=float(self.objects["target"].vertices[:, 2].max()),
+        )
+        self.faces = {"left": hands.left.faces, "right": hands.right.faces}
+        self.hands, self.joints = {}, {}
+        for side, betas in zip(("left", "right"), spec.layout.betas, strict=True):
+            pose, at = getattr(self.motion, side)
+            posed = mano.skin(getattr(hands, side), pose, np.array(betas), at)
+            self.hands[side], self.joints[side] = posed
+
+    def surfaces(self, frame: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(vertices, faces, colours) of everything that moves, the four tracked surfaces first."""
+        result = []
+        for side in ("left", "right"):
+            vertices = self.hands[side][frame]
+            result.append((vertices, self.faces[side], np.tile(SKIN, (len(vertices), 1))))
+        for role in ("tool", "target"):
+            thing, pose = self.objects[role], getattr(self.motion, role)[frame]
+            vertices = thing.vertices @ pose[:3, :3].T + pose[:3, 3]
+            result.append((vertices, thing.faces, thing.colours))
+        return result + [self._arm(side, frame) for side in ("left", "right")]
+
+    def _arm(self, side: str, frame: int):
+        joints = self.joints[side][frame]
+        wrist, knuckle = joints[0], joints[4]
+        back = (wrist - knuckle) / np.linalg.norm(wrist - knuckle)
+        back = back + np.array([0.0, -0.9, 0.12])
+        back = back / np.linalg.norm(back)
+        start = wrist - 0.012 * back
+        mesh = trimesh.creation.cylinder(radius=0.031, segment=[start, start + 0.36 * back])
+        mesh = mesh.subdivide()
+        along = (mesh.vertices - start) @ back
+        thick = 0.72 + 0.5 * np.clip(along / 0.2, 0, 1)
+        axis = start + along[:, None] * back
+        vertices = axis + (mesh.vertices - axis) * thick[:, None]
+        colours = np.where((along > 0.07)[:, None], SLEEVE, SKIN)
+        return vertices, mesh.faces, colours
+
+
+def _table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mesh = trimesh.creation.box(extents=[1.3, 1.0, 0.02])
+    mesh.apply_translation(WORK + np.array([0.0, 0.0, -0.01]))
+    return mesh.vertices, mesh.faces, np.tile(TABLE, (len(mesh.vertices), 1))
+
+
+def _ground(points: np.ndarray) -> np.ndarray:
+    """A faint wood grain on the table, [... 1]."""
+    x, y = points[..., 0:1], points[..., 1:2]
+    return 1 + 0.05 * np.sin(38 * y + 3 * np.sin(7 * x)) + 0.03 * np.sin(9 * x)
+
+
+def shade(scene: raycast.Scene, hits: raycast.Hits, colours, normals, table: int) -> np.ndarray:
+    """Colours [... 3] in 0..1 of hits: ambient, one light with cast shadows, the floor beyond."""
+    points = scene.interpolate(hits, [v for v, _ in scene.meshes])
+    normal = scene.interpolate(hits, normals)
+    albedo = scene.interpolate(hits, colours)
+    ground = hits.mesh == table
+    albedo[ground] *= _ground(points[ground])
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+    facing = normal @ LIGHT
+    lit = np.clip(facing, 0, 1)
+    ask = hits.mask & (facing > 0)
+    start = points[ask] + 2e-3 * normal[ask]
+    dark = scene.occluded(start, np.broadcast_to(LIGHT, start.shape))
+    lit[ask] = np.where(dark, 0.0, lit[ask])
+    fill = 0.5 + 0.5 * normal[..., 2]
+    image = albedo * (0.34 + 0.14 * fill + 0.58 * lit)[..., None]
+    return np.where(hits.mask[..., None], np.clip(image, 0, 1), FLOOR)
+
+
+class Renderer:
+    """Draws a world for the cameras of a rig; what stands still is drawn once."""
+
+    def __init__(self, world: World, cameras_: dict[str, taco.Camera], samples: int = 2):
+        self.world, self.cameras, self.samples = world, cameras_, samples
+        self.table = _table()
+        scene, colours, normals = self._scene([self.table])
+        self.background = {
+            name: self._draw(scene, colours, normals, camera, (0, 0, *camera.size[::-1]), 0)
+            for name, camera in cameras_.items()
+        }
+
+    @staticmethod
+    def _scene(surfaces):
+        meshes = [(v, f) for v, f, _ in surfaces]
+        normals = [
+            np.asarray(trimesh.Trimesh(v, f, process=False).vertex_normals, np.float32)
+            for v, f, _ in surfaces
+        ]
+        return raycast.Scene(meshes), [np.asarray(c, np.float32) for _, _, c in surfaces], normals
+
+    def frame(self, index: int) -> dict[str, np.ndarray]:
+        """The images [h w 3] uint8 of all cameras at a 30 fps frame."""
+        surfaces = self.world.surfaces(index)
+        scene, colours, normals = self._scene([*surfaces, self.table])
+        points = np.concatenate([v for v, _, _ in surfaces])
+        drop = np.maximum(points[:, 2:] - WORK[2], 0) / LIGHT[2]
+        points = np.concatenate([points, points - drop * LIGHT])  # their shadows on the table
+        images = {}
+        for name, camera in self.cameras.items():
+            pixels, _ = cameras.project(points, camera.intrinsics, camera.extrinsics)
+            low = np.clip(np.floor(pixels.min(0)) - 2, 0, None).astype(int)
+            high = np.minimum(np.ceil(pixels.max(0)) + 3, camera.size[::-1]).astype(int)
+            image = self.background[name].copy()
+            if (high > low).all():
+                box = (*low, *high)
+                drawn = self._draw(scene, colours, normals, camera, box, len(surfaces))
+                image[low[1] : high[1], low[0] : high[0]] = drawn
+            images[name] = image
+        return images
+
+    def _draw(self, scene, colours, normals, camera, box, table) -> np.ndarray:
+        x0, y0, x1, y1 = box
+        s = self.samples
+        steps = (np.arange(s) + 0.5) / s - 0.5
+        x = (np.arange(x0, x1)[:, None] + steps).ravel()
+        y = (np.arange(y0, y1)[:, None] + steps).ravel()
+        pixels = np.stack(np.meshgrid(x, y), -1)
+        hits = scene.cast_pixels(pixels, camera.intrinsics, camera.extrinsics)
+        image = shade(scene, hits, colours, normals, table)
+        image = image.reshape(y1 - y0, s, x1 - x0, s, 3).mean((1, 3))
+        return np.round(255 * np.clip(image, 0, 1) ** (1 / 1.4)).astype(np.uint8)
+
+
+def write_scene(
+    root: Path,
+    spec: Spec,
+    hands: mano.Hands,
+    *,
+    frames: int,
+    size: tuple[int, int],
+    names: tuple[str, ...] = tuple(RIG),
+) -> None:
+    """Writes one sequence in TACO's layout; its hand poses come last and mark it as whole.
+
+    Args:
+      frames: at 30 fps.
+      size: (height, width) of the videos.
+      names: cameras, of RIG.
+    """
+    world, rigged = World(spec, frames, hands), rig(size, names)
+    entry = taco.Entry(root, spec.triplet, spec.sequence_id)
+    renderer = Renderer(world, rigged)
+    clips = {name: np.empty((frames, *size, 3), np.uint8) for name in rigged}
+    for index in range(frames):
+        for name, image in renderer.frame(index).items():
+            clips[name][index] = image
+    for name, clip in clips.items():
+        path = entry.folder(taco.VIDEOS[0]) / f"{name}.mp4"
+        video.write(path, clip, fps=taco.FPS, quality=8)
+    _write_calibration(entry, rigged)
+    _write_egocentric(entry, clips, rigged)
+    _write_objects(entry, world)
+    folder = entry.folder(taco.HANDS)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for side, betas in zip(("left", "right"), spec.layout.betas, strict=True):
+        pose, at = getattr(world.motion, side)
+        poses = {
+            f"{i + 1:05d}": {
+                "hand_pose": pose[i].astype(np.float32),
+                "hand_trans": at[i].astype(np.float32),
+            }
+            for i in range(frames)
+        }
+        (partial / f"{side}_hand.pkl").write_bytes(pickle.dumps(poses))
+        shape = {"hand_shape": np.asarray(betas, np.float32)}
+        (partial / f"{side}_hand_shape.pkl").write_bytes(pickle.dumps(shape))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _write_calibration(entry: taco.Entry, rigged: dict[str, taco.Camera]) -> None:
+    folder = entry.folder(taco.CAMERAS)
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {
+        name: {
+            "K": camera.intrinsics.ravel().tolist(),
+            "R": camera.extrinsics[:, :3].ravel().tolist(),
+            "T": camera.extrinsics[:, 3].tolist(),
+            "distCoeff": [0.0] * 5,
+            "imgSize": [camera.size[1], camera.size[0]],
+            "rectifyAlpha": 0.0,
+        }
+        for name, camera in rigged.items()
+    }
+    (folder / "calibration.json").write_text(json.dumps(raw, indent=1))
+
+
+def _write_egocentric(entry, clips, rigged) -> None:
+    """The head camera: the overhead view (or the last camera), with its pose at every frame."""
+    name = "22139908" if "22139908" in rigged else list(rigged)[-1]
+    camera, clip = rigged[name], clips[name]
+    folder = entry.folder("Egocentric_Camera_Parameters")
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savetxt(folder / "egocentric_intrinsic.txt", camera.intrinsics)
+    pose = np.eye(4)
+    pose[:3] = camera.extrinsics
+    np.save(folder / "egocentric_frame_extrinsic.npy", np.tile(pose, (len(clip), 1, 1)))
+    path = entry.folder("Egocentric_RGB_Videos") / "color.mp4"
+    video.write(path, clip, fps=taco.FPS, quality=14)
+
+
+def _write_objects(entry: taco.Entry, world: World) -> None:
+    folder = entry.folder(taco.POSES)
+    folder.mkdir(parents=True, exist_ok=True)
+    variants = {"tool": world.spec.tool_variant, "target": world.spec.target_variant}
+    names = {"tool": world.spec.triplet[1], "target": world.spec.triplet[2]}
+    models = entry.root / taco.MODELS[0]
+    models.mkdir(exist_ok=True)
+    for role, thing in world.objects.items():
+        name = synthetic_objects.identifier(role, names[role], variants[role])
+        np.save(folder / f"{role}_{name}.npy", getattr(world.motion, role).astype(np.float32))
+        path = models / f"{name}_cm.obj"
+        if not path.is_file():
+            partial = path.with_name(f".{path.name}.{entry.sequence_id}")
+            lines = [f"v {x:.5f} {y:.5f} {z:.5f}" for x, y, z in thing.vertices * 100]
+            lines += [f"f {a + 1} {b + 1} {c + 1}" for a, b, c in thing.faces]
+            partial.write_text("\n".join(lines) + "\n")
+            partial.rename(path)
