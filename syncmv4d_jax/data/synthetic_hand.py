@@ -1,10 +1,10 @@
 """A made-up hand model in MANO's format: same keys, shapes and joints, nothing of MANO in it.
 
 The mesh is a tube: a wrist ring of 16, ten palm rings of 20 whose last one frames a 9 x 3 grid,
-from which four finger tubes rise (rings of 8, closed by a tip); the thumb leaves through a 2 x 2
-hole in the side of the palm. Counting vertices gives 775; three more split triangles of the palm, so that
-778 vertices and, by Euler's formula with one boundary of 16, 2 * 778 - 2 - 16 = 1538 faces.
-Right hand: fingers along +x, thumb towards +y, palm facing -z; left hand: mirrored in x.
+from which four finger tubes rise (rings of 8, closed by a tip); the thumb leaves through a hole of
+2 x 2 cells in the side of the palm. Counting vertices gives 775; three more split triangles of the
+palm, so that there are 778 and, by Euler's formula with one boundary of 16, 2 * 778 - 2 - 16 = 1538
+faces. Right hand: fingers along +x, thumb towards +y, palm facing -z; left: mirrored in x.
 """
 
 import pickle
