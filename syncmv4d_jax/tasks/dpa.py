@@ -28,12 +28,13 @@ class Options:
     Attributes:
       size: (height, width) of the views, pixels: their centres fix the normalisation.
       chamfer_weight: of the loss.
-      sample_steps, sample_shift: Euler steps and time shift of sampling.
+      sample_steps, sample_shift: Euler steps and time shift of sampling; one step is the posterior
+        mean (smallest error), more steps draw from the posterior.
     """
 
     size: tuple[int, int] = (480, 704)
     chamfer_weight: float = 1.0
-    sample_steps: int = 10
+    sample_steps: int = 1
     sample_shift: float = 1.0
 
 
