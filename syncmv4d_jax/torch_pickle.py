@@ -12,10 +12,12 @@ the file until each is read.
 """
 
 import collections
+import contextlib
 import dataclasses
 import io
 import math
 import pickle
+import re
 import struct
 import sys
 import zipfile
@@ -54,6 +56,17 @@ class Refused(pickle.UnpicklingError):
     """The pickle asks for a global that is not on the allow list."""
 
 
+@contextlib.contextmanager
+def _damage_is_value_error():
+    """Damaged bytes make pickle and zipfile raise nearly anything; it comes out as ValueError."""
+    try:
+        yield
+    except (Refused, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"truncated, or not a file of torch tensors: {error}") from error
+
+
 @dataclasses.dataclass
 class Storage:
     """A flat run of elements; `read` fetches its bytes."""
@@ -64,7 +77,8 @@ class Storage:
 
     def array(self) -> np.ndarray:
         """Returns the elements [size] of `dtype`."""
-        raw = self.read()
+        with _damage_is_value_error():
+            raw = self.read()
         if len(raw) < self.size * self.dtype.itemsize:
             raise ValueError(
                 f"storage of {self.size} {self.dtype}: wanted {self.size * self.dtype.itemsize} "
@@ -127,13 +141,58 @@ def _nested_storage(raw: bytes) -> Storage:
     return _legacy(io.BytesIO(raw))
 
 
+class _NumpyType:
+    """Stands for numpy.dtype; plain numbers only."""
+
+    def __init__(self, code: str, *_):
+        if not re.fullmatch(r"[fiu][1248]|b1", str(code)):
+            raise Refused(f"refused an array of type {code!r}, wanted plain numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class NumpyArray:
+    """Stands for a pickled numpy array, rebuilt here since numpy trusts what a pickle tells it."""
+
+    def __init__(self, *_):
+        self._parts: tuple | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, raw = state
+        self._parts = shape, dtype, "F" if fortran else "C", raw
+
+    def read(self) -> np.ndarray:
+        """Returns the array."""
+        if self._parts is None:
+            raise ValueError("a pickled array has no content")
+        shape, dtype, order, raw = self._parts
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        flat = np.frombuffer(raw, dtype.dtype).astype(dtype.dtype.newbyteorder("="))
+        return flat.reshape(shape, order=order)
+
+
+def _numpy_buffer(raw: bytes, dtype: _NumpyType, shape: tuple, order: str) -> NumpyArray:
+    array = NumpyArray()
+    array.__setstate__((1, shape, dtype, order == "F", raw))
+    return array
+
+
+def _numpy_scalar(dtype: _NumpyType, raw: bytes) -> Any:
+    return np.frombuffer(raw, dtype.dtype, 1)[0]
+
+
 def _numpy_globals() -> dict[tuple[str, str], Any]:
-    reconstruct = np.empty(0).__reduce__()[0]
-    scalar = np.float32(0).__reduce__()[0]
-    found = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-    for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        found[package, "_reconstruct"] = reconstruct
-        found[package, "scalar"] = scalar
+    found: dict[tuple[str, str], Any] = {
+        ("numpy", "ndarray"): NumpyArray,
+        ("numpy", "dtype"): _NumpyType,
+    }
+    for package in ("numpy.core", "numpy._core"):
+        found[f"{package}.multiarray", "_reconstruct"] = NumpyArray
+        found[f"{package}.multiarray", "scalar"] = _numpy_scalar
+        found[f"{package}.numeric", "_frombuffer"] = _numpy_buffer
     return found
 
 
@@ -232,7 +291,7 @@ def lazy(file: bytes | BinaryIO) -> Any:
       file: the bytes, or a seekable binary file that stays open while tensors are read.
 
     Returns:
-      The pickled containers (dicts, lists, numbers, strings, numpy arrays) holding `Tensor`s.
+      The pickled containers (dicts, lists, numbers, strings) holding `Tensor`s and `NumpyArray`s.
 
     Raises:
       Refused: the pickle asks for a global outside of the allow list.
@@ -242,15 +301,10 @@ def lazy(file: bytes | BinaryIO) -> Any:
     file.seek(0)
     start = file.read(64)
     file.seek(0)
-    try:
+    with _damage_is_value_error():
         if start[:2] == b"PK":
             return _zip(file)
         return _legacy(file) if _is_tensor_file(start) else _Unpickler(file).load()
-    except Refused:
-        raise
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, IndexError,
-            TypeError, AttributeError, struct.error) as error:  # fmt: skip
-        raise ValueError(f"truncated, or not a file of torch tensors: {error}") from error
 
 
 def load(file: bytes | BinaryIO) -> Any:
@@ -260,8 +314,9 @@ def load(file: bytes | BinaryIO) -> Any:
 
 def read_all(node: Any) -> Any:
     """Replaces every `Tensor` inside dicts, lists and tuples by its array."""
-    if isinstance(node, Tensor):
-        return node.read()
+    if isinstance(node, (Tensor, NumpyArray)):
+        with _damage_is_value_error():
+            return node.read()
     if isinstance(node, Storage):
         return node.array()
     if isinstance(node, dict):

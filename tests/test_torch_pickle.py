@@ -1,5 +1,6 @@
 """Torch files without torch: containers, refused globals, damage; live against torch.save."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -73,11 +74,31 @@ def test_view_beyond_its_storage():
         torch_pickle.Tensor(storage, 3, (2,), (-1,), storage.dtype).read()
 
 
-def test_plain_pickle_of_arrays():
-    value = {"a": np.arange(3), "b": [1, "x", (2.5, None)], "c": np.float32(3)}
-    got = torch_pickle.load(pickle.dumps(value))
-    np.testing.assert_array_equal(got["a"], value["a"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_pickle_of_arrays(protocol):
+    arrays = {
+        "c": np.arange(6).reshape(2, 3),
+        "f": np.asfortranarray(RNG.standard_normal((3, 2)).astype(np.float32)),
+        "big": np.arange(3, dtype=">i4"),
+        "flags": np.array([True, False]),
+    }
+    value = {"a": arrays, "b": [1, "x", (2.5, None)], "c": np.float32(3)}
+    got = torch_pickle.load(pickle.dumps(value, protocol))
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(got["a"][key], array)
     assert got["b"] == value["b"] and got["c"] == 3
+    with pytest.raises(torch_pickle.Refused, match="plain numbers"):
+        torch_pickle.load(pickle.dumps(np.array([{}], object), protocol))
+
+
+def test_any_damage_is_an_error():
+    bases = [torch_pickle.dumps(STATE), pickle.dumps({"a": np.arange(3), "b": np.ones(2)}, 4)]
+    for trial in range(600):
+        raw = bytearray(bases[trial % 2])
+        raw[RNG.integers(len(raw))] = RNG.integers(256)
+        # Anything else fails the test; a value that changes unnoticed is possible.
+        with contextlib.suppress(ValueError, torch_pickle.Refused, MemoryError):
+            torch_pickle.load(bytes(raw))
 
 
 @pytest.mark.parity
