@@ -1,0 +1,92 @@
+"""TACO (or embedded scenes in its layout, or plain folders) to training records.
+
+    python data_prep/prepare_taco.py --taco DIR --mano DIR --out DIR
+    python data_prep/prepare_taco.py --folder DIR --out DIR        # docs/data.md, "Your own data"
+
+Run it again to continue; see DIR/480x704/report.html when it is done.
+"""
+
+import argparse
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+
+from syncmv4d_jax.data import layouts, prepare, taco
+
+DEFAULTS = prepare.Settings()
+
+
+def size(text: str) -> tuple[int, int]:
+    height, width = (int(x) for x in text.lower().split("x"))
+    return height, width
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--taco", type=Path, help="root of TACO")
+    origin.add_argument("--folder", type=Path, help="root of recordings in the plain layout")
+    add("--mano", type=Path, help="folder with MANO_LEFT.pkl and MANO_RIGHT.pkl (with --taco)")
+    add("--flip-left", action="store_true", help="mirror the left hand's shape directions")
+    add("--out", type=Path, required=True, help="records go to OUT/<h>x<w>")
+    add("--size", type=size, default=DEFAULTS.size, help="height x width, 480x704")
+    add("--frames", type=int, default=DEFAULTS.frames)
+    add("--fps", type=float, default=DEFAULTS.fps)
+    add("--points", type=int, default=DEFAULTS.points)
+    add("--variants", type=int, default=1, help="clips of a training sequence")
+    add("--val", type=float, default=DEFAULTS.val, help="share of validation sequences")
+    add("--seed", type=int, default=0)
+    add("--text", default=DEFAULTS.text, help="prompt with {action}, {tool} and {target}")
+    add("--heldout-tools", type=names, default=DEFAULTS.held_out_tools, help="comma separated")
+    add("--heldout-actions", type=names, default=DEFAULTS.held_out_actions)
+    add("--heldout-triplets", type=Path, help="file with one '(action, tool, target)' a line")
+    add("--jobs", type=int, default=2, help="processes")
+    add("--limit", type=int, default=0, help="first sequences only")
+    args = parser.parse_args(argv)
+    if args.taco and not args.mano:
+        parser.error("--taco needs --mano: MANO's files come from mano.is.tue.mpg.de")
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    triplets = ()
+    try:
+        if args.heldout_triplets:
+            lines = args.heldout_triplets.read_text().splitlines()
+            triplets = tuple(taco.parse_triplet(line.strip()) for line in lines if line.strip())
+        settings = dataclasses.replace(
+            DEFAULTS,
+            **{key: getattr(args, key) for key in ("size", "frames", "fps", "points", "variants")},
+            **{key: getattr(args, key) for key in ("val", "seed", "text")},
+            held_out_tools=args.heldout_tools,
+            held_out_actions=args.heldout_actions,
+            held_out_triplets=triplets,
+        )
+        if args.folder:
+            sources = layouts.folder_sources(args.folder)
+        else:
+            sources = layouts.taco_sources(args.taco, args.mano, flip_left=args.flip_left)
+        sources = sources[: args.limit or None]
+        summary = prepare.run(sources, args.out, settings, jobs=args.jobs)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(
+        f"{summary['windows']} clips of {summary['sequences']} sequences, {summary['splits']}; "
+        f"{len(summary['skipped'])} sequences and {len(summary['skipped_views'])} views skipped; "
+        f"{summary['seconds']:.0f} s"
+    )
+    return 0 if summary["windows"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""The report of a preparation: contact sheets with tracks over the real frames, and a page.
+
+A wrong calibration, a shifted hand or a crop beside the scene is seen here at a glance.
+"""
+
+import html
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from syncmv4d_jax import cameras
+from syncmv4d_jax.data import windows
+
+COLOURS = np.array(
+    [[255, 170, 40], [60, 200, 255], [120, 255, 90], [255, 90, 200], [250, 250, 80]], np.uint8
+)
+WIDTH = 352  # of one frame on a sheet
+SHOWN_POINTS = 400
+
+
+def draw_tracks(
+    frame: np.ndarray, pixels: np.ndarray, visible: np.ndarray, surface: np.ndarray
+) -> np.ndarray:
+    """Draws points [k 2] over a frame [h w 3], coloured by surface [k]; hidden ones not."""
+    image = Image.fromarray(frame)
+    pen = ImageDraw.Draw(image)
+    radius = max(1, frame.shape[1] // 350)
+    every = max(1, len(pixels) // SHOWN_POINTS)
+    for (x, y), part in zip(pixels[visible][::every], surface[visible][::every], strict=True):
+        colour = tuple(int(c) for c in COLOURS[part % len(COLOURS)])
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return np.asarray(image)
+
+
+def write_sheet(path: Path, window: windows.Window) -> None:
+    """Writes a sheet: one row a cluster, three frames with tracks, three of the pseudo video."""
+    rows, seen = [], set()
+    for view in window.views:
+        if view.cluster in seen:
+            continue
+        seen.add(view.cluster)
+        frames, painted = window.preview[view.serial]
+        row = []
+        for frame, n in zip(frames, window.shown, strict=True):
+            pixels, _ = cameras.project(
+                window.tracks["tracks"][n], view.intrinsics, view.extrinsics
+            )
+            visible = view.values["visibility"][n]
+            row.append(draw_tracks(frame, pixels, visible, window.tracks["surface"]))
+        rows.append((view.cluster, np.concatenate([*row, *painted], axis=1)))
+    sheet = np.concatenate([row for _, row in sorted(rows, key=lambda r: r[0])], axis=0)
+    scale = min(1.0, 6 * WIDTH / sheet.shape[1])
+    image = Image.fromarray(sheet)
+    image = image.resize((round(sheet.shape[1] * scale), round(sheet.shape[0] * scale)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    image.save(partial, "JPEG", quality=85)
+    partial.replace(path)
+
+
+def write_report(root: Path, content: dict, summary: dict) -> None:
+    """Writes report.html beside the records: counts, what was skipped and why, all sheets."""
+    facts = "".join(
+        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(summary[key]))}</td></tr>"
+        for key in ("sequences", "windows", "views", "splits", "seconds", "seconds_per_sequence")
+    )
+    skipped = [(entry["sequence"], entry["reason"]) for entry in summary["skipped"]]
+    skipped += [(f"{e['window']}, {e['camera']}", e["reason"]) for e in summary["skipped_views"]]
+    reasons = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(reason)}</td></tr>"
+        for name, reason in skipped
+    )
+    sheets = "".join(
+        f"<figure><figcaption>{html.escape(w['id'])} ({w['split']}): {html.escape(w['text'])} "
+        f"{len(w['views'])} views, {w['valid_frames']} frames</figcaption>"
+        f"<img loading=lazy src='report/{html.escape(w['id'])}.jpg'></figure>"
+        for w in content["windows"]
+    )
+    page = (
+        "<!doctype html><meta charset=utf-8><title>Prepared records</title><style>"
+        "body{font:15px sans-serif;margin:2em;max-width:1200px}table{border-collapse:collapse}"
+        "td{border:1px solid #ccc;padding:.2em .6em}img{max-width:100%}figure{margin:1.5em 0}"
+        f"</style><h1>Prepared records</h1><table>{facts}</table>"
+        f"<h2>Skipped ({len(skipped)})</h2><table>{reasons}</table>"
+        "<h2>Contact sheets</h2><p>Rows: views from left to right. Columns: first, middle and last "
+        f"frame with the visible tracks drawn over it, then the pseudo video.</p>{sheets}"
+    )
+    (root / "report.html").write_text(page, encoding="utf-8")

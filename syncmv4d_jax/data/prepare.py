@@ -1,0 +1,182 @@
+"""From recordings to records: all sequences, in parallel, resumable, with a report.
+
+A sequence is finished when its part of the index is in place; its records are renamed into place
+just before. A run that was stopped, however hard, is continued by the same command and gives the
+same bytes. A broken sequence is listed with its reason and stops nothing.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from syncmv4d_jax import schema
+from syncmv4d_jax.data import contact_sheet, layouts, records, windows
+
+log = logging.getLogger(__name__)
+Settings = windows.Settings
+
+
+def run(
+    sources: Sequence[layouts.Source],
+    out: str | Path,
+    settings: Settings,
+    *,
+    jobs: int = 1,
+    work: Callable[..., dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Prepares `sources` into `out`/<h>x<w> and returns the summary, also written as summary.json.
+
+    Args:
+      jobs: processes; each holds one sequence in memory.
+      work: (source, root, settings) -> part of the index; `prepare_sequence` but in tests.
+
+    Raises:
+      ValueError: no sources, two of one id, or a folder that other settings have made.
+    """
+    root = Path(out) / f"{settings.size[0]}x{settings.size[1]}"
+    repeated = [i for i, n in collections.Counter(s.id for s in sources).items() if n > 1]
+    if not sources or repeated:
+        raise ValueError(f"wanted sequences with distinct ids, got {len(sources)}, {repeated[:5]}")
+    _claim(root, settings)
+    begun = time.perf_counter()
+    done = {s.id for s in sources if (root / "sequences" / f"{s.id}.json").is_file()}
+    todo = [source for source in sources if source.id not in done]
+    results: dict[str, dict[str, Any]] = {}
+    with tqdm(total=len(todo), unit="sequence", desc="prepare") as bar:
+        for name, result in _each(todo, root, settings, jobs, work or prepare_sequence):
+            results[name] = result
+            if "error" in result:
+                log.warning("skipped %s: %s", name, result["error"])
+            bar.update()
+    failed = {s.id: results[s.id] for s in todo if "error" in results[s.id]}
+    skipped = [{"sequence": name, "reason": r["error"]} for name, r in failed.items()]
+    content = records.gather_index(root, skipped)
+    summary = _summary(content, results, done, time.perf_counter() - begun)
+    records.write_json(root / "summary.json", summary)
+    contact_sheet.write_report(root, content, summary)
+    return summary
+
+
+def _claim(root: Path, settings: Settings) -> None:
+    """Writes settings.json, or checks that it says the same."""
+    path = root / "settings.json"
+    mine = json.loads(json.dumps(dataclasses.asdict(settings) | {"version": schema.VERSION}))
+    if path.is_file():
+        there = json.loads(path.read_text())
+        keys = sorted(k for k in mine.keys() | there.keys() if mine.get(k) != there.get(k))
+        if keys:
+            differ = "; ".join(f"{k}: {there.get(k)!r} there, {mine.get(k)!r} now" for k in keys)
+            raise ValueError(f"{root} was made with other settings ({differ}); use another --out")
+        return
+    records.write_json(path, mine)
+
+
+def prepare_sequence(source: layouts.Source, root: Path, settings: Settings) -> dict[str, Any]:
+    """Prepares one sequence; returns its part of the index, or {"error": reason}."""
+    begun = time.perf_counter()
+    try:
+        part = _prepare(source, Path(root), settings)
+    except Exception as error:  # whatever a broken recording runs into must not stop the others
+        return {"error": f"{type(error).__name__}: {error}"}
+    return part | {"seconds": time.perf_counter() - begun}
+
+
+def _prepare(source: layouts.Source, root: Path, settings: Settings) -> dict[str, Any]:
+    recording = source.open()
+    split = settings.split(source.id, source.triplet)
+    variants = settings.variants if split == "train" else 1
+    file = f"sequences/{source.id}.array_record"
+    values, entries = [], []
+    for variant in range(variants):
+        window = windows.make(recording, source.fps, settings, variant)
+        base = len(values)
+        entries.append(
+            {
+                "id": f"{source.id}-{variant}",
+                "sequence": source.id,
+                "triplet": list(source.triplet),
+                "window": variant,
+                "start": int(window.tracks["source_frames"][0]),
+                "valid_frames": int(window.tracks["frame_valid"].sum()),
+                "file": file,
+                "record": base,
+                "split": split,
+                "text": window.tracks["text"],
+                "views": [
+                    {"record": base + 1 + i, "serial": v.serial, "cluster": v.cluster}
+                    for i, v in enumerate(window.views)
+                ],
+                "skipped_views": window.skipped,
+            }
+        )
+        values += [window.tracks, *(view.values for view in window.views)]
+        contact_sheet.write_sheet(root / "report" / f"{source.id}-{variant}.jpg", window)
+    size = records.write_file(root / file, values)
+    part = {"windows": entries, "bytes": size}
+    records.write_json(root / "sequences" / f"{source.id}.json", part)
+    return part
+
+
+def _each(
+    todo: list[layouts.Source], root: Path, settings: Settings, jobs: int, work: Callable
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (id, result) of every source; a worker that dies costs its own sequence only."""
+    if jobs <= 1:
+        for source in todo:
+            yield source.id, work(source, root, settings)
+        return
+    left = {source.id: source for source in todo}
+    for name, result in _pool(list(left.values()), root, settings, jobs, work):
+        del left[name]
+        yield name, result
+    # A worker died and took the pool with it: the rest one by one, to find the one that kills.
+    for source in list(left.values()):
+        answer = dict(_pool([source], root, settings, 1, work))
+        yield source.id, answer.get(source.id, {"error": "the process that prepared it died"})
+
+
+def _pool(todo, root, settings, jobs, work) -> Iterator[tuple[str, dict[str, Any]]]:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        try:
+            futures = {pool.submit(work, source, root, settings): source.id for source in todo}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            return
+
+
+def _summary(content: dict, results: dict, done: set[str], seconds: float) -> dict[str, Any]:
+    """Counts of a run: splits, views, seconds, bytes; skipped sequences and views with reasons."""
+    listed = content["windows"]
+    fresh = [r for r in results.values() if "error" not in r]
+    views = [
+        {"window": w["id"], "camera": camera, "reason": reason}
+        for w in listed
+        for camera, reason in w["skipped_views"].items()
+    ]
+    return {
+        "version": content["version"],
+        "settings": content["settings"],
+        "sequences": len({w["sequence"] for w in listed}),
+        "windows": len(listed),
+        "views": sum(len(w["views"]) for w in listed),
+        "splits": dict(collections.Counter(w["split"] for w in listed)),
+        "prepared_now": len(fresh),
+        "there_before": len(done),
+        "skipped": content["skipped"],
+        "skipped_views": views,
+        "seconds": round(seconds, 3),
+        "seconds_per_sequence": round(sum(r["seconds"] for r in fresh) / max(len(fresh), 1), 3),
+        "bytes_now": sum(r["bytes"] for r in fresh),
+    }

@@ -1,0 +1,287 @@
+"""Records on disk: ArrayRecord files, read at random without TensorFlow.
+
+    DIR/<h>x<w>/index.json                         settings, windows, skipped sequences
+    DIR/<h>x<w>/sequences/<id>.array_record|.json  the examples of a sequence; its part of the index
+
+A window (clip) of a sequence has one example for tracks and text and one for every view, so that
+only the chosen views are read. An example is `SMVR`, version, lengths, checksum; a JSON part that
+names the values; their bytes. Values are arrays, texts, and clips: arrays kept exactly by zlib and
+decoded on demand.
+
+    tracks  tracks [n k 3] float32, metres, world; surface [k] int32; frame_valid [n] bool;
+            source_frames [n] int32; text, names
+    view    video, motion [n h w 3] uint8 clips; anchors [k 2], anchor_valid [k], visibility [n k],
+            intrinsics [3 3], extrinsics [3 4], scale [2] as in schema.BATCH; box [4]; serial
+"""
+
+import collections
+import hashlib
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from array_record.python import array_record_module
+
+from syncmv4d_jax import schema
+
+MAGIC = b"SMVR"
+HEAD = struct.Struct("<4sHIQI")  # magic, version, bytes of JSON, bytes of values, crc32
+OPTIONS = "group_size:1,zstd:1"
+OPEN_FILES = 64
+
+
+class CorruptRecord(ValueError):
+    """A record or file that is not what was written; the message names file and row."""
+
+
+class Clip(NamedTuple):
+    """A compressed array, as it lies in an example; `decode` opens it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+def encode(array: np.ndarray) -> Clip:
+    """Compresses an array, exactly."""
+    data = zlib.compress(np.ascontiguousarray(array).data, 1)
+    return Clip(array.dtype.name, array.shape, data)
+
+
+def decode(clip: Clip) -> np.ndarray:
+    """Returns the array of `encode`, read-only."""
+    return np.frombuffer(zlib.decompress(clip.data), clip.dtype).reshape(clip.shape)
+
+
+def pack(values: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of an example of arrays (bfloat16 too), clips and texts."""
+    fields, chunks = [], []
+    for name, value in sorted(values.items()):
+        if isinstance(value, str):
+            kind, dtype, shape, data = "text", "", [], value.encode()
+        elif isinstance(value, Clip):
+            kind, dtype, shape, data = "clip", value.dtype, list(value.shape), value.data
+        else:
+            kind, dtype, shape = "array", value.dtype.name, list(value.shape)
+            data = np.ascontiguousarray(value).tobytes()
+        fields.append([name, kind, dtype, shape, len(data)])
+        chunks.append(data)
+    text, body = json.dumps(fields).encode(), b"".join(chunks)
+    mark = zlib.crc32(body, zlib.crc32(text))
+    return HEAD.pack(MAGIC, schema.VERSION, len(text), len(body), mark) + text + body
+
+
+def unpack(data: bytes, *, where: str) -> dict[str, Any]:
+    """Returns the values of an example; arrays are read-only.
+
+    Raises:
+      CorruptRecord: not an example, damaged, or of another version.
+    """
+    if len(data) < HEAD.size or data[:4] != MAGIC:
+        raise CorruptRecord(f"{where}: not an example of ours ({len(data)} bytes)")
+    _, version, length, size, mark = HEAD.unpack_from(data)
+    if version != schema.VERSION:
+        raise CorruptRecord(
+            f"{where}: wanted version {schema.VERSION}, got {version}; prepare the records again"
+        )
+    body = memoryview(data)[HEAD.size :]
+    if len(body) != length + size or zlib.crc32(body) != mark:
+        raise CorruptRecord(f"{where}: damaged (wanted {length + size} bytes, got {len(body)})")
+    values, offset = {}, length
+    for name, kind, dtype, shape, count in json.loads(bytes(body[:length])):
+        part = body[offset : offset + count]
+        if kind == "text":
+            values[name] = bytes(part).decode()
+        elif kind == "clip":
+            values[name] = Clip(dtype, tuple(shape), bytes(part))
+        else:
+            known = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+            values[name] = np.frombuffer(part, known).reshape(shape)
+        offset += count
+    return values
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    partial.replace(path)
+
+
+def write_file(path: Path, examples: Iterable[Mapping[str, Any]]) -> int:
+    """Writes examples into a file, whole or not at all; returns its bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    writer = array_record_module.ArrayRecordWriter(str(partial), OPTIONS)
+    try:
+        for values in examples:
+            writer.write(pack(values))
+        writer.close()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def gather_index(root: Path, skipped: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """Joins the parts of all finished sequences into root/index.json and returns it."""
+    parts = sorted((root / "sequences").glob("*.json"))
+    content = {
+        "version": schema.VERSION,
+        "settings": json.loads((root / "settings.json").read_text()),
+        "windows": [w for path in parts for w in json.loads(path.read_text())["windows"]],
+        "skipped": list(skipped),
+    }
+    write_json(root / "index.json", content)
+    return content
+
+
+class View(NamedTuple):
+    """A view of a window: row of its example, camera, cluster index."""
+
+    record: int
+    serial: str
+    cluster: int
+
+
+class Window(NamedTuple):
+    """A clip of a sequence: where its examples are and what it is."""
+
+    id: str
+    sequence: str
+    split: str
+    text: str
+    triplet: tuple[str, str, str]
+    file: str
+    record: int
+    views: tuple[View, ...]
+
+
+class File:
+    """One file, open; safe to use from many threads."""
+
+    def __init__(self, path: Path):
+        """Opens a file.
+
+        Raises:
+          FileNotFoundError: no such file.
+          CorruptRecord: truncated or damaged.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such record file; prepare again")
+        self.path, self._lock = path, threading.Lock()
+        try:
+            self._reader = array_record_module.ArrayRecordReader(
+                str(path), "readahead_buffer_size:0"
+            )
+            self.rows = self._reader.num_records()
+        except Exception as error:  # its errors have no common type
+            raise CorruptRecord(f"{path}: cannot be opened ({error})") from error
+
+    def read(self, row: int) -> dict[str, Any]:
+        """Returns the values of a row.
+
+        Raises:
+          CorruptRecord: not there, or damaged.
+        """
+        where = f"{self.path}, row {row}"
+        if not 0 <= row < self.rows:
+            raise CorruptRecord(f"{where}: truncated, the file has {self.rows} rows")
+        with self._lock:
+            try:
+                (data,) = self._reader.read([row])
+            except Exception as error:  # its errors have no common type
+                raise CorruptRecord(f"{where}: cannot be read ({error})") from error
+        return unpack(data, where=where)
+
+
+def find(root: str | Path, size: tuple[int, int] | None = None) -> Path:
+    """Returns the folder with index.json: `root`, or its <h>x<w>; the only one without a size.
+
+    Raises:
+      FileNotFoundError: none, or none of that size; lists what is there.
+    """
+    root = Path(root)
+    if (root / "index.json").is_file():
+        return root
+    there = sorted(path.parent for path in root.glob("*x*/index.json"))
+    if size is not None:
+        fits = [path for path in there if path.name == f"{size[0]}x{size[1]}"]
+    else:
+        fits = there
+    if len(fits) != 1:
+        wanted = f"{size[0]}x{size[1]}" if size is not None else "one <h>x<w>"
+        raise FileNotFoundError(
+            f"{root}: wanted records in {wanted}/index.json, found {[p.name for p in there]}; "
+            "python data_prep/prepare_taco.py --taco DIR --mano DIR --out DIR --size HxW makes them"
+        )
+    return fits[0]
+
+
+class Reader:
+    """A folder of records: `windows`, and their tracks and views at random."""
+
+    def __init__(self, root: str | Path, split: str = "", *, size: tuple[int, int] | None = None):
+        """Reads the index; `split` keeps the windows of one split.
+
+        Raises:
+          FileNotFoundError: no index.
+          CorruptRecord: an index of another version, or not JSON.
+          ValueError: no window in the split.
+        """
+        self.root = find(root, size)
+        path = self.root / "index.json"
+        text = path.read_bytes()
+        try:
+            index = json.loads(text)
+            version = index["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptRecord(f"{path}: not an index of records ({error})") from error
+        if version != schema.VERSION:
+            raise CorruptRecord(f"{path}: wanted version {schema.VERSION}, got {version}")
+        self.settings = index["settings"]
+        every = [_window(entry) for entry in index["windows"]]
+        self.windows = [w for w in every if not split or w.split == split]
+        if not self.windows:
+            have = dict(collections.Counter(w.split for w in every))
+            raise ValueError(f"{path}: wanted clips of split {split!r}, it has {have}")
+        self._files: collections.OrderedDict[str, File] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def file(self, name: str) -> File:
+        """Returns an open file of the folder; the ones used least lately are let go."""
+        with self._lock:
+            if name not in self._files:
+                self._files[name] = File(self.root / name)
+                if len(self._files) > OPEN_FILES:
+                    self._files.popitem(last=False)
+            self._files.move_to_end(name)
+            return self._files[name]
+
+    def tracks(self, window: Window) -> dict[str, Any]:
+        """Returns the values of a window's own example."""
+        return self.file(window.file).read(window.record)
+
+    def view(self, window: Window, view: View) -> dict[str, Any]:
+        """Returns the values of a view; `video` and `motion` are clips to `decode`."""
+        return self.file(window.file).read(view.record)
+
+
+def _window(entry: Mapping[str, Any]) -> Window:
+    views = tuple(View(v["record"], v["serial"], v["cluster"]) for v in entry["views"])
+    triplet = tuple(entry["triplet"])
+    named = [entry[key] for key in ("id", "sequence", "split", "text")]
+    return Window(*named, triplet, entry["file"], entry["record"], views)
+
+
+def file_mark(path: Path) -> str:
+    """Returns a short hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

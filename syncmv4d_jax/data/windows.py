@@ -1,0 +1,285 @@
+"""One clip of a recording as records: tracks, views, pseudo videos, visibility (paper 3.3, 4.2).
+
+V_n = vertices of both hands, tool, target at frame n, world
+tracks    = K points of V, chosen once in frame 0, shared by all views
+anchors   = their pixels in frame 0 of each view;   scale = (min, max) depth over all n, k
+motion    = every pixel's surface point coloured (u0 / W, v0 / H, depth now), by ray casting
+visible   = nothing lies more than 1 cm in front of the point on its ray
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from syncmv4d_jax import cameras, motion
+from syncmv4d_jax.data import clips, layouts, raycast, records, taco, transforms
+
+INSIDE = 0.5  # share of the points that must lie inside the whole image in frame 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What makes the records; two runs into one folder must agree in all of it.
+
+    Attributes:
+      size: (height, width) of the records' videos.
+      frames, fps: of a clip.
+      points: K.
+      clusters: groups of views, left to right.
+      margin: of the crop around the projected surfaces.
+      visible: metres that a point may lie behind the surface seen on its ray.
+      variants: clips of a training sequence; beyond the first they start at random where the
+        recording is long enough, and their crops jitter.
+      shift, zoom: largest jitter of a crop: part of its size, and factor around 1.
+      held_out_tools, held_out_actions, held_out_triplets: sequences that are tested on.
+      val: share of the other sequences that are validated on.
+      text: of the prompt; {action}, {tool} and {target} are filled in.
+      seed: of the split, the points and the jitter.
+    """
+
+    size: tuple[int, int] = (480, 704)
+    frames: int = 49
+    fps: float = 8.0
+    points: int = 1600
+    clusters: int = 3
+    margin: float = 1.2
+    visible: float = 0.01
+    variants: int = 1
+    shift: float = 0.05
+    zoom: float = 0.08
+    held_out_tools: tuple[str, ...] = ("hammer",)
+    held_out_actions: tuple[str, ...] = ("measure",)
+    held_out_triplets: tuple[tuple[str, str, str], ...] = ()
+    val: float = 0.1
+    text: str = "A person uses a {tool} to {action} a {target}."
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.frames % transforms.TEMPORAL_STRIDE != 1 or self.variants < 1 or self.points < 8:
+            raise ValueError(
+                "wanted frames = 4 m + 1, at least 1 variant and 8 points, got "
+                f"{self.frames}, {self.variants}, {self.points}"
+            )
+
+    def split(self, sequence: str, triplet: tuple[str, str, str]) -> str:
+        """Returns "train", "val" or "test"; all clips and views of a sequence share it."""
+        action, tool, _ = triplet
+        if (
+            tool in self.held_out_tools
+            or action in self.held_out_actions
+            or tuple(triplet) in self.held_out_triplets
+        ):
+            return "test"
+        return (
+            "val"
+            if transforms.seeded(self.seed, "split", sequence).random() < self.val
+            else "train"
+        )
+
+    def prompt(self, triplet: tuple[str, str, str]) -> str:
+        """Returns the text of a triplet (action, tool, target)."""
+        return self.text.format(action=triplet[0], tool=triplet[1], target=triplet[2])
+
+
+class View(NamedTuple):
+    """One camera of a window: its record and, for the report, its cluster and size of the crop."""
+
+    serial: str
+    cluster: int
+    intrinsics: np.ndarray
+    extrinsics: np.ndarray
+    box: tuple[int, int, int, int]
+    values: dict[str, Any]
+
+
+class Window(NamedTuple):
+    """`tracks`: the record of the window; views: the cameras' ; skipped: {camera: reason};
+    preview: {camera: frames [3 h w 3], motion [3 h w 3]}; shown: the frames of the preview."""
+
+    tracks: dict[str, Any]
+    views: list[View]
+    skipped: dict[str, str]
+    preview: dict[str, tuple[np.ndarray, np.ndarray]]
+    shown: list[int]
+
+
+def make(recording: layouts.Recording, fps: float, settings: Settings, variant: int = 0) -> Window:
+    """Makes the records of one clip of a recording.
+
+    Args:
+      fps: of the recording.
+      variant: 0 starts at the first frame and does not jitter.
+
+    Raises:
+      taco.BadSequence: no camera is left in a cluster; says why each one was dropped.
+      ValueError: surfaces that cannot be tracked.
+    """
+    rng = transforms.seeded(settings.seed, recording.id, variant)
+    start = _start(recording, fps, settings, rng) if variant else 0
+    index, valid = transforms.frame_index(
+        recording.frames, source_fps=fps, fps=settings.fps, frames=settings.frames, start=start
+    )
+    surfaces = {int(i): recording.vertices(int(i)) for i in np.unique(index)}
+    chosen = transforms.select_points(
+        surfaces[int(index[0])], list(recording.faces), settings.points, rng
+    )
+    tracks = np.stack([chosen.positions(surfaces[int(i)]) for i in index]).astype(np.float32)
+    shown = [0, int(valid.sum()) // 2, int(valid.sum()) - 1]
+    views, skipped, frames = _views(
+        recording, index, surfaces, tracks, settings, variant, rng, shown
+    )
+    _check_clusters(recording, views, skipped, settings)
+    motion_frames = _paint(recording, index, surfaces, views, tracks, settings)
+    preview = {}
+    for view in views:
+        preview[view.serial] = frames[view.serial], motion_frames[view.serial][shown]
+        view.values["motion"] = records.encode(motion_frames.pop(view.serial))
+    values = {
+        "tracks": tracks,
+        "surface": chosen.mesh.astype(np.int32),
+        "frame_valid": valid,
+        "source_frames": index.astype(np.int32),
+        "text": settings.prompt(recording.triplet),
+        "names": "\n".join(recording.names),
+    }
+    return Window(values, views, skipped, preview, shown)
+
+
+def _start(recording, fps, settings, rng) -> int:
+    spare = recording.frames - 1 - int((settings.frames - 1) * fps / settings.fps + 0.5)
+    return int(rng.integers(0, spare + 1)) if spare > 0 else 0
+
+
+def _views(recording, index, surfaces, tracks, settings, variant, rng, shown):
+    """Cameras that see the scene, with their crops and videos; the others with their reasons."""
+    names = sorted(recording.cameras)
+    clusters = transforms.view_clusters(
+        np.stack([recording.cameras[n].extrinsics for n in names]), settings.clusters
+    )
+    views, skipped, frames = [], {}, {}
+    for name, cluster in zip(names, clusters, strict=True):
+        jitter = rng.uniform(-1, 1, 3)  # drawn for every camera, also for one that is dropped
+        try:
+            view, clip = _view(
+                recording, name, int(cluster), index, surfaces, tracks, settings,
+                jitter if variant else np.zeros(3),
+            )  # fmt: skip
+            frames[name] = clip[shown]
+            views.append(view)
+        except (taco.BadSequence, ValueError) as error:
+            skipped[name] = str(error)
+    return views, skipped, frames
+
+
+def _view(recording, name, cluster, index, surfaces, tracks, settings, jitter):
+    camera, path = recording.cameras[name], recording.video_path(name)
+    whole = clips.video_size(path)
+    intrinsics = clips.fit_intrinsics(camera, whole, str(path))
+    everything = [v for i in surfaces for v in surfaces[i]]
+    bounds = transforms.projected_bounds(everything, intrinsics, camera.extrinsics)
+    pixels, _ = cameras.project(tracks[0].astype(np.float64), intrinsics, camera.extrinsics)
+    inside = ((pixels >= -0.5) & (pixels < np.array(whole[::-1]) - 0.5)).all(-1).mean()
+    if inside < INSIDE:
+        raise taco.BadSequence(
+            f"calibration: only {inside:.0%} of the points project into the image of {name}"
+        )
+    box = transforms.crop_box(
+        bounds,
+        whole,
+        settings.size,
+        margin=settings.margin,
+        zoom=1 + settings.zoom * jitter[2],
+        shift=(settings.shift * jitter[0], settings.shift * jitter[1]),
+    )
+    intrinsics = cameras.crop_resize_intrinsics(intrinsics, box, settings.size)
+    clip = clips.read_clip(path, index, box, settings.size)
+    values = {
+        "video": records.encode(clip),
+        "intrinsics": intrinsics.astype(np.float32),
+        "extrinsics": camera.extrinsics.astype(np.float32),
+        "box": np.array(box, np.int32),
+        "serial": name,
+    }
+    return View(name, cluster, intrinsics, camera.extrinsics, box, values), clip
+
+
+def _check_clusters(recording, views, skipped, settings) -> None:
+    have = {view.cluster for view in views}
+    if len(have) < settings.clusters:
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        empty = sorted(set(range(settings.clusters)) - have)
+        raise taco.BadSequence(
+            f"{recording.id}: no camera left in cluster {empty} of {settings.clusters}: {reasons}"
+        )
+
+
+def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.ndarray]:
+    """Fills in anchors, visibility and scale of the views; returns their pseudo videos."""
+    first = surfaces[int(index[0])]
+    painted = {v.serial: np.zeros((len(index), *settings.size, 3), np.uint8) for v in views}
+    visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
+    projected = {
+        v.serial: cameras.project(tracks.astype(np.float64), v.intrinsics, v.extrinsics)
+        for v in views
+    }
+    scales = {
+        name: motion.depth_scale(d, np.ones_like(d, bool)) for name, (_, d) in projected.items()
+    }
+    done: dict[int, int] = {}
+    for n, i in enumerate(map(int, index)):
+        scene = (
+            None
+            if i in done
+            else raycast.Scene(list(zip(surfaces[i], recording.faces, strict=True)))
+        )
+        for view in views:
+            name = view.serial
+            if scene is None:  # a padded frame repeats the last one
+                painted[name][n] = painted[name][done[i]]
+                visible[name][n] = visible[name][done[i]]
+                continue
+            painted[name][n] = _paint_frame(scene, first, view, scales[name], settings.size)
+            pixels, depth = (x[n] for x in projected[name])
+            visible[name][n] = _seen(scene, pixels, depth, view, settings)
+        done.setdefault(i, n)
+    for view in views:
+        anchors = projected[view.serial][0][0]
+        motion.check_scale(scales[view.serial], where=f"{recording.id}, camera {view.serial}")
+        view.values.update(
+            anchors=anchors.astype(np.float32),
+            anchor_valid=visible[view.serial][0].copy(),
+            visibility=visible[view.serial],
+            scale=np.asarray(scales[view.serial], np.float32),
+        )
+    return painted
+
+
+def _seen(scene, pixels, depth, view, settings) -> np.ndarray:
+    height, width = settings.size
+    inside = ((pixels >= -0.5) & (pixels < np.array([width, height]) - 0.5)).all(-1) & (depth > 0)
+    hits = scene.cast_pixels(pixels, view.intrinsics, view.extrinsics)
+    return inside & (depth - hits.depth < settings.visible)
+
+
+def _paint_frame(scene, first, view, scale, size) -> np.ndarray:
+    """The pseudo video's frame [h w 3] uint8; rays are cast only where the surfaces are."""
+    result = np.zeros((*size, 3), np.uint8)
+    moved = [vertices for vertices, _ in scene.meshes]
+    bounds = transforms.projected_bounds(moved, view.intrinsics, view.extrinsics)
+    x0, y0 = (max(int(np.floor(edge)) - 1, 0) for edge in bounds[:2])
+    x1, y1 = (
+        min(int(np.ceil(edge)) + 2, limit)
+        for edge, limit in zip(bounds[2:], size[::-1], strict=True)
+    )
+    if x1 <= x0 or y1 <= y0:
+        return result
+    x, y = np.meshgrid(np.arange(x0, x1), np.arange(y0, y1))
+    hits = scene.cast_pixels(np.stack([x, y], -1), view.intrinsics, view.extrinsics)
+    start = scene.interpolate(hits, first)
+    origin, _ = cameras.project(start.astype(np.float64), view.intrinsics, view.extrinsics)
+    depth = np.where(hits.mask, hits.depth, scale[1])
+    colours = motion.encode_colours(origin, depth, scale, size=size)
+    colours = np.where(hits.mask[..., None], colours, 0.0)
+    result[y0:y1, x0:x1] = np.round(colours * 255).astype(np.uint8)
+    return result
