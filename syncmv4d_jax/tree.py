@@ -62,7 +62,9 @@ def split(tree: dict[str, Any], pattern: str) -> tuple[dict[str, Any], dict[str,
     flat = flatten(tree)
     chosen = {name: leaf for name, leaf in flat.items() if compiled.search(name)}
     if not chosen:
-        raise ValueError(f"pattern {pattern!r} matches none of {len(flat)} paths, e.g. {sample(flat)}")
+        raise ValueError(
+            f"pattern {pattern!r} matches none of {len(flat)} paths, e.g. {sample(flat)}"
+        )
     return unflatten(chosen), unflatten({n: x for n, x in flat.items() if n not in chosen})
 
 

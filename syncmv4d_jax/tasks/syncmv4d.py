@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import cameras, corruption, cycle, flow, motion, motion_paint
+from syncmv4d_jax import cameras, corruption, cycle, flow, motion
+from syncmv4d_jax.configuration import section
 from syncmv4d_jax.models import mjd
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.wan import vae
@@ -85,34 +86,17 @@ class Options:
             raise ValueError(f"task.frames: wanted 4 n + 1 frames, got {self.frames}")
 
 
-def frozen_section(cls: type, values: Any, where: str, **defaults: Any) -> Any:
-    """Returns dataclass `cls` from a config section; lists become tuples.
-
-    Raises:
-      ValueError: an unknown key.
-    """
-    values = {**defaults, **dict(values or {})}
-    known = {field.name for field in dataclasses.fields(cls)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{where}: unknown keys {unknown}; the keys are {sorted(known)}")
-
-    def freeze(x):
-        return tuple(freeze(y) for y in x) if isinstance(x, list | tuple) else x
-
-    return cls(**{key: freeze(value) for key, value in values.items()})
-
-
 def make(config: Any) -> "SyncMV4D":
-    """Builds the task from `config.task` (sections dit, dpa, vae, cycle and `Options`)."""
+    """Builds the task from `config.task`: `Options` and sections dit, dpa, vae, cycle."""
     values = dict(config.task)
     values.pop("name", None)
     parts = {key: values.pop(key, {}) for key in ("dit", "dpa", "vae", "cycle")}
     return SyncMV4D(
-        options=frozen_section(Options, values, "config.task"),
-        mjd_config=frozen_section(mjd.MJDConfig, parts["dit"], "config.task.dit"),
-        dpa_config=frozen_section(aligner.AlignerConfig, parts["dpa"], "config.task.dpa"),
-        vae_config=frozen_section(vae.VAEConfig, parts["vae"], "config.task.vae"),
-        settings=frozen_section(cycle.Settings, parts["cycle"], "config.task.cycle"),
+        options=section(Options, values, "config.task"),
+        mjd_config=section(mjd.MJDConfig, parts["dit"], "config.task.dit"),
+        dpa_config=section(aligner.AlignerConfig, parts["dpa"], "config.task.dpa"),
+        vae_config=section(vae.VAEConfig, parts["vae"], "config.task.vae"),
+        settings=section(cycle.Settings, parts["cycle"], "config.task.cycle"),
     )
 
 
@@ -147,8 +131,8 @@ class SyncMV4D:
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
         """(v, f, h, w, c) of one sample's latents."""
-        o, stride = self.options, vae.spatial_stride(self.vae_config)
-        f = (o.frames - 1) // vae.temporal_stride(self.vae_config) + 1
+        o, (step, stride) = self.options, self.vae_config.stride
+        f = (o.frames - 1) // step + 1
         return (o.views, f, o.size[0] // stride, o.size[1] // stride, self.vae_config.z_dim)
 
     def init(self, rng: Array) -> Params:
@@ -234,10 +218,15 @@ class SyncMV4D:
         return terms
 
     def _track_terms(self, out, targets, t, context) -> dict[str, Array]:
-        valid = self._valid(context, out.tracks_t)
-        clean = self._normalise(targets.tracks, context)
-        mse, chamfer = aligner.loss(out.track_velocity, out.tracks_t, clean, t, valid=valid)
-        return {"dpa": mse, "chamfer": chamfer}
+        _, terms = aligner.loss(
+            out.track_velocity,
+            target=out.track_target,
+            tracks_t=out.tracks_t,
+            tracks=self._normalise(targets.tracks[:, 0], context),
+            t=t,
+            valid=self._valid(context, out.tracks_t),
+        )
+        return {"dpa": terms["velocity"], "chamfer": terms["chamfer"]}
 
     def _foreground(self, context, batch) -> Array:
         """Loss weights [b v f hl wl 1]: 1, and more where tracked points pass (foreground_gain)."""
@@ -247,11 +236,10 @@ class SyncMV4D:
             return jnp.ones((b, 1, 1, 1, 1, 1), jnp.float32)
         points = einops.repeat(batch["tracks"], "b n k c -> b v n k c", v=v)
         pixels, _ = cameras.project(points, context["intrinsics"], context["extrinsics"])
-        stride = vae.spatial_stride(self.vae_config)
+        step, stride = self.vae_config.stride
         cell = jnp.floor((pixels + 0.5) / stride).astype(jnp.int32)
         x, y = cell[..., 0], cell[..., 1]
         inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-        step = vae.temporal_stride(self.vae_config)
         frame = (np.arange(self.options.frames) + step - 1) // step
         frame = einops.rearrange(jnp.asarray(frame), "n -> 1 1 n 1")
         index = jnp.where(inside, (frame * h + y) * w + x, f * h * w)
@@ -357,21 +345,14 @@ class SyncMV4D:
 
     def _dpa(self, params, tracks_t, coarse, t, context):
         noisy = self._normalise(coarse.tracks, context)
-        pixels, _ = cameras.project(coarse.tracks, context["intrinsics"], context["extrinsics"])
-        rays = cameras.rays(
-            pixels,
-            context["intrinsics"],
-            context["extrinsics"],
-            centre=context["centre"],
-            unit=aligner.SIGMA,
-        )
+        rays = aligner.point_rays(noisy, context["extrinsics"], context["centre"])
         return module.bind(aligner.Aligner, self.dpa_config, params["dpa"])(
             tracks_t,
             noisy,
             t,
             confidence=coarse.confidence,
             valid=self._valid(context, tracks_t),
-            rays=jax.lax.stop_gradient(rays),
+            rays=rays,
         )
 
     def _valid(self, context, tracks) -> Array:
@@ -401,7 +382,7 @@ class SyncMV4D:
 
     def _encode(self, params, tracks, scale, frame0, context):
         pseudo = self._per_view(
-            lambda *x: motion_paint.render(*x, settings=self.match),
+            lambda *x: motion.render(*x, settings=self.match),
             tracks,
             frame0,
             context["anchors"],
