@@ -203,6 +203,24 @@ class File:
         return unpack(data, where=where)
 
 
+class Files:
+    """The files of a folder, opened when they are read; the ones used least lately are let go."""
+
+    def __init__(self, root: Path):
+        self.root, self._lock = root, threading.Lock()
+        self._open: collections.OrderedDict[str, File] = collections.OrderedDict()
+
+    def open(self, name: str) -> File:
+        """Returns an open file; raises as `File`."""
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = File(self.root / name)
+                if len(self._open) > OPEN_FILES:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(name)
+            return self._open[name]
+
+
 def find(root: str | Path, size: tuple[int, int] | None = None) -> Path:
     """Returns the folder with index.json: `root`, or its <h>x<w>; the only one without a size.
 
@@ -253,26 +271,15 @@ class Reader:
         if not self.windows:
             have = dict(collections.Counter(w.split for w in every))
             raise ValueError(f"{path}: wanted clips of split {split!r}, it has {have}")
-        self._files: collections.OrderedDict[str, File] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def file(self, name: str) -> File:
-        """Returns an open file of the folder; the ones used least lately are let go."""
-        with self._lock:
-            if name not in self._files:
-                self._files[name] = File(self.root / name)
-                if len(self._files) > OPEN_FILES:
-                    self._files.popitem(last=False)
-            self._files.move_to_end(name)
-            return self._files[name]
+        self.files = Files(self.root)
 
     def tracks(self, window: Window) -> dict[str, Any]:
         """Returns the values of a window's own example."""
-        return self.file(window.file).read(window.record)
+        return self.files.open(window.file).read(window.record)
 
     def view(self, window: Window, view: View) -> dict[str, Any]:
         """Returns the values of a view; `video` and `motion` are clips to `decode`."""
-        return self.file(window.file).read(view.record)
+        return self.files.open(window.file).read(view.record)
 
 
 def _window(entry: Mapping[str, Any]) -> Window:

@@ -1,0 +1,296 @@
+"""Records and caches -> batches (schema.BATCH), by grain.
+
+    source of clips -> shuffle(seed) -> repeat -> position -> this shard's part -> example -> batch
+
+The order is global: batch j holds positions [j B, (j + 1) B) of one shuffled, endless sequence
+whatever the number of shards, and everything drawn for an example (its cameras, its turn) depends
+on (seed, position). An iterator's state is JSON-able.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from syncmv4d_jax import schema
+from syncmv4d_jax.data import records, transforms
+
+COMMANDS = (
+    "python data_prep/make_scenes.py --out SCENES (or TACO itself), then "
+    "python data_prep/prepare_taco.py --taco SCENES/taco --mano SCENES/mano --out RECORDS, then "
+    "--config.data.records=RECORDS"
+)
+SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
+THREADS, AHEAD = 8, 8
+
+
+class StaleCache(ValueError):
+    """A cache that was made of other records or with other weights."""
+
+
+def train_iterator(
+    config: Any, *, batch_size: int, seed: int, shard_index: int, shard_count: int
+) -> grain.DatasetIterator:
+    """Returns an endless iterator of batches, with get_state() and set_state(state).
+
+    Args:
+      config: reads `config.data` and the sizes in `config.task`.
+      batch_size: of this shard.
+      seed: of the order and of all draws.
+      shard_index, shard_count: this reader's part.
+
+    Raises:
+      ValueError, FileNotFoundError: no records, or not what the task wants; names the command.
+      StaleCache: see `Examples`.
+    """
+    examples = Examples(config, config.data.split)
+    augment = bool(config.data.get("augment", False))
+
+    def make(position: int, index: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([seed, position])
+        example = examples.get(index, rng)
+        return _turn(example, rng) if augment else example
+
+    dataset = (
+        grain.MapDataset.range(len(examples))
+        .shuffle(seed % 2**32)
+        .repeat()
+        .map_with_index(make)[shard_index::shard_count]
+        .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
+        .batch(batch_size, drop_remainder=True)
+    )
+    return iter(dataset)
+
+
+def examples(config: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (id, unbatched example with video, motion and prompt) in order, first cameras.
+
+    Reads `config.data`, and `config.sample.count`: 0 for all.
+
+    Raises:
+      As `train_iterator`.
+    """
+    made = Examples(config, split, raw=True)
+    count = int(config.sample.count) or len(made)
+    for index in range(min(count, len(made))):
+        window = made.reader.windows[index]
+        example = made.get(index, None)
+        if made.cache is None:
+            for key in ("text", "text_lengths"):
+                example.pop(key)
+        yield window.id, {**example, "prompt": window.text}
+
+
+class Examples:
+    """Unbatched examples of one split, at random."""
+
+    def __init__(self, config: Any, split: str, *, raw: bool = False):
+        """Opens records and cache.
+
+        Args:
+          raw: give pixels, whatever the configuration says.
+
+        Raises:
+          ValueError: config.data.records is empty, or the records do not fit config.task.
+          FileNotFoundError: no records, no cache.
+          StaleCache: the cache belongs to other records or to other weights than config.weights.
+        """
+        data, task = config.data, config.get("task", {})
+        if not data.records:
+            raise ValueError(f"config.data.records is empty: {COMMANDS}")
+        size = tuple(task["size"]) if "size" in task else None
+        self.reader = records.Reader(data.records, split, size=size)
+        self.points = _check(self.reader, data, task)
+        self.views = int(task.get("views", self.reader.settings["clusters"]))
+        self.fixed = data.get("cameras", "sample") == "fixed"
+        if data.get("cameras", "sample") not in ("fixed", "sample"):
+            raise ValueError(f"config.data.cameras: wanted sample or fixed, got {data.cameras!r}")
+        self.cache = Cache(data.cache, self.reader) if data.get("cache", "") else None
+        if self.cache:
+            self.cache.check_weights(config.get("weights", {}))
+        elif "dit" in task and not raw:
+            raise ValueError(
+                "config.data.cache is empty, but the transformer reads text features: "
+                "python data_prep/cache_latents.py --data RECORDS --weights DIR --out CACHE, then "
+                "--config.data.cache=CACHE"
+            )
+        self.raw = raw or bool(data.get("raw", False)) or not (self.cache and self.cache.latents)
+
+    def __len__(self) -> int:
+        return len(self.reader.windows)
+
+    def get(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Returns an example; cameras are drawn by `rng`, or the first of each cluster are taken.
+
+        Raises:
+          records.CorruptRecord: a damaged record.
+        """
+        window = self.reader.windows[index]
+        chosen = self._cameras(window, None if self.fixed else rng)
+        views = [self._view(window, view) for view in chosen]
+        own = self.reader.tracks(window)
+        example = {key: np.stack([view[key] for view in views]) for key in views[0]}
+        example |= {
+            "tracks": own["tracks"],
+            "frame_valid": own["frame_valid"],
+            "latent_valid": transforms.latent_valid(own["frame_valid"]),
+            "view_index": np.array([view.cluster for view in chosen], np.int32),
+        }
+        if self.cache:
+            example |= self.cache.text(window.text)
+        else:  # for tasks that read no text
+            example |= {"text": np.zeros((1, 1), np.float32), "text_lengths": np.int32(0)}
+        return _fewer(example, self.points)
+
+    def _cameras(self, window: records.Window, rng: np.random.Generator | None):
+        chosen = []
+        for cluster in range(self.views):
+            there = [view for view in window.views if view.cluster == cluster]
+            if not there:
+                raise records.CorruptRecord(f"{window.id}: no view of cluster {cluster}")
+            chosen.append(there[int(rng.integers(len(there))) if rng is not None else 0])
+        return chosen
+
+    def _view(self, window: records.Window, view: records.View) -> dict[str, np.ndarray]:
+        result = {}
+        if self.cache and self.cache.latents and not self.raw:
+            values = self.cache.view(window, view)
+            for key in ("video_latents", "motion_latents"):
+                result[key] = values[key].astype(np.float32)
+        else:
+            values = self.reader.view(window, view)
+        if self.raw:
+            result |= {key: records.decode(values[key]) for key in ("video", "motion")}
+        return result | {key: values[key] for key in SMALL}
+
+
+class Cache:
+    """What `cache.run` wrote: latents of views and features of texts (see cache.py)."""
+
+    def __init__(self, root: str | Path, reader: records.Reader):
+        """Opens a cache of the records of `reader`.
+
+        Raises:
+          FileNotFoundError: not a finished cache.
+          StaleCache: of other records.
+        """
+        self.root = Path(root)
+        name = reader.root.name
+        folder = self.root / name if (self.root / name / "cache.json").is_file() else self.root
+        self.path = folder / "cache.json"
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"{self.path}: no finished cache; python data_prep/cache_latents.py --data "
+                f"{reader.root} --weights DIR --out {self.root} makes it"
+            )
+        self.meta = json.loads(self.path.read_text())
+        now = records.file_mark(reader.root / "index.json")
+        if self.meta["version"] != schema.VERSION or self.meta["records"] != now:
+            raise StaleCache(
+                f"{self.path} was made of records {self.meta['records']} (version "
+                f"{self.meta['version']}), {reader.root} is {now} (version {schema.VERSION}): "
+                "run data_prep/cache_latents.py again"
+            )
+        self.latents = bool(self.meta["latents"])
+        self._files, self._texts = records.Files(folder), {}
+
+    def check_weights(self, given: Mapping[str, str]) -> None:
+        """Compares the weights of config.weights with those of the cache, where both are known.
+
+        Raises:
+          StaleCache: they differ.
+        """
+        for named in filter(None, self.meta["weights_hash"].split(",")):
+            part, _, mark = named.partition(":")
+            now = weights_mark(given.get(part, ""), part)
+            if mark and now and mark != now:
+                raise StaleCache(
+                    f"{self.path} was made with {part} {mark}, but config.weights.{part}="
+                    f"{given[part]} is {now}: run data_prep/cache_latents.py with these weights "
+                    "and another --out"
+                )
+
+    def view(self, window: records.Window, view: records.View) -> dict[str, Any]:
+        """Returns video_latents, motion_latents [f h w c] bfloat16 and the small values of a view.
+
+        Raises:
+          records.CorruptRecord: a damaged file.
+        """
+        return self._files.open(window.file).read(view.record)
+
+    def text(self, text: str) -> dict[str, np.ndarray]:
+        """Returns text [l d] and null_text [l d], rows beyond their lengths zero.
+
+        Raises:
+          StaleCache: the text is not in the cache.
+        """
+        result = {}
+        for key, wanted in (("text", text), ("null_text", "")):
+            if wanted not in self.meta["texts"]:
+                raise StaleCache(f"{self.path}: no features of {wanted!r}: cache again")
+            if wanted not in self._texts:
+                row = self.meta["texts"][wanted]
+                features = self._files.open("texts.array_record").read(row)["features"]
+                self._texts[wanted] = features.astype(np.float32)
+            features = self._texts[wanted]
+            longest = int(self.meta["text_length"])
+            result[key] = np.pad(features, ((0, longest - len(features)), (0, 0)))
+            result[f"{key}_lengths"] = np.int32(len(features))
+        return result
+
+
+def weights_mark(path: str | Path, part: str) -> str:
+    """Returns the hash of a converted part's index, "" where there is none to read."""
+    for file in (Path(path) / part / "index.json", Path(path) / "index.json"):
+        if path and file.is_file():
+            content = json.loads(file.read_text())
+            kept = {key: content.get(key) for key in ("part", "config", "source")}
+            text = json.dumps(kept, sort_keys=True).encode()
+            return hashlib.sha256(text).hexdigest()[:16]
+    return ""
+
+
+def _check(reader: records.Reader, data: Any, task: Mapping[str, Any]) -> int:
+    """Compares records with config.task; returns the number of points to give (0: all)."""
+    have = reader.settings
+    wanted = {"size": list(task["size"]) if "size" in task else have["size"]}
+    wanted |= {"frames": task.get("frames", have["frames"]), "fps": data.get("fps", have["fps"])}
+    problems = [
+        f"{k}: wanted {v}, records have {have[k]}" for k, v in wanted.items() if v != have[k]
+    ]
+    if task.get("views", have["clusters"]) > have["clusters"]:
+        problems.append(f"views: wanted {task['views']}, records have {have['clusters']} clusters")
+    if task.get("points", have["points"]) > have["points"]:
+        problems.append(f"points: wanted {task['points']}, records have {have['points']}")
+    if problems:
+        raise ValueError(
+            f"{reader.root} does not fit config.task ({'; '.join(problems)}): prepare the records "
+            "again with these values (data_prep/prepare_taco.py --size --frames --fps --points)"
+        )
+    return int(task.get("points", have["points"]))
+
+
+def _fewer(example: dict[str, Any], points: int) -> dict[str, Any]:
+    """Takes `points` of the points, evenly."""
+    have = example["tracks"].shape[1]
+    if points < have:
+        kept = np.floor((np.arange(points) + 0.5) * have / points).astype(int)
+        for key in ("tracks", "visibility", "anchors", "anchor_valid"):
+            axis = {"anchor_valid": -1, "visibility": -1}.get(key, -2)
+            example[key] = np.take(example[key], kept, axis=axis)
+    return example
+
+
+def _turn(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Turns the world about the vertical through the scene: tracks and cameras, not pixels."""
+    tracks, extrinsics = transforms.rotate_world(
+        example["tracks"],
+        example["extrinsics"],
+        float(rng.uniform(-np.pi, np.pi)),
+        example["tracks"][0].mean(0),
+    )
+    return {**example, "tracks": tracks, "extrinsics": extrinsics}
