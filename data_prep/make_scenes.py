@@ -2,14 +2,16 @@
 
     python data_prep/make_scenes.py --out DIR [--scenes 24] [--test-scenes 16] [--frames 46]
 
-Writes DIR/taco (what prepare_taco.py reads) and DIR/mano. Test scenes have triplets and object
-meshes that training scenes do not have. Scenes that are whole are left alone, so that a stopped run
-continues.
+Writes DIR/taco and DIR/mano (what prepare_taco.py reads), and DIR/heldout_triplets.txt. Test scenes
+have triplets and object meshes that training scenes do not have. Scenes that are whole are left
+alone, so that a stopped run continues; a folder made with other settings is refused.
 """
 
 import argparse
 import functools
+import json
 import multiprocessing
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,17 +19,36 @@ from tqdm import tqdm
 from syncmv4d_jax.data import mano, synthetic, synthetic_hand, taco
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--scenes", type=int, default=24, help="training scenes")
-    parser.add_argument("--test-scenes", type=int, default=0, help="held-out scenes")
-    parser.add_argument("--frames", type=int, default=46, help="frames at 30 fps (46: N=13 at 8)")
-    parser.add_argument("--size", default="120x160", help="height x width of the videos")
-    parser.add_argument("--cameras", choices=("all", "three"), default="all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2)
-    return parser.parse_args()
+def size(text: str) -> tuple[int, int]:
+    height, width = (int(x) for x in text.lower().split("x"))
+    if min(height, width) < 16 or height % 2 or width % 2:
+        raise argparse.ArgumentTypeError(f"wanted even numbers of at least 16, got {text}")
+    return height, width
+
+
+def count(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"wanted at least 0, got {text}")
+    return int(text)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder to write")
+    add("--scenes", type=count, default=24, help="training scenes")
+    add("--test-scenes", type=count, default=0, help="held-out scenes")
+    add("--frames", type=count, default=46, help="frames at 30 fps (46: N=13 at 8 fps)")
+    add("--size", type=size, default=(120, 160), help="height x width of the videos, 120x160")
+    add("--cameras", choices=("all", "three"), default="all")
+    add("--seed", type=count, default=0)
+    add("--jobs", type=count, default=2, help="processes")
+    args = parser.parse_args(argv)
+    if args.frames < 1 or args.jobs < 1:
+        parser.error("--frames and --jobs: wanted at least 1")
+    return args
 
 
 def one(
@@ -38,31 +59,66 @@ def one(
     return spec.sequence_id
 
 
-def main() -> None:
-    args = parse()
-    height, width = (int(x) for x in args.size.split("x"))
+def claim(args: argparse.Namespace) -> None:
+    """Notes the settings in the folder.
+
+    Raises:
+      ValueError: it holds scenes of other settings or of another version of this program.
+    """
+    path = args.out / "scenes.json"
+    wanted = {
+        "version": synthetic.VERSION,
+        "seed": args.seed,
+        "frames": args.frames,
+        "size": list(args.size),
+        "cameras": args.cameras,
+    }
+    if path.is_file() or (args.out / "taco" / taco.HANDS).is_dir():
+        try:
+            there = json.loads(path.read_text())
+        except (OSError, ValueError):
+            there = None
+        if there != wanted:
+            raise ValueError(
+                f"{args.out} holds scenes made with other settings: wanted {wanted}, there "
+                f"{there}. Remove the folder or choose another --out."
+            )
+    args.out.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(".scenes.json")
+    partial.write_text(json.dumps(wanted))
+    partial.replace(path)
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    try:
+        claim(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     synthetic_hand.write(args.out / "mano")
+    held_out = [taco.triplet_name(triplet) for triplet in synthetic.HELD_OUT]
+    (args.out / "heldout_triplets.txt").write_text("\n".join(held_out) + "\n")
     specs = [
         synthetic.specify(i, seed=args.seed, held_out=held_out)
-        for held_out, count in ((False, args.scenes), (True, args.test_scenes))
-        for i in range(count)
+        for held_out, number in ((False, args.scenes), (True, args.test_scenes))
+        for i in range(number)
     ]
     root = args.out / "taco"
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(exist_ok=True)
     todo = [
         spec
         for spec in specs
         if not taco.Entry(root, spec.triplet, spec.sequence_id).folder(taco.HANDS).is_dir()
     ]
     names = synthetic.THREE if args.cameras == "three" else tuple(synthetic.RIG)
-    work = functools.partial(
-        one, out=args.out, frames=args.frames, size=(height, width), names=names
-    )
+    work = functools.partial(one, out=args.out, frames=args.frames, size=args.size, names=names)
     print(f"{len(specs)} scenes, {len(specs) - len(todo)} done before")
-    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        for _ in tqdm(pool.imap_unordered(work, todo), total=len(todo), unit="scene"):
-            pass
+    if todo:
+        with multiprocessing.get_context("spawn").Pool(min(args.jobs, len(todo))) as pool:
+            for _ in tqdm(pool.imap_unordered(work, todo), total=len(todo), unit="scene"):
+                pass
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -42,7 +42,20 @@ class Scene:
         for index, (vertices, faces) in enumerate(self.meshes):
             if not np.isfinite(vertices).all():
                 raise ValueError(f"raycast.Scene: mesh {index} has vertices that are not finite")
+            if faces.min(initial=0) < 0 or faces.max(initial=-1) >= len(vertices):
+                raise ValueError(
+                    f"raycast.Scene: mesh {index}: faces name vertices {faces.min()}.."
+                    f"{faces.max()}, it has {len(vertices)}"
+                )
             TriangleMesh(self._scene, vertices, faces)
+        sizes = [len(v) for v, _ in self.meshes]
+        starts = np.cumsum([0, *sizes[:-1]])
+        # All faces in one list, of indices into all vertices in one list.
+        self._faces = np.concatenate(
+            [f + start for (_, f), start in zip(self.meshes, starts, strict=True)]
+        )
+        self._first_face = np.cumsum([0] + [len(f) for _, f in self.meshes[:-1]])
+        self._vertex_count = sum(sizes)
 
     def cast(self, intrinsics: np.ndarray, extrinsics: np.ndarray, size: tuple[int, int]) -> Hits:
         """Casts one ray through the centre of every pixel.
@@ -89,10 +102,20 @@ class Scene:
         return np.asarray(answer) >= 0
 
     def interpolate(self, hits: Hits, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Per-vertex values, one array [p c] a mesh, at the hits: [... c] float32, else 0."""
-        result = np.zeros((*hits.mesh.shape, values[0].shape[-1]), np.float32)
-        for index, ((_, faces), value) in enumerate(zip(self.meshes, values, strict=True)):
-            here = hits.mesh == index
-            corner = value[faces[hits.face[here]]]
-            result[here] = np.sum(corner * hits.barycentric[here][..., None], axis=-2)
+        """Per-vertex values, one array [p c] a mesh, at the hits: [... c] float32, else 0.
+
+        Raises:
+          ValueError: other than one row of values a vertex.
+        """
+        table = np.concatenate(values).astype(np.float32, copy=False)
+        if len(table) != self._vertex_count:
+            raise ValueError(
+                f"raycast.interpolate: wanted {self._vertex_count} rows, one a vertex, got "
+                f"{len(table)}"
+            )
+        result = np.zeros((*hits.mesh.shape, table.shape[-1]), np.float32)
+        mask = hits.mask
+        corners = self._faces[self._first_face[hits.mesh[mask]] + hits.face[mask]]
+        weights = hits.barycentric[mask]
+        result[mask] = sum(weights[:, i, None] * table[corners[:, i]] for i in range(3))
         return result

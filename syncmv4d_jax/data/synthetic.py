@@ -7,18 +7,17 @@ moved away from the scene (relative errors explode near it). Every number of a s
 """
 
 import dataclasses
-import json
-import pickle
-import shutil
+import functools
 from pathlib import Path
 
+import einops
 import numpy as np
 import trimesh
 
 from syncmv4d_jax import cameras
-from syncmv4d_jax.data import mano, raycast, synthetic_motion, synthetic_objects, taco
-from syncmv4d_jax.viz import video
+from syncmv4d_jax.data import mano, raycast, synthetic_motion, synthetic_objects, taco, taco_writer
 
+VERSION = 2  # of what a scene looks like and how it moves: data of two versions never mix
 TRAIN = (
     ("brush", "brush", "plate"), ("brush", "roller", "box"), ("brush", "brush", "pan"),
     ("stir", "spoon", "bowl"), ("stir", "spatula", "pan"), ("stir", "spoon", "cup"),
@@ -164,53 +163,78 @@ def _table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _ground(points: np.ndarray) -> np.ndarray:
     """A faint wood grain on the table, [... 1]."""
     x, y = points[..., 0:1], points[..., 1:2]
-    return 1 + 0.05 * np.sin(38 * y + 3 * np.sin(7 * x)) + 0.03 * np.sin(9 * x)
+    return 1 + 0.02 * np.sin(150 * y + 4 * np.sin(9 * x)) + 0.015 * np.sin(45 * y + np.sin(5 * x))
 
 
-def shade(scene: raycast.Scene, hits: raycast.Hits, colours, normals, table: int) -> np.ndarray:
-    """Colours [... 3] in 0..1 of hits: ambient, one light with cast shadows, the floor beyond."""
-    points = scene.interpolate(hits, [v for v, _ in scene.meshes])
-    normal = scene.interpolate(hits, normals)
-    albedo = scene.interpolate(hits, colours)
-    ground = hits.mesh == table
+def shade(
+    scene: raycast.Scene, hits: raycast.Hits, surface: list[np.ndarray], *, table: int
+) -> np.ndarray:
+    """Colours [... 3] in 0..1 of hits: ambient, one light with cast shadows, the floor beyond.
+
+    Args:
+      surface: per mesh [p 9]: position, normal, colour of each vertex.
+      table: index of the mesh that gets the wood grain.
+    """
+    mask = hits.mask
+    flat = raycast.Hits(*(x[mask] for x in hits))
+    points, normal, albedo = np.split(scene.interpolate(flat, surface), 3, axis=-1)
+    ground = flat.mesh == table
     albedo[ground] *= _ground(points[ground])
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-    facing = normal @ LIGHT
-    lit = np.clip(facing, 0, 1)
-    ask = hits.mask & (facing > 0)
+    normal /= np.maximum(np.sqrt(np.einsum("sc,sc->s", normal, normal)), 1e-6)[:, None]
+    lit = np.clip(normal @ LIGHT, 0, 1).astype(np.float32)
+    ask = lit > 0
     start = points[ask] + 2e-3 * normal[ask]
-    dark = scene.occluded(start, np.broadcast_to(LIGHT, start.shape))
-    lit[ask] = np.where(dark, 0.0, lit[ask])
-    fill = 0.5 + 0.5 * normal[..., 2]
-    image = albedo * (0.34 + 0.14 * fill + 0.58 * lit)[..., None]
-    return np.where(hits.mask[..., None], np.clip(image, 0, 1), FLOOR)
+    lit[ask] *= ~scene.occluded(start, np.broadcast_to(LIGHT, start.shape))
+    fill = 0.5 + 0.5 * normal[:, 2]
+    image = np.empty((*mask.shape, 3), np.float32)
+    image[:] = FLOOR
+    image[mask] = np.clip(albedo * (0.34 + 0.14 * fill + 0.58 * lit)[:, None], 0, 1)
+    return image
+
+
+def _scene(surfaces: list[tuple[np.ndarray, np.ndarray, np.ndarray]]):
+    """The ray casting scene of (vertices, faces, colours) and its `surface` for `shade`."""
+    tables = []
+    for vertices, faces, colours in surfaces:
+        normals = trimesh.Trimesh(vertices, faces, process=False).vertex_normals
+        tables.append(np.concatenate([vertices, normals, colours], 1).astype(np.float32))
+    return raycast.Scene([(v, f) for v, f, _ in surfaces]), tables
+
+
+def _draw(scene, surface, camera: taco.Camera, box, table: int, samples: int) -> np.ndarray:
+    """The pixels of `box` (x0, y0, x1, y1), [y x 3] uint8, samples x samples rays each."""
+    x0, y0, x1, y1 = box
+    steps = (np.arange(samples) + 0.5) / samples - 0.5
+    x = (np.arange(x0, x1)[:, None] + steps).ravel()
+    y = (np.arange(y0, y1)[:, None] + steps).ravel()
+    hits = scene.cast_pixels(np.stack(np.meshgrid(x, y), -1), camera.intrinsics, camera.extrinsics)
+    image = shade(scene, hits, surface, table=table)
+    image = einops.reduce(image, "(y a) (x b) c -> y x c", "mean", a=samples, b=samples)
+    return np.round(255 * image ** (1 / 1.4)).astype(np.uint8)
+
+
+@functools.cache
+def _background(name: str, size: tuple[int, int], samples: int) -> np.ndarray:
+    """The empty table, as camera `name` of the rig sees it: the same in every scene."""
+    scene, surface = _scene([_table()])
+    return _draw(scene, surface, rig(size, (name,))[name], (0, 0, *size[::-1]), 0, samples)
 
 
 class Renderer:
-    """Draws a world for the cameras of a rig; what stands still is drawn once."""
+    """Draws a world for cameras of the rig; what stands still is drawn once."""
 
-    def __init__(self, world: World, cameras_: dict[str, taco.Camera], samples: int = 2):
-        self.world, self.cameras, self.samples = world, cameras_, samples
-        self.table = _table()
-        scene, colours, normals = self._scene([self.table])
-        self.background = {
-            name: self._draw(scene, colours, normals, camera, (0, 0, *camera.size[::-1]), 0)
-            for name, camera in cameras_.items()
-        }
+    def __init__(
+        self, world: World, size: tuple[int, int], names: tuple[str, ...], samples: int = 2
+    ):
+        self.world, self.cameras, self.samples = world, rig(size, names), samples
+        self.background = {name: _background(name, size, samples) for name in names}
 
-    @staticmethod
-    def _scene(surfaces):
-        meshes = [(v, f) for v, f, _ in surfaces]
-        normals = [
-            np.asarray(trimesh.Trimesh(v, f, process=False).vertex_normals, np.float32)
-            for v, f, _ in surfaces
-        ]
-        return raycast.Scene(meshes), [np.asarray(c, np.float32) for _, _, c in surfaces], normals
-
-    def frame(self, index: int) -> dict[str, np.ndarray]:
-        """The images [h w 3] uint8 of all cameras at a 30 fps frame."""
+    def frame(
+        self, index: int, moving: dict[str, taco.Camera] | None = None
+    ) -> dict[str, np.ndarray]:
+        """The images [h w 3] uint8 of all cameras, and of the `moving` ones, at a 30 fps frame."""
         surfaces = self.world.surfaces(index)
-        scene, colours, normals = self._scene([*surfaces, self.table])
+        scene, surface = _scene([*surfaces, _table()])
         points = np.concatenate([v for v, _, _ in surfaces])
         drop = np.maximum(points[:, 2:] - WORK[2], 0) / LIGHT[2]
         points = np.concatenate([points, points - drop * LIGHT])  # their shadows on the table
@@ -221,23 +245,26 @@ class Renderer:
             high = np.minimum(np.ceil(pixels.max(0)) + 3, camera.size[::-1]).astype(int)
             image = self.background[name].copy()
             if (high > low).all():
-                box = (*low, *high)
-                drawn = self._draw(scene, colours, normals, camera, box, len(surfaces))
+                drawn = _draw(scene, surface, camera, (*low, *high), len(surfaces), self.samples)
                 image[low[1] : high[1], low[0] : high[0]] = drawn
             images[name] = image
+        for name, camera in (moving or {}).items():
+            box = (0, 0, *camera.size[::-1])
+            images[name] = _draw(scene, surface, camera, box, len(surfaces), self.samples)
         return images
 
-    def _draw(self, scene, colours, normals, camera, box, table) -> np.ndarray:
-        x0, y0, x1, y1 = box
-        s = self.samples
-        steps = (np.arange(s) + 0.5) / s - 0.5
-        x = (np.arange(x0, x1)[:, None] + steps).ravel()
-        y = (np.arange(y0, y1)[:, None] + steps).ravel()
-        pixels = np.stack(np.meshgrid(x, y), -1)
-        hits = scene.cast_pixels(pixels, camera.intrinsics, camera.extrinsics)
-        image = shade(scene, hits, colours, normals, table)
-        image = image.reshape(y1 - y0, s, x1 - x0, s, 3).mean((1, 3))
-        return np.round(255 * np.clip(image, 0, 1) ** (1 / 1.4)).astype(np.uint8)
+
+def head_camera(size: tuple[int, int], frames: int) -> list[taco.Camera]:
+    """The actor's own view at every 30 fps frame: it sways by 2 cm and looks at the work area."""
+    focal = 0.9 * size[1]
+    intrinsics = np.array([[focal, 0, (size[1] - 1) / 2], [0, focal, (size[0] - 1) / 2], [0, 0, 1]])
+    result = []
+    for seconds in np.arange(frames) / taco.FPS:
+        sway = 0.02 * np.array([np.sin(2 * seconds), np.cos(1.3 * seconds), np.sin(1.7 * seconds)])
+        eye = WORK + np.array([-0.03, -0.34, 0.52]) + sway
+        pose = cameras.look_at(eye, WORK + np.array([-0.03, 0.02, 0.0]), np.array([0.0, 0, 1]))
+        result.append(taco.Camera("egocentric", intrinsics, pose, size))
+    return result
 
 
 def write_scene(
@@ -249,91 +276,44 @@ def write_scene(
     size: tuple[int, int],
     names: tuple[str, ...] = tuple(RIG),
 ) -> None:
-    """Writes one sequence in TACO's layout; its hand poses come last and mark it as whole.
+    """Writes one sequence in TACO's layout; the egocentric view where all twelve cameras are asked.
 
     Args:
       frames: at 30 fps.
       size: (height, width) of the videos.
       names: cameras, of RIG.
     """
-    world, rigged = World(spec, frames, hands), rig(size, names)
-    entry = taco.Entry(root, spec.triplet, spec.sequence_id)
-    renderer = Renderer(world, rigged)
-    clips = {name: np.empty((frames, *size, 3), np.uint8) for name in rigged}
+    world = World(spec, frames, hands)
+    renderer = Renderer(world, size, names)
+    head = head_camera(size, frames) if len(names) == len(RIG) else None
+    clips = {name: [] for name in (*names, "egocentric")}
     for index in range(frames):
-        for name, image in renderer.frame(index).items():
-            clips[name][index] = image
-    for name, clip in clips.items():
+        moving = {"egocentric": head[index]} if head else None
+        for name, image in renderer.frame(index, moving).items():
+            clips[name].append(image)
+    entry = taco.Entry(root, spec.triplet, spec.sequence_id)
+    for name in names:
         path = entry.folder(taco.VIDEOS[0]) / f"{name}.mp4"
-        video.write(path, clip, fps=taco.FPS, quality=8)
-    _write_calibration(entry, rigged)
-    _write_egocentric(entry, clips, rigged)
-    _write_objects(entry, world)
-    folder = entry.folder(taco.HANDS)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for side, betas in zip(("left", "right"), spec.layout.betas, strict=True):
-        pose, at = getattr(world.motion, side)
-        poses = {
-            f"{i + 1:05d}": {
-                "hand_pose": pose[i].astype(np.float32),
-                "hand_trans": at[i].astype(np.float32),
-            }
-            for i in range(frames)
-        }
-        (partial / f"{side}_hand.pkl").write_bytes(pickle.dumps(poses))
-        shape = {"hand_shape": np.asarray(betas, np.float32)}
-        (partial / f"{side}_hand_shape.pkl").write_bytes(pickle.dumps(shape))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _write_calibration(entry: taco.Entry, rigged: dict[str, taco.Camera]) -> None:
-    folder = entry.folder(taco.CAMERAS)
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = {
-        name: {
-            "K": camera.intrinsics.ravel().tolist(),
-            "R": camera.extrinsics[:, :3].ravel().tolist(),
-            "T": camera.extrinsics[:, 3].tolist(),
-            "distCoeff": [0.0] * 5,
-            "imgSize": [camera.size[1], camera.size[0]],
-            "rectifyAlpha": 0.0,
-        }
-        for name, camera in rigged.items()
+        taco_writer.write_video(path, np.stack(clips[name]))
+    path = entry.folder(taco.CAMERAS) / "calibration.json"
+    taco_writer.write_calibration(path, renderer.cameras)
+    if head:
+        poses = np.stack([camera.extrinsics for camera in head])
+        views = np.stack(clips["egocentric"])
+        taco_writer.write_egocentric(entry, views, head[0].intrinsics, poses)
+    variants = {"tool": spec.tool_variant, "target": spec.target_variant}
+    for role, name in zip(("tool", "target"), spec.triplet[1:], strict=True):
+        thing = world.objects[role]
+        taco_writer.write_object(
+            entry,
+            role,
+            synthetic_objects.identifier(role, name, variants[role]),
+            poses=getattr(world.motion, role),
+            vertices=thing.vertices,
+            faces=thing.faces,
+        )
+    poses = {
+        side: (*getattr(world.motion, side), np.array(betas))
+        for side, betas in zip(("left", "right"), spec.layout.betas, strict=True)
     }
-    (folder / "calibration.json").write_text(json.dumps(raw, indent=1))
-
-
-def _write_egocentric(entry, clips, rigged) -> None:
-    """The head camera: the overhead view (or the last camera), with its pose at every frame."""
-    name = "22139908" if "22139908" in rigged else list(rigged)[-1]
-    camera, clip = rigged[name], clips[name]
-    folder = entry.folder("Egocentric_Camera_Parameters")
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savetxt(folder / "egocentric_intrinsic.txt", camera.intrinsics)
-    pose = np.eye(4)
-    pose[:3] = camera.extrinsics
-    np.save(folder / "egocentric_frame_extrinsic.npy", np.tile(pose, (len(clip), 1, 1)))
-    path = entry.folder("Egocentric_RGB_Videos") / "color.mp4"
-    video.write(path, clip, fps=taco.FPS, quality=14)
-
-
-def _write_objects(entry: taco.Entry, world: World) -> None:
-    folder = entry.folder(taco.POSES)
-    folder.mkdir(parents=True, exist_ok=True)
-    variants = {"tool": world.spec.tool_variant, "target": world.spec.target_variant}
-    names = {"tool": world.spec.triplet[1], "target": world.spec.triplet[2]}
-    models = entry.root / taco.MODELS[0]
-    models.mkdir(exist_ok=True)
-    for role, thing in world.objects.items():
-        name = synthetic_objects.identifier(role, names[role], variants[role])
-        np.save(folder / f"{role}_{name}.npy", getattr(world.motion, role).astype(np.float32))
-        path = models / f"{name}_cm.obj"
-        if not path.is_file():
-            partial = path.with_name(f".{path.name}.{entry.sequence_id}")
-            lines = [f"v {x:.5f} {y:.5f} {z:.5f}" for x, y, z in thing.vertices * 100]
-            lines += [f"f {a + 1} {b + 1} {c + 1}" for a, b, c in thing.faces]
-            partial.write_text("\n".join(lines) + "\n")
-            partial.rename(path)
+    taco_writer.write_hands(entry, poses)

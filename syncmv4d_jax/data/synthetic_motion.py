@@ -3,12 +3,12 @@
 With u the horizontal direction from the grip to the target, w its left turn seen from above (away
 from the actor), e(tau) a smooth ramp over a clip of 1.5 s (then back, and so on):
 
-    brush          the tool sweeps 13 cm along w, the target is dragged 8.5 cm along w
-    stir           the tool circles half a turn of 3 cm while both move 8.5 cm along u
-    pour in some   the tool moves 9 cm along u and up, and tips by 35 degrees; the target comes
-                   8.5 cm towards the actor
-    cut            the tool moves 12 cm towards the actor and sinks; the target is pushed 8.5 cm
-                   against u
+    brush          the tool sweeps 13 cm along w and drags the target 8.5 cm along w
+    stir           the tool goes half round a circle of 1.6 cm while both move 8.5 cm along u
+    pour in some   both come 8.5 cm towards the actor; the tool, beside the target at first, moves
+                   9 cm along u over it, rises by 5 cm and tips by 35 degrees
+    cut            both are pushed 8.5 cm against u, the tool is drawn 5 cm towards the actor and
+                   sinks by 2 cm
 
 The right hand holds the tool by a fixed grasp, the left hand moves with the target. Layout: where
 the target stands (2 cm), from where the tool comes (15 degrees), sizes of the hands.
@@ -153,11 +153,11 @@ def _shifts(action, e, u, w):
     if action == "brush":
         return {"tool": 0.13 * e * w, "target": 0.085 * e * w}, 0.0
     if action == "stir":
-        circle = 0.03 * ((1 - np.cos(np.pi * e)) * w + np.sin(np.pi * e) * u)
+        circle = 0.016 * (np.sin(np.pi * e) * u - np.cos(np.pi * e) * w)
         return {"tool": 0.085 * e * u + circle, "target": 0.085 * e * u}, 0.0
     if action == "pour in some":
-        return {"tool": e * (0.09 * u + 0.02 * UP), "target": -0.085 * e * w}, 0.61 * e
-    return {"tool": -e * (0.12 * w + 0.02 * UP), "target": -0.085 * e * u}, 0.0
+        return {"tool": e * (0.09 * u - 0.085 * w + 0.05 * UP), "target": -0.085 * e * w}, 0.61 * e
+    return {"tool": -e * (0.085 * u + 0.05 * w + 0.02 * UP), "target": -0.085 * e * u}, 0.0
 
 
 def _left(target_at, turn, height):

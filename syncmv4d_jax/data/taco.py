@@ -146,9 +146,11 @@ def index(root: str | Path) -> list[Entry]:
         )
     entries = []
     for triplet in sorted((root / HANDS).iterdir()):
-        if triplet.is_dir():
+        if triplet.is_dir() and not triplet.name.startswith("."):
             parsed = parse_triplet(triplet.name)
-            entries += [Entry(root, parsed, s.name) for s in triplet.iterdir() if s.is_dir()]
+            names = [s.name for s in triplet.iterdir() if s.is_dir()]
+            # A name with a dot is a folder that was being written when its writer was stopped.
+            entries += [Entry(root, parsed, name) for name in names if name[0] != "."]
     return sorted(entries, key=lambda e: e.sequence_id)
 
 
