@@ -42,7 +42,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--fps", type=float, default=DEFAULTS.fps)
     add("--points", type=int, default=DEFAULTS.points)
     add("--variants", type=int, default=1, help="clips of a training sequence")
-    add("--val", type=float, default=DEFAULTS.val, help="share of validation sequences")
+    add("--cameras", choices=("all", "first"), default="all", help="first: one a cluster")
+    add("--val-share", "--val", dest="val", type=float, default=DEFAULTS.val, help="of sequences")
     add("--seed", type=int, default=0)
     add("--text", default=DEFAULTS.text, help="prompt with {action}, {tool} and {target}")
     add("--heldout-tools", type=names, default=DEFAULTS.held_out_tools, help="comma separated")
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
         settings = dataclasses.replace(
             DEFAULTS,
             **{key: getattr(args, key) for key in ("size", "frames", "fps", "points", "variants")},
-            **{key: getattr(args, key) for key in ("val", "seed", "text")},
+            **{key: getattr(args, key) for key in ("val", "seed", "text", "cameras")},
             held_out_tools=args.heldout_tools,
             held_out_actions=args.heldout_actions,
             held_out_triplets=triplets,

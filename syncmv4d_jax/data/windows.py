@@ -27,6 +27,7 @@ class Settings:
       frames, fps: of a clip.
       points: K.
       clusters: groups of views, left to right.
+      cameras: "all", or "first": one camera a cluster, for small data sets.
       margin: of the crop around the projected surfaces.
       visible: metres that a point may lie behind the surface seen on its ray.
       variants: clips of a training sequence; beyond the first they start at random where the
@@ -43,6 +44,7 @@ class Settings:
     fps: float = 8.0
     points: int = 1600
     clusters: int = 3
+    cameras: str = "all"
     margin: float = 1.2
     visible: float = 0.01
     variants: int = 1
@@ -61,6 +63,9 @@ class Settings:
                 "wanted frames = 4 m + 1, at least 1 variant and 8 points, got "
                 f"{self.frames}, {self.variants}, {self.points}"
             )
+
+        if self.cameras not in ("all", "first"):
+            raise ValueError(f"wanted cameras all or first, got {self.cameras!r}")
 
     def split(self, sequence: str, triplet: tuple[str, str, str]) -> str:
         """Returns "train", "val" or "test"; all clips and views of a sequence share it."""
@@ -151,18 +156,26 @@ def _start(recording, fps, settings, rng) -> int:
     return int(rng.integers(0, spare + 1)) if spare > 0 else 0
 
 
+def _in_order(recording, count: int) -> list[tuple[int, str]]:
+    """(cluster, camera), left to right; in a cluster long lenses first, since a crop of a wide one
+    is enlarged, then by name. The first of a cluster is the one used outside of training."""
+    rig, names = recording.cameras, sorted(recording.cameras)
+    clusters = transforms.view_clusters(np.stack([rig[n].extrinsics for n in names]), count)
+    lens = {n: -round(rig[n].intrinsics[0, 0] / rig[n].size[1]) for n in names}
+    pairs = zip(clusters.tolist(), names, strict=True)
+    return sorted(pairs, key=lambda pair: (pair[0], lens[pair[1]], pair[1]))
+
+
 def _views(recording, index, surfaces, tracks, settings, variant, rng, shown):
     """Cameras that see the scene, with their crops and videos; the others with their reasons."""
-    names = sorted(recording.cameras)
-    clusters = transforms.view_clusters(
-        np.stack([recording.cameras[n].extrinsics for n in names]), settings.clusters
-    )
     views, skipped, frames = [], {}, {}
-    for name, cluster in zip(names, clusters, strict=True):
+    for cluster, name in _in_order(recording, settings.clusters):
         jitter = rng.uniform(-1, 1, 3)  # drawn for every camera, also for one that is dropped
+        if settings.cameras == "first" and any(view.cluster == cluster for view in views):
+            continue
         try:
             view, clip = _view(
-                recording, name, int(cluster), index, surfaces, tracks, settings,
+                recording, name, cluster, index, surfaces, tracks, settings,
                 jitter if variant else np.zeros(3),
             )  # fmt: skip
             frames[name] = clip[shown]

@@ -260,6 +260,20 @@ def test_variants_start_elsewhere_with_other_crops(data, tmp_path):
     assert second.tracks["source_frames"][-1] <= 17 and second.tracks["frame_valid"].all()
 
 
+def test_first_cameras_have_the_longest_lens_and_fall_back(data, tmp_path):
+    root = tmp_path / "in"
+    shutil.copytree(data / "seq0", root / "seq0")
+    path = root / "seq0" / "cameras.json"
+    calibration = json.loads(path.read_text())
+    calibration["cam0"]["K"][0] = calibration["cam0"]["K"][4] = 160.0  # cluster 2, wide
+    path.write_text(json.dumps(calibration))
+    (root / "seq0" / "cam2.mp4").unlink()  # of the middle cluster
+    settings = prepare.Settings(size=(96, 144), frames=5, fps=15.0, points=32, cameras="first")
+    window = prepare.windows.make(layouts.read_folder(root / "seq0"), 30.0, settings)
+    assert [view.cluster for view in window.views] == [0, 1, 2]
+    assert "cam0" not in [v.serial for v in window.views] and window.views[1].serial == "cam3"
+
+
 def test_split_is_by_sequence_and_depends_on_nothing_else():
     settings = prepare.Settings(held_out_triplets=(("cut", "knife", "plate"),))
     names = [settings.split(f"{i}", ("stir", "spoon", "bowl")) for i in range(400)]
