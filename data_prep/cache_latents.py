@@ -1,0 +1,54 @@
+"""Caches VAE latents of all views and umT5 features of all texts of a folder of records.
+
+    python data_prep/cache_latents.py --data RECORDS --weights WEIGHTS --out CACHE
+
+Run it again to continue. On several hosts start it everywhere with --shard i/n; the last to finish
+completes the cache. Then train with --config.data.cache=CACHE.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from syncmv4d_jax import cache
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="records of prepare_taco.py")
+    parser.add_argument("--weights", type=Path, required=True, help="converted weights: vae, umt5")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--size", help="height x width, where the records have several")
+    parser.add_argument("--shard", default="0/1", help="this process's part, i/n")
+    parser.add_argument("--texts-only", action="store_true", help="leave the latents out")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Parses the flags and caches; returns the exit status."""
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        index, count = (int(x) for x in args.shard.split("/"))
+        folder = cache.run(
+            args.data,
+            args.out,
+            encode_video=None if args.texts_only else cache.video_encoder(args.weights),
+            encode_text=cache.text_encoder(args.weights),
+            weights_hash=cache.weights_hash(args.weights),
+            size=tuple(int(x) for x in args.size.split("x")) if args.size else None,
+            shard_index=index,
+            shard_count=count,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"cache_latents: {type(error).__name__}: {error}")
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
