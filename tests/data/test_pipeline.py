@@ -1,0 +1,174 @@
+"""Batches: the contract, determinism, resuming, and independence of the number of readers."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_records  # noqa: E402
+
+from syncmv4d_jax import cameras, schema  # noqa: E402
+from syncmv4d_jax.data import pipeline, records  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("records")
+    fake_records.write(path, valid=4)
+    return path
+
+
+def configuration(root, **data):
+    config = ml_collections.ConfigDict()
+    config.data = {
+        "name": "taco", "records": str(root), "cache": "", "split": "train", "fps": 8.0,
+        "cameras": "sample", "raw": False, "augment": False,
+    } | data  # fmt: skip
+    config.task = {"size": (16, 24), "frames": 5, "points": 12, "views": 3}
+    config.sample = {"count": 0}
+    config.weights = {"vae": ""}
+    return config
+
+
+def batches(config, count, *, size=2, seed=0, index=0, shards=1):
+    iterator = pipeline.train_iterator(
+        config, batch_size=size, seed=seed, shard_index=index, shard_count=shards
+    )
+    return list(itertools.islice(iterator, count))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_batches_follow_the_schema(root):
+    (batch,) = batches(configuration(root), 1)
+    sizes = schema.check(batch, where="the test")
+    assert [sizes[a] for a in ["b", "v", "n", "h", "w", "k", "f"]] == [2, 3, 5, 16, 24, 12, 2]
+    assert batch["view_index"].tolist() == [[0, 1, 2]] * 2
+    assert batch["frame_valid"].sum(1).tolist() == [4, 4]
+    assert batch["latent_valid"].tolist() == [[True, False]] * 2
+
+
+def test_only_the_drawn_views_are_read(root, monkeypatch):
+    rows, read = [], records.File.read
+    monkeypatch.setattr(records.File, "read", lambda f, row: rows.append(row) or read(f, row))
+    pipeline.Examples(configuration(root), "train").get(0, np.random.default_rng(0))
+    assert len(rows) == 4  # three views and the clip's own
+
+
+def test_an_epoch_has_every_clip_once_and_draws_new_cameras(root):
+    made = batches(configuration(root), 8, size=3)
+    tracks = [np.sort(batch["tracks"].sum(axis=(1, 2, 3))) for batch in made]
+    for epoch in tracks:
+        np.testing.assert_array_equal(epoch, tracks[0])
+    firsts = {batch["extrinsics"][:, 0].tobytes() for batch in made}
+    assert len(firsts) > 3
+    orders = {batch["tracks"].tobytes() for batch in made}
+    assert len(orders) > 1
+
+
+def test_the_same_seed_gives_the_same_batches_another_one_does_not(root):
+    config = configuration(root, augment=True)
+    first, again = batches(config, 4), batches(config, 4)
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    other = batches(config, 4, seed=1)
+    assert not all(same(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_resumed_iterator_goes_on_as_the_unbroken_one(root):
+    config = configuration(root)
+    options = {"batch_size": 2, "seed": 3, "shard_index": 1, "shard_count": 2}
+    unbroken = pipeline.train_iterator(config, **options)
+    for _ in range(3):
+        next(unbroken)
+    state = json.loads(json.dumps(unbroken.get_state()))
+    wanted = [next(unbroken) for _ in range(3)]
+    resumed = pipeline.train_iterator(config, **options)
+    resumed.set_state(state)
+    assert all(same(next(resumed), batch) for batch in wanted)
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_the_global_batch_does_not_depend_on_the_number_of_readers(root, shards):
+    config = configuration(root)
+    whole = batches(config, 3, size=4)
+    parts = [batches(config, 3, size=4 // shards, index=i, shards=shards) for i in range(shards)]
+    for step, batch in enumerate(whole):
+        for key in batch:  # the shards take turns
+            merged = np.stack([part[step][key] for part in parts], axis=1)
+            np.testing.assert_array_equal(merged.reshape(batch[key].shape), batch[key])
+
+
+def test_fixed_cameras_are_the_first_of_each_cluster(root):
+    batch = batches(configuration(root, cameras="fixed"), 1, size=1)[0]
+    (name, example), *_ = pipeline.examples(configuration(root), "test")
+    assert name == "s3-0" and example["prompt"] == "text 1"
+    assert example["video"].shape == example["motion"].shape == (3, 5, 16, 24, 3)
+    reader = records.Reader(root, "test")
+    views = [reader.view(reader.windows[0], reader.windows[0].views[i]) for i in (0, 2, 4)]
+    assert np.array_equal(example["extrinsics"], np.stack([v["extrinsics"] for v in views]))
+    assert np.array_equal(example["video"][1], records.decode(views[1]["video"]))
+    assert batch["view_index"].tolist() == [[0, 1, 2]]
+
+
+def test_examples_are_limited_by_count(root):
+    config = configuration(root)
+    assert [name for name, _ in pipeline.examples(config, "train")] == ["s0-0", "s1-0", "s2-0"]
+    config.sample.count = 2
+    assert [name for name, _ in pipeline.examples(config, "train")] == ["s0-0", "s1-0"]
+
+
+def test_turning_the_world_keeps_what_cameras_see(root):
+    plain, turned = (
+        batches(configuration(root, augment=augment), 1)[0] for augment in (False, True)
+    )
+    assert np.abs(plain["tracks"] - turned["tracks"]).max() > 0.1
+    for batch in (plain, turned):
+        tracks = np.repeat(batch["tracks"][:, None], 3, axis=1)
+        batch["seen"] = cameras.to_camera(tracks, batch["extrinsics"])
+    np.testing.assert_allclose(plain["seen"], turned["seen"], atol=1e-5)
+
+
+def test_fewer_points_can_be_asked_for_not_more(root):
+    config = configuration(root)
+    config.task.points = 5
+    batch = batches(config, 1)[0]
+    assert schema.check(batch, where="x")["k"] == 5
+    config.task.points = 13
+    with pytest.raises(ValueError, match=r"points: wanted 13, records have 12.*--points"):
+        batches(config, 1)
+
+
+def test_wrong_configurations_name_the_command(root, tmp_path):
+    with pytest.raises(ValueError, match=r"make_scenes.*prepare_taco"):
+        batches(configuration(""), 1)
+    config = configuration(root)
+    config.task.frames = 9
+    with pytest.raises(ValueError, match="frames: wanted 9, records have 5"):
+        batches(config, 1)
+    config = configuration(root)
+    config.task.size = (32, 48)
+    with pytest.raises(FileNotFoundError, match=r"32x48.*--size"):
+        batches(config, 1)
+    config = configuration(root)
+    config.task.dit = {"dim": 8}
+    with pytest.raises(ValueError, match="cache_latents"):
+        batches(config, 1)
+    with pytest.raises(FileNotFoundError, match="cache_latents"):
+        batches(configuration(root, cache=str(tmp_path)), 1)
+    with pytest.raises(ValueError, match="sample or fixed"):
+        batches(configuration(root, cameras="all"), 1)
+
+
+def test_a_damaged_record_is_named_by_the_iterator(tmp_path):
+    folder = fake_records.write(tmp_path, sequences=2)
+    path = folder / "sequences" / "s0.array_record"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(records.CorruptRecord, match="s0"):
+        batches(configuration(tmp_path), 1, size=1)
