@@ -24,6 +24,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--size", help="height x width, where the records have several")
     parser.add_argument("--shard", default="0/1", help="this process's part, i/n")
+    parser.add_argument("--text-length", type=int, default=512, help="longest text, tokens")
     parser.add_argument("--texts-only", action="store_true", help="leave the latents out")
     return parser.parse_args(argv)
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
             args.data,
             args.out,
             encode_video=None if args.texts_only else cache.video_encoder(args.weights),
-            encode_text=cache.text_encoder(args.weights),
+            encode_text=cache.text_encoder(args.weights, max_length=args.text_length),
             weights_hash=cache.weights_hash(args.weights),
             size=tuple(int(x) for x in args.size.split("x")) if args.size else None,
             shard_index=index,

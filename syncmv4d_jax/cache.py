@@ -170,7 +170,14 @@ def video_encoder(folder: str | Path) -> Callable[[np.ndarray], jax.Array]:
     return encode
 
 
-def text_encoder(folder: str | Path) -> Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]:
-    """Returns encode_text for `run`, with folder/tokenizer.model where there is one."""
+def text_encoder(
+    folder: str | Path, *, max_length: int = 512
+) -> Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]:
+    """Returns encode_text for `run`, with folder/tokenizer.model where there is one.
+
+    Args:
+      max_length: of a text, tokens; longer ones are an error.
+    """
     own = Path(folder) / "tokenizer.model"
-    return weights.TextEncoder(folder, own if own.is_file() else None)
+    tokenizer = own if own.is_file() else None
+    return weights.TextEncoder(folder, tokenizer, max_length=max_length)
