@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
+
+from syncmv4d_jax import torch_pickle
 
 JOINTS = 16
 SHAPES = {
@@ -46,8 +47,8 @@ class Hands(NamedTuple):
     right: Model
 
 
-class _Chumpy:
-    """Stands for any chumpy class: keeps the attributes it was pickled with, does nothing."""
+class _Inert:
+    """Stands for any class of chumpy or scipy: keeps the attributes it was pickled with."""
 
     def __init__(self, *_):
         pass
@@ -56,43 +57,51 @@ class _Chumpy:
         self.__dict__.update(state)
 
 
+class _Columns(_Inert):
+    """scipy.sparse.csc_matrix"""
+
+
 class _Unpickler(pickle.Unpickler):
-    """Builds numpy and scipy arrays; anything else in the file is refused, not called."""
+    """Builds plain arrays and inert objects; anything else in the file is refused, not called."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "chumpy":
-            return _Chumpy
-        if module.startswith("scipy.sparse") and name in ("csc_matrix", "csr_matrix", "coo_matrix"):
-            return getattr(scipy.sparse, name)
-        plain = {"ndarray": np.ndarray, "dtype": np.dtype}
-        if module == "numpy" and name in plain:
-            return plain[name]
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            if name == "_reconstruct":
-                return np.empty(0).__reduce__()[0]
-            if name == "scalar":
-                return np.float32(0).__reduce__()[0]
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
+            return _Inert
+        if module.startswith("scipy.sparse"):
+            return _Columns if name == "csc_matrix" else _Inert
+        if (module, name) in torch_pickle.ALLOWED and module.split(".")[0] in ("numpy", "_codecs"):
+            return torch_pickle.ALLOWED[module, name]
+        if name == "_reconstructor" and module in ("copy_reg", "copyreg"):
+            return _old_object
+        if (module, name) in (("__builtin__", "object"), ("builtins", "object")):
+            return _Inert
         raise pickle.UnpicklingError(f"refused {module}.{name}: not an array")
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"refused _codecs.encode to {encoding!r}")
-    return text.encode("latin1")
+def _old_object(kind: type, *_) -> _Inert:
+    """How protocols 0 and 1 make an object."""
+    if kind not in (_Inert, _Columns):
+        raise pickle.UnpicklingError(f"refused an object of {kind}")
+    return kind()
 
 
 def _value(x: Any) -> np.ndarray:
     """The array behind a chumpy object (plain or a Select of another) or a sparse matrix."""
-    if isinstance(x, _Chumpy):
+    if isinstance(x, _Columns):
+        state = x.__dict__
+        dense = np.zeros(tuple(state["_shape"] if "_shape" in state else state["shape"]))
+        starts, rows = _value(state["indptr"]), _value(state["indices"])
+        columns = np.repeat(np.arange(dense.shape[1]), np.diff(starts))
+        np.add.at(dense, (rows, columns), _value(state["data"]))
+        return dense
+    if isinstance(x, _Inert):
         attributes = x.__dict__
         if "idxs" in attributes:
-            flat = _value(attributes["a"]).ravel()[np.asarray(attributes["idxs"])]
+            flat = _value(attributes["a"]).ravel()[_value(attributes["idxs"])]
             shape = attributes.get("preferred_shape")
             return flat.reshape(shape) if shape is not None else flat
         return _value(attributes["x"])
-    return x.toarray() if scipy.sparse.issparse(x) else np.asarray(x)
+    return np.asarray(torch_pickle.read_all(x))
 
 
 def parse(data: bytes, *, where: str) -> Model:
@@ -106,16 +115,22 @@ def parse(data: bytes, *, where: str) -> Model:
     """
     try:
         raw = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        if missing := sorted(SHAPES.keys() - dict(raw).keys()):
+            raise ValueError(f"no keys {missing}")
         arrays = {key: _value(raw[key]) for key in SHAPES}
-    except KeyError as error:
-        raise ValueError(f"{where}: no key {error} of a MANO model in it") from error
     except Exception as error:  # a broken pickle raises whatever its opcodes run into
         raise ValueError(f"{where}: not a MANO pickle ({type(error).__name__}: {error})") from error
     for key, shape in SHAPES.items():
         if arrays[key].shape != shape:
             raise ValueError(f"{where}: {key} wanted {shape}, got {arrays[key].shape}")
+        if arrays[key].dtype.kind not in "fiub" or not np.isfinite(arrays[key]).all():
+            raise ValueError(f"{where}: {key} holds values that are not finite numbers")
     parents = arrays["kintree_table"][0].astype(np.int64)
     parents[0] = -1
+    if (parents[1:] >= np.arange(1, JOINTS)).any() or (parents[1:] < 0).any():
+        raise ValueError(f"{where}: kintree_table: a joint's parent must come before it: {parents}")
+    if not 0 <= arrays["f"].min() <= arrays["f"].max() < len(arrays["v_template"]):
+        raise ValueError(f"{where}: f names vertices that there are not")
     as_float = {key: np.asarray(value, np.float64) for key, value in arrays.items()}
     return Model(
         as_float["v_template"],

@@ -17,7 +17,7 @@ import trimesh
 from syncmv4d_jax import cameras
 from syncmv4d_jax.data import mano, raycast, synthetic_motion, synthetic_objects, taco, taco_writer
 
-VERSION = 2  # of what a scene looks like and how it moves: data of two versions never mix
+VERSION = 3  # of what a scene looks like and how it moves: data of two versions never mix
 TRAIN = (
     ("brush", "brush", "plate"), ("brush", "roller", "box"), ("brush", "brush", "pan"),
     ("stir", "spoon", "bowl"), ("stir", "spatula", "pan"), ("stir", "spoon", "cup"),

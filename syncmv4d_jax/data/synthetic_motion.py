@@ -5,8 +5,8 @@ from the actor), e(tau) a smooth ramp over a clip of 1.5 s (then back, and so on
 
     brush          the tool sweeps 13 cm along w and drags the target 8.5 cm along w
     stir           the tool goes half round a circle of 1.6 cm while both move 8.5 cm along u
-    pour in some   both come 8.5 cm towards the actor; the tool, beside the target at first, moves
-                   9 cm along u over it, rises by 5 cm and tips by 35 degrees
+    pour in some   both come 8 cm towards the actor; the tool, beside the target at first, moves
+                   8 cm along u over it, rises by 4 cm and tips by 32 degrees
     cut            both are pushed 8.5 cm against u, the tool is drawn 5 cm towards the actor and
                    sinks by 2 cm
 
@@ -119,8 +119,8 @@ def move(
     u, w = turn @ np.array([-1.0, 0, 0]), turn @ np.array([0, 1.0, 0])
     stand = centre + np.array([-0.075 + layout.position[0], 0.02 + layout.position[1], 0.0])
     tilt = 0.12 if action == "pour in some" else 0.42
-    head = {"brush": 0.030, "stir": 0.028, "pour in some": 0.115, "cut": 0.055}[action]
-    over = 0.075 if action == "pour in some" else 0.0  # a pouring tool starts beside the target
+    head = {"brush": 0.036, "stir": 0.028, "pour in some": 0.115, "cut": 0.060}[action]
+    over = 0.068 if action == "pour in some" else 0.0  # a pouring tool starts beside the target
     rest = stand - over * u + UP * (head + height * 0.55)
     poses = {"tool": [], "target": [], "left": [], "right": []}
     for e in ramp(seconds):
@@ -156,7 +156,7 @@ def _shifts(action, e, u, w):
         circle = 0.016 * (np.sin(np.pi * e) * u - np.cos(np.pi * e) * w)
         return {"tool": 0.085 * e * u + circle, "target": 0.085 * e * u}, 0.0
     if action == "pour in some":
-        return {"tool": e * (0.09 * u - 0.085 * w + 0.05 * UP), "target": -0.085 * e * w}, 0.61 * e
+        return {"tool": e * (0.08 * u - 0.08 * w + 0.042 * UP), "target": -0.085 * e * w}, 0.55 * e
     return {"tool": -e * (0.085 * u + 0.05 * w + 0.02 * UP), "target": -0.085 * e * u}, 0.0
 
 
@@ -165,7 +165,8 @@ def _left(target_at, turn, height):
     fingers = turn @ np.array([0.45, 0.86, -0.22])
     palm = turn @ np.array([0.80, -0.42, -0.42])
     rotation = _axes(-fingers, -palm)
-    wrist = target_at + turn @ np.array([-0.125, -0.075, 0.035 + 0.5 * height])
+    up = max(0.082, 0.04 + 0.5 * height)  # the fingertips stay above the table
+    wrist = target_at + turn @ np.array([-0.125, -0.075, up])
     return _log(rotation), wrist
 
 

@@ -141,6 +141,6 @@ def _target(name, size, rng):
         return [(body, (0.22, 0.23, 0.26)), (arm, colour)]
     if name == "box":
         body = _box([0.115 * a, 0.090 * b, 0.050 * c], [0, 0, 0.025 * c])
-        stripe = _box([0.118 * a, 0.030 * b, 0.052 * c], [0, 0, 0.025 * c])
+        stripe = _box([0.118 * a, 0.030 * b, 0.051 * c], [0, 0, 0.0255 * c])
         return [(body, colour), (stripe, (0.72, 0.36, 0.20))]
     return [(_shell(0.045 * a, 0.070 * b, 0.005, 0.036 * c), colour)]

@@ -186,6 +186,8 @@ def read_calibration(path: Path) -> dict[str, Camera]:
         raise BadSequence(f"{path}: not found")
     try:
         raw = json.loads(path.read_text())
+        if not isinstance(raw, dict) or not raw:
+            raise ValueError("wanted {camera: {K, R, T, imgSize}} with at least one camera")
         return {name: parse_camera(name, value) for name, value in raw.items()}
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise BadSequence(f"{path}: broken calibration ({error!r})") from error
@@ -220,12 +222,17 @@ def _hand(entry: Entry, side: str, model: mano.Model) -> np.ndarray:
     shape_file = folder / f"{side}_hand_shape.pkl"
     try:
         keys = sorted(frames)
+        if missing := sorted({f"{i + 1:05d}" for i in range(len(keys))} - set(keys)):
+            raise ValueError(
+                f"wanted frames 00001..{len(keys):05d}, got {keys[0]}..{keys[-1]}, "
+                f"missing {missing[0]}"
+            )
         pose = np.stack([np.asarray(frames[k]["hand_pose"], np.float64) for k in keys])
         move = np.stack([np.asarray(frames[k]["hand_trans"], np.float64) for k in keys])
         betas = np.zeros(10)
         if shape_file.is_file():
             betas = np.asarray(_read_pickle(shape_file)["hand_shape"], np.float64).reshape(10)
-        if not (np.isfinite(pose).all() and np.isfinite(move).all()):
+        if not all(np.isfinite(x).all() for x in (pose, move, betas)):
             raise ValueError("values that are not finite")
         return mano.skin(model, pose, betas, move)[0]
     except BadSequence:
@@ -245,6 +252,13 @@ def _object(entry: Entry, role: str) -> tuple[np.ndarray, tuple[np.ndarray, np.n
         raise BadSequence(f"{files[0]}: unreadable ({error})") from error
     if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
         raise BadSequence(f"{files[0]}: wanted finite poses [n 4 4], got {poses.shape}")
+    turns = poses[:, :3, :3]
+    off = np.abs(turns @ np.moveaxis(turns, 1, 2) - np.eye(3)).max((1, 2))
+    off = np.maximum(off, np.abs(poses[:, 3] - np.array([0, 0, 0, 1.0])).max(1))
+    if (off > 1e-2).any():
+        raise BadSequence(
+            f"{files[0]}: frame {int(np.argmax(off > 1e-2))} is not a rotation and a translation"
+        )
     identifier = files[0].stem.split("_")[-1]
     return poses, read_model(entry.root, identifier)
 
@@ -259,7 +273,9 @@ def read_model(root: Path, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     for path in paths:
         if path.is_file():
             try:
-                mesh = trimesh.load(path, force="mesh", process=False)
+                mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+                if not len(mesh.faces) or not np.isfinite(mesh.vertices).all():
+                    raise ValueError("no faces, or vertices that are not finite")
                 return np.asarray(mesh.vertices, np.float64) * 0.01, np.asarray(mesh.faces)
             except Exception as error:  # whatever the parser of a broken mesh runs into
                 raise BadSequence(f"{path}: unreadable mesh ({error})") from error
