@@ -1,0 +1,180 @@
+"""Metrics of videos against true ones: PSNR, SSIM, GMSD, and whether the motion is the scene's.
+
+Moving region of a view, where I_n is the luma 0..255, box-filtered 3 x 3 (renders and codecs
+flicker by a few levels):
+
+    (1)  R = dilate([max_n I_n - min_n I_n > 24], radius max(1, h / 64))
+
+so R [h w] holds every pixel that the motion passes at any time, over the whole clip. With the
+luma g of the generated and y of the true video and ' for a pixel's deviation from its time-mean:
+
+    (2)  correlation = sum g'y' / sqrt(sum g'^2  sum y'^2)     sums over R, time and views
+    (3)  ratio of standard deviations = sqrt(sum g'^2 / sum y'^2)
+
+A frozen video has correlation and ratio 0. What the truth leaves undefined (nothing moves) is None.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+LUMA = np.array([0.299, 0.587, 0.114])
+MOVES = 24.0  # luma levels of 0..255
+PSNR_CAP = 100.0  # dB, of identical images
+
+
+def luma(video: np.ndarray) -> np.ndarray:
+    """Returns the luma [...] float64, 0..255, of uint8 RGB [... 3]."""
+    return np.asarray(video, np.float64) @ LUMA
+
+
+def moving_region(video: np.ndarray, *, threshold: float = MOVES) -> np.ndarray:
+    """Returns the moving region (Eq. 1) [v h w] bool of true videos [v n h w 3] uint8."""
+    smooth = ndimage.uniform_filter(luma(video), size=(1, 1, 3, 3), mode="nearest")
+    moves = smooth.max(1) - smooth.min(1) > threshold
+    radius = max(1, round(video.shape[2] / 64))
+    size = 2 * radius + 1
+    return ndimage.binary_dilation(moves, structure=np.ones((1, size, size), bool))
+
+
+def psnr(pred: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """PSNR of each frame, dB.
+
+    Args:
+      pred, true: [... h w 3] uint8 (or float in 0..255).
+      mask: [... h w] bool: only these pixels count; None for all.
+
+    Returns:
+      [...] float64; 100 where identical, NaN where the mask is empty: see `mean`.
+    """
+    square = (np.asarray(pred, np.float64) - np.asarray(true, np.float64)) ** 2
+    square = square.mean(-1)
+    if mask is None:
+        error = square.mean((-1, -2))
+    else:
+        mask = np.broadcast_to(mask, square.shape)
+        count = mask.sum((-1, -2))
+        error = np.where(mask, square, 0).sum((-1, -2)) / np.maximum(count, 1)
+        error = np.where(count > 0, error, np.nan)
+    with np.errstate(divide="ignore"):
+        return np.minimum(20 * np.log10(255) - 10 * np.log10(error), PSNR_CAP)
+
+
+def mean(values: np.ndarray) -> float | None:
+    """Mean of the defined (finite) values; None where there is none."""
+    values = np.asarray(values, np.float64)
+    kept = np.isfinite(values)
+    return float(values[kept].mean()) if kept.any() else None
+
+
+def zero_background(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns video [... h w 3], zero outside of mask [... h w]: what SSIM of a region is of."""
+    return video * np.asarray(mask, bool)[..., None].astype(video.dtype)
+
+
+def ssim(
+    pred: np.ndarray, true: np.ndarray, *, gaussian: bool = True, mirror: bool = False
+) -> np.ndarray:
+    """Structural similarity of each frame (Wang et al. 2004), mean over channels.
+
+    Args:
+      pred, true: [... h w c], 0..255, h and w at least 11.
+      gaussian: an 11 x 11 Gaussian window of sigma 1.5; else a uniform 7 x 7 one with the sample
+        covariance.
+      mirror: count the windows that leave the image, mirrored, too.
+
+    Returns:
+      [...] float64, at most 1.
+
+    Raises:
+      ValueError: an image smaller than the window.
+    """
+    size = 11 if gaussian else 7
+    if min(pred.shape[-3:-1]) < size:
+        raise ValueError(f"SSIM needs images of at least {size} x {size}, got {pred.shape[-3:-1]}")
+    lead = pred.shape[:-3]
+    flat = [np.asarray(x, np.float64).reshape(-1, *x.shape[-3:]) for x in (pred, true)]
+    cut = slice(None) if mirror else slice(size // 2, -(size // 2))
+
+    def window(z):
+        if gaussian:
+            return ndimage.gaussian_filter(z, (1.5, 1.5, 0), truncate=3.5, mode="mirror")
+        return ndimage.uniform_filter(z, (7, 7, 1), mode="mirror")
+
+    unbiased = 1.0 if gaussian else 49 / 48
+    found = [
+        _similarity(x, y, window, unbiased)[cut, cut].mean() for x, y in zip(*flat, strict=True)
+    ]
+    return np.array(found).reshape(lead)
+
+
+def ssim3d(pred: np.ndarray, true: np.ndarray) -> float:
+    """SSIM of a clip [n h w c], 0..255, with an 11 x 11 x 11 Gaussian window, mirrored borders."""
+    if min(pred.shape[:3]) < 6:
+        raise ValueError(f"SSIM in 3D needs at least 6 frames of 6 x 6, got {pred.shape[:3]}")
+
+    def window(z):
+        return ndimage.gaussian_filter(z, (1.5, 1.5, 1.5, 0), truncate=3.5, mode="mirror")
+
+    return float(_similarity(np.float64(pred), np.float64(true), window, 1.0).mean())
+
+
+def _similarity(x: np.ndarray, y: np.ndarray, window, unbiased: float) -> np.ndarray:
+    """The similarity of each window of two images or clips; Wang et al., Eq. 13."""
+    mx, my = window(x), window(y)
+    vx = unbiased * (window(x * x) - mx * mx)
+    vy = unbiased * (window(y * y) - my * my)
+    vxy = unbiased * (window(x * y) - mx * my)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+
+
+def gmsd(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Gradient magnitude similarity deviation of each frame (Xue et al. 2014); 0 is identical.
+
+    Args:
+      pred, true: [... h w 3], 0..255. Luma, 2 x 2 means, Prewitt / 3, c = 170 / 255^2.
+
+    Returns:
+      [...] float64.
+    """
+    x, y = (_gradient(luma(z) / 255) for z in (pred, true))
+    c = 170 / 255**2
+    return ((2 * x * y + c) / (x * x + y * y + c)).std((-1, -2))
+
+
+def _gradient(image: np.ndarray) -> np.ndarray:
+    """Prewitt's gradient magnitude of the halved image [... h w]; zeros beyond the border."""
+    pad = [(0, 0)] * (image.ndim - 2) + [(0, image.shape[-2] % 2), (0, image.shape[-1] % 2)]
+    image = np.pad(image, pad, mode="edge")
+    half = sum(image[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+    one = np.ones(3) / 3
+    step = np.array([1.0, 0.0, -1.0])
+
+    def both(first, second):
+        out = ndimage.correlate1d(half, first, axis=-1, mode="constant")
+        return ndimage.correlate1d(out, second, axis=-2, mode="constant")
+
+    return np.hypot(both(step, one), both(one, step))
+
+
+def temporal(
+    pred: np.ndarray, true: np.ndarray, region: np.ndarray
+) -> tuple[float | None, float | None]:
+    """(correlation, ratio of standard deviations) over time in the moving region (Eq. 2, 3).
+
+    Args:
+      pred, true: [v n h w 3] uint8; leave the given frame 0 out.
+      region: [v h w] bool.
+
+    Returns:
+      (None, None) where the truth does not move: an empty region, or fewer than 2 frames.
+    """
+    g, y = (np.moveaxis(luma(x), 1, -1)[region] for x in (pred, true))  # [pixels n]
+    if y.shape[-1] < 2:
+        return None, None
+    g, y = g - g.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    gg, yy, gy = (g * g).sum(), (y * y).sum(), (g * y).sum()
+    if yy <= 1e-9 * max(y.size, 1):
+        return None, None
+    ratio = float(np.sqrt(gg / yy))
+    return (float(gy / np.sqrt(gg * yy)) if gg > 1e-9 * g.size else 0.0), ratio
