@@ -30,7 +30,7 @@ def base() -> ml_collections.ConfigDict:
         "raw": False,
         "augment": False,
     }
-    config.text = {"weights": "", "tokenizer": ""}
+    config.text = {"weights": "", "max_length": 512}
     config.optim = ml_collections.ConfigDict()
     config.train = {
         "steps": 1000,

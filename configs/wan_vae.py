@@ -28,10 +28,10 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "muon",
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-4,
         "schedule": "cosine",
         "steps": 3000,
-        "warmup": 10,
+        "warmup": 100,
         "final_fraction": 0.02,
         "stacked": "^$",
         "clip": 1.0,

@@ -102,7 +102,7 @@ def _inputs(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]
 def _from_folder(config: Any, task: Any) -> tuple[str, dict[str, np.ndarray]]:
     options, prompt = task.options, config.sample.prompt
     views = folder.read(config.sample.images, views=options.views, size=options.size)
-    texts = weights.TextEncoder(config.text.weights, config.text.tokenizer)
+    texts = weights.TextEncoder(config.text.weights, max_length=config.text.max_length)
     features, lengths = texts([prompt, config.sample.negative_prompt])
     arrays = {
         "images": views.images,

@@ -290,6 +290,48 @@ def _bytes(leaves: Leaves, dtype: Any) -> int:
     return sum(sizes)
 
 
+def save(
+    part: str,
+    config: Any,
+    params: dict[str, Any],
+    out: str | Path,
+    *,
+    source: dict[str, Any],
+    tokenizer_files: Sequence[Path] = (),
+    dtype: Any = None,
+) -> None:
+    """Writes parameters made here (trained, or from a seed) as `convert` writes converted ones.
+
+    Args:
+      out: the weights' folder; `out/part` is replaced as a whole.
+      source: where they come from, for the index.
+      tokenizer_files: kept with umt5, e.g. a spiece.model.
+      dtype: as stored; None keeps each leaf's own.
+
+    Raises:
+      ValueError: parameters that do not fit the config.
+    """
+    folder = Path(out) / part
+    wanted = module.shapes(models.MODELS[part], config)
+    tree.check_same(wanted, params, wanted_from=f"{part}'s config", got_from="the parameters")
+    flat = {name: np.asarray(leaf) for name, leaf in tree.flatten(params).items()}
+    leaves = Leaves(
+        config=config,
+        shapes={name: leaf.shape for name, leaf in flat.items()},
+        dtypes={name: leaf.dtype for name, leaf in flat.items()},
+        slices={name: (None,) for name in flat},
+        read=lambda name, _: flat[name],
+        provenance=lambda: source,
+        tokenizer=list(tokenizer_files),
+    )
+    partial = folder.with_name(f".{part}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_converted(leaves, part, partial, dtype, lambda *_: None)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
 def load(
     part: str, path: str | Path, shardings: Any = None, dtype: Any = None
 ) -> tuple[Any, dict[str, Any]]:

@@ -1,0 +1,103 @@
+"""Makes the small autoencoder of the embedded demo from prepared records.
+
+    python data_prep/make_vae.py --records RECORDS --out DIR [--steps 1500]
+
+A linear codec is fitted to some clips (models.wan.vae_linear), trained on (configs/wan_vae.py), and
+normalised: the statistics of its latents are folded into the 1 x 1 convolutions, so that encoders
+and decoders need no numbers beside the weights. Writes DIR/vae in the form of convert_weights.py.
+Run it again to continue a training that was stopped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not an installed package
+
+from configs import wan_vae as configuration
+from syncmv4d_jax import train, tree, weights
+from syncmv4d_jax.data import pipeline
+from syncmv4d_jax.models.wan import vae, vae_linear
+from syncmv4d_jax.nn import module
+from syncmv4d_jax.tasks import wan_vae
+
+
+def clips(config, count: int) -> np.ndarray:
+    """[b n h w 3] uint8: videos and pseudo videos of the first views, in turn."""
+    config.sample.count = count
+    found = pipeline.examples(config, config.data.split)
+    pairs = [(x["video"][i % 3], x["motion"][i % 3]) for i, (_, x) in enumerate(found)]
+    return np.concatenate([np.stack(pair) for pair in pairs])
+
+
+def report(when: str, config, params, videos: np.ndarray) -> None:
+    """Prints the PSNR of encode then decode over all pixels and over those that are not black."""
+    through = jax.jit(lambda p, x: _through(config, p, x))
+    every, bright = [], []
+    for clip in videos:
+        x = jnp.asarray(clip, jnp.float32)[None] / 127.5 - 1
+        error = np.square((np.clip(through(params, x), -1, 1) - x) / 2)
+        every.append(error.mean())
+        bright.append(error[np.asarray(clip)[None].max(-1) > 20].mean())
+    every, bright = (-10 * np.log10(np.mean(e)) for e in (every, bright))
+    print(f"{when}: PSNR {every:.2f} dB, not black {bright:.2f} dB", flush=True)
+
+
+def _through(config, params, x):
+    model = module.bind(vae.VAE, config, params)
+    return model.decode(model.encode(x))
+
+
+def fold(config: vae.VAEConfig, params: dict, mean, std) -> dict:
+    """Returns parameters whose latents are (z - mean) / std of those of `params`."""
+    flat, z = dict(tree.flatten(params)), config.z_dim
+    mean, std = jnp.asarray(mean), jnp.asarray(std)
+    both = jnp.concatenate([std, jnp.ones((z,))])
+    shift = jnp.concatenate([mean, 2 * jnp.log(std)])  # of the mean, and of the log variance
+    kernel, bias = flat["conv1/kernel"], flat["conv1/bias"]
+    flat["conv1/kernel"], flat["conv1/bias"] = kernel / both, (bias - shift) / both
+    kernel = flat["conv2/kernel"]  # [1 1 1 z z]
+    flat["conv2/bias"] = flat["conv2/bias"] + mean @ kernel[0, 0, 0]
+    flat["conv2/kernel"] = kernel * std[:, None]
+    return tree.unflatten(flat)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument(
+        "--clips", type=int, default=12, help="examples the linear start is fitted to"
+    )
+    args = parser.parse_args()
+    config = configuration.get_config("demo")
+    config.unlock()
+    config.data.records, config.data.raw = args.records, True
+    task = wan_vae.make(config)
+    some = clips(config, args.clips)
+    start = args.out / "start"
+    if not (start / "vae" / "index.json").is_file():
+        params = module.init(vae.VAE, task.config, jax.random.key(0))
+        scaled = jnp.asarray(some, jnp.float32) / 127.5 - 1
+        params = jax.jit(lambda p, x: vae_linear.fit(task.config, p, x))(params, scaled)
+        report("linear start", task.config, params, some)
+        weights.save("vae", task.config, params, start, source={"by": "models.wan.vae_linear"})
+    config.weights.vae = str(start)
+    config.train.steps = config.optim.steps = args.steps
+    train.run(config, args.out / "training")
+    params = train.trained_params(config, args.out / "training")["vae"]
+    report("trained", task.config, params, some)
+    mean, std = wan_vae.statistics(task.config, params, some[:, None])
+    params = fold(task.config, params, mean, std)
+    report("folded", task.config, params, some)
+    source = {"by": "data_prep/make_vae.py", "steps": args.steps}
+    weights.save("vae", task.config, params, args.out, source=source)
+
+
+if __name__ == "__main__":
+    main()

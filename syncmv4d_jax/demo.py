@@ -1,0 +1,101 @@
+"""The embedded demo from nothing to a page: `make demo`, `make demo-train`.
+
+    scenes -> records -> autoencoder and text encoder -> cache -> training -> samples -> evaluation
+    -> report
+
+Every stage is one of the project's own commands, printed before it runs; each continues where a
+stopped run left it, so a second `make demo` does only what is missing. Weights in `demo/weights`
+are started from where they are there, else everything is trained from random values.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "demo" / "weights"
+SIZE = "64x96"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("out/demo"))
+    parser.add_argument("--short", action="store_true", help="two scenes, a few steps: CI")
+    parser.add_argument("--train", action="store_true", help="make the shipped weights (hours)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the stages; returns the exit status of the first that fails."""
+    args = parse(argv)
+    begin, vae = time.time(), args.out / "weights" / "vae"
+    if (SHIPPED / "vae").is_dir() and not args.train and not vae.is_dir():
+        shutil.copytree(SHIPPED / "vae", vae)
+    for title, command in stages(args):
+        print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
+        status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode
+        if status:
+            print(f"demo: {title!r} failed with status {status}", file=sys.stderr)
+            return status
+    print(f"\n{args.out.resolve() / 'report.html'}   ({(time.time() - begin) / 60:.1f} min)")
+    return 0
+
+
+def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
+    """Returns (title, arguments of python) of every stage that applies."""
+    out = args.out.resolve()
+    data, weights, records = out / "data", out / "weights", out / "records"
+    train_scenes, test_scenes = (2, 2) if args.short else (300, 16) if args.train else (8, 16)
+    taco, mano = data / "taco", data / "mano"
+    result = [
+        (
+            "embedded scenes in TACO's layout",
+            ["data_prep/make_scenes.py", "--out", data, "--scenes", train_scenes,
+             "--test-scenes", test_scenes, "--cameras", "three"],
+        ),
+        (
+            "tracks, pseudo videos, crops",
+            ["data_prep/prepare_taco.py", "--taco", taco, "--mano", mano, "--out", records,
+             "--size", SIZE, "--frames", 13, "--points", 256, "--val", 0,
+             "--heldout-triplets", data / "heldout_triplets.txt"],
+        ),
+        ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", weights]),
+    ]  # fmt: skip
+    if args.train or not (SHIPPED / "vae" / "index.json").is_file():
+        steps = 4 if args.short else 1500
+        result.append(
+            (
+                "the autoencoder",
+                ["data_prep/make_vae.py", "--records", records / SIZE, "--out", weights,
+                 "--steps", steps, "--clips", 2 if args.short else 12],
+            )
+        )  # fmt: skip
+    result.append(
+        (
+            "latents and text features",
+            ["data_prep/cache_latents.py", "--data", records, "--weights", weights,
+             "--out", out / "cache", "--size", SIZE, "--text-length", 16],
+        )
+    )  # fmt: skip
+    variant = "train" if args.train else "tune"
+    run = ["-m", "syncmv4d_jax.main", f"--config=configs/demo.py:{variant}", f"--workdir={out}",
+           f"--config.data.records={records / SIZE}", f"--config.data.cache={out / 'cache' / SIZE}",
+           f"--config.weights.vae={weights}", f"--config.text.weights={weights}"]  # fmt: skip
+    shipped = SHIPPED / "model.safetensors"
+    if shipped.is_file() and not args.train:
+        run += [f"--config.weights.{part}={shipped}" for part in ("dit", "dpa", "prior")]
+    if args.short:
+        run += ["--config.train.steps=2", "--config.sample.count=2"]
+    return result + [
+        ("training", run),
+        ("sampling", [*run, "--config.mode=sample"]),
+        ("evaluation and report", [*run, "--config.mode=evaluate"]),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
