@@ -77,7 +77,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.task.dit = sections.small_dit(dim=48, layers=2, heads=2)
         config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=8)
         config.task.vae_chunk = 0
-        config.data.fps = 8.0
+        config.data.fps, config.text.max_length = 8.0, config.task.dit.text_len
         config.optim.warmup = 1
         config.train.steps, config.train.batch_size, config.train.random_frozen = 4, 1, True
         config.train.log_every = config.train.checkpoint_every = 2

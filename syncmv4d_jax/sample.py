@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from syncmv4d_jax import tree, train, weights
-from syncmv4d_jax.data import folder, pipeline
+from syncmv4d_jax.data import folder, image, pipeline
 from syncmv4d_jax.tasks import syncmv4d
 from syncmv4d_jax.viz import video
 
@@ -54,7 +54,8 @@ def run(config: Any, workdir: str | Path) -> None:
         for name, arrays in todo:
             rng = jax.random.fold_in(jax.random.key(seed), _stable_hash(name))
             batch = {k: jnp.asarray(arrays[k])[None] for k in CONTEXT if k in arrays}
-            batch["first"] = encode(params, jnp.asarray(arrays["images"])[None, :, None])
+            if "images" in arrays:
+                batch["first"] = encode(params, jnp.asarray(arrays["images"])[None, :, None])
             before = bar.n
             report = lambda done, _: bar.update(before + done - bar.n)  # noqa: B023, E731
             result = task.sample(params, batch, rng, progress=report)
@@ -92,31 +93,44 @@ def load_params(task: Any, config: Any, workdir: Path) -> dict[str, Any]:
 
 def _inputs(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
-    if config.sample.images:
-        yield _from_folder(config, task)
+    if config.sample.images or config.sample.prompt:
+        yield _from_user(config, task)
         return
     for name, example in pipeline.examples(config, config.sample.split):
         yield name, {**example, "images": example["video"][:, 0]}
 
 
-def _from_folder(config: Any, task: Any) -> tuple[str, dict[str, np.ndarray]]:
-    options, prompt = task.options, config.sample.prompt
-    views = folder.read(config.sample.images, views=options.views, size=options.size)
+def _from_user(config: Any, task: Any) -> tuple[str, dict[str, np.ndarray]]:
+    prompt, path = config.sample.prompt, Path(config.sample.images)
+    arrays = _images(config.sample.images, task)
     texts = weights.TextEncoder(config.text.weights, max_length=config.text.max_length)
     features, lengths = texts([prompt, config.sample.negative_prompt])
-    arrays = {
-        "images": views.images,
-        "intrinsics": views.intrinsics,
-        "extrinsics": views.extrinsics,
-        "view_index": np.arange(options.views, dtype=np.int32),
-        "frame_valid": np.ones(options.frames, bool),
+    arrays |= {
         "text": features[0],
         "text_lengths": lengths[0],
         "null_text": features[1],
         "null_text_lengths": lengths[1],
         "prompt": prompt,
     }
-    return config.sample.name or Path(config.sample.images).name, arrays
+    name = (path.stem if path.is_file() else path.name) or f"text_{_stable_hash(prompt):08x}"
+    return config.sample.name or name, arrays
+
+
+def _images(path: str, task: Any) -> dict[str, np.ndarray]:
+    """Reads a user's images: a folder with cameras, or one image or none for a task without."""
+    options = task.options
+    if not getattr(task, "cameras", True):
+        if not path:
+            return {}
+        return {"images": np.stack([image.read(path, size=options.size)] * options.views)}
+    views = folder.read(path, views=options.views, size=options.size)
+    return {
+        "images": views.images,
+        "intrinsics": views.intrinsics,
+        "extrinsics": views.extrinsics,
+        "view_index": np.arange(options.views, dtype=np.int32),
+        "frame_valid": np.ones(options.frames, bool),
+    }
 
 
 def _meta(config: Any, task: Any, name: str, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +147,7 @@ def _meta(config: Any, task: Any, name: str, arrays: dict[str, Any]) -> dict[str
         "steps": options.sample_steps,
         "shift": options.sample_shift,
         "guidance": options.guidance,
-        "prediction": options.prediction,
+        "prediction": getattr(options, "prediction", "velocity"),
     }
 
 
@@ -144,7 +158,7 @@ def write(
 
     Args:
       result: video and motion [v n h w 3] in [-1, 1]; tracks_per_view [v n k 3] metres, ...
-      inputs: cameras [v ...] of the sample.
+      inputs: cameras [v ...] of the sample; without them there is no `tracks.npz`.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -152,7 +166,7 @@ def write(
     for kind, prefix in (("video", "view"), ("motion", "motion")):
         for v, clip in enumerate(result.get(kind, ())):
             video.write(partial / f"{prefix}_{v}.mp4", to_uint8(clip), fps=meta["fps"])
-    arrays = {key: inputs[key] for key in ("intrinsics", "extrinsics")}
+    arrays = {key: inputs[key] for key in ("intrinsics", "extrinsics") if key in inputs}
     if "scale" in result:
         arrays["scale"] = result["scale"]
     if "tracks_per_view" in result:
@@ -168,7 +182,8 @@ def write(
         }
         if not confidence.any():
             meta = meta | {"warning": "no foreground in the decoded pseudo video: confidence is 0"}
-    np.savez_compressed(partial / "tracks.npz", **arrays)
+    if arrays:
+        np.savez_compressed(partial / "tracks.npz", **arrays)
     (partial / "meta.json").write_text(json.dumps(meta, indent=1))
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
