@@ -57,8 +57,10 @@ def read_clip(
         with av.open(str(path)) as container:
             for number, frame in _frames(container, wanted[0]):
                 if number in wanted:
-                    image = frame.to_ndarray(format="rgb24")
-                    found[number] = transforms.crop_resize(image, box, size)
+                    image, corner = _cut(frame, box)
+                    local = (box[0] - corner[0], box[1] - corner[1])
+                    local += (box[2] - corner[0], box[3] - corner[1])
+                    found[number] = transforms.crop_resize(image, local, size)
                 if number >= wanted[-1]:
                     break
     except (av.error.FFmpegError, IndexError, ValueError) as error:
@@ -82,3 +84,27 @@ def _frames(container: av.container.InputContainer, first: int):
         if frame.pts is None:
             raise ValueError("a frame without a time stamp")
         yield round((frame.pts - start) * unit * rate), frame
+
+
+def _cut(frame: av.VideoFrame, box: tuple[int, int, int, int]) -> tuple[np.ndarray, tuple]:
+    """Returns the part of a frame that a box needs, [h w 3] uint8, and its corner (x, y).
+
+    A 12-megapixel frame is cut before its colours are converted, which is most of the conversion's
+    time. Even bounds and a margin keep the chroma of the part as it is in the whole.
+    """
+    if frame.format.name not in ("yuv420p", "yuvj420p"):
+        return frame.to_ndarray(format="rgb24"), (0, 0)
+    limit = (frame.width // 2 * 2, frame.height // 2 * 2)
+    if limit != (frame.width, frame.height):
+        return frame.to_ndarray(format="rgb24"), (0, 0)
+    x0, y0 = (min(max(box[i] - 8, 0), limit[i] - 16) // 2 * 2 for i in (0, 1))
+    x1, y1 = (min(max(box[2 + i] + 8, (x0, y0)[i] + 16), limit[i]) for i in (0, 1))
+    x1, y1 = x1 + x1 % 2, y1 + y1 % 2
+    parts = []
+    for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        parts.append(rows[y0 // step : y1 // step, x0 // step : x1 // step])
+    flat = np.concatenate([np.ascontiguousarray(part).ravel() for part in parts])
+    small = av.VideoFrame.from_ndarray(flat.reshape(-1, x1 - x0), format=frame.format.name)
+    small.colorspace, small.color_range = frame.colorspace, frame.color_range
+    return small.to_ndarray(format="rgb24"), (x0, y0)

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -292,6 +293,18 @@ def test_clips_are_sought_to_the_exact_frame(tmp_path):
     np.testing.assert_allclose(clip.mean((1, 2, 3)), 20 + 4 * index, atol=2)
     with pytest.raises(taco.BadSequence, match="the first is 50"):
         clips.read_clip(path, np.array([48, 50]), (0, 0, 64, 64), (32, 32))
+
+
+@pytest.mark.parametrize("box", [(40, 20, 100, 60), (-30, -20, 90, 60), (90, 50, 170, 104)])
+def test_cutting_before_the_colours_are_converted_changes_nothing(tmp_path, box):
+    path, rng = tmp_path / "noise.mp4", np.random.default_rng(0)
+    image = np.kron(rng.integers(0, 255, (24, 32, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    tiny.write_video(path, [image] * 2, pixels="yuv420p")
+    (cut,) = clips.read_clip(path, np.array([1]), box, (40, 60))
+    with av.open(str(path)) as container:
+        whole = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)][1]
+    expected = transforms.crop_resize(whole, box, (40, 60)).astype(int)
+    assert np.abs(cut - expected).max() <= 2
 
 
 def test_resized_copies_scale_their_intrinsics_row_by_row():

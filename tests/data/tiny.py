@@ -81,11 +81,11 @@ def draw(meshes, intrinsics, extrinsics):
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
-def write_video(path, frames, fps=30):
+def write_video(path, frames, fps=30, pixels="yuv444p"):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv444p"
+        stream.pix_fmt = pixels
         stream.options = {"crf": "6", "preset": "ultrafast", "g": "12"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
