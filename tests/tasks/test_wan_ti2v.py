@@ -1,18 +1,27 @@
 """Wan alone: the task's loss, its sampler against diffusers, adapters, inputs that are refused."""
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import wan_ti2v as wan_ti2v_config
-from syncmv4d_jax import flow, lora, tokenizer, tree
+from syncmv4d_jax import flow, lora, sample, tokenizer, tree, weights
+from syncmv4d_jax.data import image
 from syncmv4d_jax.models.wan import dit, vae
 from syncmv4d_jax.nn import module
 from syncmv4d_jax.tasks import base, wan_ti2v
+from syncmv4d_jax.viz import video
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
+
+import folders as release  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.1, -0.2, 0.3, 0.05), (0.8, 1.3, 0.6, 1.1)  # make_golden.py
@@ -307,3 +316,74 @@ def test_unknown_keys_are_refused():
 def test_the_negative_prompt_is_the_release_s():
     config = wan_ti2v_config.get_config()
     assert config.sample.negative_prompt == tokenizer.NEGATIVE_PROMPT
+
+
+# From converted weights to a video on disk.
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """An official release folder of tiny random weights, converted."""
+    root = tmp_path_factory.mktemp("release")
+    release.write_official(root / "official")
+    weights.convert(root / "official", root / "converted")
+    return root / "converted"
+
+
+def configuration(converted, **sample):
+    config = wan_ti2v_config.get_config("debug").copy_and_resolve_references()
+    config.unlock()
+    config.task.dit = dataclasses.asdict(dit.TINY)
+    config.task.vae = dataclasses.asdict(vae.TINY)
+    config.task.size, config.task.views, config.task.sample_steps = (32, 48), 1, 2
+    config.task.guidance = 3.0
+    config.weights.dit = config.weights.vae = config.text.weights = str(converted)
+    config.text.max_length = dit.TINY.text_len
+    config.sample.negative_prompt = "a bowl"
+    config.sample.update(sample)
+    return config
+
+
+def test_prompt_and_image_to_mp4(converted, tmp_path):
+    pixels = GENERATOR.integers(0, 256, (40, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "cup.png")
+    config = configuration(converted, images=str(tmp_path / "cup.png"), prompt="a hand")
+    sample.run(config, tmp_path)
+    out = tmp_path / "samples" / "cup"
+    assert sorted(p.name for p in out.iterdir()) == ["meta.json", "view_0.mp4"]
+    assert video.read(out / "view_0.mp4").shape == (5, 32, 48, 3)
+    meta = json.loads((out / "meta.json").read_text())
+    assert (meta["prompt"], meta["steps"], meta["guidance"]) == ("a hand", 2, 3.0)
+    config.sample.images = ""
+    sample.run(config, tmp_path)  # text to video
+    assert len(list((tmp_path / "samples").glob("text_*/view_0.mp4"))) == 1
+
+
+def test_refused_files_and_prompts(converted, tmp_path):
+    config = configuration(converted, images=str(tmp_path / "cup.png"), prompt="a hand")
+    with pytest.raises(FileNotFoundError, match="no such image"):
+        sample.run(config, tmp_path)
+    values = np.ones((32, 48), np.float32)
+    values[3, 4] = np.nan
+    Image.fromarray(values).save(tmp_path / "cup.tiff")
+    with pytest.raises(ValueError, match="not finite"):
+        image.read(tmp_path / "cup.tiff", size=(32, 48))
+    (tmp_path / "cup.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        image.read(tmp_path / "cup.png", size=(32, 48))
+    (tmp_path / "more.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="wanted one image, got 2"):
+        image.read(tmp_path, size=(32, 48))
+    config = configuration(converted, prompt="a hand pours water " * 9)
+    with pytest.raises(ValueError, match="tokens, wanted at most 8"):
+        sample.run(config, tmp_path)
+    assert not list((tmp_path / "samples").iterdir())
+
+
+def test_an_image_is_covered_and_centred(tmp_path):
+    pixels = np.zeros((20, 100, 3), np.uint8)
+    pixels[:, 40:60] = 255
+    Image.fromarray(pixels).save(tmp_path / "stripe.png")
+    got = image.read(tmp_path, size=(40, 60))
+    assert got.shape == (40, 60, 3) and got.dtype == np.uint8
+    np.testing.assert_array_equal(got[20, :, 0] > 127, (np.arange(60) >= 10) & (np.arange(60) < 50))
