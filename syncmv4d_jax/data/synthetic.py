@@ -9,6 +9,7 @@ moved away from the scene (relative errors explode near it). Every number of a s
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Protocol
 
 import einops
 import numpy as np
@@ -220,11 +221,17 @@ def _background(name: str, size: tuple[int, int], samples: int) -> np.ndarray:
     return _draw(scene, surface, rig(size, (name,))[name], (0, 0, *size[::-1]), 0, samples)
 
 
+class Drawable(Protocol):
+    """What a renderer draws: (vertices [p 3], faces [q 3], colours [p 3]) at a 30 fps frame."""
+
+    def surfaces(self, frame: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]: ...
+
+
 class Renderer:
     """Draws a world for cameras of the rig; what stands still is drawn once."""
 
     def __init__(
-        self, world: World, size: tuple[int, int], names: tuple[str, ...], samples: int = 2
+        self, world: Drawable, size: tuple[int, int], names: tuple[str, ...], samples: int = 2
     ):
         self.world, self.cameras, self.samples = world, rig(size, names), samples
         self.background = {name: _background(name, size, samples) for name in names}

@@ -49,11 +49,12 @@ def make(kind: str, name: str, variant: int) -> Object:
     vertices = np.concatenate([m.vertices for m, _ in parts])
     starts = np.cumsum([0] + [len(m.vertices) for m, _ in parts[:-1]])
     faces = np.concatenate([m.faces + s for (m, _), s in zip(parts, starts, strict=True)])
-    colours = np.concatenate([_texture(m.vertices, c) for m, c in parts])
+    colours = np.concatenate([texture(m.vertices, c) for m, c in parts])
     return Object(vertices, faces, colours.astype(np.float32), reach)
 
 
-def _texture(vertices: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
+def texture(vertices: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
+    """Colours [p 3] of vertices [p 3]: a mild wave about `colour`."""
     wave = 0.06 * np.sin(vertices @ np.array([90.0, 130.0, 70.0]))[:, None]
     return np.clip(np.array(colour)[None] * (1 + wave), 0, 1)
 
