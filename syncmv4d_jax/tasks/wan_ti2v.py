@@ -192,8 +192,10 @@ class WanTI2V:
     def _latents(self, params: Params, batch: dict[str, Array]) -> Array:
         if "video_latents" in batch:
             latents = batch["video_latents"].astype(jnp.float32)
-        else:
+        elif "video" in batch:
             latents = jax.lax.stop_gradient(self.encode_pixels(params, batch["video"]))
+        else:
+            raise ValueError(f"wan_ti2v: wanted video_latents or video, got {sorted(batch)}")
         if latents.shape[1:] != self.latent_shape:
             raise ValueError(
                 f"wan_ti2v: wanted latents [b {' '.join(map(str, self.latent_shape))}] for "

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from configs import wan_ti2v as wan_ti2v_config
-from syncmv4d_jax import flow, lora, sample, tokenizer, tree, weights
+from syncmv4d_jax import checkpoint, flow, lora, sample, tokenizer, train, tree, weights
+from syncmv4d_jax.conversion import lora as files
 from syncmv4d_jax.data import image
 from syncmv4d_jax.models.wan import dit, vae
 from syncmv4d_jax.nn import module
@@ -387,3 +388,55 @@ def test_an_image_is_covered_and_centred(tmp_path):
     got = image.read(tmp_path, size=(40, 60))
     assert got.shape == (40, 60, 3) and got.dtype == np.uint8
     np.testing.assert_array_equal(got[20, :, 0] > 127, (np.arange(60) >= 10) & (np.arange(60) < 50))
+
+
+class Clips:
+    """An endless iterator of random batches, as the training loop wants one."""
+
+    def __init__(self, batch_size):
+        self.count, self.size = 0, batch_size
+
+    def __next__(self):
+        rng, b = np.random.default_rng(self.count), self.size
+        self.count += 1
+        return {
+            "video_latents": rng.standard_normal((b, 1, 2, 4, 6, 4), np.float32),
+            "text": rng.standard_normal((b, 8, 16), np.float32),
+            "text_lengths": np.full((b,), 5, np.int32),
+            "null_text": np.zeros((b, 8, 16), np.float32),
+            "null_text_lengths": np.ones((b,), np.int32),
+            "latent_valid": np.ones((b, 2), bool),
+        }
+
+    def get_state(self):
+        return {"count": self.count}
+
+    def set_state(self, state):
+        self.count = state["count"]
+
+
+def clips(config, *, batch_size, seed, shard_index, shard_count):
+    del config, seed, shard_index, shard_count
+    return Clips(batch_size)
+
+
+def test_adapters_train_beside_converted_weights_and_sample(converted, tmp_path):
+    config = configuration(converted, prompt="a hand", name="one")
+    config.data.name = f"{__name__}:clips"
+    config.task.lora = {"ranks": ((r"self_attn/[qkvo]/kernel$", 2),), "alpha": 4.0}
+    config.train.random_frozen, config.train.batch_size = False, 8
+    config.train.export = "float32"
+    train.run(config, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 4 and np.isfinite(rows[-1]["loss"])
+    trained = train.trained_params(config, tmp_path)
+    assert trained.keys() == {"lora"}
+    assert float(np.abs(trained["lora"]["blocks"]["self_attn"]["q"]["b"]).max()) > 0
+    exported = checkpoint.load_params(tmp_path / "weights.safetensors", "lora")
+    files.save(tmp_path / "lora.safetensors", exported, alpha=4.0)
+    again = tree.flatten(files.load(tmp_path / "lora.safetensors", alpha=4.0))
+    for path, leaf in tree.flatten(trained["lora"]).items():
+        np.testing.assert_allclose(again[path], leaf, rtol=1e-6, atol=1e-8)
+    config.task.guidance = 1.0
+    sample.run(config, tmp_path)
+    assert video.read(tmp_path / "samples/one/view_0.mp4").shape == (5, 32, 48, 3)
