@@ -15,8 +15,9 @@ parameters, 80 GB of training state over the mesh) or adapters of rank 32:
         --config.data.records=/data/taco_records --config.task.size="(480,704)" \
         --config.task.frames=49 --config.task.views=3 --config.data.fps=8.0
 
-and the same command with `--config.mode=sample` samples with the adapters. `:debug` runs the same
-code on embedded scenes, tiny, in under a minute on a CPU.
+and the same command with `--config.mode=sample` samples with the adapters;
+data_prep/convert_lora.py writes them for other programs. `:debug` runs the same code, tiny, in
+under a minute on a CPU.
 """
 
 import ml_collections
@@ -69,7 +70,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         linear = r"^blocks/((self|cross)_attn/[qkvo]|ffn/linear_[02])/kernel$"
         config.task.lora = {"ranks": ((linear, 32),), "alpha": 32.0}
         config.optim.learning_rate, config.optim.weight_decay = 1e-4, 0.0
-        config.train.frozen_dtype = "bfloat16"
+        config.train.frozen_dtype, config.train.export = "bfloat16", "float32"
+        config.weights.lora = ""
     if variant == "debug":
         config.task.size, config.task.frames, config.task.views = (32, 48), 5, 3
         config.task.image_share = 0.5

@@ -79,7 +79,7 @@ def load_params(task: Any, config: Any, workdir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         found = {}
     for part, path in dict(config.get("weights", {})).items():
-        if part not in found:
+        if path and part not in found:
             found[part] = train.load_weights(part, path)
     if missing := sorted(shapes.keys() - found.keys()):
         raise FileNotFoundError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from PIL import Image
 
 from configs import wan_ti2v as wan_ti2v_config
 from syncmv4d_jax import checkpoint, flow, lora, sample, tokenizer, train, tree, weights
-from syncmv4d_jax.conversion import lora as files
 from syncmv4d_jax.data import image
 from syncmv4d_jax.models.wan import dit, vae
 from syncmv4d_jax.nn import module
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
 import folders as release  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.1, -0.2, 0.3, 0.05), (0.8, 1.3, 0.6, 1.1)  # make_golden.py
 OPTIONS = wan_ti2v.Options(size=(32, 48), frames=9, sample_steps=6, run_steps=4)
@@ -420,7 +421,7 @@ def clips(config, *, batch_size, seed, shard_index, shard_count):
     return Clips(batch_size)
 
 
-def test_adapters_train_beside_converted_weights_and_sample(converted, tmp_path):
+def test_adapters_train_beside_converted_weights_and_sample(converted, tmp_path, monkeypatch):
     config = configuration(converted, prompt="a hand", name="one")
     config.data.name = f"{__name__}:clips"
     config.task.lora = {"ranks": ((r"self_attn/[qkvo]/kernel$", 2),), "alpha": 4.0}
@@ -432,9 +433,13 @@ def test_adapters_train_beside_converted_weights_and_sample(converted, tmp_path)
     trained = train.trained_params(config, tmp_path)
     assert trained.keys() == {"lora"}
     assert float(np.abs(trained["lora"]["blocks"]["self_attn"]["q"]["b"]).max()) > 0
-    exported = checkpoint.load_params(tmp_path / "weights.safetensors", "lora")
-    files.save(tmp_path / "lora.safetensors", exported, alpha=4.0)
-    again = tree.flatten(files.load(tmp_path / "lora.safetensors", alpha=4.0))
+    steps = [("weights", "theirs", "kohya"), ("theirs", "back", "jax")]
+    for src, out, to in steps:
+        src, out = (str(tmp_path / f"{x}.safetensors") for x in (src, out))
+        flags = ["convert_lora", "--src", src, "--out", out, "--to", to, "--alpha", "4"]
+        monkeypatch.setattr(sys, "argv", flags)
+        runpy.run_path(str(ROOT / "data_prep/convert_lora.py"), run_name="__main__")
+    again = tree.flatten(checkpoint.load_params(tmp_path / "back.safetensors", "lora"))
     for path, leaf in tree.flatten(trained["lora"]).items():
         np.testing.assert_allclose(again[path], leaf, rtol=1e-6, atol=1e-8)
     config.task.guidance = 1.0
