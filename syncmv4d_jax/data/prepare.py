@@ -136,13 +136,15 @@ def _each(
             yield source.id, work(source, root, settings)
         return
     left = {source.id: source for source in todo}
-    for name, result in _pool(list(left.values()), root, settings, jobs, work):
-        del left[name]
-        yield name, result
-    # A worker died and took the pool with it: the rest one by one, to find the one that kills.
-    for source in list(left.values()):
-        answer = dict(_pool([source], root, settings, 1, work))
-        yield source.id, answer.get(source.id, {"error": "the process that prepared it died"})
+    while left:
+        for name, result in _pool(list(left.values()), root, settings, jobs, work):
+            del left[name]
+            yield name, result
+        # A worker died and took the pool with it: those it may have been at, one by one.
+        for source in list(left.values())[: 2 * jobs + 1]:
+            answer = dict(_pool([source], root, settings, 1, work))
+            del left[source.id]
+            yield source.id, answer.get(source.id, {"error": "the process that prepared it died"})
 
 
 def _pool(todo, root, settings, jobs, work) -> Iterator[tuple[str, dict[str, Any]]]:

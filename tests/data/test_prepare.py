@@ -244,11 +244,11 @@ def exit_on_seq1(source, root, settings):
 
 
 def test_a_dying_process_costs_its_own_sequence_only(tmp_path):
-    sources = [layouts.Source(f"seq{i}", ("a", "b", "c"), "folder", "none") for i in range(4)]
+    sources = [layouts.Source(f"seq{i}", ("a", "b", "c"), "folder", "none") for i in range(9)]
     (tmp_path / "96x144" / "sequences").mkdir(parents=True)
     summary = prepare.run(sources, tmp_path, SETTINGS, jobs=2, work=exit_on_seq1)
     assert [entry["sequence"] for entry in summary["skipped"]] == ["seq1"]
-    assert "died" in summary["skipped"][0]["reason"] and summary["prepared_now"] == 3
+    assert "died" in summary["skipped"][0]["reason"] and summary["prepared_now"] == 8
 
 
 def test_variants_start_elsewhere_with_other_crops(data, tmp_path):
