@@ -26,7 +26,7 @@ demo: $(VENV)/test
 	$(BIN)/python -m syncmv4d_jax.demo --out out/demo $(DEMO_ARGS)
 
 demo-train: $(VENV)/test
-	$(BIN)/python -m syncmv4d_jax.main --config=configs/demo.py --workdir=out/demo-train
+	$(BIN)/python -m syncmv4d_jax.demo --train --out out/demo-train
 
 bench: $(VENV)/parity
 	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done

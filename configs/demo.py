@@ -45,7 +45,7 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         "vae_batch": 3,
     }
     config.data.cameras = "fixed"
-    config.text.max_length = 16
+    config.text.max_length = 48
     config.optim = {
         "name": "muon",
         "learning_rate": 2e-3,

@@ -79,7 +79,7 @@ def small_dit(*, dim: int, layers: int, heads: int) -> dict:
     """Wan's transformer at small numbers: tokens of one latent cell, short text."""
     return {
         "dim": dim, "ffn_dim": 4 * dim, "heads": heads, "layers": layers, "patch": (1, 1, 1),
-        "in_channels": 8, "out_channels": 8, "freq_dim": 64, "text_dim": 32, "text_len": 16,
+        "in_channels": 8, "out_channels": 8, "freq_dim": 64, "text_dim": 32, "text_len": 48,
         "dtype": "float32",
     }  # fmt: skip
 

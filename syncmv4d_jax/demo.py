@@ -78,7 +78,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         (
             "latents and text features",
             ["data_prep/cache_latents.py", "--data", records, "--weights", weights,
-             "--out", out / "cache", "--size", SIZE, "--text-length", 16],
+             "--out", out / "cache", "--size", SIZE, "--text-length", 48],
         )
     )  # fmt: skip
     variant = "train" if args.train else "tune"
