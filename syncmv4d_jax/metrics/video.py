@@ -176,5 +176,6 @@ def temporal(
     gg, yy, gy = (g * g).sum(), (y * y).sum(), (g * y).sum()
     if yy <= 1e-9 * max(y.size, 1):
         return None, None
-    ratio = float(np.sqrt(gg / yy))
-    return (float(gy / np.sqrt(gg * yy)) if gg > 1e-9 * g.size else 0.0), ratio
+    if gg <= 1e-9 * g.size:
+        return 0.0, 0.0
+    return float(gy / np.sqrt(gg * yy)), float(np.sqrt(gg / yy))

@@ -1,0 +1,103 @@
+"""The metrics' identities: what `eval.json` says beside each number (docs/metrics.md explains).
+
+A definition's id changes whenever its numbers would: a value is comparable with another of the same
+id, resolution, frame rate and data set only.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """One metric.
+
+    Attributes:
+      id: name and version.
+      title: the table's heading.
+      unit: of the value.
+      better: "lower", "higher", or a number that is best.
+      kind: "tracks" or "video".
+      text: the definition in one line.
+      alignment: what was fitted to the truth before comparing.
+    """
+
+    id: str
+    title: str
+    unit: str
+    better: str | float
+    kind: str
+    text: str
+    alignment: str = "none"
+
+
+PREPROCESSING = {
+    "tracks": "tracks.npz against the record's tracks; points the truth sees; padded frames left "
+    "out; all frames, frame 0 included",
+    "video": "decoded mp4 (H.264, 8 bit) against the record's frames, RGB 0..255, no resize; the "
+    "given frame 0 left out",
+}
+_ONE = "one scale per clip and view, least squares"
+_JOINT = "one scale for all views, least squares"
+
+
+def _tracks(key, title, unit, better, text, alignment="none"):
+    return key, Definition(f"{key}/1", title, unit, better, "tracks", text, alignment)
+
+
+def _video(key, title, unit, better, text):
+    return key, Definition(f"{key}/1", title, unit, better, "video", text)
+
+
+DEFINITIONS: dict[str, Definition] = dict(
+    [
+        _tracks("rpe", "RPE", "%", "lower", "relative point error in each view's camera frame"),
+        _tracks("pi", "PI", "%", "higher", "points with relative error below 0.25"),
+        _tracks("rpe_aligned", "RPE aligned", "%", "lower", "rpe after alignment", _ONE),
+        _tracks("mv_rpe", "MV RPE", "%", "lower", "relative point error in the world frame (A)"),
+        _tracks("mv_pi", "MV PI", "%", "higher", "inliers in the world frame (A)"),
+        _tracks("mv_rpe_aligned", "MV RPE aligned", "%", "lower", "mv_rpe, aligned", _JOINT),
+        _tracks(
+            "mv_rpe_cross_truth", "MV RPE cross/truth", "%", "lower",
+            "view i's points in camera j against the truth there (B); free of the world's origin",
+        ),
+        _tracks(
+            "mv_rpe_cross", "MV RPE cross", "%", "lower",
+            "view i's points in camera j against view j's own (C); agreement only, no truth in it",
+        ),
+        _tracks("mv_pi_cross", "MV PI cross", "%", "higher", "inliers of mv_rpe_cross"),
+        _tracks("error_mm", "Error", "mm", "lower", "mean distance of fused tracks to the truth"),
+        _tracks("chamfer", "CD", "m^2", "lower", "squared Chamfer, sum of both directions"),
+        _tracks("chamfer_mm", "CD linear", "mm", "lower", "Chamfer, mean of both directions"),
+        _tracks("smoothness", "Smooth", "m/frame^2", "lower", "mean length of the acceleration"),
+        _tracks("jerk", "Jerk", "m/frame^3", "lower", "mean length of the third difference"),
+        _tracks(
+            "acceleration_error", "Accel. error", "m/frame^2", "lower",
+            "mean length of the difference of accelerations",
+        ),
+        _tracks(
+            "object_correlation", "Centroid corr.", "", "higher",
+            "correlation over time of the object's centroid path with the true one",
+        ),
+        _video("psnr", "PSNR", "dB", "higher", "peak signal to noise, mean over frames"),
+        _video("psnr_moving", "PSNR moving", "dB", "higher", "psnr of the moving region's pixels"),
+        _video("ssim", "SSIM", "", "higher", "11 x 11 Gaussian window, RGB"),
+        _video("ssim_moving", "SSIM moving", "", "higher", "ssim with zeros outside the region"),
+        _video("gmsd", "GMSD", "", "lower", "gradient magnitude similarity deviation"),
+        _video(
+            "temporal_correlation", "Temporal corr.", "", "higher",
+            "correlation over time of luma in the moving region",
+        ),
+        _video(
+            "temporal_std_ratio", "Temporal std", "", 1.0,
+            "standard deviation over time in the moving region, relative to the truth's",
+        ),
+    ]
+)  # fmt: skip
+
+# Metrics of the paper that need a pretrained network, which is not part of this evaluation.
+NOT_COMPUTED = {
+    "subject_consistency": "DINO ViT-B/16: dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain",
+    "dynamic_degree": "RAFT-large: raft-things.pth or torchvision's raft_large C_T_V1",
+    "matching_pixels": "GIM: gim_dkm_100h.ckpt",
+    "clip_v": "CLIP ViT-B/32: openai/clip-vit-base-patch32",
+}

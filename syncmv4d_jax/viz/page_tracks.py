@@ -1,0 +1,169 @@
+"""The report's 3D view: points, trails, errors and cameras on a plain canvas, turned by hand.
+
+The world's z is up. Cameras further than twice the scene's radius are drawn at that distance, along
+their true direction, so that the points stay large.
+"""
+
+TRACKS = r"""
+const view = {turn: 0.6, tilt: 0.45, zoom: 1};
+const decode = text => {
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  return new Int16Array(bytes.buffer);
+};
+function prepareTracks() {
+  const scene = state.sample.scene;
+  $("tracks-section").hidden = !scene;
+  if (!scene) return;
+  for (const key of ["generated", "true"])
+    if (typeof scene[key] === "string") {
+      scene[key] = decode(scene[key]);
+      scene[key + "Count"] = scene[key].length / 3 / scene.frames;
+    }
+}
+function camera(width, height, scene) {
+  const ct = Math.cos(view.turn), st = Math.sin(view.turn);
+  const cp = Math.cos(view.tilt), sp = Math.sin(view.tilt);
+  const size = 0.42 * Math.min(width, height) * view.zoom / scene.radius;
+  const far = 6 * scene.radius;
+  return (x, y, z) => {
+    const a = ct * x + st * y, b = -st * x + ct * y;
+    const depth = cp * b - sp * z, up = sp * b + cp * z;
+    const near = far / Math.max(far + depth, 0.2 * far);
+    return [width / 2 + a * size * near, height / 2 - up * size * near, near];
+  };
+}
+function point(scene, key, frame, k) {
+  const i = 3 * (frame * scene[key + "Count"] + k), p = scene[key];
+  return p[i] === -32768 ? null : [p[i] * scene.unit, p[i + 1] * scene.unit, p[i + 2] * scene.unit];
+}
+function polyline(ink, place, points, close) {
+  ink.beginPath();
+  points.forEach((p, i) => { const [x, y] = place(...p);
+    if (i) ink.lineTo(x, y); else ink.moveTo(x, y); });
+  if (close) ink.closePath();
+  ink.stroke();
+}
+function drawTracks() {
+  const scene = state.sample && state.sample.scene, canvas = $("tracks");
+  if (!scene) return;
+  const width = canvas.clientWidth, height = canvas.clientHeight, ratio = devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+    canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
+  }
+  const ink = canvas.getContext("2d");
+  ink.setTransform(ratio, 0, 0, ratio, 0, 0);
+  ink.clearRect(0, 0, width, height);
+  const place = camera(width, height, scene);
+  drawGround(ink, place, scene);
+  if ($("show-cameras").checked) drawCameras(ink, place, scene);
+  const shown = ["true", "generated"].filter(key => scene[key] && $("show-" + key).checked);
+  const colours = {generated: css("--made"), true: css("--true")};
+  if ($("show-trails").checked)
+    for (const key of shown) drawTrails(ink, place, scene, key, colours[key]);
+  if ($("show-errors").checked && scene.generated && scene.true
+      && scene.generatedCount === scene.trueCount) drawErrors(ink, place, scene);
+  for (const key of shown) {
+    ink.fillStyle = colours[key];
+    ink.globalAlpha = 0.9;
+    for (let k = 0; k < scene[key + "Count"]; k++) {
+      const p = point(scene, key, state.frame, k);
+      if (!p) continue;
+      const [x, y, near] = place(...p), r = 2.3 * near;
+      ink.beginPath(); ink.arc(x, y, r, 0, 7); ink.fill();
+    }
+  }
+  ink.globalAlpha = 1;
+}
+function drawGround(ink, place, scene) {
+  if (scene.floor === undefined) {
+    const key = scene.true ? "true" : "generated";
+    let low = Infinity;
+    for (let i = 2; i < scene[key].length; i += 3)
+      if (scene[key][i] > -32768) low = Math.min(low, scene[key][i]);
+    scene.floor = low * scene.unit;
+  }
+  const r = 1.2 * scene.radius;
+  ink.strokeStyle = css("--line"); ink.lineWidth = 1;
+  for (let i = -3; i <= 3; i++) {
+    const at = i / 3 * r;
+    polyline(ink, place, [[at, -r, scene.floor], [at, r, scene.floor]]);
+    polyline(ink, place, [[-r, at, scene.floor], [r, at, scene.floor]]);
+  }
+}
+function drawCameras(ink, place, scene) {
+  ink.strokeStyle = ink.fillStyle = css("--soft"); ink.lineWidth = 1;
+  ink.font = "12px system-ui, sans-serif";
+  scene.cameras.forEach((shape, v) => {
+    const eye = shape[0], distance = Math.hypot(...eye), limit = 1.9 * scene.radius;
+    const shift = distance > limit ? eye.map(x => x * (limit / distance - 1)) : [0, 0, 0];
+    const [o, ...far] = shape.map(p => p.map((x, i) => x + shift[i]));
+    polyline(ink, place, far, true);
+    for (const corner of far) polyline(ink, place, [o, corner]);
+    const [x, y] = place(...o);
+    ink.fillText("view " + (v + 1), x + 6, y - 4);
+  });
+}
+function drawTrails(ink, place, scene, key, colour) {
+  ink.strokeStyle = colour; ink.lineWidth = 1;
+  const first = Math.max(0, state.frame - 6);
+  for (let k = 0; k < scene[key + "Count"]; k += 2) {
+    let from = null;
+    for (let n = first; n <= state.frame; n++) {
+      const p = point(scene, key, n, k), to = p && place(...p);
+      if (from && to) {
+        ink.globalAlpha = 0.45 * (n - first + 1) / (state.frame - first + 1);
+        ink.beginPath(); ink.moveTo(from[0], from[1]); ink.lineTo(to[0], to[1]); ink.stroke();
+      }
+      from = to;
+    }
+  }
+  ink.globalAlpha = 1;
+}
+function drawErrors(ink, place, scene) {
+  ink.strokeStyle = css("--bad"); ink.lineWidth = 1; ink.globalAlpha = 0.6;
+  for (let k = 0; k < scene.trueCount; k++) {
+    const a = point(scene, "generated", state.frame, k), b = point(scene, "true", state.frame, k);
+    if (a && b) polyline(ink, place, [a, b]);
+  }
+  ink.globalAlpha = 1;
+}
+function turn(dx, dy) {
+  view.turn -= dx;
+  view.tilt = Math.max(-1.5, Math.min(1.5, view.tilt + dy));
+  drawTracks();
+}
+function zoom(by) { view.zoom = Math.max(0.2, Math.min(12, view.zoom * by)); drawTracks(); }
+function resetView() { Object.assign(view, {turn: 0.6, tilt: 0.45, zoom: 1}); drawTracks(); }
+function listenTracks() {
+  const canvas = $("tracks");
+  let from = null;
+  canvas.onpointerdown = e => {
+    from = [e.clientX, e.clientY];
+    canvas.setPointerCapture(e.pointerId);
+  };
+  canvas.onpointermove = e => {
+    if (!from) return;
+    turn((e.clientX - from[0]) / 120, (e.clientY - from[1]) / 120);
+    from = [e.clientX, e.clientY];
+  };
+  canvas.onpointerup = canvas.onpointercancel = () => { from = null; };
+  canvas.addEventListener("wheel", e => { e.preventDefault(); zoom(Math.exp(-e.deltaY / 500)); },
+    {passive: false});
+  canvas.onkeydown = e => {
+    const keys = {ArrowLeft: [-0.12, 0], ArrowRight: [0.12, 0], ArrowUp: [0, -0.12],
+      ArrowDown: [0, 0.12]};
+    if (keys[e.key]) turn(...keys[e.key]);
+    else if (e.key === "+" || e.key === "=") zoom(1.15);
+    else if (e.key === "-") zoom(1 / 1.15);
+    else if (e.key === "0") resetView();
+    else return;
+    e.preventDefault();
+  };
+  for (const key of ["generated", "true", "trails", "errors", "cameras"])
+    $("show-" + key).onchange = drawTracks;
+  $("reset").onclick = resetView;
+  addEventListener("resize", drawTracks);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    drawTracks(); drawCurves(); });
+}
+"""
