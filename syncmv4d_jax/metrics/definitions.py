@@ -66,6 +66,10 @@ DEFINITIONS: dict[str, Definition] = dict(
         ),
         _tracks("mv_pi_cross", "MV PI cross", "%", "higher", "inliers of mv_rpe_cross"),
         _tracks("error_mm", "Error", "mm", "lower", "mean distance of fused tracks to the truth"),
+        _tracks(
+            "object_correlation", "Centroid corr.", "", "higher",
+            "correlation over time of the object's centroid path with the true one",
+        ),
         _tracks("chamfer", "CD", "m^2", "lower", "squared Chamfer, sum of both directions"),
         _tracks("chamfer_mm", "CD linear", "mm", "lower", "Chamfer, mean of both directions"),
         _tracks("smoothness", "Smooth", "m/frame^2", "lower", "mean length of the acceleration"),
@@ -73,10 +77,6 @@ DEFINITIONS: dict[str, Definition] = dict(
         _tracks(
             "acceleration_error", "Accel. error", "m/frame^2", "lower",
             "mean length of the difference of accelerations",
-        ),
-        _tracks(
-            "object_correlation", "Centroid corr.", "", "higher",
-            "correlation over time of the object's centroid path with the true one",
         ),
         _video("psnr", "PSNR", "dB", "higher", "peak signal to noise, mean over frames"),
         _video("psnr_moving", "PSNR moving", "dB", "higher", "psnr of the moving region's pixels"),

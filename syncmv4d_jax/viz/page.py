@@ -17,9 +17,10 @@ h1 { font-size: 22px; margin: 22px 0 2px; letter-spacing: -0.01em; }
 h2 { font-size: 16px; margin: 30px 0 10px; }
 p { margin: 4px 0 10px; max-width: 75ch; }
 .soft { color: var(--soft); }
+.pick { display: flex; flex-wrap: wrap; gap: 8px 16px; margin: 10px 0 4px; font-size: 14px; }
 .bar { position: sticky; top: 0; z-index: 5; background: var(--ground);
-  border-bottom: 1px solid var(--line); padding: 10px 0; display: flex; flex-wrap: wrap;
-  gap: 8px 12px; align-items: center; }
+  border-bottom: 1px solid var(--line); padding: 10px 0; display: flex; gap: 14px;
+  align-items: center; }
 button, select { font: inherit; font-size: 14px; color: var(--ink); background: var(--card);
   border: 1px solid var(--line); border-radius: 6px; padding: 4px 10px; min-height: 32px; }
 button { cursor: pointer; } button:hover, select:hover { background: var(--hover); }
@@ -29,15 +30,18 @@ button.main { min-width: 84px; background: var(--accent); color: var(--ground);
 select { max-width: 100%; min-width: 0; }
 #sample { max-width: 300px; }
 .group { display: flex; gap: 6px; align-items: center; min-width: 0; }
-.seek { flex: 1 1 200px; display: flex; align-items: center; gap: 10px; }
+.seek { flex: 1; display: flex; align-items: center; gap: 10px; }
 .seek input { flex: 1; min-width: 80px; accent-color: var(--accent); }
 .seek output { font-variant-numeric: tabular-nums; color: var(--soft); white-space: nowrap; }
-.clips { display: grid; gap: 8px; }
-.line { display: grid; grid-template-columns: 92px 1fr; gap: 10px; align-items: center; }
+.clips { display: grid; gap: 10px 28px; grid-template-columns: minmax(0, 1fr); }
+@media (min-width: 1000px) { .clips.both { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+.panel { display: grid; gap: 8px; align-content: start; }
+.panel h2 { margin: 8px 0 0; }
+.line { display: grid; grid-template-columns: minmax(0, 1fr); gap: 2px; }
 .line > span { font-size: 13px; color: var(--soft); }
 .line.made > span { color: var(--made); font-weight: 600; }
 .line.true > span { color: var(--true); font-weight: 600; }
-.views { display: grid; gap: 8px; grid-auto-flow: column; grid-auto-columns: 1fr; }
+.views { display: grid; gap: 6px; grid-auto-flow: column; grid-auto-columns: 1fr; }
 video { width: 100%; display: block; background: var(--stage); border-radius: 4px; }
 video.small { image-rendering: pixelated; }
 .two { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 24px; }
@@ -63,6 +67,7 @@ thead button { border: 0; background: none; padding: 0; color: inherit; min-heig
   font-size: 13px; text-align: right; }
 thead button:hover { color: var(--accent); background: none; }
 tr.model td, tr.model th { font-weight: 650; }
+#metrics th { white-space: normal; min-width: 66px; }
 .se { color: var(--soft); font-weight: 400; font-size: 12px; }
 tr[data-sample] { cursor: pointer; } tr[data-sample]:hover { background: var(--hover); }
 tr[aria-current=true] { background: var(--hover); }
@@ -82,9 +87,9 @@ details { margin: 8px 0; } summary { cursor: pointer; }
 @media (max-width: 800px) {
   main { padding: 0 12px 40px; }
   .two { grid-template-columns: minmax(0, 1fr); gap: 0; }
-  .line { grid-template-columns: minmax(0, 1fr); gap: 2px; }
   .views { gap: 4px; } .stage canvas { height: 320px; } h1 { font-size: 19px; }
-  #sample { max-width: 190px; } .seek { flex-basis: 100%; }
+  #sample { max-width: 230px; } #checks td, #checks th { white-space: normal; }
+  #checks th, #checks td { padding: 6px 7px; } #metrics tbody th { white-space: normal; }
 }
 """
 
@@ -101,21 +106,23 @@ BODY = """<!doctype html>
 <main>
 <h1>Synchronized views and 4D motion</h1>
 <p class="soft" id="headline"></p>
-<div class="bar" role="toolbar" aria-label="Playback and sample">
+<div class="bar" role="toolbar" aria-label="Playback">
   <button class="main" id="play" aria-keyshortcuts="Space">Play</button>
   <div class="seek">
     <input type="range" id="seek" min="0" max="0" value="0" step="1" aria-label="Frame">
     <output id="frame" for="seek">0 / 0</output>
   </div>
-  <label class="group">Speed
-    <select id="speed"><option value="0.25">¼</option><option value="0.5">½</option>
-      <option value="1" selected>1</option><option value="2">2</option></select></label>
+</div>
+<div class="pick" role="group" aria-label="Sample">
   <div class="group">
     <button id="before" aria-label="Previous sample">←</button>
     <select id="sample" aria-label="Sample"></select>
     <button id="after" aria-label="Next sample">→</button>
   </div>
   <label class="group">Sort by <select id="sort"></select></label>
+  <label class="group">Speed
+    <select id="speed"><option value="0.25">¼</option><option value="0.5">½</option>
+      <option value="1" selected>1</option><option value="2">2</option></select></label>
 </div>
 <p id="prompt" aria-live="polite"></p>
 <p class="note" id="notes" hidden></p>

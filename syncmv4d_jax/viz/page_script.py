@@ -18,7 +18,7 @@ const make = (tag, text, attributes = {}) => {
 const row = (parent, cells) => { const tr = make("tr"); tr.append(...cells); parent.append(tr);
   return tr; };
 const number = x => x === null || x === undefined ? "–" : Math.abs(x) >= 1000 ? x.toFixed(0)
-  : x === 0 ? "0" : String(+x.toPrecision(3));
+  : x === 0 ? "0" : Math.abs(x) < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3));
 const data = parse("summary"), evaluation = data.evaluation;
 const definitions = evaluation ? evaluation.definitions : {};
 const ids = Array.from({length: data.samples}, (_, i) => i);
@@ -43,32 +43,39 @@ function blob(text) {
   state.urls.push(url);
   return url;
 }
-const LINES = [["video", "Generated", "made"], ["true_video", "Ground truth", "true"],
-  ["motion", "Generated motion", "made"], ["true_motion", "True motion", "true"]];
+const PANELS = {"Videos": [["video", "Generated", "made"], ["true_video", "Ground truth", "true"]],
+  "Motion as colours": [["motion", "Generated", "made"], ["true_motion", "Ground truth", "true"]]};
 function showClips() {
   state.urls.splice(0).forEach(URL.revokeObjectURL);
   state.videos = [];
-  const parent = $("clips");
-  parent.replaceChildren();
-  for (const [key, label, kind] of LINES) {
-    if (!state.sample.clips[key]) continue;
-    const line = make("div", null, {class: "line " + kind});
-    const views = make("div", null, {class: "views"});
-    line.append(make("span", label), views);
-    state.sample.clips[key].forEach((clip, v) => {
-      const video = make("video", null, {muted: "", playsinline: "", preload: "auto",
-        "aria-label": label + ", view " + (v + 1)});
-      video.muted = true;
-      video.addEventListener("loadeddata", () => seek(video));
-      video.addEventListener("seeked", () => { video.busy = false; seek(video); });
-      video.addEventListener("loadedmetadata", () =>
-        video.classList.toggle("small", video.videoWidth < 200));
-      video.src = blob(clip);
-      views.append(video);
-      state.videos.push(video);
-    });
-    parent.append(line);
+  const panels = [];
+  for (const [name, lines] of Object.entries(PANELS)) {
+    const there = lines.filter(([key]) => state.sample.clips[key]);
+    if (!there.length) continue;
+    const panel = make("div", null, {class: "panel"});
+    panel.append(make("h2", name), ...there.map(line => clipLine(name, ...line)));
+    panels.push(panel);
   }
+  $("clips").replaceChildren(...panels);
+  $("clips").classList.toggle("both", panels.length > 1);
+}
+function clipLine(panel, key, label, kind) {
+  const line = make("div", null, {class: "line " + kind});
+  const views = make("div", null, {class: "views"});
+  line.append(make("span", label), views);
+  state.sample.clips[key].forEach((clip, v) => {
+    const video = make("video", null, {muted: "", playsinline: "", preload: "auto",
+      "aria-label": `${panel}, ${label}, view ${v + 1}`});
+    video.muted = true;
+    video.addEventListener("loadeddata", () => seek(video));
+    video.addEventListener("seeked", () => { video.busy = false; seek(video); });
+    video.addEventListener("loadedmetadata", () =>
+      video.classList.toggle("small", video.videoWidth < 100));
+    video.src = blob(clip);
+    views.append(video);
+    state.videos.push(video);
+  });
+  return line;
 }
 function seek(video) {
   const wanted = (state.frame + 0.5) / state.sample.fps;
@@ -148,9 +155,12 @@ function showValues() {
   table.append(head, body);
 }
 function showMetrics() {
-  for (const kind of ["tracks", "video"]) {
-    const known = Object.keys(definitions).filter(m => definitions[m].kind === kind
+  const sets = ["tracks", "video"].flatMap(kind => {
+    const all = Object.keys(definitions).filter(m => definitions[m].kind === kind
       && Object.values(evaluation.rows).some(r => r[m] && r[m].value !== null));
+    return all.length > 9 ? [[kind, all.slice(0, 8)], [kind, all.slice(8)]] : [[kind, all]];
+  });
+  for (const [kind, known] of sets) {
     if (!known.length) continue;
     const box = make("div", null, {class: "scroll", style: "margin-bottom:12px", tabindex: 0,
       role: "region", "aria-label": "Metrics of " + kind});
