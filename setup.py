@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "syncmv4d_jax/__init__.py").read_text()).group(1)
+INIT = (HERE / "syncmv4d_jax/__init__.py").read_text()
+VERSION = re.search(r'__version__ = "(.+?)"', INIT).group(1)
 
 JAX = "jax>=0.10,<0.13"
 
@@ -41,6 +42,7 @@ setup(
         "trimesh>=4.6,<5",
         "embreex>=2.17.7.post6,<5",
         "safetensors>=0.5,<1",
+        "tensorstore>=0.1.71",
         "sentencepiece>=0.2,<0.3",
         "ftfy>=6.3,<7",
         "tqdm>=4.66,<5",

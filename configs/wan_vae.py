@@ -28,7 +28,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     }
     config.optim = {
         "name": "muon",
-        "learning_rate": 3e-4,
+        "learning_rate": 5e-4,
         "schedule": "cosine",
         "steps": 3000,
         "warmup": 100,

@@ -14,8 +14,8 @@ Readings (the paper is silent or slips; letters as in docs/paper.md). A8: z~ ent
 patch embedding. A10: the "dt" of line 10 is the whole step to the clean estimate. A11: the
 condition D of (2) is `x0_selfcond` (the clean estimate of a first pass without feedback), `noisy`
 (line 7 to the letter: the decoded noisy latent with the true scale) or `sim` (true tracks through
-a corruption model). A9: no gradient flows from the aligner's loss into MJD, or through the scale only
-(`grad="scale"`). A15: video frame 0 is given, so not in the loss; motion frame 0 is. A22: in
+a corruption model). A9: no gradient flows from the aligner's loss into MJD, or through the scale
+only (`grad="scale"`). A15: video frame 0 is given, so not in the loss; motion frame 0 is. A22: in
 sampling the tracks move only at refining steps, by one Euler step to the sigma of the next one.
 """
 

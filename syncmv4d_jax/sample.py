@@ -1,9 +1,9 @@
 """Checkpoint and inputs -> synchronized videos and world tracks on disk.
 
-Inputs are records (`config.sample.source = "records"`) or a user's folder of images and cameras with
-a prompt (`config.sample.images`). Text encoding, reference encoding, sampling and final decoding are
-jitted apart; each sample is written under a temporary name and renamed when it is whole, so that a
-second run continues where the first stopped:
+Inputs are records (`config.sample.split`) or a user's folder of images and cameras with a prompt
+(`config.sample.images`). Text encoding, reference encoding, sampling and final decoding are jitted
+apart; each sample is written under a temporary name and renamed when it is whole, so that a second
+run continues where the first stopped:
 
     DIR/samples/<id>/view_<v>.mp4  motion_<v>.mp4  tracks.npz  meta.json
 """
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from syncmv4d_jax import tree, train, weights
+from syncmv4d_jax import train, tree, weights
 from syncmv4d_jax.data import folder, image, pipeline
 from syncmv4d_jax.tasks import syncmv4d
 from syncmv4d_jax.viz import video

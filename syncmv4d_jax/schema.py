@@ -1,8 +1,9 @@
 """The contract between data, tasks and metrics: keys, shapes, dtypes and units of a batch.
 
-Dimension key: b batch, v view, n video frame, f latent frame (n = 4 (f - 1) + 1), h w pixels, c channel,
-k tracked point, l text token, d width. World frame: metres, z up, per recording date. Cameras: OpenCV
-axes (x right, y down, z forward), extrinsics are world to camera [R|t]: x_cam = R x + t.
+Dimension key: b batch, v view, n video frame, f latent frame (n = 4 (f - 1) + 1), h w pixels, hl wl
+latent cells, c channel, k tracked point, l text token, d width. World frame: metres, z up, per
+recording date. Cameras: OpenCV axes (x right, y down, z forward), extrinsics are world to camera
+[R|t]: x_cam = R x + t.
 """
 
 import dataclasses

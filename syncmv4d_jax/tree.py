@@ -1,7 +1,7 @@
 """Named paths over pytrees: the one way this project selects parameters.
 
-A path is the "/"-joined key path of a leaf, e.g. ``dit/blocks/self_attn/q/kernel``. Freezing, learning
-rates, sharding, LoRA and checkpoint merging are regexes over these paths (``re.search``).
+A path is the "/"-joined key path of a leaf, e.g. ``dit/blocks/self_attn/q/kernel``. Freezing,
+learning rates, sharding, LoRA and checkpoint merging are regexes over these paths (``re.search``).
 """
 
 import re

@@ -95,7 +95,7 @@ def make(config: Any) -> "SyncMV4D":
         options=section(Options, values, "config.task"),
         mjd_config=section(mjd.MJDConfig, parts["dit"], "config.task.dit"),
         dpa_config=section(aligner.AlignerConfig, parts["dpa"], "config.task.dpa"),
-        vae_config=section(vae.VAEConfig, parts["vae"], "config.task.vae"),
+        vae_config=vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
         settings=section(cycle.Settings, parts["cycle"], "config.task.cycle"),
     )
 

@@ -82,22 +82,9 @@ def make(config: Any) -> "WanTI2V":
     return WanTI2V(
         options=section(Options, values, "config.task"),
         dit_config=section(dit.DiTConfig, parts["dit"], "config.task.dit"),
-        vae_config=released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
+        vae_config=vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
         lora_config=section(lora.LoRAConfig, parts["lora"], "config.task.lora"),
     )
-
-
-def released(config: vae.VAEConfig) -> vae.VAEConfig:
-    """Gives an autoencoder of the release's sizes the release's latent statistics, if it has none.
-
-    The official code keeps them beside the checkpoint, not in it.
-    """
-    bare = dataclasses.replace(
-        vae.TI2V_5B, latents_mean=(), latents_std=(), dtype=config.dtype, conv=config.conv
-    )
-    if config != bare:
-        return config
-    return dataclasses.replace(config, latents_mean=vae.WAN_MEAN, latents_std=vae.WAN_STD)
 
 
 class WanTI2V:

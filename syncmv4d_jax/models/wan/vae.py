@@ -134,6 +134,19 @@ DEMO = VAEConfig(
 TINY = dataclasses.replace(DEMO, z_dim=4, dim=8, dec_dim=8)
 
 
+def released(config: VAEConfig) -> VAEConfig:
+    """Gives an autoencoder of the release's sizes the release's latent statistics, if it has none.
+
+    The official code keeps them beside the checkpoint, not in it.
+    """
+    bare = dataclasses.replace(
+        TI2V_5B, latents_mean=(), latents_std=(), dtype=config.dtype, conv=config.conv
+    )
+    if config != bare:
+        return config
+    return dataclasses.replace(config, latents_mean=WAN_MEAN, latents_std=WAN_STD)
+
+
 class Stage(nnx.Module):
     """Residual blocks, then Down or Up, plus the averaging or duplicating shortcut."""
 
