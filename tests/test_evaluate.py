@@ -58,7 +58,7 @@ def test_a_good_sample_beats_every_baseline_but_few_scenes_pass_no_check(result)
     assert rows["held"]["temporal_std_ratio"]["value"] == 0
     assert rows["oracle"]["mv_rpe_cross"]["value"] < 1e-6
     assert found["checks"] and not any(c["passed"] for c in found["checks"])
-    assert all("wanted 16" in c["why_not"] for c in found["checks"])
+    assert all("3 of 16 scenes" in c["why_not"] for c in found["checks"])
 
 
 def test_tables_and_page_are_written(result):

@@ -95,7 +95,7 @@ def checks(table: Mapping[str, Any], gains: Mapping[str, Any]) -> list[dict[str,
 
 def _verdict(name: str, wanted: str, cell: Mapping[str, Any], holds: bool) -> dict[str, Any]:
     if cell["n"] < SCENES:
-        why = f"{cell['n']} scenes, wanted {SCENES}"
+        why = f"{cell['n']} of {SCENES} scenes"
     else:
         why = "" if holds else "not reached"
     keep = {key: cell[key] for key in ("value", "se", "n")}
@@ -111,4 +111,4 @@ def _bound(model: Mapping[str, Any], metric: str, low: float, high: float) -> di
 
 def _beats(row: str, metric: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     name = f"{definitions.DEFINITIONS[metric].title}: better than {row}"
-    return _verdict(name, "paired gain > 2 standard errors", cell, cell["better_beyond_2se"])
+    return _verdict(name, "gain > 2 SE", cell, cell["better_beyond_2se"])

@@ -26,8 +26,8 @@ const cache = new Map();
 const load = i => { if (!cache.has(i)) cache.set(i, parse("sample-" + i)); return cache.get(i); };
 const names = ids.map(i => /"id":"((?:[^"\\]|\\.)*)"/.exec($("sample-" + i).textContent)[1])
   .map(x => JSON.parse('"' + x + '"'));
-const state = {at: 0, frame: 0, playing: false, sample: null, videos: [], order: ids.slice(),
-  speed: 1, sort: "", urls: []};
+const state = {at: 0, frame: 0, playing: false, since: 0, timer: 0, sample: null, videos: [],
+  order: ids.slice(), speed: 1, sort: "", urls: []};
 
 function title(m) { const d = definitions[m];
   return d.title + (d.unit ? " [" + d.unit + "]" : "")
@@ -93,19 +93,16 @@ function setFrame(frame) {
 function play(on) {
   state.playing = on;
   $("play").textContent = on ? "Pause" : "Play";
-  state.since = null;
-  if (on) requestAnimationFrame(tick);
+  clearInterval(state.timer);
+  state.since = performance.now();
+  if (on) state.timer = setInterval(tick, 12);
 }
-function tick(now) {
-  if (!state.playing) return;
+function tick() {
   const length = 1000 / (state.sample.fps * state.speed);
-  if (state.since === null) state.since = now;
-  const steps = Math.floor((now - state.since) / length);
-  if (steps > 0) {
-    state.since += steps * length;
-    setFrame((state.frame + steps) % state.sample.frames);
-  }
-  requestAnimationFrame(tick);
+  const steps = Math.floor((performance.now() - state.since) / length);
+  if (steps <= 0) return;
+  state.since += steps * length;
+  setFrame((state.frame + steps) % state.sample.frames);
 }
 function show(i) {
   state.at = i;
