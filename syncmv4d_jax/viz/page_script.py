@@ -31,7 +31,7 @@ const state = {at: 0, frame: 0, playing: false, since: 0, timer: 0, sample: null
 
 function title(m) { const d = definitions[m];
   return d.title + (d.unit ? " [" + d.unit + "]" : "")
-    + (d.better === "lower" ? " ↓" : d.better === "higher" ? " ↑" : " → 1"); }
+    + (d.better === "lower" ? "\u00a0↓" : d.better === "higher" ? "\u00a0↑" : "\u00a0→\u00a01"); }
 function badness(m, x) { const better = definitions[m].better;
   return better === "lower" ? x : better === "higher" ? -x : Math.abs(x - better); }
 function valueOf(m, name) { const cell = evaluation.rows.model[m];

@@ -23,7 +23,7 @@ function prepareTracks() {
 function camera(width, height, scene) {
   const ct = Math.cos(view.turn), st = Math.sin(view.turn);
   const cp = Math.cos(view.tilt), sp = Math.sin(view.tilt);
-  const size = 0.4 * Math.min(0.85 * width, height) * view.zoom / scene.radius;
+  const size = 0.4 * Math.min(0.7 * width, height) * view.zoom / scene.radius;
   const far = 6 * scene.radius;
   return (x, y, z) => {
     const a = ct * x + st * y, b = -st * x + ct * y;
