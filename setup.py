@@ -54,7 +54,7 @@ setup(
         "eval": ["scikit-image>=0.25"],
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],
-        "test": ["pytest>=8.3", "hypothesis>=6.120", "ruff>=0.11"],
+        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.120", "ruff>=0.11"],
         "parity": ["torch>=2.9", "diffusers>=0.36", "transformers>=5,<6"],
     },
 )

@@ -68,7 +68,8 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     config.task.dpa = {"width": 32, "heads": 2, "depth": 2, "coarse_blocks": 1,
                        "cpe_channels": 16, "patch": 64}  # fmt: skip
     config.task.vae = small_vae(dim=8, dec_dim=8, z=8)
-    config.train.steps, config.train.batch_size, config.train.random_frozen = 4, 1, True
+    config.train.steps, config.train.batch_size = 4, 1
+    config.data.name, config.data.cameras, config.data.raw = "embedded", "fixed", True
     config.train.log_every = config.train.checkpoint_every = 2
     config.optim.warmup = 1
     config.stages = ()

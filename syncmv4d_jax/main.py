@@ -104,6 +104,8 @@ def run(config: Any, workdir: str | Path) -> None:
         raise PermissionError(
             f"--workdir={workdir}: cannot write there ({error.strerror}); give a writable folder"
         ) from error
+    if config.get("data", {}).get("name", "") == "embedded":
+        importlib.import_module("syncmv4d_jax.embedded").ensure(config, workdir)
     importlib.import_module(f"syncmv4d_jax.{mode}").run(config, workdir)
 
 

@@ -21,7 +21,7 @@ FLOORS = [
     (r"(tasks/.+|cycle)\.py", 2),
     (r"(parallel|optim|checkpoint|writers|configuration|preemption)\.py", 3),
     (r"(conversion|data|metrics|viz)/.+\.py", 3),
-    (r"(train|sample|evaluate|plan|weights|cache|view|prepare)\.py", 4),
+    (r"(train|sample|evaluate|plan|weights|cache|view|embedded)\.py", 4),
     (r"(main|demo)\.py", 5),
 ]
 # (file, imported) pairs allowed on one floor or upwards beside "inside a folder".
@@ -37,7 +37,7 @@ SAME_FLOOR = [
     (r"plan\.py", r"(train|sample)\.py"),
     (r"(sample|evaluate|cache)\.py", r"(train|weights)\.py"),
     (r"train\.py", r"weights\.py"),
-    (r"demo\.py", r"main\.py"),
+    (r"embedded\.py", r"(cache|weights)\.py"),
 ]
 # Floor 3 stands on floor 0 only; these may also see what is named.
 FLOOR_3 = [(r"metrics/features/.+", r"nn/.+"), (r"data/.+", r"data/.+")]

@@ -1,0 +1,110 @@
+"""Embedded data for a run that names none: scenes, records, text features, small frozen networks.
+
+`config.data.name = "embedded"` (the `:debug` variants) makes, under the working folder and once,
+what the commands of data_prep/ make for real data: two training scenes and a held-out one in TACO's
+layout, their records, a frozen umT5 from a seed with its tokenizer, the cached text features and,
+where `config.weights.vae` is empty, an autoencoder from a seed. It is not trained: pictures of such
+a run mean nothing, its code path is the real one.
+"""
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from syncmv4d_jax import cache, configuration, tokenizer, weights
+from syncmv4d_jax.data import (
+    layouts,
+    mano,
+    prepare,
+    synthetic,
+    synthetic_hand,
+    synthetic_motion,
+    synthetic_objects,
+    taco,
+    windows,
+)
+from syncmv4d_jax.models.wan import umt5, vae
+from syncmv4d_jax.nn import module
+
+SCENES = ((0, False), (1, False), (0, True))  # (index, held out)
+PICTURE = (60, 80)
+
+
+def ensure(config: Any, workdir: str | Path) -> None:
+    """Makes the data and points `config.data`, `config.text` and `config.weights` at it."""
+    root = Path(workdir) / "embedded"
+    settings = windows.Settings(
+        size=tuple(config.task.size),
+        frames=config.task.get("frames", 5),
+        points=config.task.get("points", 32),
+        val=0.0,
+        held_out_triplets=synthetic.HELD_OUT,
+    )
+    _scenes(root, frames=int(3.75 * (settings.frames - 1)) + 1)
+    sources = layouts.taco_sources(root / "taco", root / "mano")
+    prepare.run(sources, root / "records", settings)
+    made = root / "weights"
+    dit = dict(config.task.get("dit", {}))
+    if not (made / "umt5" / "index.json").is_file():
+        text_encoder(made, dim=int(dit.get("text_dim", 32)), layers=1, seed=0)
+    if "vae" in config.task and not config.weights.vae:
+        if not (made / "vae" / "index.json").is_file():
+            sizes = configuration.section(vae.VAEConfig, config.task.vae, "config.task.vae")
+            params = module.init(vae.VAE, sizes, jax.random.key(1))
+            weights.save("vae", sizes, params, made, source={"seed": 1})
+        config.weights.vae = str(made)
+    length = int(dit.get("text_len", config.text.max_length))
+    cache.run(
+        root / "records",
+        root / "cache",
+        encode_video=None,
+        encode_text=cache.text_encoder(made, max_length=length),
+        weights_hash=cache.weights_hash(made),
+    )
+    config.data.name, config.text.weights, config.text.max_length = "taco", str(made), length
+    config.data.records, config.data.cache = str(root / "records"), str(root / "cache")
+
+
+def _scenes(root: Path, *, frames: int) -> None:
+    synthetic_hand.write(root / "mano")
+    hands = mano.load_hands(root / "mano")
+    for index, held_out in SCENES:
+        spec = synthetic.specify(index, seed=0, held_out=held_out)
+        entry = taco.Entry(root / "taco", spec.triplet, spec.sequence_id)
+        if not entry.folder(taco.HANDS).is_dir():
+            synthetic.write_scene(
+                root / "taco", spec, hands, frames=frames, size=PICTURE, names=synthetic.THREE
+            )
+
+
+def text_encoder(out: str | Path, *, dim: int, layers: int, seed: int) -> int:
+    """Writes `out`/umt5: a random umT5 and a tokenizer of the embedded scenes' sentences.
+
+    Returns:
+      The number of pieces of the tokenizer.
+    """
+    combinations = itertools.product(
+        synthetic_motion.ACTIONS, synthetic_objects.TOOLS, synthetic_objects.TARGETS
+    )
+    template = windows.Settings.text
+    sentences = [template.format(action=a, tool=t, target=o) for a, t, o in combinations]
+    pieces = tokenizer.train_sentencepiece(sentences)
+    vocab = tokenizer.Tokenizer(pieces).vocab
+    config = umt5.UMT5Config(
+        vocab=vocab,
+        dim=dim,
+        heads=4,
+        d_head=dim // 4,
+        ffn_dim=2 * dim,
+        layers=layers,
+        dtype="float32",
+    )
+    params = module.init(umt5.UMT5, config, jax.random.key(seed))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "spiece.model"
+        file.write_bytes(pieces)
+        weights.save("umt5", config, params, out, source={"seed": seed}, tokenizer_files=[file])
+    return vocab
