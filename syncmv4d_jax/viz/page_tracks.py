@@ -1,11 +1,11 @@
 """The report's 3D view: points, trails, errors and cameras on a plain canvas, turned by hand.
 
-The world's z is up. Cameras further than twice the scene's radius are drawn at that distance, along
-their true direction, so that the points stay large.
+The world's z is up. The first look is from beside the cameras. Cameras
+far from the scene are drawn nearer, along their true direction, so that the points stay large.
 """
 
 TRACKS = r"""
-const view = {turn: 0.6, tilt: 0.45, zoom: 1};
+const view = {turn: null, tilt: 0.5, zoom: 1};
 const decode = text => {
   const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
   return new Int16Array(bytes.buffer);
@@ -14,16 +14,23 @@ function prepareTracks() {
   const scene = state.sample.scene;
   $("tracks-section").hidden = !scene;
   if (!scene) return;
+  view.home = home(scene);
+  if (view.turn === null) view.turn = view.home;
   for (const key of ["generated", "true"])
     if (typeof scene[key] === "string") {
       scene[key] = decode(scene[key]);
       scene[key + "Count"] = scene[key].length / 3 / scene.frames;
     }
 }
+function home(scene) {
+  const eyes = scene.cameras.map(shape => shape[0]);
+  const mean = i => eyes.reduce((sum, eye) => sum + eye[i], 0);
+  return Math.atan2(mean(0), -mean(1)) + 0.4;
+}
 function camera(width, height, scene) {
   const ct = Math.cos(view.turn), st = Math.sin(view.turn);
   const cp = Math.cos(view.tilt), sp = Math.sin(view.tilt);
-  const size = 0.4 * Math.min(0.7 * width, height) * view.zoom / scene.radius;
+  const size = 0.34 * Math.min(0.8 * width, height) * view.zoom / scene.radius;
   const far = 6 * scene.radius;
   return (x, y, z) => {
     const a = ct * x + st * y, b = -st * x + ct * y;
@@ -94,7 +101,7 @@ function drawCameras(ink, place, scene) {
   ink.strokeStyle = ink.fillStyle = css("--soft"); ink.lineWidth = 1;
   ink.font = "12px system-ui, sans-serif";
   scene.cameras.forEach((shape, v) => {
-    const eye = shape[0], distance = Math.hypot(...eye), limit = 1.9 * scene.radius;
+    const eye = shape[0], distance = Math.hypot(...eye), limit = 1.4 * scene.radius;
     const shift = distance > limit ? eye.map(x => x * (limit / distance - 1)) : [0, 0, 0];
     const [o, ...far] = shape.map(p => p.map((x, i) => x + shift[i]));
     polyline(ink, place, far, true);
@@ -133,7 +140,7 @@ function turn(dx, dy) {
   drawTracks();
 }
 function zoom(by) { view.zoom = Math.max(0.2, Math.min(12, view.zoom * by)); drawTracks(); }
-function resetView() { Object.assign(view, {turn: 0.6, tilt: 0.45, zoom: 1}); drawTracks(); }
+function resetView() { Object.assign(view, {turn: view.home, tilt: 0.5, zoom: 1}); drawTracks(); }
 function listenTracks() {
   const canvas = $("tracks");
   let from = null;

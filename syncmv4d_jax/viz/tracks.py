@@ -67,7 +67,7 @@ def scene(
         "unit": unit,
         "radius": radius,
         "frames": len(reference),
-        "cameras": frusta(intrinsics, extrinsics, size, depth=0.35 * radius, centre=centre),
+        "cameras": frusta(intrinsics, extrinsics, size, depth=0.25 * radius, centre=centre),
     }
 
 
