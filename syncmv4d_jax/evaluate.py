@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -251,10 +252,15 @@ def _track_rows(found: Scores, sample: Mapping[str, Any], truth: Mapping[str, An
             oracle,
         ),
     }
-    for row, (views, one) in copies.items():
+
+    def fill(row):
+        views, one = copies[row]
         found[row] |= cloud_scores(one, true)
         if row == baselines.ORACLE or _same_points(sample):
             found[row] |= track_scores(views, one, truth, n)
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and the k-d tree let go
+        list(pool.map(fill, copies))
     found["truth"] = {
         "smoothness": motion.smoothness(true),
         "jerk": motion.smoothness(true, order=3),

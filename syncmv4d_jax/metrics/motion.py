@@ -52,8 +52,8 @@ def _points(pred: np.ndarray, true: np.ndarray, mask: np.ndarray | None):
 
 def relative_error(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Returns Eq. 1 [...], of points [... 3] in metres."""
-    error = np.linalg.norm(pred - true, axis=-1)
-    return error / np.maximum(np.linalg.norm(true, axis=-1), FLOOR)
+    error, size = (np.sqrt(np.einsum("...x,...x->...", y, y)) for y in (pred - true, true))
+    return error / np.maximum(size, FLOOR)
 
 
 def rpe_pi(
