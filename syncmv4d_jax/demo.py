@@ -66,7 +66,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", weights]),
     ]  # fmt: skip
     if args.train or not (SHIPPED / "vae" / "index.json").is_file():
-        steps = 4 if args.short else 1500
+        steps = 4 if args.short else 3000 if args.train else 250
         result.append(
             (
                 "the autoencoder",
