@@ -41,6 +41,7 @@ setup(
         "pillow>=11,<13",
         "trimesh>=4.6,<5",
         "embreex>=2.17.7.post6,<5",
+        "networkx>=3.2,<4",  # trimesh asks for it when it repairs windings
         "safetensors>=0.5,<1",
         "tensorstore>=0.1.71",
         "sentencepiece>=0.2,<0.3",
