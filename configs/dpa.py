@@ -48,5 +48,6 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.task.dpa.width, config.task.dpa.cpe_channels = 16, 8
         config.optim.warmup = 1
         config.train.steps, config.train.batch_size = 4, 1
+        config.data.name, config.data.cameras, config.data.raw = "embedded", "fixed", True
         config.train.log_every = config.train.checkpoint_every = 2
     return config.lock()

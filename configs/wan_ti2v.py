@@ -81,7 +81,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.task.vae_chunk = 0
         config.data.fps, config.text.max_length = 8.0, config.task.dit.text_len
         config.optim.warmup = 1
-        config.train.steps, config.train.batch_size, config.train.random_frozen = 4, 1, True
+        config.train.steps, config.train.batch_size = 4, 1
+        config.data.name, config.data.cameras, config.data.raw = "embedded", "fixed", True
         config.train.log_every = config.train.checkpoint_every = 2
         config.sample.count = 1
     return config.lock()

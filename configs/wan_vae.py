@@ -41,6 +41,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     if variant == "debug":
         config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=4)
         config.task.crop = (5, 16, 16)
+        config.data.name, config.data.cameras, config.data.raw = "embedded", "fixed", True
         config.optim.steps = config.train.steps = 4
         config.train.batch_size = 1
         config.train.log_every = config.train.checkpoint_every = 2

@@ -37,7 +37,7 @@ def ensure(config: Any, workdir: str | Path) -> None:
     """Makes the data and points `config.data`, `config.text` and `config.weights` at it."""
     root = Path(workdir) / "embedded"
     settings = windows.Settings(
-        size=tuple(config.task.size),
+        size=tuple(config.task.get("size", (32, 48))),
         frames=config.task.get("frames", 5),
         points=config.task.get("points", 32),
         val=0.0,
@@ -46,17 +46,26 @@ def ensure(config: Any, workdir: str | Path) -> None:
     _scenes(root, frames=int(3.75 * (settings.frames - 1)) + 1)
     sources = layouts.taco_sources(root / "taco", root / "mano")
     prepare.run(sources, root / "records", settings)
-    made = root / "weights"
-    dit = dict(config.task.get("dit", {}))
+    config.data.name, config.data.records = "taco", str(root / "records")
+    if "vae" in config.task and not config.weights.vae:
+        config.weights.vae = str(_autoencoder(root / "weights", config.task.vae))
+    if "dit" in config.task:
+        _text(config, root)
+
+
+def _autoencoder(made: Path, section: Any) -> Path:
+    if not (made / "vae" / "index.json").is_file():
+        sizes = configuration.section(vae.VAEConfig, section, "config.task.vae")
+        params = module.init(vae.VAE, sizes, jax.random.key(1))
+        weights.save("vae", sizes, params, made, source={"seed": 1})
+    return made
+
+
+def _text(config: Any, root: Path) -> None:
+    made, dit = root / "weights", config.task.dit
+    length = int(dit.get("text_len", config.text.max_length))
     if not (made / "umt5" / "index.json").is_file():
         text_encoder(made, dim=int(dit.get("text_dim", 32)), layers=1, seed=0)
-    if "vae" in config.task and not config.weights.vae:
-        if not (made / "vae" / "index.json").is_file():
-            sizes = configuration.section(vae.VAEConfig, config.task.vae, "config.task.vae")
-            params = module.init(vae.VAE, sizes, jax.random.key(1))
-            weights.save("vae", sizes, params, made, source={"seed": 1})
-        config.weights.vae = str(made)
-    length = int(dit.get("text_len", config.text.max_length))
     cache.run(
         root / "records",
         root / "cache",
@@ -64,8 +73,8 @@ def ensure(config: Any, workdir: str | Path) -> None:
         encode_text=cache.text_encoder(made, max_length=length),
         weights_hash=cache.weights_hash(made),
     )
-    config.data.name, config.text.weights, config.text.max_length = "taco", str(made), length
-    config.data.records, config.data.cache = str(root / "records"), str(root / "cache")
+    config.text.weights, config.text.max_length = str(made), length
+    config.data.cache = str(root / "cache")
 
 
 def _scenes(root: Path, *, frames: int) -> None:
