@@ -29,6 +29,8 @@ def base() -> ml_collections.ConfigDict:
         "cameras": "sample",
         "raw": False,
         "augment": False,
+        "jitter": 0.0,
+        "skip_corrupt": False,
     }
     config.text = {"weights": "", "max_length": 512}
     config.optim = ml_collections.ConfigDict()

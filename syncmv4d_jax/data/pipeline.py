@@ -3,12 +3,14 @@
     source of clips -> shuffle(seed) -> repeat -> position -> this shard's part -> example -> batch
 
 The order is global: batch j holds positions [j B, (j + 1) B) of one shuffled, endless sequence
-whatever the number of shards, and everything drawn for an example (its cameras, its turn) depends
-on (seed, position). An iterator's state is JSON-able.
+whatever the number of shards, and everything drawn for an example (its cameras, their order, its
+turn, its colours) depends on (seed, position). An iterator's state is JSON-able.
 """
 
 import hashlib
 import json
+import logging
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ import numpy as np
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import records, transforms
 
+log = logging.getLogger(__name__)
 COMMANDS = (
     "python data_prep/make_scenes.py --out SCENES (or TACO itself), then "
     "python data_prep/prepare_taco.py --taco SCENES/taco --mano SCENES/mano --out RECORDS, then "
     "--config.data.records=RECORDS"
 )
 SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
+PER_VIEW = ("video", "motion", "video_latents", "motion_latents", "view_index", *SMALL)
 THREADS, AHEAD = 8, 8
 
 
@@ -46,14 +50,20 @@ def train_iterator(
     Raises:
       ValueError, FileNotFoundError: no records, or not what the task wants; names the command.
       StaleCache: see `Examples`.
+      records.CorruptRecord: from the iterator, at a damaged record; with `config.data.skip_corrupt`
+        only when all are.
     """
     examples = Examples(config, config.data.split)
     augment = bool(config.data.get("augment", False))
+    jitter = _jitter(config.data, examples)
+    read = examples.get_or_next if config.data.get("skip_corrupt", False) else examples.get
 
     def make(position: int, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([seed, position])
-        example = examples.get(index, rng)
-        return _turn(example, rng) if augment else example
+        example = read(index, rng)
+        if augment:
+            example = _reorder(_turn(example, rng), rng)
+        return example | {"video": _recolour(example["video"], jitter, rng)} if jitter else example
 
     dataset = (
         grain.MapDataset.range(len(examples))
@@ -119,6 +129,8 @@ class Examples:
                 "--config.data.cache=CACHE"
             )
         self.raw = raw or bool(data.get("raw", False)) or not (self.cache and self.cache.latents)
+        self.skipped = 0  # examples replaced by `get_or_next`, of this process
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.reader.windows)
@@ -145,6 +157,22 @@ class Examples:
         else:  # for tasks that read no text
             example |= {"text": np.zeros((1, 1), np.float32), "text_lengths": np.int32(0)}
         return _fewer(example, self.points)
+
+    def get_or_next(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Returns `get`, of the next index (in a ring) where that is damaged; counts and logs it.
+
+        Raises:
+          records.CorruptRecord: everything is damaged.
+        """
+        for step in range(len(self)):
+            try:
+                return self.get((index + step) % len(self), rng)
+            except records.CorruptRecord as error:
+                last = error
+                with self._lock:
+                    self.skipped += 1
+                    log.warning("skipped a corrupt record (%d so far): %s", self.skipped, error)
+        raise records.CorruptRecord(f"none of {len(self)} examples can be read; last: {last}")
 
     def _cameras(self, window: records.Window, rng: np.random.Generator | None):
         chosen = []
@@ -294,3 +322,45 @@ def _turn(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         example["tracks"][0].mean(0),
     )
     return {**example, "tracks": tracks, "extrinsics": extrinsics}
+
+
+def _reorder(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Permutes the views with all that is theirs; a view keeps the index of its cluster."""
+    order = rng.permutation(len(example["view_index"]))
+    return {key: value[order] if key in PER_VIEW else value for key, value in example.items()}
+
+
+def _jitter(data: Mapping[str, Any], examples: Examples) -> float:
+    """Returns config.data.jitter.
+
+    Raises:
+      ValueError: outside of [0, 1), or asked for where no pixels are read.
+    """
+    jitter = float(data.get("jitter", 0.0))
+    if not 0 <= jitter < 1:
+        raise ValueError(f"config.data.jitter: wanted 0 <= jitter < 1, got {jitter}")
+    if jitter and not examples.raw:
+        raise ValueError(
+            f"config.data.jitter={jitter} changes pixels, but cached latents are read: "
+            "--config.data.raw=True or --config.data.jitter=0"
+        )
+    return jitter
+
+
+def _recolour(video: np.ndarray, jitter: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales gain, contrast and saturation by factors in 1 +- jitter, the same in all views.
+
+    Args:
+      video: [v n h w 3] uint8. The pseudo video is not touched: its colours are coordinates.
+
+    Returns:
+      [v n h w 3] uint8.
+    """
+    gain, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, 3).astype(np.float32)
+    result = np.empty_like(video)
+    for view, clip in enumerate(video):  # one view at a time, for memory
+        colour = clip.astype(np.float32) * gain
+        colour = (colour - colour.mean()) * contrast + colour.mean()
+        grey = colour.mean(axis=-1, keepdims=True)
+        result[view] = np.clip(np.rint((colour - grey) * saturation + grey), 0, 255)
+    return result

@@ -130,6 +130,8 @@ def test_turning_the_world_keeps_what_cameras_see(root):
     )
     assert np.abs(plain["tracks"] - turned["tracks"]).max() > 0.1
     for batch in (plain, turned):
+        order = np.argsort(batch["view_index"], axis=1)[..., None, None]
+        batch["extrinsics"] = np.take_along_axis(batch["extrinsics"], order, axis=1)
         tracks = np.repeat(batch["tracks"][:, None], 3, axis=1)
         batch["seen"] = cameras.to_camera(tracks, batch["extrinsics"])
     np.testing.assert_allclose(plain["seen"], turned["seen"], atol=1e-5)
@@ -172,3 +174,69 @@ def test_a_damaged_record_is_named_by_the_iterator(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(records.CorruptRecord, match="s0"):
         batches(configuration(tmp_path), 1, size=1)
+
+
+def test_views_are_reordered_with_all_that_is_theirs(root):
+    plain, mixed = (
+        batches(configuration(root, augment=augment), 6, size=3) for augment in (False, True)
+    )
+    orders = np.concatenate([batch["view_index"] for batch in mixed])
+    assert len({tuple(order) for order in orders}) > 3
+    assert (np.sort(orders, axis=1) == [0, 1, 2]).all()
+    for a, b in zip(plain, mixed, strict=True):
+        for i, order in enumerate(b["view_index"]):
+            for key in pipeline.PER_VIEW:
+                if key in a and key != "extrinsics":  # those are turned as well
+                    np.testing.assert_array_equal(b[key][i], a[key][i][order], err_msg=key)
+    again = batches(configuration(root, augment=True), 6, size=3)
+    assert all(same(a, b) for a, b in zip(mixed, again, strict=True))
+
+
+def test_every_value_of_a_view_is_reordered(root):
+    example = pipeline.Examples(configuration(root), "train").get(0, None)
+    per_view = {key for key, field in schema.BATCH.items() if field.axes.split()[:2] == ["b", "v"]}
+    assert per_view & set(example) == set(pipeline.PER_VIEW) & set(example)
+    assert set(pipeline.PER_VIEW) <= per_view
+
+
+def test_colours_jitter_alike_in_all_views_and_only_the_videos(root):
+    plain, other = (batches(configuration(root, jitter=jitter), 1)[0] for jitter in (0.0, 0.3))
+    assert np.abs(plain["video"].astype(int) - other["video"]).mean() > 1
+    assert other["video"].dtype == np.uint8
+    assert all(np.array_equal(plain[key], other[key]) for key in plain if key != "video")
+    assert same(other, batches(configuration(root, jitter=0.3), 1)[0])
+    with pytest.raises(ValueError, match="wanted 0 <= jitter < 1, got 1.5"):
+        batches(configuration(root, jitter=1.5), 1)
+
+
+def test_jitter_without_pixels_is_refused(root, monkeypatch):
+    made = pipeline.Examples(configuration(root), "train")
+    made.raw = False
+    with pytest.raises(ValueError, match="jitter=0.2 changes pixels.*data.raw=True"):
+        pipeline._jitter({"jitter": 0.2}, made)
+
+
+def test_jitter_of_one_colour_keeps_black_and_bounds():
+    video = np.zeros((2, 3, 4, 5, 3), np.uint8)
+    assert not pipeline._recolour(video, 0.5, np.random.default_rng(0)).any()
+    bright = pipeline._recolour(video + 255, 0.5, np.random.default_rng(1))
+    assert bright.min() == bright.max()
+
+
+def test_damaged_records_can_be_skipped_and_are_counted(tmp_path, caplog):
+    folder = fake_records.write(tmp_path, sequences=4)  # s0 to s2 are trained on
+    path = folder / "sequences" / "s1.array_record"
+    whole = pipeline.Examples(configuration(tmp_path), "train")
+    wanted = whole.get(2, None)
+    path.write_bytes(path.read_bytes()[:500])
+    made = pipeline.Examples(configuration(tmp_path), "train")
+    assert same(made.get_or_next(1, None), wanted) and made.skipped == 1
+    assert "skipped a corrupt record (1 so far)" in caplog.text and "s1" in caplog.text
+    config = configuration(tmp_path, skip_corrupt=True)
+    first = batches(config, 3, size=3)
+    assert all(same(a, b) for a, b in zip(first, batches(config, 3, size=3), strict=True))
+    for name in ("s0", "s2"):
+        path = folder / "sequences" / f"{name}.array_record"
+        path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(records.CorruptRecord, match="none of 3 examples"):
+        batches(config, 1, size=1)
