@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import evaluate
-from syncmv4d_jax.metrics import definitions, summary
+from syncmv4d_jax.metrics import definitions, scene, summary
 
 SCENES = {f"scene-{i}": fake_samples.truth(i) for i in range(3)}
 
@@ -73,7 +73,7 @@ def test_the_truth_against_itself_is_perfect():
     truth = SCENES["scene-0"]
     copies = np.broadcast_to(truth["tracks"], (3, *truth["tracks"].shape))
     sample = truth | {"tracks_per_view": copies, "meta": {}}
-    scores, _ = evaluate.score(sample, truth, "x")
+    scores, _ = scene.score(sample, truth, "x")
     perfect = scores["model"]
     for metric in ("rpe", "mv_rpe", "mv_rpe_cross", "chamfer", "error_mm", "gmsd"):
         assert perfect[metric] == pytest.approx(0, abs=1e-5)
@@ -88,7 +88,7 @@ def test_padded_frames_are_left_out():
     spoilt = truth["tracks"].copy()
     spoilt[6:] = 1e3
     sample = truth | {"tracks_per_view": np.tile(truth["tracks"], (3, 1, 1, 1)), "meta": {}}
-    scores, _ = evaluate.score(sample, truth | {"tracks": spoilt, "frame_valid": valid}, "x")
+    scores, _ = scene.score(sample, truth | {"tracks": spoilt, "frame_valid": valid}, "x")
     assert scores["model"]["mv_rpe"] == pytest.approx(0, abs=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_generated_anchors_have_no_point_errors():
         "tracks_per_view": np.tile(tracks, (3, 1, 1, 1)),
         "meta": {"anchors": "generated"},
     }
-    scores, _ = evaluate.score(sample, truth, "x")
+    scores, _ = scene.score(sample, truth, "x")
     assert "rpe" not in scores["model"] and scores["model"]["chamfer"] > 0
     assert scores["oracle"]["mv_rpe"] > 0
 
@@ -111,10 +111,10 @@ def test_still_scenes_and_two_frames_are_defined():
     truth |= {"tracks": np.tile(truth["tracks"][:1], (2, 1, 1)), "frame_valid": np.ones(2, bool)}
     truth["video"] = np.repeat(truth["video"][:, :1], 2, axis=1)
     sample = truth | {"tracks_per_view": np.tile(truth["tracks"], (3, 1, 1, 1)), "meta": {}}
-    scores, blurred = evaluate.score(sample, truth, "x")
+    scores, blurred = scene.score(sample, truth, "x")
     for metric in ("temporal_correlation", "psnr_moving", "object_correlation", "smoothness"):
         assert scores["model"][metric] is None
-    evaluate.best_blur({"x": scores}, {"x": blurred})
+    scene.best_blur({"x": scores}, {"x": blurred})
     found = evaluate.assemble({"x": scores})
     assert found["rows"]["model"]["psnr_moving"]["undefined"] == 1
     json.dumps(found, allow_nan=False)
@@ -125,7 +125,7 @@ def test_a_nan_in_a_sample_is_a_miss_not_a_nan():
     broken = np.tile(truth["tracks"], (3, 1, 1, 1))
     broken[0, 3, :10] = np.nan
     sample = truth | {"tracks": broken[0], "tracks_per_view": broken, "meta": {}}
-    scores, _ = evaluate.score(sample, truth, "x")
+    scores, _ = scene.score(sample, truth, "x")
     assert 0 < scores["model"]["mv_rpe"] < 10 and scores["model"]["error_mm"] is None
     json.dumps(scores, allow_nan=False)
 
@@ -157,4 +157,4 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path):
     truth = SCENES["scene-0"]
     small = truth | {"video": truth["video"][:, :, :32], "meta": {}}
     with pytest.raises(ValueError, match="another size"):
-        evaluate.score(small, truth, "scene-0")
+        scene.score(small, truth, "scene-0")

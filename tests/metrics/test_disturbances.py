@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from syncmv4d_jax import cameras, evaluate
-from syncmv4d_jax.metrics import multiview
+from syncmv4d_jax import cameras
+from syncmv4d_jax.metrics import multiview, scene
 
 TEXT = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 TABLE = TEXT[TEXT.index("| disturbance |") :].split("\n\n")[0]
@@ -41,7 +41,7 @@ def disturbed(name):
 
 def scores(video, points):
     sample = {"video": video, "tracks_per_view": points, "tracks": points.mean(0), "meta": {}}
-    return evaluate.score(sample, TRUTH, "x")[0]["model"]
+    return scene.score(sample, TRUTH, "x")[0]["model"]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from syncmv4d_jax import cameras, evaluate
+from syncmv4d_jax.metrics import scene
 from syncmv4d_jax.viz import report, sheet, tracks
 
 CURVES = [
@@ -34,13 +35,13 @@ def page(path, count, *, size=(48, 64)):
         noise = np.random.default_rng(i).normal(0, 0.003 * (1 + (7 * i) % count), (3, 1, 90, 3))
         made = truth | {"meta": {"fps": 8.0, "prompt": "stir <in> the bowl", "anchors": "record"}}
         made["tracks_per_view"] = (truth["tracks"] + noise).astype(np.float32)
-        scores[name], blurred[name] = evaluate.score(made, truth, name)
+        scores[name], blurred[name] = scene.score(made, truth, name)
         shown.append({"id": name, "meta": made["meta"], "video": truth["video"],
                       "motion": truth["motion"], "tracks": made["tracks_per_view"].mean(0),
                       "true_video": truth["video"], "true_tracks": truth["tracks"],
                       "true_motion": truth["motion"], "true_intrinsics": truth["intrinsics"],
                       "true_extrinsics": truth["extrinsics"]})  # fmt: skip
-    evaluate.best_blur(scores, blurred)
+    scene.best_blur(scores, blurred)
     facts = {"fps": 8.0, "resolution": list(size), "frames": 9, "views": 3, "points": 90}
     evaluation = evaluate.assemble(scores) | facts
     report.write(path, shown, evaluation, CURVES, '{"a": "<b>"}', "python -m x --config=<y>")

@@ -1,0 +1,196 @@
+"""One scene's scores: the model's sample, the trivial baselines and the oracle against the truth.
+
+`score` gives {row: {metric: value}} of one scene; None where a metric is not defined for it. The
+rows are those of baselines.py, the metrics those of definitions.py.
+"""
+
+import os
+from collections.abc import Mapping
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from syncmv4d_jax.metrics import baselines, motion, multiview, summary, video
+
+MOVED = 0.02  # metres: a point that gets further from its place in frame 0 has moved
+Scores = dict[str, dict[str, float | None]]
+
+
+def score(
+    sample: Mapping[str, Any], truth: Mapping[str, Any], name: str
+) -> tuple[Scores, dict[float, dict[str, float | None]]]:
+    """Scores one sample and its baselines.
+
+    Args:
+      sample: of `read`. truth: an example of schema.BATCH, unbatched, with video.
+
+    Returns:
+      {row: {metric: value}}, and the blurred baseline's video scores {sigma: {metric: value}}.
+
+    Raises:
+      ValueError: sizes that do not fit; names the sample.
+    """
+    truth = {k: np.asarray(x) for k, x in truth.items()}
+    if sample["video"].shape != truth["video"].shape:
+        raise ValueError(
+            f"sample {name}: wanted video [v n h w 3] {truth['video'].shape} as in the record, got "
+            f"{sample['video'].shape}: was it sampled with another size or number of views?"
+        )
+    valid = truth.get("frame_valid", np.ones(truth["video"].shape[1], bool))
+    n = int(valid.sum())
+    found: Scores = {"model": {}, **{row: {} for row in baselines.BASELINES}}
+    found |= {baselines.ORACLE: {}, "truth": {}}
+    true = truth["video"][:, :n]
+    blurred = _video_rows(found, sample["video"][:, :n], true)
+    if "tracks_per_view" in sample:
+        if sample["tracks"].shape != truth["tracks"].shape and _same_points(sample):
+            raise ValueError(
+                f"sample {name}: wanted tracks [n k 3] {truth['tracks'].shape} as in the record, "
+                f"got {sample['tracks'].shape}"
+            )
+        _track_rows(found, sample, truth, n)
+    return found, blurred
+
+
+def _video_rows(found: Scores, pred: np.ndarray, true: np.ndarray) -> dict:
+    """Fills the rows' video metrics and returns those of each blur of frame 0."""
+    n, region = true.shape[1], video.moving_region(true)
+    first = true[:, 0]
+    clips = {
+        "model": pred,
+        "frame_0": baselines.repeat(first, n),
+        "time_mean": baselines.time_mean(pred),
+        "held": baselines.held(pred),
+    }
+    for row, clip in clips.items():
+        found[row] |= video_scores(clip, true, region)
+    blurred = {}
+    for sigma in baselines.SIGMAS:
+        clip = baselines.repeat(baselines.blur(first, sigma), n)
+        blurred[sigma] = psnr_scores(clip[:, 1:], true[:, 1:], region)
+    return blurred
+
+
+def psnr_scores(pred: np.ndarray, true: np.ndarray, region: np.ndarray) -> dict[str, float | None]:
+    """PSNR of videos [v n h w 3], whole and in the region [v h w]."""
+    return {
+        "psnr": video.mean(video.psnr(pred, true)),
+        "psnr_moving": video.mean(video.psnr(pred, true, region[:, None])),
+    }
+
+
+def video_scores(pred: np.ndarray, true: np.ndarray, region: np.ndarray) -> dict[str, float | None]:
+    """All video metrics of [v n h w 3] uint8, without the given frame 0."""
+    pred, true = pred[:, 1:], true[:, 1:]
+    correlation, ratio = video.temporal(pred, true, region)
+    large = min(true.shape[2:4]) >= 11
+    inside = [video.zero_background(x, region[:, None]) for x in (pred, true)]
+    return psnr_scores(pred, true, region) | {
+        "ssim": video.mean(video.ssim(pred, true)) if large else None,
+        "ssim_moving": video.mean(video.ssim(*inside)) if large and region.any() else None,
+        "gmsd": video.mean(video.gmsd(pred, true)),
+        "temporal_correlation": correlation,
+        "temporal_std_ratio": ratio,
+    }
+
+
+def best_blur(scores: Mapping[str, Scores], blurred: Mapping[str, dict]) -> float:
+    """Fills the row frame_0_blurred with the one sigma that is best over all scenes; returns it."""
+
+    def total(sigma):
+        values = {name: one[sigma]["psnr_moving"] for name, one in blurred.items()}
+        value = summary.mean(values)["value"]
+        return -np.inf if value is None else value
+
+    sigma = max(baselines.SIGMAS, key=total)
+    for name, one in blurred.items():
+        scores[name]["frame_0_blurred"] |= one[sigma]
+    return sigma
+
+
+def _same_points(sample: Mapping[str, Any]) -> bool:
+    """Whether the sample's points are the record's own, one by one."""
+    return sample["meta"].get("anchors", "record") == "record"
+
+
+def _track_rows(found: Scores, sample: Mapping[str, Any], truth: Mapping[str, Any], n: int) -> None:
+    """Fills the rows' track metrics; without common points only Chamfer and smoothness."""
+    per_view, fused = sample["tracks_per_view"][:, :n], sample["tracks"][:n]
+    true = truth["tracks"][:n]
+    oracle = np.broadcast_to(true[:1], true.shape)
+    copies = {
+        "model": (per_view, fused),
+        "time_mean": (baselines.time_mean(per_view), baselines.time_mean(fused[None])[0]),
+        "held": (baselines.held(per_view), baselines.held(fused[None])[0]),
+        baselines.ORACLE: (
+            np.broadcast_to(oracle, (len(truth["extrinsics"]), *true.shape)),
+            oracle,
+        ),
+    }
+
+    def fill(row):
+        views, one = copies[row]
+        found[row] |= cloud_scores(one, true)
+        if row == baselines.ORACLE or _same_points(sample):
+            found[row] |= track_scores(views, one, truth, n)
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and the k-d tree let go
+        list(pool.map(fill, copies))
+    found["truth"] = {
+        "smoothness": motion.smoothness(true),
+        "jerk": motion.smoothness(true, order=3),
+    }
+
+
+def cloud_scores(fused: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
+    """Metrics of tracks [n k 3] that need no point's identity."""
+    squared, linear = motion.chamfer_means(fused, true)
+    return {
+        "chamfer": squared,
+        "chamfer_mm": linear,
+        "smoothness": motion.smoothness(fused),
+        "jerk": motion.smoothness(fused, order=3),
+    }
+
+
+def track_scores(
+    per_view: np.ndarray, fused: np.ndarray, truth: Mapping[str, Any], n: int
+) -> dict[str, float | None]:
+    """Metrics of tracks_per_view [v n k 3] and fused tracks [n k 3], metres, world frame."""
+    true, seen, pose = truth["tracks"][:n], truth["visibility"][:, :n], truth["extrinsics"]
+    rpe, pi = multiview.single(per_view, true, seen, pose)
+    mv_rpe, mv_pi = multiview.world(per_view, true, seen)
+    cross, cross_pi = multiview.cross(per_view, None, seen, pose)
+    own = [multiview.joint_scale(per_view[i : i + 1], true, seen[i : i + 1], pose[i : i + 1])
+           for i in range(len(pose))]  # fmt: skip
+    each = [multiview.rescale(per_view[i : i + 1], pose[i : i + 1], s) for i, s in enumerate(own)]
+    joint = multiview.joint_scale(per_view, true, seen, pose)
+    joined = multiview.rescale(per_view, pose, joint)
+    error = np.linalg.norm(fused - true, axis=-1)
+    points = _object(truth, true)
+    return {
+        "rpe": rpe,
+        "pi": pi,
+        "rpe_aligned": multiview.single(np.concatenate(each), true, seen, pose)[0],
+        "mv_rpe": mv_rpe,
+        "mv_pi": mv_pi,
+        "mv_rpe_aligned": multiview.world(joined, true, seen)[0],
+        "mv_rpe_cross_truth": multiview.cross(per_view, true, seen, pose)[0],
+        "mv_rpe_cross": cross,
+        "mv_pi_cross": cross_pi,
+        "error_mm": float(1000 * error.mean()) if np.isfinite(error).all() else None,
+        "acceleration_error": motion.acceleration_error(fused, true),
+        "object_correlation": motion.path_correlation(
+            fused[:, points].mean(1), true[:, points].mean(1)
+        )
+        if points.any()
+        else None,
+    }
+
+
+def _object(truth: Mapping[str, Any], true: np.ndarray) -> np.ndarray:
+    """[k] bool: the object's points, by `object_points` of the record, else those that move."""
+    if "object_points" in truth:
+        return np.asarray(truth["object_points"], bool)
+    return np.linalg.norm(true - true[:1], axis=-1).max(0) > MOVED
