@@ -19,6 +19,7 @@ from scipy import spatial
 
 FLOOR = 0.01  # metres: lower bound of the norm that errors are relative to
 INLIER = 0.25
+Pair = tuple[float | None, float | None]
 
 
 def mean_over_frames(values: np.ndarray, mask: np.ndarray) -> float | None:
@@ -50,15 +51,13 @@ def _points(pred: np.ndarray, true: np.ndarray, mask: np.ndarray | None):
     return pred, np.where(mask[..., None], true, 0.0), mask
 
 
-def relative_error(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Returns Eq. 1 [...], of points [... 3] in metres."""
-    error, size = (np.sqrt(np.einsum("...x,...x->...", y, y)) for y in (pred - true, true))
-    return error / np.maximum(size, FLOOR)
+def length(vectors: np.ndarray) -> np.ndarray:
+    """Returns |x| [...] of vectors [... 3]."""
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    return np.sqrt(x * x + y * y + z * z)
 
 
-def rpe_pi(
-    pred: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None
-) -> tuple[float | None, float | None]:
+def rpe_pi(pred: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> Pair:
     """Relative point error and point inliers, per cent (Eq. 2, 3).
 
     Args:
@@ -72,7 +71,15 @@ def rpe_pi(
       ValueError: shapes that do not fit, or a valid true point that is not finite.
     """
     pred, true, mask = _points(pred, true, mask)
-    error = relative_error(pred, true)
+    return pair(length(pred - true), length(true), mask)
+
+
+def pair(distance: np.ndarray, size: np.ndarray, mask: np.ndarray) -> Pair:
+    """(RPE, PI), per cent, of distances |p - g| and sizes |g| [n k], metres, over mask [n k].
+
+    A distance that is not finite counts as |g|.
+    """
+    error = np.where(np.isfinite(distance), distance, size) / np.maximum(size, FLOOR)
     rpe, pi = mean_over_frames(error, mask), mean_over_frames(error < INLIER, mask)
     return (None, None) if rpe is None or pi is None else (100 * rpe, 100 * pi)
 
@@ -185,9 +192,9 @@ def smoothness(tracks: np.ndarray, *, order: int = 2) -> float | None:
     """
     if len(tracks) <= order:
         return None
-    length = np.linalg.norm(np.diff(np.asarray(tracks, np.float64), n=order, axis=0), axis=-1)
-    kept = np.isfinite(length)
-    return float(length[kept].mean()) if kept.any() else None
+    found = length(np.diff(np.asarray(tracks, np.float64), n=order, axis=0))
+    kept = np.isfinite(found)
+    return float(found[kept].mean()) if kept.any() else None
 
 
 def acceleration_error(pred: np.ndarray, true: np.ndarray) -> float | None:

@@ -8,8 +8,11 @@ Each view v predicts its own copy of the points, X^_v (world frame). Three readi
 
 A is the paper's primary number as far as it can be told, and depends on where the world's origin
 is; B and C do not. C holds no truth: it measures how far the views agree, and points that stand
-still may agree perfectly. Frames in which no point is seen (B, C:
-by both views) are dropped.
+still may agree perfectly. Frames in which no point is seen (B, C: by both views) are dropped.
+
+A camera's pose is rigid, so nothing has to be turned into its frame: with the camera's centre c_v,
+
+    |E_v p - E_v g| = |p - g|      |E_v g| = |g - c_v|      E_v p . E_v g = (p - c_v) . (g - c_v)
 """
 
 import itertools
@@ -19,7 +22,7 @@ import numpy as np
 from syncmv4d_jax import cameras
 from syncmv4d_jax.metrics import motion
 
-Pair = tuple[float | None, float | None]
+Pair = motion.Pair
 
 
 def _check(per_view: np.ndarray, true: np.ndarray, visible: np.ndarray) -> None:
@@ -43,16 +46,17 @@ def single(
       extrinsics: [v 3 4], world to camera.
     """
     _check(per_view, true, visible)
-    extrinsics = np.asarray(extrinsics, np.float64)
-    pred = cameras.to_camera(np.asarray(per_view, np.float64), extrinsics)
-    truth = np.broadcast_to(np.asarray(true, np.float64), per_view.shape)
-    return _over_views(pred, cameras.to_camera(truth, extrinsics), visible)
+    true = _truth(true, visible)
+    size = motion.length(true - _centres(extrinsics))
+    return _over_views(motion.length(per_view - true), size, visible)
 
 
 def world(per_view: np.ndarray, true: np.ndarray, visible: np.ndarray) -> Pair:
     """(RPE, PI), per cent, reading A: in the world frame; arguments as `single`."""
     _check(per_view, true, visible)
-    return _over_views(per_view, np.broadcast_to(true, per_view.shape), visible)
+    true = _truth(true, visible)
+    size = np.broadcast_to(motion.length(true), visible.shape)
+    return _over_views(motion.length(per_view - true), size, visible)
 
 
 def cross_pairs(
@@ -69,20 +73,27 @@ def cross_pairs(
       visible: [v n k] bool; a pair's mask is what both views see.
       extrinsics: [v 3 4], world to camera.
     """
-    extrinsics, points = np.asarray(extrinsics, np.float64), np.asarray(per_view, np.float64)
-    found = []
+    points, visible = np.asarray(per_view, np.float64), np.asarray(visible, bool)
+    eyes, distance, size = _centres(extrinsics), {}, {}
+    if true is not None:
+        true = _truth(true, visible)
+        distance = {i: motion.length(p - true) for i, p in enumerate(points)}
+        size = {j: motion.length(true - eye) for j, eye in enumerate(eyes)}
+    found = {}
     for i, j in itertools.permutations(range(len(points)), 2):
-        pose = extrinsics[j]
-        reference = points[j] if true is None else np.asarray(true, np.float64)
         seen = visible[i] & visible[j]
-        if true is None:  # a reference that is not finite cannot be one
-            seen = seen & np.isfinite(reference).all(-1)
-        found.append(
-            motion.rpe_pi(
-                cameras.to_camera(points[i], pose), cameras.to_camera(reference, pose), seen
-            )
-        )
-    return found
+        if true is not None:
+            found[i, j] = motion.pair(distance[i], size[j], seen)
+            continue
+        if (j, i) not in distance:
+            with np.errstate(invalid="ignore"):  # inf - inf
+                distance[i, j] = motion.length(points[i] - points[j])
+        if j not in size:
+            size[j] = motion.length(points[j] - eyes[j])
+        seen = seen & np.isfinite(size[j])  # a reference that is not finite cannot be one
+        gap = distance[i, j] if (i, j) in distance else distance[j, i]
+        found[i, j] = motion.pair(gap, np.where(seen, size[j], 1.0), seen)
+    return list(found.values())
 
 
 def cross(
@@ -103,22 +114,44 @@ def joint_scale(
     per_view: np.ndarray, true: np.ndarray, visible: np.ndarray, extrinsics: np.ndarray
 ) -> float:
     """One scale for all views, about their cameras (Eq. 4 of motion.py), arguments as `single`."""
-    extrinsics = np.asarray(extrinsics, np.float64)
-    truth = np.broadcast_to(np.asarray(true, np.float64), per_view.shape)
-    return motion.scale(
-        np.concatenate(cameras.to_camera(np.asarray(per_view, np.float64), extrinsics)),
-        np.concatenate(cameras.to_camera(truth, extrinsics)),
-        np.concatenate(visible),
-    )
+    per_view, true, seen = np.asarray(per_view, np.float64), _truth(true, visible), visible
+    finite = np.isfinite(per_view).all(-1)
+    if not finite.all():
+        seen = seen & finite
+        per_view = np.where(seen[..., None], per_view, 0.0)
+    eye = _centres(extrinsics)
+    own, wanted = per_view - eye, true - eye
+    below = (seen * (own * own).sum(-1)).sum()
+    return float((seen * (own * wanted).sum(-1)).sum() / below) if below > 0 else 1.0
 
 
 def rescale(per_view: np.ndarray, extrinsics: np.ndarray, factor: float) -> np.ndarray:
     """Scales each view's points [v n k 3] about its own camera's centre."""
-    extrinsics = np.asarray(extrinsics, np.float64)
-    local = cameras.to_camera(np.asarray(per_view, np.float64), extrinsics)
-    return cameras.to_world(factor * local, extrinsics)
+    eye = _centres(extrinsics)
+    return eye + factor * (np.asarray(per_view, np.float64) - eye)
 
 
-def _over_views(pred: np.ndarray, true: np.ndarray, visible: np.ndarray) -> Pair:
+def _centres(extrinsics: np.ndarray) -> np.ndarray:
+    """The cameras' centres [v 1 1 3], metres, world frame."""
+    return cameras.camera_centre(np.asarray(extrinsics, np.float64))[:, None, None]
+
+
+def _truth(true: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """True points [n k 3] in float64.
+
+    Raises:
+      ValueError: one that a view sees is not finite.
+    """
+    true = np.asarray(true, np.float64)
+    finite = np.isfinite(true).all(-1)
+    if not finite.all():
+        if (visible & ~finite).any():
+            count = (visible & ~finite).any(0).sum()
+            raise ValueError(f"{count} visible true points are not finite")
+        true = np.where(finite[..., None], true, 0.0)
+    return true
+
+
+def _over_views(distance: np.ndarray, size: np.ndarray, visible: np.ndarray) -> Pair:
     """Frames of all views are one list of frames, as frames without points are dropped from it."""
-    return motion.rpe_pi(np.concatenate(pred), np.concatenate(true), np.concatenate(visible))
+    return motion.pair(*(np.concatenate(x) for x in (distance, size, np.asarray(visible, bool))))

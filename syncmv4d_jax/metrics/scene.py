@@ -14,6 +14,7 @@ import numpy as np
 from syncmv4d_jax.metrics import baselines, motion, multiview, summary, video
 
 MOVED = 0.02  # metres: a point that gets further from its place in frame 0 has moved
+ROWS = ("model", *baselines.BASELINES, baselines.ORACLE, "truth")
 Scores = dict[str, dict[str, float | None]]
 
 
@@ -39,22 +40,20 @@ def score(
         )
     valid = truth.get("frame_valid", np.ones(truth["video"].shape[1], bool))
     n = int(valid.sum())
-    found: Scores = {"model": {}, **{row: {} for row in baselines.BASELINES}}
-    found |= {baselines.ORACLE: {}, "truth": {}}
-    true = truth["video"][:, :n]
-    blurred = _video_rows(found, sample["video"][:, :n], true)
+    rows, blurred = video_rows(sample["video"][:, :n], truth["video"][:, :n])
+    found: Scores = {}
     if "tracks_per_view" in sample:
         if sample["tracks"].shape != truth["tracks"].shape and _same_points(sample):
             raise ValueError(
                 f"sample {name}: wanted tracks [n k 3] {truth['tracks'].shape} as in the record, "
                 f"got {sample['tracks'].shape}"
             )
-        _track_rows(found, sample, truth, n)
-    return found, blurred
+        found = track_rows(sample, truth, n)
+    return {row: rows.get(row, {}) | found.get(row, {}) for row in ROWS}, blurred
 
 
-def _video_rows(found: Scores, pred: np.ndarray, true: np.ndarray) -> dict:
-    """Fills the rows' video metrics and returns those of each blur of frame 0."""
+def video_rows(pred: np.ndarray, true: np.ndarray) -> tuple[Scores, dict]:
+    """Scores of videos [v n h w 3] uint8: the rows', and those of each blur of frame 0."""
     n, region = true.shape[1], video.moving_region(true)
     first = true[:, 0]
     clips = {
@@ -63,13 +62,12 @@ def _video_rows(found: Scores, pred: np.ndarray, true: np.ndarray) -> dict:
         "time_mean": baselines.time_mean(pred),
         "held": baselines.held(pred),
     }
-    for row, clip in clips.items():
-        found[row] |= video_scores(clip, true, region)
+    found = {row: video_scores(clip, true, region) for row, clip in clips.items()}
     blurred = {}
     for sigma in baselines.SIGMAS:
         clip = baselines.repeat(baselines.blur(first, sigma), n)
         blurred[sigma] = psnr_scores(clip[:, 1:], true[:, 1:], region)
-    return blurred
+    return found, blurred
 
 
 def psnr_scores(pred: np.ndarray, true: np.ndarray, region: np.ndarray) -> dict[str, float | None]:
@@ -114,8 +112,8 @@ def _same_points(sample: Mapping[str, Any]) -> bool:
     return sample["meta"].get("anchors", "record") == "record"
 
 
-def _track_rows(found: Scores, sample: Mapping[str, Any], truth: Mapping[str, Any], n: int) -> None:
-    """Fills the rows' track metrics; without common points only Chamfer and smoothness."""
+def track_rows(sample: Mapping[str, Any], truth: Mapping[str, Any], n: int) -> Scores:
+    """The rows' track metrics over n frames; without common points Chamfer and smoothness only."""
     per_view, fused = sample["tracks_per_view"][:, :n], sample["tracks"][:n]
     true = truth["tracks"][:n]
     oracle = np.broadcast_to(true[:1], true.shape)
@@ -131,16 +129,13 @@ def _track_rows(found: Scores, sample: Mapping[str, Any], truth: Mapping[str, An
 
     def fill(row):
         views, one = copies[row]
-        found[row] |= cloud_scores(one, true)
-        if row == baselines.ORACLE or _same_points(sample):
-            found[row] |= track_scores(views, one, truth, n)
+        common = row == baselines.ORACLE or _same_points(sample)
+        return cloud_scores(one, true) | (track_scores(views, one, truth, n) if common else {})
 
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and the k-d tree let go
-        list(pool.map(fill, copies))
-    found["truth"] = {
-        "smoothness": motion.smoothness(true),
-        "jerk": motion.smoothness(true, order=3),
-    }
+        found = dict(zip(copies, pool.map(fill, copies), strict=True))
+    alone = {"smoothness": motion.smoothness(true), "jerk": motion.smoothness(true, order=3)}
+    return found | {"truth": alone}
 
 
 def cloud_scores(fused: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
