@@ -1,0 +1,298 @@
+"""The functions that `cycle` joins, made of SyncMV4D's networks, and their options.
+
+`Loop` is the lower half of the task `tasks.syncmv4d.SyncMV4D`: MJD with guidance, the aligner, the
+frozen autoencoder with matching and painting, all as `cycle.Functions` of (parameters, reference
+latent).
+
+`prediction="data"` is the small-model setting: the network's output is the clean latent (a still
+clip made linearly of the reference latent plus a correction), the velocity follows from it as
+(x_t - x_0) / t.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syncmv4d_jax import cameras, corruption, cycle, flow, motion
+from syncmv4d_jax.models import mjd
+from syncmv4d_jax.models.dpa import aligner
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.nn import attention, module
+
+Array = jax.Array
+Params = dict[str, Any]
+PREDICTIONS = ("velocity", "data")
+SMALLEST_TIME = 0.02  # (x_t - x_0) / t is bounded there with prediction="data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`config.task` without the networks.
+
+    Attributes:
+      size: (height, width) of the videos, pixels.
+      frames, views, points: N, V, K of the paper.
+      motion_repr: "point_tracks", or "das_tracking" (Table 4; no depth over time, so no aligner).
+      prediction: "velocity" or "data" (module docstring).
+      scale_mean, scale_std: of (nearest, farthest) depth over the data set, metres (A5).
+      time_shift: training times are shift(U(0, 1)); 1 is the paper's uniform draw.
+      text_drop: share of samples trained with the null text (guidance).
+      foreground_gain: extra loss weight of latent cells that tracked points pass through.
+      video_weight, motion_weight, scale_weight, dpa_weight, chamfer_weight: of the loss terms.
+      sampler, sample_steps, sample_shift, guidance: of sampling (A22).
+      vae_batch: clips that the autoencoder takes at once inside the loop.
+    """
+
+    size: tuple[int, int] = (480, 704)
+    frames: int = 49
+    views: int = 3
+    points: int = 1600
+    motion_repr: str = "point_tracks"
+    prediction: str = "velocity"
+    scale_mean: tuple[float, float] = (1.9, 2.4)
+    scale_std: tuple[float, float] = (0.3, 0.3)
+    time_shift: float = 1.0
+    text_drop: float = 0.1
+    foreground_gain: float = 0.0
+    video_weight: float = 1.0
+    motion_weight: float = 1.0
+    scale_weight: float = 1.0
+    dpa_weight: float = 1.0
+    chamfer_weight: float = 1.0
+    sampler: str = "unipc"
+    sample_steps: int = 50
+    sample_shift: float = 5.0
+    guidance: float = 5.0
+    vae_batch: int = 1
+
+    def __post_init__(self):
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"task.prediction: wanted {PREDICTIONS}, got {self.prediction!r}")
+        if self.motion_repr not in motion.REPRESENTATIONS:
+            raise ValueError(
+                f"task.motion_repr: wanted {motion.REPRESENTATIONS}, got {self.motion_repr!r}"
+            )
+        if self.frames % 4 != 1:
+            raise ValueError(f"task.frames: wanted 4 n + 1 frames, got {self.frames}")
+
+
+class Loop:
+    """Networks and options of the task, and the loop's functions."""
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        mjd_config: mjd.MJDConfig,
+        dpa_config: aligner.AlignerConfig,
+        vae_config: vae.VAEConfig,
+        settings: cycle.Settings,
+        placement: attention.Placement = attention.LOCAL,
+    ):
+        if settings.joint_motion != mjd_config.joint_motion:
+            raise ValueError(
+                f"config.task.cycle.joint_motion={settings.joint_motion} and "
+                f"config.task.dit.joint_motion={mjd_config.joint_motion} differ"
+            )
+        if options.motion_repr == "das_tracking" and settings.dpa:
+            raise ValueError("motion_repr=das_tracking has no depth over time: switch dpa off")
+        self.options, self.settings, self.placement = options, settings, placement
+        self.mjd_config, self.dpa_config, self.vae_config = mjd_config, dpa_config, vae_config
+        self.match = motion.settings_for(*options.size)
+        parts = ["dit"] + ["dpa"] * settings.dpa + ["prior"] * (options.prediction == "data")
+        self.trainable = rf"^({'|'.join(parts)})/"
+        self.frozen_parts = ("vae",)
+        self._runs: dict[str, Any] = {}
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int, int]:
+        """(v, f, h, w, c) of one sample's latents."""
+        o, (step, stride) = self.options, self.vae_config.stride
+        f = (o.frames - 1) // step + 1
+        return (o.views, f, o.size[0] // stride, o.size[1] // stride, self.vae_config.z_dim)
+
+    def init(self, rng: Array) -> Params:
+        """Returns initial parameters of all parts."""
+        keys = jax.random.split(rng, 3)
+        params = {
+            "dit": mjd.init(self.mjd_config, keys[0]),
+            "vae": module.init(vae.VAE, self.vae_config, keys[2]),
+        }
+        if self.settings.dpa:
+            params["dpa"] = module.init(aligner.Aligner, self.dpa_config, keys[1])
+        if self.options.prediction == "data":
+            c = self.vae_config.z_dim
+            params["prior"] = {"kernel": jnp.eye(c), "bias": jnp.zeros((c,))}
+        return params
+
+    def context(self, batch: dict[str, Array]) -> dict[str, Any]:
+        """Returns what the loop's functions read of a batch (or of sampling inputs)."""
+        keys = "text text_lengths intrinsics extrinsics view_index anchors anchor_valid frame_valid"
+        context = {key: batch.get(key) for key in keys.split()}
+        context["null_text"] = batch.get("null_text")
+        context["null_text_lengths"] = batch.get("null_text_lengths")
+        if self.settings.joint_motion:
+            context["centre"] = cameras.scene_centre(
+                batch["intrinsics"],
+                batch["extrinsics"],
+                self.options.size,
+                depth=jnp.full(batch["text_lengths"].shape, np.mean(self.options.scale_mean))
+                if self.options.views == 1
+                else None,
+            )
+        return context
+
+    def functions(self, params: Params, first: Array, *, guidance: float = 1.0):
+        """Returns `cycle.Functions`; `first` [b v 1 h w c] is the reference latent."""
+        aligned = self.settings.dpa
+        return cycle.Functions(
+            mjd=functools.partial(self._mjd, params, first, guidance),
+            dpa=functools.partial(self._dpa, params) if aligned else None,
+            decode=functools.partial(self._decode, params) if aligned else None,
+            encode=functools.partial(self._encode, params) if aligned else None,
+            normalise=self.normalise,
+            denormalise=self._denormalise,
+            corrupt=self._corrupt,
+        )
+
+    def _mjd(self, params, first, guidance, video, motion_t, feedback, t, context):
+        guided = guidance != 1.0 and context["null_text"] is not None
+        text, lengths = context["text"], context["text_lengths"]
+        inputs = (video, motion_t, feedback, t, context["view_index"], context["extrinsics"])
+        if guided:  # both branches as one batch
+            text = jnp.concatenate([text, context["null_text"]])
+            lengths = jnp.concatenate([lengths, context["null_text_lengths"]])
+            inputs = jax.tree.map(lambda x: jnp.concatenate([x, x]), inputs)
+        x, m, z, time, views, extrinsics = inputs
+        out = module.bind(mjd.MJD, self.mjd_config, params["dit"])(
+            x,
+            m,
+            time * flow.TRAIN_STEPS,
+            text,
+            context_lengths=lengths,
+            feedback=z,
+            view_index=views,
+            extrinsics=extrinsics,
+            placement=self.placement,
+        )
+        if guided:
+            halves = [jax.tree.map(lambda x: jnp.split(x, 2)[i], out) for i in (0, 1)]  # noqa: B023
+            guide = functools.partial(flow.guide, scale=guidance)
+            out = halves[0]._replace(video=guide(halves[0].video, halves[1].video))
+            if out.motion is not None:
+                out = out._replace(motion=guide(halves[0].motion, halves[1].motion))
+        return self._denoised(params, first, video, motion_t, out, t)
+
+    def _denoised(self, params, first, video, motion_t, out, t) -> cycle.Denoised:
+        scale = out.scale
+        if scale is not None:
+            mean, std = self.scale_statistics()
+            scale = mean + std * scale
+        if self.options.prediction == "velocity":
+            return cycle.Denoised(out.video, out.motion, scale)
+        prior = (
+            first @ params["prior"]["kernel"]
+            + params["prior"]["bias"][None, None, None, None, None]
+        )
+        clean = out.video + prior
+        to_velocity = lambda x_t, x_0: (x_t - x_0) / bounded_time(t, x_t)  # noqa: E731
+        moved = None if out.motion is None else to_velocity(motion_t, out.motion)
+        return cycle.Denoised(to_velocity(video, clean), moved, scale)
+
+    def scale_statistics(self) -> tuple[Array, Array]:
+        statistics = (self.options.scale_mean, self.options.scale_std)
+        mean, std = (jnp.asarray(x, jnp.float32)[None, None] for x in statistics)
+        return mean, std
+
+    def _dpa(self, params, tracks_t, coarse, t, context):
+        noisy = self.normalise(coarse.tracks, context)
+        rays = aligner.point_rays(noisy, context["extrinsics"], context["centre"])
+        return module.bind(aligner.Aligner, self.dpa_config, params["dpa"])(
+            tracks_t,
+            noisy,
+            t,
+            confidence=coarse.confidence,
+            valid=self.valid_points(context, tracks_t),
+            rays=rays,
+        )
+
+    def valid_points(self, context, tracks) -> Array:
+        frames = einops.rearrange(context["frame_valid"], "b n -> b 1 n 1")
+        return jnp.broadcast_to(frames, tracks.shape[:-1])
+
+    def normalise(self, tracks, context):
+        return aligner.normalise(tracks, context["centre"])
+
+    def _denormalise(self, tracks, context):
+        return aligner.denormalise(tracks, context["centre"])
+
+    def _decode(self, params, latents, scale, context):
+        pseudo = self.decode_pixels(params, latents)
+        pseudo = jnp.clip((pseudo + 1) / 2, 0, 1)
+        scale = jnp.stack([scale[..., 0], jnp.maximum(scale[..., 1], scale[..., 0] + 1e-2)], -1)
+        found = self._per_view(
+            lambda *x: motion.decode(*x, settings=self.match),
+            pseudo,
+            context["anchors"],
+            context["anchor_valid"],
+            scale,
+            context["intrinsics"],
+            context["extrinsics"],
+        )
+        return cycle.Coarse(found.tracks, found.confidence), pseudo
+
+    def _encode(self, params, tracks, scale, frame0, context):
+        pseudo = self._per_view(
+            lambda *x: motion.render(*x, settings=self.match),
+            tracks,
+            frame0,
+            context["anchors"],
+            context["anchor_valid"],
+            scale,
+            context["intrinsics"],
+            context["extrinsics"],
+        )
+        return self._vae(params, "encode", pseudo * 2 - 1)
+
+    @staticmethod
+    def _per_view(function, *arrays):
+        """Maps a single-view function over [b v ...] arrays, one view at a time."""
+        b, v = arrays[0].shape[:2]
+        fold = [x.reshape((b * v, *x.shape[2:])) for x in arrays]
+        out = jax.lax.map(lambda xs: function(*xs), tuple(fold))
+        return jax.tree.map(lambda x: x.reshape((b, v, *x.shape[1:])), out)
+
+    def _corrupt(self, tracks, t, context, rng):
+        coarse, confidence = corruption.corrupt(
+            tracks, context["extrinsics"], context["anchor_valid"], t, rng
+        )
+        return cycle.Coarse(coarse, confidence)
+
+    # The autoencoder.
+
+    def _vae(self, params, method: str, x: Array) -> Array:
+        """Applies VAE.encode or VAE.decode to [b v ...], `vae_batch` clips at a time."""
+        b, v = x.shape[:2]
+        model = module.bind(vae.VAE, self.vae_config, params["vae"])
+        x = einops.rearrange(x, "b v n h w c -> (b v) n h w c")
+        one = lambda clip: getattr(model, method)(clip[None])[0]  # noqa: E731
+        y = jax.lax.map(one, x, batch_size=min(self.options.vae_batch, b * v))
+        return einops.rearrange(y, "(b v) n h w c -> b v n h w c", b=b)
+
+    def encode_pixels(self, params: Params, video: Array) -> Array:
+        """video: [b v n h w 3] uint8 -> latents [b v f h w c]."""
+        return self._vae(params, "encode", video.astype(jnp.float32) / 127.5 - 1)
+
+    def decode_pixels(self, params: Params, latents: Array) -> Array:
+        """latents: [b v f h w c] -> video [b v n h w 3] in [-1, 1] (not clamped)."""
+        return self._vae(params, "decode", latents)
+
+
+def bounded_time(t: Array, like: Array) -> Array:
+    """t [b], bounded below, with trailing axes to broadcast against `like`."""
+    return jnp.maximum(t, SMALLEST_TIME).reshape(t.shape + (1,) * (like.ndim - 1))
