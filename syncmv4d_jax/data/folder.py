@@ -7,6 +7,7 @@ aspect and resized, intrinsics follow.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from syncmv4d_jax import cameras
+from syncmv4d_jax.data import clips, taco
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -99,3 +101,53 @@ def centre_box(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, flo
     cut_width, cut_height = min(width, height * aspect), min(height, width / aspect)
     x0, y0 = (width - cut_width) / 2, (height - cut_height) / 2
     return x0, y0, x0 + cut_width, y0 + cut_height
+
+
+def from_videos(
+    videos: str | Path, calibration: str | Path, out: str | Path, *, frame: int = 0
+) -> tuple[str, ...]:
+    """Writes `out` in the form that `read` reads: frame `frame` of each calibrated video.
+
+    Args:
+      videos: folder with `<camera>.mp4`.
+      calibration: JSON of TACO's form. A video stored a little larger or smaller than its camera's
+        imgSize counts as resized, and K follows. Lens distortion is not taken out.
+      out: folder, made whole or not at all.
+
+    Returns:
+      The cameras' names, in the file's order.
+
+    Raises:
+      FileNotFoundError: no calibration, or a camera without a video.
+      FileExistsError: `out` is there already.
+      ValueError: a broken entry or video, another aspect, or a video without that frame.
+    """
+    videos, calibration, out = Path(videos), Path(calibration), Path(out)
+    if not calibration.is_file():
+        raise FileNotFoundError(f"{calibration}: not found; wanted a JSON of calibrated cameras")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; give another --out or remove it")
+    entries = json.loads(calibration.read_text())
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    found = {}
+    for name, entry in entries.items():
+        video = videos / f"{name}.mp4"
+        if not video.is_file():
+            raise FileNotFoundError(f"{video}: no video of camera {name!r} of {calibration}")
+        height, width = clips.video_size(video)
+        own = taco.Camera(
+            name,
+            np.asarray(entry["K"], np.float64).reshape(3, 3),
+            np.zeros((3, 4)),
+            tuple(entry["imgSize"][::-1]),
+        )
+        intrinsics = clips.fit_intrinsics(own, (height, width), str(video))
+        image = clips.read_clip(video, np.array([frame]), (0, 0, width, height), (height, width))
+        Image.fromarray(image[0]).save(partial / f"{name}.png")
+        found[name] = {key: entry[key] for key in ("R", "T")}
+        found[name] |= {"K": intrinsics.ravel().tolist(), "imgSize": [width, height]}
+    (partial / "cameras.json").write_text(json.dumps(found, indent=1))
+    partial.rename(out)
+    return tuple(found)
