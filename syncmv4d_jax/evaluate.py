@@ -74,6 +74,7 @@ def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -
         writers.read(workdir / "metrics.jsonl"),
         config_text(config),
         command(),
+        count=len(scores),
     )
     log.info("%s\n%s", workdir / "eval.json", tables.markdown(evaluation))
 
@@ -165,8 +166,9 @@ def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, An
     """What the report shows of one sample."""
     sample = read(path)
     shown = {"id": name, "meta": sample["meta"], "video": sample["video"]}
-    shown |= {key: sample[key] for key in ("motion", "tracks", "confidence") if key in sample}
-    for key in ("video", "motion", "tracks", "intrinsics", "extrinsics"):
+    own = ("motion", "tracks", "tracks_per_view", "scale")
+    shown |= {key: sample[key] for key in own if key in sample}
+    for key in ("video", "motion", "tracks", "scale", "intrinsics", "extrinsics"):
         if key in truth:
             shown[f"true_{key}"] = np.asarray(truth[key])
     return shown

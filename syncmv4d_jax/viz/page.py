@@ -67,7 +67,8 @@ thead button { border: 0; background: none; padding: 0; color: inherit; min-heig
   font-size: 13px; text-align: right; }
 thead button:hover { color: var(--accent); background: none; }
 tr.model td, tr.model th { font-weight: 650; }
-#metrics th { white-space: normal; min-width: 66px; }
+#metrics th, #scenes thead th { white-space: normal; min-width: 66px; }
+#scenes thead th { min-width: 78px; }
 .se { color: var(--soft); font-weight: 400; font-size: 12px; }
 tr[data-sample] { cursor: pointer; } tr[data-sample]:hover { background: var(--hover); }
 tr[aria-current=true] { background: var(--hover); }
@@ -83,14 +84,36 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
   font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
 pre.wrapped { white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: 8px 0; } summary { cursor: pointer; }
-.note { border-left: 3px solid var(--bad); padding-left: 10px; }
+.note { border-left: 3px solid var(--bad); margin: 6px 0 10px; padding: 0 0 0 26px; }
+.hidden, .skip:not(:focus) { position: absolute; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%); white-space: nowrap; }
+.skip:focus { position: fixed; left: 12px; top: 8px; z-index: 9; background: var(--card);
+  padding: 6px 12px; border-radius: 6px; }
+.frame { position: relative; } .over { position: absolute; inset: 0; width: 100%; height: 100%; }
+input[type=search], input[type=number] { font: inherit; font-size: 14px; color: var(--ink);
+  background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 4px 8px;
+  min-height: 32px; }
+input[type=number] { width: 76px; } #find { width: 190px; }
+.legend i { display: inline-block; width: 90px; height: 10px; border-radius: 3px; margin: 0 6px;
+  background: linear-gradient(90deg, #2c7bb6, #abd9e9, #ffffbf, #fdae61, #d7191c); }
+.plots { display: grid; gap: 8px 24px; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); }
+.plots h3, .heat h3 { font-size: 14px; font-weight: 600; margin: 6px 0; }
+#depth, #error { height: 220px; }
+.map { position: relative; border: 1px solid var(--line); border-radius: 8px; overflow: hidden;
+  height: 180px; } .map canvas { width: 100%; height: 100%; display: block;
+  image-rendering: pixelated; cursor: crosshair; }
+#heat-now { position: absolute; top: 0; bottom: 0; width: 0; border-left: 2px solid var(--ink);
+  pointer-events: none; }
 @media (max-width: 800px) {
   main { padding: 0 12px 40px; }
-  .two { grid-template-columns: minmax(0, 1fr); gap: 0; }
+  .two, .plots { grid-template-columns: minmax(0, 1fr); gap: 0; }
   .views { gap: 4px; } .stage canvas { height: 320px; } h1 { font-size: 19px; }
   #sample { max-width: 230px; } #checks td, #checks th { white-space: normal; }
   #checks th, #checks td { padding: 6px 7px; } #metrics tbody th { white-space: normal; }
 }
+@media (prefers-reduced-motion: reduce) { * { scroll-behavior: auto !important;
+  transition: none !important; animation: none !important; } }
+@media (forced-colors: active) { .dot, .legend i, .over { forced-color-adjust: none; } }
 """
 
 BODY = """<!doctype html>
@@ -103,6 +126,7 @@ BODY = """<!doctype html>
 <style>%%STYLE%%</style>
 </head>
 <body>
+<a class="skip" href="#scenes-section">To the table of samples</a>
 <main>
 <h1>Synchronized views and 4D motion</h1>
 <p class="soft" id="headline"></p>
@@ -125,8 +149,18 @@ BODY = """<!doctype html>
       <option value="1" selected>1</option><option value="2">2</option></select></label>
 </div>
 <p id="prompt" aria-live="polite"></p>
-<p class="note" id="notes" hidden></p>
+<ul class="note" id="notes" aria-label="Failure notes" hidden></ul>
 <section class="clips" id="clips" aria-label="Videos"></section>
+<section id="overlay-section" aria-label="Overlays">
+  <div class="options">
+    <label>Overlay <select id="overlay"><option value="none">none</option>
+      <option value="tracks">tracks in all views</option><option value="errors">errors</option>
+      <option value="lines">epipolar lines</option></select></label>
+    <label>Point <input type="number" id="point" min="0" value="0" step="1"></label>
+    <span class="legend" id="legend" hidden>0 <i></i><span id="legend-most"></span></span>
+    <output id="point-text" for="overlay point" class="soft"></output>
+  </div>
+</section>
 <div class="two">
 <section id="tracks-section" aria-labelledby="tracks-title">
   <h2 id="tracks-title">Tracks in 3D</h2>
@@ -139,6 +173,7 @@ BODY = """<!doctype html>
       <span class="dot" style="background:var(--true)"></span>true</label>
     <label><input type="checkbox" id="show-trails" checked>trails</label>
     <label><input type="checkbox" id="show-errors">error lines</label>
+    <label><input type="checkbox" id="show-heat">errors as colours</label>
     <label><input type="checkbox" id="show-cameras" checked>cameras</label>
     <button id="reset">Reset view</button>
   </div>
@@ -149,6 +184,36 @@ BODY = """<!doctype html>
   <div class="scroll tall"><table id="values"></table></div>
 </section>
 </div>
+<section id="plots-section" aria-labelledby="plots-title">
+  <h2 id="plots-title">Depth, scale and errors over time</h2>
+  <div class="plots">
+    <div id="depth-part"><h3>Depth [m]: median and 5 to 95% of the points; scale dashed</h3>
+      <svg id="depth" role="img" aria-label="Depth of the points in each view over time, generated
+        and true, with the scale"></svg></div>
+    <div id="error-part"><h3>Error over time</h3><svg id="error" role="img"></svg></div>
+  </div>
+  <div class="heat" id="heat-part"><h3>Error of each point (rows, worst on top) and frame</h3>
+    <div class="map"><canvas id="heat" role="img" aria-label="Error of each point and frame">
+      </canvas><div id="heat-now"></div></div>
+    <p class="soft legend">0 <i></i><span id="heat-most"></span>. A click goes to the frame and
+      chooses the point.</p></div>
+</section>
+<section id="scenes-section" aria-labelledby="scenes-title">
+  <h2 id="scenes-title">Samples</h2>
+  <div class="options" role="group" aria-label="Filter">
+    <label>Find <input type="search" id="find" placeholder="name, prompt, note"></label>
+    <label>Show <select id="only"><option value="">all</option>
+      <option value="notes">with failure notes</option><option value="clean">without</option>
+      <option value="first">the first ten of this order</option></select></label>
+    <label>Value from <input type="number" id="from" step="any"></label>
+    <label>to <input type="number" id="to" step="any"></label>
+    <output id="count" class="soft" aria-live="polite"></output>
+  </div>
+  <p class="soft">A heading sorts, worst first; once more, best first. A row shows its sample.</p>
+  <div class="scroll tall" tabindex="0" role="region" aria-label="Samples"><table id="scenes">
+    </table></div>
+  <p id="nothing" hidden>No sample matches.</p>
+</section>
 <section id="metrics-section" aria-labelledby="metrics-title">
   <h2 id="metrics-title">Metrics</h2>
   <p class="soft">Mean over scenes, standard error below. The rows under the model are trivial
@@ -158,11 +223,6 @@ BODY = """<!doctype html>
 <section id="checks-section" aria-labelledby="checks-title">
   <h2 id="checks-title">Checks</h2>
   <div class="scroll"><table id="checks"></table></div>
-</section>
-<section id="scenes-section" aria-labelledby="scenes-title">
-  <h2 id="scenes-title">Scenes</h2>
-  <p class="soft">A heading sorts; a row shows its sample.</p>
-  <div class="scroll tall"><table id="scenes"></table></div>
 </section>
 <section id="curves-section" aria-labelledby="curves-title">
   <h2 id="curves-title">Loss</h2>

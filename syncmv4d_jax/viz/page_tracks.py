@@ -21,6 +21,10 @@ function prepareTracks() {
       scene[key] = decode(scene[key]);
       scene[key + "Count"] = scene[key].length / 3 / scene.frames;
     }
+  if (typeof scene.views === "string") {
+    scene.views = decode(scene.views);
+    scene.viewsCount = scene.views.length / 3 / scene.frames / scene.cameras.length;
+  }
 }
 function home(scene) {
   const eyes = scene.cameras.map(shape => shape[0]);
@@ -69,17 +73,31 @@ function drawTracks() {
     for (const key of shown) drawTrails(ink, place, scene, key, colours[key]);
   if ($("show-errors").checked && scene.generated && scene.true
       && scene.generatedCount === scene.trueCount) drawErrors(ink, place, scene);
+  const hot = $("show-heat").checked && comparable(scene);
   for (const key of shown) {
     ink.fillStyle = colours[key];
-    ink.globalAlpha = 0.9;
+    ink.globalAlpha = hot && key === "true" ? 0.25 : 0.9;
     for (let k = 0; k < scene[key + "Count"]; k++) {
       const p = point(scene, key, state.frame, k);
       if (!p) continue;
       const [x, y, near] = place(...p), r = 2.3 * near;
+      if (hot && key === "generated")
+        ink.fillStyle = `rgb(${heat(errorOf(state.frame, k) / scene.worst)})`;
       ink.beginPath(); ink.arc(x, y, r, 0, 7); ink.fill();
     }
   }
   ink.globalAlpha = 1;
+  if (lay.mode !== "none" && lay.point >= 0) drawRing(ink, place, scene, shown);
+}
+function drawRing(ink, place, scene, shown) {
+  ink.strokeStyle = css("--ink"); ink.lineWidth = 1.6;
+  for (const key of shown) {
+    const k = lay.point * scene.each;
+    const p = k < scene[key + "Count"] ? point(scene, key, state.frame, k) : null;
+    if (!p) continue;
+    const [x, y, near] = place(...p);
+    ink.beginPath(); ink.arc(x, y, 6 * near, 0, 7); ink.stroke();
+  }
 }
 function drawGround(ink, place, scene) {
   if (scene.floor === undefined) {

@@ -8,6 +8,9 @@ import numpy as np
 from syncmv4d_jax import cameras
 
 POINTS = 320  # drawn points of a sample
+PLACES = 18_000  # of points times frames: long clips get fewer points
+EACH = 3  # every third of them in each view's own copy
+QUANTILES = (0.05, 0.5, 0.95)
 
 
 def chosen(count: int, limit: int = POINTS) -> np.ndarray:
@@ -33,17 +36,21 @@ def scene(
     intrinsics: np.ndarray,
     extrinsics: np.ndarray,
     size: tuple[int, int],
+    per_view: np.ndarray | None = None,
 ) -> dict[str, Any] | None:
-    """Returns what the 3D view draws, as plain JSON values.
+    """Returns what the 3D view and the overlays draw, as plain JSON values.
 
     Args:
       tracks, true_tracks: [n k 3], metres, world frame, or None.
       intrinsics: [v 3 3], pixels of an image of `size` (height, width).
       extrinsics: [v 3 4], world to camera.
+      per_view: [v n k 3], each view's own copy of `tracks`, or None.
 
     Returns:
       None without any track. Otherwise centre (metres), unit (metres a step), radius (metres),
-      frames, points, generated and true (see `pack`) and cameras: eye and four corners each.
+      frames, points, generated, true and views (see `pack`; views has every `each`-th of the
+      points), cameras (eye and four corners each, for drawing), and for projecting intrinsics,
+      extrinsics and size.
     """
     there = [x for x in (true_tracks, tracks) if x is not None]
     if not there:
@@ -55,20 +62,47 @@ def scene(
     centre = np.median(points, axis=0)
     radius = float(max(np.percentile(np.linalg.norm(points - centre, axis=-1), 98), 0.02))
     unit = radius / 8000
-    keep = chosen(reference.shape[1])
+    limit = min(POINTS, max(PLACES // len(reference), 32))
+    keep = {count: chosen(count, limit) for count in {x.shape[1] for x in there}}
     packed = {
-        name: pack(x[:, keep] if x.shape[1] == reference.shape[1] else x[:, chosen(x.shape[1])],
-                   centre, unit)
+        name: pack(x[:, keep[x.shape[1]]], centre, unit)
         for name, x in (("generated", tracks), ("true", true_tracks))
         if x is not None
-    }  # fmt: skip
+    }
+    if per_view is not None and tracks is not None and per_view.shape[1:] == tracks.shape:
+        packed["views"] = pack(per_view[:, :, keep[tracks.shape[1]][::EACH]], centre, unit)
     return packed | {
         "centre": centre.tolist(),
         "unit": unit,
         "radius": radius,
         "frames": len(reference),
+        "each": EACH,
+        "intrinsics": np.asarray(intrinsics, np.float64).tolist(),
+        "extrinsics": np.asarray(extrinsics, np.float64).tolist(),
+        "size": [int(x) for x in size],
         "cameras": frusta(intrinsics, extrinsics, size, depth=0.25 * radius, centre=centre),
     }
+
+
+def depths(tracks: np.ndarray, extrinsics: np.ndarray) -> list[list[list[float] | None]]:
+    """Returns the quantiles (5%, 50%, 95%) of the points' depths, metres, by view and frame.
+
+    Args:
+      tracks: [n k 3] of all views, or [v n k 3], metres, world frame.
+      extrinsics: [v 3 4], world to camera.
+
+    Returns:
+      [v][n] lists of three; None where no point is finite.
+    """
+    poses = np.asarray(extrinsics, np.float64)
+    tracks = np.broadcast_to(tracks, (len(poses), *np.shape(tracks)[-3:]))
+    found = []
+    for points, pose in zip(np.asarray(tracks, np.float64), poses, strict=True):
+        depth = cameras.to_camera(points, pose)[..., 2]
+        rows = [frame[np.isfinite(frame)] for frame in depth]
+        found.append([np.quantile(x, QUANTILES).round(4).tolist() if len(x) else None
+                      for x in rows])  # fmt: skip
+    return found
 
 
 def frusta(

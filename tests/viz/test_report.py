@@ -38,6 +38,8 @@ def page(path, count, *, size=(48, 64)):
         scores[name], blurred[name] = scene.score(made, truth, name)
         shown.append({"id": name, "meta": made["meta"], "video": truth["video"],
                       "motion": truth["motion"], "tracks": made["tracks_per_view"].mean(0),
+                      "tracks_per_view": made["tracks_per_view"], "scale": truth["scale"] * 1.1,
+                      "true_scale": truth["scale"],
                       "true_video": truth["video"], "true_tracks": truth["tracks"],
                       "true_motion": truth["motion"], "true_intrinsics": truth["intrinsics"],
                       "true_extrinsics": truth["extrinsics"]})  # fmt: skip
@@ -62,7 +64,7 @@ def made(tmp_path_factory):
 def test_the_page_holds_everything_and_loads_nothing(made):
     path, data = made
     text = path.read_text()
-    assert not re.search(r'(src|href)="(?!data:)', text) and "http" not in text.replace(
+    assert not re.search(r'(src|href)="(?!data:|#)', text) and "http" not in text.replace(
         "http://www.w3.org/2000/svg", ""
     )
     assert html.escape("--config=<y>") in text and "<b>" not in text and "<in>" not in text
@@ -94,6 +96,42 @@ def test_tracks_are_right_to_a_thousandth_of_the_scene(made):
     )
 
 
+def test_each_view_s_own_points_depths_and_scales(made):
+    _, data = made
+    truth, sample = fake_samples.truth(2), data["sample-2"]
+    packed = sample["scene"]["views"]
+    steps = np.frombuffer(base64.b64decode(packed), "<i2").reshape(3, 9, 30, 3)
+    found = steps * sample["scene"]["unit"] + sample["scene"]["centre"]
+    gap = found - truth["tracks"][:, ::3]
+    assert 1e-3 < np.abs(gap).mean() < 0.02 and np.ptp(gap, axis=1).max() < 1e-3
+    depth = cameras.to_camera(np.tile(truth["tracks"], (3, 1, 1, 1)), truth["extrinsics"])[..., 2]
+    wanted = np.moveaxis(np.quantile(depth, [0.05, 0.5, 0.95], axis=-1), 0, -1)
+    np.testing.assert_allclose(sample["depth"]["true"], wanted, atol=1e-4)
+    np.testing.assert_allclose(sample["scale"]["generated"], 1.1 * truth["scale"], rtol=1e-5)
+    broken = np.full((2, 4, 3), np.nan)
+    assert tracks.depths(broken, truth["extrinsics"][:1]) == [[None, None]]
+
+
+def test_long_clips_get_fewer_points():
+    points = np.random.default_rng(0).normal(size=(200, 500, 3))
+    scene = tracks.scene(points, None, np.eye(3)[None], np.eye(3, 4)[None], (8, 8), points[None])
+    kept = len(base64.b64decode(scene["generated"])) / (200 * 3 * 2)
+    assert kept == tracks.PLACES // 200 and scene["each"] == tracks.EACH
+
+
+def test_videos_shrink_to_their_share_of_the_budget(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (1, 4, 256, 256, 3)).astype(np.uint8)
+    shown = [{"id": str(i), "video": noise} for i in range(2)]
+    sizes = []
+    for budget in (24_000_000, 100_000):
+        monkeypatch.setattr(report, "BUDGET", budget)
+        report.write(tmp_path / "r.html", shown, None, [], "{}", "x", count=2)
+        data = blocks((tmp_path / "r.html").read_text())
+        with av.open(io.BytesIO(base64.b64decode(data["sample-1"]["clips"]["video"][0]))) as clip:
+            sizes.append(clip.streams.video[0].height)
+    assert sizes[0] == 256 and sizes[1] < 256
+
+
 def test_a_page_without_evaluation_tracks_or_truth(tmp_path):
     video = np.zeros((2, 3, 15, 21, 3), np.uint8)  # odd sizes
     shown = [{"id": "a", "video": video}]
@@ -108,7 +146,9 @@ def test_samples_over_the_budget_are_named(tmp_path, monkeypatch):
     shown = ({"id": str(i), "video": np.zeros((1, 3, 16, 16, 3), np.uint8)} for i in range(4))
     report.write(tmp_path / "r.html", shown, None, [], "{}", "x")
     summary = blocks((tmp_path / "r.html").read_text())["summary"]
-    assert summary["samples"] + len(summary["left_out"]) == 4 and summary["left_out"][-1] == "3"
+    assert (
+        len(summary["samples"]) + len(summary["left_out"]) == 4 and summary["left_out"][-1] == "3"
+    )
 
 
 def test_points_that_are_not_finite_are_marked():
@@ -138,9 +178,43 @@ addEventListener("error", e => errors.push(e.message));
 const wait = s => new Promise(done => setTimeout(done, 1000 * s));
 const steady = async () => { for (let i = 0; i < 100; i++) { await wait(0.1);
   if (state.videos.every(v => v.readyState > 1 && !v.busy && !v.seeking)) return; } };
+const change = (id, value) => { $(id).value = value;
+  for (const kind of ["input", "change"]) $(id).dispatchEvent(new Event(kind)); };
+function lookAtOverlays(found) {
+  const ink = () => state.overlays.map(o => o.canvas.toDataURL());
+  const looks = [ink()];
+  for (const mode of ["tracks", "errors", "lines"]) { change("overlay", mode); looks.push(ink()); }
+  found.looks = new Set(looks.map(String)).size;
+  found.blank = looks[3].filter(url => url === looks[0][0]).length;
+  const own = state.overlays.find(o => o.kind === "true" && o.view === 1);
+  const at = pixelOf("true", 1, state.frame, 4), s = state.sample.scene;
+  const put = (x, i, size) => (x + 0.5) / s.size[i] * size;
+  pick(own, put(at[0], 1, own.canvas.clientWidth), put(at[1], 0, own.canvas.clientHeight));
+  found.picked = [lay.point, lay.reference, $("point").value, $("point-text").textContent];
+  change("point", "8");
+  found.point = lay.point;
+  found.pixels = [0, 1, 2].map(v => pixelOf("true", v, 3, 7));
+  found.off = [0, 2].map(v => lineDistance(epipolarLine("true", 1, v, 3, 7),
+    pixelOf("true", v, 3, 7)));
+  found.plots = ["depth", "error"].map(id => $(id).querySelectorAll("polyline").length);
+  found.legend = $("legend").hidden;
+}
+function filter(found) {
+  const lines = () => $("scenes").querySelectorAll("tbody tr").length;
+  const id = names[2];
+  change("find", id.toUpperCase()); found.find = [lines(), $("count").textContent];
+  change("find", ""); change("only", "first"); found.first = lines(); change("only", "");
+  const values = names.map(n => valueOf("mv_rpe", n)).sort((a, b) => a - b);
+  change("from", String(values[1])); change("to", String(values[2])); found.range = lines();
+  change("find", "no such sample"); found.nothing = [lines(), $("nothing").hidden];
+  for (const id of ["find", "from", "to"]) change(id, "");
+  found.all = lines();
+}
 async function probe() {
   const found = {ready: document.body.dataset.ready};
   await steady();
+  found.loaded = performance.now();
+  found.first_sort = state.sort;
   found.videos = state.videos.length;
   $("play").click(); await wait(0.7); found.moved = state.frame; $("play").click();
   await steady();
@@ -157,13 +231,17 @@ async function probe() {
   found.turned = first !== second && second !== canvas.toDataURL();
   $("scenes").querySelector("[data-metric=mv_rpe]").click();
   const order = () => [...$("scenes").querySelectorAll("tbody tr")].map(r =>
-    +r.children[1].textContent);
+    +r.children[2].textContent);
   found.order = order();
-  found.sort = $("scenes").querySelector("[aria-sort=descending] button").dataset.metric;
+  found.sort = $("scenes").querySelector("[aria-sort=ascending] button").dataset.metric;
+  $("scenes").querySelector("[data-metric=mv_rpe]").click();
+  found.worst = order();
+  filter(found);
   $("scenes").querySelector("tbody tr").click(); await steady();
   found.shown = [names[state.at], $("prompt").textContent];
   $("after").click(); await steady();
   found.after = state.order.indexOf(state.at);
+  lookAtOverlays(found);
   document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
   found.key = state.frame;
   found.wide = document.documentElement.scrollWidth - innerWidth;
@@ -172,6 +250,7 @@ async function probe() {
     .filter(n => !/^(blob|data):/.test(n));
   found.unnamed = [...document.querySelectorAll("button, input, select")].filter(e =>
     !(e.textContent.trim() || e.ariaLabel || (e.labels && e.labels.length))).length;
+  found.here = names[state.at];
   found.errors = errors;
   return found;
 }
@@ -240,7 +319,27 @@ def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
     assert found["videos"] == 12 and found["moved"] > 0 and found["apart"] < 1e-2
     assert found["seeked"] == [5, pytest.approx(5.5 / 8)]
     assert found["turned"]
-    assert found["order"] == sorted(found["order"], reverse=True) and found["sort"] == "mv_rpe"
+    assert found["order"] == sorted(found["order"]) and found["sort"] == "mv_rpe"
+    assert found["worst"] == found["order"][::-1] and found["first_sort"] == "mv_rpe"
+    assert found["find"] == [1, "1 of 4"] and found["first"] == 4 and found["range"] == 2
+    assert found["nothing"] == [0, False] and found["all"] == 4
     assert found["shown"][1] == "“stir <in> the bowl”" and found["after"] == 1
     assert found["key"] == 6 and found["curves"] == 2
+    assert found["looks"] == 4 and found["blank"] == 0 and found["plots"] == [6, 2]
+    assert found["picked"][:3] == [4, 1, "5"] and "off the line of view 2" in found["picked"][3]
+    assert found["point"] == 7 and max(found["off"]) < 0.05 and found["legend"]
+    truth = fake_samples.truth(int(found["here"].split("-")[1]))
+    point = np.tile(truth["tracks"][3, 21], (3, 1))
+    pixels, _ = cameras.project(point, truth["intrinsics"], truth["extrinsics"])
+    np.testing.assert_allclose(found["pixels"], pixels, atol=0.05)
     assert found["wide"] <= 0 and found["unnamed"] == 0
+
+
+@pytest.mark.browser
+def test_sixty_samples_load_in_three_seconds(tmp_path):
+    path = tmp_path / "report.html"
+    page(path, 60)
+    text = path.read_text().replace("</body>", PROBE + "</body>")
+    found = browse(text, tmp_path / "profile", width=1280)
+    assert found["errors"] == [] and found["all"] == 60 and found["first"] == 10
+    assert found["loaded"] < 3000, f"{found['loaded']} ms to the first frame of every video"
