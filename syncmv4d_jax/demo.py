@@ -5,7 +5,8 @@
 
 Every stage is one of the project's own commands, printed before it runs; each continues where a
 stopped run left it, so a second `make demo` does only what is missing. Weights in `demo/weights`
-are started from where they are there, else everything is trained from random values.
+are started from where they are there, else everything is trained from random values. `--ship` puts
+the weights that `--train` made there.
 """
 
 import argparse
@@ -14,6 +15,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import jax.numpy as jnp
+
+from syncmv4d_jax import weights
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "demo" / "weights"
@@ -26,12 +31,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--short", action="store_true", help="two scenes, a few steps: CI")
     parser.add_argument("--train", action="store_true", help="make the shipped weights (hours)")
+    parser.add_argument("--ship", action="store_true", help="put trained weights in demo/weights")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
     """Runs the stages; returns the exit status of the first that fails."""
     args = parse(argv)
+    if args.ship:
+        return ship(args.out)
     begin, vae = time.time(), args.out / "weights" / "vae"
     if (SHIPPED / "vae").is_dir() and not args.train and not vae.is_dir():
         shutil.copytree(SHIPPED / "vae", vae)
@@ -45,10 +53,33 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def ship(out: Path) -> int:
+    """Copies what `--train --out OUT` made to `demo/weights`, in bfloat16, with log and scores.
+
+    Raises:
+      FileNotFoundError: the training is not finished; names what is missing.
+    """
+    files = {"joint.safetensors": "model.safetensors"}
+    files |= {name: name for name in ("metrics.jsonl", "eval.json")}
+    for name in files:
+        if not (out / name).is_file():
+            raise FileNotFoundError(f"{out / name}: not there; `make demo-train` makes it (hours)")
+    config, params = weights.load("vae", out / "weights")
+    source = {"by": "make demo-train"}
+    weights.save("vae", config, params, SHIPPED, source=source, dtype=jnp.bfloat16)
+    for name, target in files.items():
+        partial = SHIPPED / f".{target}.partial"
+        shutil.copyfile(out / name, partial)
+        partial.replace(SHIPPED / target)
+    total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
+    print(f"{SHIPPED}: {total / 1e6:.1f} MB")
+    return 0
+
+
 def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     """Returns (title, arguments of python) of every stage that applies."""
     out = args.out.resolve()
-    data, weights, records = out / "data", out / "weights", out / "records"
+    data, parts, records = out / "data", out / "weights", out / "records"
     train_scenes, test_scenes = (2, 2) if args.short else (300, 16) if args.train else (8, 16)
     taco, mano = data / "taco", data / "mano"
     result = [
@@ -63,28 +94,28 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
              "--size", SIZE, "--frames", 13, "--points", 256, "--val", 0,
              "--heldout-triplets", data / "heldout_triplets.txt"],
         ),
-        ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", weights]),
+        ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", parts]),
     ]  # fmt: skip
     if args.train or not (SHIPPED / "vae" / "index.json").is_file():
         steps = 4 if args.short else 3000 if args.train else 250
         result.append(
             (
                 "the autoencoder",
-                ["data_prep/make_vae.py", "--records", records / SIZE, "--out", weights,
+                ["data_prep/make_vae.py", "--records", records / SIZE, "--out", parts,
                  "--steps", steps, "--clips", 2 if args.short else 12],
             )
         )  # fmt: skip
     result.append(
         (
             "latents and text features",
-            ["data_prep/cache_latents.py", "--data", records, "--weights", weights,
+            ["data_prep/cache_latents.py", "--data", records, "--weights", parts,
              "--out", out / "cache", "--size", SIZE, "--text-length", 48],
         )
     )  # fmt: skip
     variant = "train" if args.train else "tune"
     run = ["-m", "syncmv4d_jax.main", f"--config=configs/demo.py:{variant}", f"--workdir={out}",
            f"--config.data.records={records / SIZE}", f"--config.data.cache={out / 'cache' / SIZE}",
-           f"--config.weights.vae={weights}", f"--config.text.weights={weights}"]  # fmt: skip
+           f"--config.weights.vae={parts}", f"--config.text.weights={parts}"]  # fmt: skip
     shipped = SHIPPED / "model.safetensors"
     if shipped.is_file() and not args.train:
         run += [f"--config.weights.{part}={shipped}" for part in ("dit", "dpa", "prior")]
