@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from syncmv4d_jax import writers
 from syncmv4d_jax.metrics import definitions, scene, summary, tables
-from syncmv4d_jax.viz import report
-from syncmv4d_jax.viz import video as files
+from syncmv4d_jax.viz import report, samples
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -47,7 +46,7 @@ def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -
     found = _found(folder)
     scores, sharpness, facts = {}, {}, {}
     for name, truth in _matched(config, examples, found, quiet=False):
-        sample = read(found[name])
+        sample = samples.read(found[name])
         scores[name], sharpness[name] = scene.score(sample, truth, name)
         facts = facts or _facts(sample, truth)
     if not scores:
@@ -91,7 +90,7 @@ def config_text(config: Any) -> str:
 
 
 def _found(folder: Path) -> dict[str, Path]:
-    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/meta.json"))}
+    found = samples.find(folder)
     if not found:
         raise FileNotFoundError(
             f"{folder}: no finished samples (<id>/meta.json); --config.mode=sample makes them"
@@ -108,27 +107,6 @@ def _matched(
             if name in found:
                 yield name, truth
                 bar.update(1)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Reads what sample.write wrote: video, motion [v n h w 3] uint8, meta, arrays of tracks.npz.
-
-    Raises:
-      FileNotFoundError: a file is missing; names it.
-    """
-    sample = {"meta": json.loads((path / "meta.json").read_text())}
-    for key, prefix in (("video", "view"), ("motion", "motion")):
-        clips = [files.read(p) for p in sorted(path.glob(f"{prefix}_*.mp4"), key=_number)]
-        if clips:
-            sample[key] = np.stack(clips)
-    if "video" not in sample or not (path / "tracks.npz").is_file():
-        raise FileNotFoundError(f"{path}: wanted view_<v>.mp4 and tracks.npz; sample it again")
-    with np.load(path / "tracks.npz") as arrays:
-        return sample | {key: arrays[key] for key in arrays}
-
-
-def _number(path: Path) -> int:
-    return int(path.stem.split("_")[-1])
 
 
 def assemble(scores: Mapping[str, scene.Scores]) -> dict[str, Any]:
@@ -164,7 +142,7 @@ def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any
 
 def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What the report shows of one sample."""
-    sample = read(path)
+    sample = samples.read(path)
     shown = {"id": name, "meta": sample["meta"], "video": sample["video"]}
     own = ("motion", "tracks", "tracks_per_view", "scale")
     shown |= {key: sample[key] for key in own if key in sample}

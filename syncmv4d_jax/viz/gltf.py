@@ -1,0 +1,202 @@
+"""Tracks as an animated glTF 2.0 file (.glb) that Blender and web viewers open.
+
+Every point is a small octahedron of one mesh. Frame 0 is the mesh, every later frame a morph
+target that moves the octahedra; at the time of frame n the weight of target n is 1 and all others
+0, linear between frames, so that the points move along straight lines from frame to frame. Cameras
+are glTF cameras. glTF has y up: one node above all turns the world's z up into it (Blender turns it
+back), and a camera looks along its -z with y up, where ours looks along z with y down.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import einops
+import numpy as np
+
+FLOAT, UINT, UBYTE = 5126, 5125, 5121
+VERTICES, INDICES = 34962, 34963  # bufferView targets
+CORNERS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
+FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4],
+                  [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])  # fmt: skip
+Z_UP = [-(0.5**0.5), 0.0, 0.0, 0.5**0.5]  # quaternion x y z w: (x, y, z) -> (x, z, -y)
+
+
+class _Buffer:
+    """The file's binary part and the accessors into it."""
+
+    def __init__(self) -> None:
+        self.data, self.views, self.accessors = bytearray(), [], []
+
+    def add(
+        self, array: np.ndarray, kind: str, component: int, *, target: int = 0, bounds: bool = False
+    ) -> int:
+        """Appends an array and returns its accessor's index; `bounds` writes min and max."""
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
+        self.views.append(view | ({"target": target} if target else {}))
+        accessor = {
+            "bufferView": len(self.views) - 1,
+            "componentType": component,
+            "count": len(array),
+            "type": kind,
+        }
+        if component == UBYTE:
+            accessor["normalized"] = True
+        if bounds:
+            flat = array.reshape(len(array), -1)
+            accessor |= {"min": flat.min(0).tolist(), "max": flat.max(0).tolist()}
+        self.accessors.append(accessor)
+        self.data += array.tobytes()
+        self.data += b"\0" * (-len(self.data) % 4)
+        return len(self.accessors) - 1
+
+
+def write(
+    path: str | Path,
+    clouds: Mapping[str, np.ndarray],
+    colours: np.ndarray,
+    *,
+    fps: float,
+    cameras: Mapping[str, Any] | None = None,
+    radius: float = 0.003,
+) -> None:
+    """Writes point clouds over time.
+
+    Args:
+      clouds: name -> tracks [n k 3], metres, world frame (z up); a point that is not finite stays
+        where it was last seen, a point that never is finite is left out.
+      colours: [k 3] uint8 sRGB.
+      fps: frames a second.
+      cameras: intrinsics [v 3 3] pixels, extrinsics [v 3 4] world to camera, size (h, w); or None.
+      radius: of a drawn point, metres.
+
+    Raises:
+      ValueError: no cloud has a finite point, or colours do not fit.
+    """
+    buffer = _Buffer()
+    content: dict[str, Any] = {"asset": {"version": "2.0", "generator": "syncmv4d_jax"}}
+    content |= {"scene": 0, "meshes": [], "materials": [_material()], "animations": []}
+    nodes, channels, samplers = [{"name": "world", "rotation": Z_UP, "children": []}], [], []
+    for name, tracks in clouds.items():
+        points, kept = finite(tracks)
+        if len(colours) != len(kept):
+            raise ValueError(f"{path}: wanted {len(kept)} colours [k 3], got {np.shape(colours)}")
+        if not kept.any():
+            continue
+        nodes.append({"name": name, "mesh": len(content["meshes"])})
+        content["meshes"].append(_mesh(buffer, name, points, colours[kept], radius))
+        if len(points) > 1:
+            channels.append({"sampler": len(samplers),
+                             "target": {"node": len(nodes) - 1, "path": "weights"}})  # fmt: skip
+            samplers.append(_sampler(buffer, len(points), fps))
+    if not content["meshes"]:
+        raise ValueError(f"{path}: no finite point in {sorted(clouds)}")
+    if cameras is not None:
+        content["cameras"] = [_camera(k, cameras["size"]) for k in cameras["intrinsics"]]
+        nodes += [_camera_node(v, pose) for v, pose in enumerate(cameras["extrinsics"])]
+    nodes[0]["children"] = list(range(1, len(nodes)))
+    content |= {"nodes": nodes, "scenes": [{"nodes": [0]}]}
+    if channels:
+        content["animations"] = [{"name": "frames", "channels": channels, "samplers": samplers}]
+    else:
+        content.pop("animations")
+    _save(Path(path), content, buffer)
+
+
+def finite(tracks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tracks [n k' 3] without points that are never finite, gaps filled, and kept [k].
+
+    A gap takes the last finite place before it, or the first one after it.
+    """
+    tracks = np.asarray(tracks, np.float64)
+    good = np.isfinite(tracks).all(-1)
+    kept = good.any(0)
+    tracks, good = tracks[:, kept], good[:, kept]
+    frames = np.arange(len(tracks))[:, None]
+    last = np.maximum.accumulate(np.where(good, frames, -1), axis=0)
+    source = np.where(last >= 0, last, good.argmax(0))
+    return np.take_along_axis(tracks, source[..., None], axis=0), kept
+
+
+def _mesh(
+    buffer: _Buffer, name: str, points: np.ndarray, colours: np.ndarray, radius: float
+) -> dict[str, Any]:
+    """Octahedra of points [n k 3], metres."""
+    count = points.shape[1]
+    corners = einops.rearrange(points[0][:, None] + radius * CORNERS, "k c x -> (k c) x")
+    faces = einops.rearrange(np.arange(count)[:, None, None] * 6 + FACES, "k f c -> (k f c)")
+    linear = np.round(255 * (colours / 255.0) ** 2.2).astype(np.uint8)
+    alpha = np.full((count, 1), 255, np.uint8)
+    paint = np.repeat(np.concatenate([linear, alpha], -1), 6, axis=0)
+
+    def vectors(x):
+        return buffer.add(x.astype("<f4"), "VEC3", FLOAT, target=VERTICES, bounds=True)
+
+    primitive = {
+        "attributes": {
+            "POSITION": vectors(corners),
+            "COLOR_0": buffer.add(paint, "VEC4", UBYTE, target=VERTICES),
+        },
+        "indices": buffer.add(faces.astype("<u4"), "SCALAR", UINT, target=INDICES),
+        "material": 0,
+        "mode": 4,
+    }
+    mesh: dict[str, Any] = {"name": name, "primitives": [primitive]}
+    if len(points) > 1:
+        moves = np.repeat(points[1:] - points[:1], 6, axis=1)
+        primitive["targets"] = [{"POSITION": vectors(move)} for move in moves]
+        mesh["weights"] = [0.0] * len(moves)
+        mesh["extras"] = {"targetNames": [f"frame_{n + 1}" for n in range(len(moves))]}
+    return mesh
+
+
+def _sampler(buffer: _Buffer, frames: int, fps: float) -> dict[str, Any]:
+    """Weights [n, n - 1] over time: target i is all there at frame i + 1."""
+    times = (np.arange(frames) / fps).astype("<f4")
+    weights = np.eye(frames, dtype="<f4")[:, 1:].reshape(-1)
+    return {
+        "input": buffer.add(times, "SCALAR", FLOAT, bounds=True),
+        "output": buffer.add(weights, "SCALAR", FLOAT),
+        "interpolation": "LINEAR",
+    }
+
+
+def _material() -> dict[str, Any]:
+    surface = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": 1}
+    return {"name": "points", "pbrMetallicRoughness": surface}
+
+
+def _camera(intrinsics: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    """A perspective camera; glTF has no principal point, so it is taken as the middle."""
+    height, width = size
+    angle = 2 * np.arctan(height / 2 / float(intrinsics[1][1]))
+    lens = {"yfov": float(angle), "aspectRatio": width / height, "znear": 0.01, "zfar": 100.0}
+    return {"type": "perspective", "perspective": lens}
+
+
+def _camera_node(view: int, pose: np.ndarray) -> dict[str, Any]:
+    """Camera to world as a column-major matrix, y and z turned about."""
+    pose = np.asarray(pose, np.float64)
+    matrix = np.eye(4)
+    matrix[:3, :3] = pose[:, :3].T @ np.diag([1.0, -1.0, -1.0])
+    matrix[:3, 3] = -pose[:, :3].T @ pose[:, 3]
+    return {"name": f"view_{view + 1}", "camera": view, "matrix": matrix.T.reshape(-1).tolist()}
+
+
+def _save(path: Path, content: dict[str, Any], buffer: _Buffer) -> None:
+    content |= {
+        "buffers": [{"byteLength": len(buffer.data)}],
+        "bufferViews": buffer.views,
+        "accessors": buffer.accessors,
+    }
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % 4)
+    total = 12 + 8 + len(text) + 8 + len(buffer.data)
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("wb") as file:
+        file.write(struct.pack("<III", 0x46546C67, 2, total))
+        file.write(struct.pack("<II", len(text), 0x4E4F534A) + text)
+        file.write(struct.pack("<II", len(buffer.data), 0x004E4942) + bytes(buffer.data))
+    partial.replace(path)

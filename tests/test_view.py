@@ -1,0 +1,113 @@
+"""The local server and the export command: what is listed, what is refused."""
+
+import http.client
+import json
+import threading
+
+import fake_samples
+import pytest
+
+from syncmv4d_jax import view
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    top = tmp_path_factory.mktemp("view")
+    run = top / "results/first run"
+    fake_samples.write(run / "samples", "a <b>", fake_samples.truth(0))
+    (run / "report.html").write_text("<p>report</p>")
+    (run / "metrics.jsonl").write_text('{"step": 7, "loss": 0.5}\n')
+    cell = {"value": 12.34}
+    definitions = {"mv_rpe": {"title": "MV RPE", "unit": "%"}}
+    evaluation = {"scenes": 1, "checks": [{"passed": True}], "definitions": definitions,
+                  "rows": {"model": {"mv_rpe": cell}}}  # fmt: skip
+    (run / "eval.json").write_text(json.dumps(evaluation))
+    (run / "checkpoint.bin").write_text("secret")
+    (run / ".hidden.json").write_text("secret")
+    (top / "outside.json").write_text("secret")
+    (run / "link.json").symlink_to(top / "outside.json")
+    (top / "results/deep/er").mkdir(parents=True)
+    (top / "results/deep/er/eval.json").write_text("not json")
+    (top / "results/empty").mkdir()
+    return top / "results"
+
+
+@pytest.fixture(scope="module")
+def ask(root):
+    server = view.Server(root, ("127.0.0.1", 0))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def answer(path, method="GET", host=None):
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+        connection.putrequest(method, path, skip_host=True)
+        connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
+        connection.endheaders()
+        reply = connection.getresponse()
+        return reply.status, reply.read(), reply.headers
+
+    yield answer
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_list_names_runs_and_samples(ask):
+    status, body, headers = ask("/")
+    text = body.decode()
+    assert status == 200 and "default-src 'none'" in headers["Content-Security-Policy"]
+    assert text.index("er</h2>") < text.index("first run</h2>") and "empty" not in text
+    assert "7 steps, loss 0.5 · 1 scenes · 1 of 1 checks passed · MV RPE 12.3 %" in text
+    assert 'href="/first%20run/report.html"' in text and "a &lt;b&gt;" in text
+    assert 'href="/first%20run/samples/a%20%3Cb%3E/"' in text
+
+
+def test_files_samples_and_their_tracks(ask):
+    assert ask("/first%20run/report.html")[1] == b"<p>report</p>"
+    status, body, headers = ask("/first%20run/samples/a%20%3Cb%3E/")
+    assert status == 200 and b'"a \\u003cb>"' in body and int(headers["Content-Length"]) > 10_000
+    status, body, headers = ask("/first%20run/samples/a%20%3Cb%3E.glb")
+    assert status == 200 and body[:4] == b"glTF" and headers["Content-Type"].startswith("model/")
+    assert ask("/first%20run/samples/a%20%3Cb%3E/view_0.mp4")[0] == 200
+    status, body, headers = ask("/first%20run/report.html", "HEAD")
+    assert status == 200 and body == b"" and headers["Content-Length"] == "13"
+
+
+@pytest.mark.parametrize(
+    "path, status",
+    [
+        ("/../outside.json", 403),
+        ("/%2e%2e/outside.json", 403),
+        ("/first%20run/..%2f..%2foutside.json", 403),
+        ("/..%5c..%5coutside.json", 403),
+        ("//etc/passwd", 404),
+        ("/first%20run/link.json", 403),
+        ("/first%20run/.hidden.json", 403),
+        ("/first%20run/checkpoint.bin", 404),
+        ("/first%20run/samples", 404),
+        ("/first%20run/%00", 403),
+        ("/nothing.html", 404),
+    ],
+)
+def test_what_is_refused(ask, path, status):
+    found, body, _ = ask(path)
+    assert found == status and b"secret" not in body and b"root:" not in body
+
+
+def test_other_names_and_methods_are_refused(ask):
+    assert ask("/", host="evil.example")[0] == 403
+    assert ask("/", host="localhost:1")[0] == 200
+    assert ask("/", method="POST")[0] == 501
+    with pytest.raises(NotADirectoryError, match="wanted a folder"):
+        view.Server("/nowhere/at/all", ("127.0.0.1", 0))
+
+
+def test_the_export_command(root, tmp_path, capsys):
+    run = root / "first run"
+    view.main([str(run), "--export", "glb", "--out", str(tmp_path / "a.glb")])
+    assert (tmp_path / "a.glb").read_bytes()[:4] == b"glTF"
+    assert capsys.readouterr().out.strip() == str(tmp_path / "a.glb")
+    view.main([str(run / "samples/a <b>"), "--export", "ply", "--out", str(tmp_path / "p")])
+    assert (tmp_path / "p/frame_0000.ply").is_file()
+    with pytest.raises(SystemExit, match=r"wanted --sample=ID with one of \['a <b>'\]"):
+        view.main([str(run), "--export", "glb", "--sample", "b"])
+    with pytest.raises(SystemExit, match="NotADirectoryError"):
+        view.main([str(run / "none"), "--no-browser"])
