@@ -8,6 +8,9 @@ import numpy as np
 from syncmv4d_jax import cameras
 from syncmv4d_jax.data import taco, transforms
 
+# 4:2:0 -> 4:4:4. Chroma counts as lying between its four pixels, as the converter has it.
+PLANAR = {"yuv420p": "yuv444p", "yuvj420p": "yuvj444p"}
+
 
 def video_size(path: Path) -> tuple[int, int]:
     """Returns (height, width) of a video.
@@ -55,14 +58,8 @@ def read_clip(
     wanted, found = sorted({int(i) for i in index}), {}
     try:
         with av.open(str(path)) as container:
-            for number, frame in _frames(container, wanted[0]):
-                if number in wanted:
-                    image, corner = _cut(frame, box)
-                    local = (box[0] - corner[0], box[1] - corner[1])
-                    local += (box[2] - corner[0], box[3] - corner[1])
-                    found[number] = transforms.crop_resize(image, local, size)
-                if number >= wanted[-1]:
-                    break
+            for number, frame in _frames(container, wanted):
+                found[number] = _shrink(frame, box, size)
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         raise taco.BadSequence(f"{path}: cannot be read as a video ({error})") from error
     if missing := [i for i in wanted if i not in found]:
@@ -73,38 +70,46 @@ def read_clip(
     return np.stack([found[int(i)] for i in index])
 
 
-def _frames(container: av.container.InputContainer, first: int):
-    """Yields (frame number from the start of the video, frame), from a little before `first`."""
+def _frames(container: av.container.InputContainer, wanted: list[int]):
+    """Yields (frame number from the start of the video, frame) of the `wanted` ones, sorted.
+
+    Frames that no other frame refers to are not decoded unless wanted: the others stay exact.
+    """
     stream = container.streams.video[0]
     start, unit = stream.start_time or 0, stream.time_base
-    rate = stream.average_rate
-    if first > 0:
-        container.seek(start + int(first / rate / unit), stream=stream, backward=True)
-    for frame in container.decode(stream):
-        if frame.pts is None:
-            raise ValueError("a frame without a time stamp")
-        yield round((frame.pts - start) * unit * rate), frame
+    rate, keep = stream.average_rate, set(wanted)
+    stream.codec_context.thread_count = 1  # sequences are prepared side by side
+    if wanted[0] > 0:
+        container.seek(start + int(wanted[0] / rate / unit), stream=stream, backward=True)
+    for packet in container.demux(stream):
+        known = packet.pts is not None
+        skip = known and round((packet.pts - start) * unit * rate) not in keep
+        stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+        for frame in packet.decode():
+            if frame.pts is None:
+                raise ValueError("a frame without a time stamp")
+            number = round((frame.pts - start) * unit * rate)
+            if number in keep:
+                yield number, frame
+            if number >= wanted[-1]:
+                return
 
 
-def _cut(frame: av.VideoFrame, box: tuple[int, int, int, int]) -> tuple[np.ndarray, tuple]:
-    """Returns the part of a frame that a box needs, [h w 3] uint8, and its corner (x, y).
+def _shrink(frame: av.VideoFrame, box: transforms.Box, size: tuple[int, int]) -> np.ndarray:
+    """Returns `box` of a frame at `size`: [h w 3] uint8.
 
-    A 12-megapixel frame is cut before its colours are converted, which is most of the conversion's
-    time. Even bounds and a margin keep the chroma of the part as it is in the whole.
+    The planes of a 12-megapixel frame are cut and resized before their colours are converted:
+    less time, and nearer to the picture than the converter's own chroma, which is not smoothed.
     """
-    if frame.format.name not in ("yuv420p", "yuvj420p"):
-        return frame.to_ndarray(format="rgb24"), (0, 0)
-    limit = (frame.width // 2 * 2, frame.height // 2 * 2)
-    if limit != (frame.width, frame.height):
-        return frame.to_ndarray(format="rgb24"), (0, 0)
-    x0, y0 = (min(max(box[i] - 8, 0), limit[i] - 16) // 2 * 2 for i in (0, 1))
-    x1, y1 = (min(max(box[2 + i] + 8, (x0, y0)[i] + 16), limit[i]) for i in (0, 1))
-    x1, y1 = x1 + x1 % 2, y1 + y1 % 2
-    parts = []
+    if frame.format.name not in PLANAR or frame.width % 2 or frame.height % 2:
+        return transforms.crop_resize(frame.to_ndarray(format="rgb24"), box, size)
+    planes = []
     for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        parts.append(rows[y0 // step : y1 // step, x0 // step : x1 // step])
-    flat = np.concatenate([np.ascontiguousarray(part).ravel() for part in parts])
-    small = av.VideoFrame.from_ndarray(flat.reshape(-1, x1 - x0), format=frame.format.name)
+        rows = rows[: frame.height // step, : frame.width // step]
+        x0, y0, x1, y1 = (edge / step for edge in box)
+        planes.append(transforms.crop_resize(rows, (x0, y0, x1, y1), size))
+    full = PLANAR[frame.format.name]
+    small = av.VideoFrame.from_ndarray(np.stack(planes), format=full)
     small.colorspace, small.color_range = frame.colorspace, frame.color_range
-    return small.to_ndarray(format="rgb24"), (x0, y0)
+    return small.to_ndarray(format="rgb24")

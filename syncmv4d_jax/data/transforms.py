@@ -144,20 +144,27 @@ def crop_box(
     return int(corner[0]), int(corner[1]), int(corner[0] + extent[0]), int(corner[1] + extent[1])
 
 
-def crop_resize(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+def crop_resize(
+    image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray:
     """Cuts and resizes an image with antialiasing; the edge's value is repeated outside.
 
     Args:
-      image: [h w 3] uint8.
+      image: [h w 3] or [h w] uint8.
+      box: x0, y0, x1, y1; parts of pixels are allowed.
       size: (height, width).
     """
     height, width = image.shape[:2]
-    x0, y0, x1, y1 = box
+    x0, y0 = int(np.floor(box[0])), int(np.floor(box[1]))
+    x1, y1 = int(np.ceil(box[2])), int(np.ceil(box[3]))
     part = image[max(y0, 0) : max(min(y1, height), 1), max(x0, 0) : max(min(x1, width), 1)]
     pads = ((max(-y0, 0), max(y1 - height, 0)), (max(-x0, 0), max(x1 - width, 0)), (0, 0))
     if any(any(pad) for pad in pads):
-        part = np.pad(part, pads, mode="edge")
-    resized = Image.fromarray(part).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        part = np.pad(part, pads[: image.ndim], mode="edge")
+    local = (box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0)
+    picture = Image.fromarray(np.ascontiguousarray(part))
+    filtered = Image.Resampling.BILINEAR
+    resized = picture.resize((size[1], size[0]), filtered, box=local, reducing_gap=2.0)
     return np.asarray(resized)
 
 
