@@ -15,11 +15,10 @@ import av
 import fake_samples
 import numpy as np
 import pytest
-from PIL import Image
 
 from syncmv4d_jax import cameras, evaluate
 from syncmv4d_jax.metrics import scene
-from syncmv4d_jax.viz import report, sheet, tracks
+from syncmv4d_jax.viz import report, tracks
 
 CURVES = [
     {"step": s, "stage": "a" if s < 50 else "b", "loss": 1.0 / s, "loss_video": 0.5 / s, "mfu": 0.4}
@@ -157,18 +156,6 @@ def test_points_that_are_not_finite_are_marked():
     steps = np.frombuffer(base64.b64decode(tracks.pack(points, np.zeros(3), 0.01)), "<i2")
     assert steps[:15].any() == 0 and (steps[15:] == -32768).all()
     assert tracks.scene(None, None, np.eye(3), np.eye(3, 4), (4, 4)) is None
-
-
-def test_sheets(tmp_path):
-    video = fake_samples.truth(0)["video"]
-    sheet.gif(tmp_path / "a.gif", [video, video], fps=8)
-    with Image.open(tmp_path / "a.gif") as picture:
-        assert picture.n_frames == 9 and picture.info["duration"] == 120 and picture.width > 480
-    sheet.png(tmp_path / "a.png", [video], frames=3)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.height == 3 * 96 + 2 * sheet.GAP
-    with pytest.raises(ValueError, match="one shape"):
-        sheet.gif(tmp_path / "b.gif", [video, video[:, :2]], fps=8)
 
 
 # Clicks what a reader clicks and sends the findings to the test's server.
