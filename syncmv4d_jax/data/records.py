@@ -42,22 +42,36 @@ class CorruptRecord(ValueError):
 
 
 class Clip(NamedTuple):
-    """A compressed array, as it lies in an example; `decode` opens it."""
+    """A video as it lies in an example; `decode` opens it. coding: of CODINGS."""
 
     dtype: str
     shape: tuple[int, ...]
     data: bytes
+    coding: str = "clip"
 
 
-def encode(array: np.ndarray) -> Clip:
-    """Compresses an array, exactly."""
-    data = zlib.compress(np.ascontiguousarray(array).data, 1)
-    return Clip(array.dtype.name, array.shape, data)
+CODINGS = ("clip", "differences")  # "clip": by zlib, in records that were made before 2026-11-22
+
+
+def encode(video: np.ndarray) -> Clip:
+    """Codes a video [n h w c] uint8, exactly: what each pixel adds to the one on its left.
+
+    Raises:
+      ValueError: another dtype or number of axes.
+    """
+    if video.dtype != np.uint8 or video.ndim != 4:
+        raise ValueError(f"clip: wanted [n h w c] uint8, got {video.shape} {video.dtype}")
+    steps = video.copy()
+    steps[:, :, 1:] -= video[:, :, :-1]
+    return Clip("uint8", video.shape, steps.tobytes(), "differences")
 
 
 def decode(clip: Clip) -> np.ndarray:
-    """Returns the array of `encode`, read-only."""
-    return np.frombuffer(zlib.decompress(clip.data), clip.dtype).reshape(clip.shape)
+    """Returns the video of `encode`."""
+    if clip.coding == "clip":
+        return np.frombuffer(zlib.decompress(clip.data), clip.dtype).reshape(clip.shape)
+    steps = np.frombuffer(clip.data, np.uint8).reshape(clip.shape)
+    return np.add.accumulate(steps, axis=2, dtype=np.uint8)
 
 
 def pack(values: Mapping[str, Any]) -> bytes:
@@ -67,7 +81,7 @@ def pack(values: Mapping[str, Any]) -> bytes:
         if isinstance(value, str):
             kind, dtype, shape, data = "text", "", [], value.encode()
         elif isinstance(value, Clip):
-            kind, dtype, shape, data = "clip", value.dtype, list(value.shape), value.data
+            kind, dtype, shape, data = value.coding, value.dtype, list(value.shape), value.data
         else:
             kind, dtype, shape = "array", value.dtype.name, list(value.shape)
             data = np.ascontiguousarray(value).tobytes()
@@ -99,8 +113,8 @@ def unpack(data: bytes, *, where: str) -> dict[str, Any]:
         part = body[offset : offset + count]
         if kind == "text":
             values[name] = bytes(part).decode()
-        elif kind == "clip":
-            values[name] = Clip(dtype, tuple(shape), bytes(part))
+        elif kind in CODINGS:
+            values[name] = Clip(dtype, tuple(shape), bytes(part), kind)
         else:
             known = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
             values[name] = np.frombuffer(part, known).reshape(shape)

@@ -1,6 +1,7 @@
 """Records: exact round trips; damage is named, never passed on."""
 
 import json
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -136,3 +137,13 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="stop"):
         records.write_file(tmp_path / "x.array_record", rows())
     assert not list(tmp_path.iterdir())
+
+
+def test_clips_of_older_records_are_read_and_other_arrays_refused():
+    video = np.random.default_rng(0).integers(0, 255, (3, 8, 12, 3), np.uint8)
+    older = records.Clip("uint8", video.shape, zlib.compress(video.tobytes()))
+    there = records.unpack(records.pack({"video": older}), where="x")
+    assert np.array_equal(records.decode(there["video"]), video)
+    for wrong in (video.astype(np.float32), video[0]):
+        with pytest.raises(ValueError, match="wanted .n h w c. uint8"):
+            records.encode(wrong)
