@@ -4,9 +4,10 @@
 
 Tracks are normalised, X' = (X - centre) / unit, centre from the cameras alone and unit = 0.25 m
 (A16). Voxels come from M^, which is bounded at every t; curves alternate between M^ and M_t. The
-coarse tracks are first fused in closed form (models.dpa.fusion) to one estimate c a track. The
-network corrects what a Gaussian of deviation s about c implies: preconditioning as in EDM (Karras
-et al., 2022), here for the velocity of rectified flow, with q = s^2 (1-t)^2 + t^2:
+coarse tracks are first fused in closed form (models.dpa.fusion: errors of each view's scale and
+offset, outliers, noise) to one estimate c a track. The network corrects what a Gaussian of
+deviation s about c implies: preconditioning as in EDM (Karras et al., 2022), here for the velocity
+of rectified flow, with q = s^2 (1-t)^2 + t^2:
 
     v = (M_t - (1-t) c) (t - (1-t) s^2) / q - c + s / sqrt(q) head(x)
 
@@ -169,10 +170,10 @@ class Aligner(nnx.Module):
         placement = attention.LOCAL if placement is None else placement
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         tracks_t, coarse, confidence, rays = _sanitise(tracks_t, coarse, confidence, valid, rays)
-        fused = fusion.fuse(coarse, confidence, rays[..., :3], ordered=config.temporal == "track")
+        fused = fusion.fuse(coarse, confidence, rays, ordered=config.temporal == "track")
         geometry = jax.lax.stop_gradient(self._geometry(fused.aligned, tracks_t, valid))
         measured = einops.rearrange(confidence > 0, "b v n k -> (b n) (v k)")
-        x, c = self._embed(tracks_t, coarse, confidence, valid, rays, fused)
+        x, c = self._embed(tracks_t, confidence, valid, rays, fused)
         context = self.embed_time(layers.sincos(1000 * t, width=config.width)).astype(dtype)
         c = einops.rearrange(c.astype(dtype), "b v n k d -> (b n) (v k) d")
 
@@ -234,7 +235,7 @@ class Aligner(nnx.Module):
         table = jax.vmap(voxel_hash.neighbours)(voxels.keys)
         return ptv3.Geometry(voxels, table, order, inverse, mask)
 
-    def _embed(self, tracks_t, coarse, confidence, valid, rays, fused):
+    def _embed(self, tracks_t, confidence, valid, rays, fused):
         """Returns the features of M_t and of the condition, [b v n k d] each."""
         shape, octaves = tracks_t.shape[:4], self.config.octaves
         frames = jnp.arange(shape[2]) * (self.config.temporal == "track")
@@ -242,7 +243,7 @@ class Aligner(nnx.Module):
         one = jnp.float32
         given = [
             _fourier(fused.points, octaves)[:, None],
-            coarse - fused.points[:, None],
+            fused.extent[:, None, None, None, :3],
             fused.residual,
             jnp.stack(
                 [confidence, fused.weight, (confidence > 0).astype(one), valid.astype(one)], -1
@@ -252,7 +253,12 @@ class Aligner(nnx.Module):
             frames[None, None, :, None],
         ]
         given = jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in given], -1)
-        own = [_fourier(tracks_t, octaves), tracks_t - fused.points[:, None], tracks_t - coarse]
+        low = fused.extent[:, None, None, 3:]
+        own = [
+            _fourier(tracks_t, octaves),
+            tracks_t - fused.points[:, None],
+            jnp.broadcast_to((fused.points - low)[:, None], tracks_t.shape),
+        ]
         return self.embed_tracks(jnp.concatenate([*own, given], -1)), self.embed_coarse(given)
 
 

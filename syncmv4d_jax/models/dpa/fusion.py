@@ -1,37 +1,46 @@
 """The aligner's starting point: coarse tracks of several views fused in closed form, without
 parameters.
 
-A view sees where a point is across its ray far better than along it (the depth scale is
-regressed), so a measurement c_v with unit ray d_v has the precision
+A view v with camera centre o_v measures, up to noise and outliers, with a depth scale that is off
+by e_v and an offset d_v:
 
-    W_v = w_v (I - (1 - r) d_v d_v^T)          r = DEPTH_TRUST, w_v = confidence
+    (1)  c_v = x + e_v (x - o_v) + d_v
 
-and views meet at x = (sum_v W_v)^-1 sum_v W_v a_v. Each view is brought to the others by a scale
-and an offset (an error of depth scale about the camera is one), a_v = c_v - o_v - s_v (c_v - mean
-c_v), fitted to c_v - x in least squares; and each measurement is weighted down by its distance
-from x (Cauchy). The three steps alternate `ROUNDS` times. A point that no view has measured is
-filled from the same track's nearest frames. The result is equivariant to permutations of points
-and views.
+Three steps alternate `ROUNDS` times:
+
+    fit     e_v, d_v of all views at once, x eliminated from (1): weighted least squares with
+            Gaussian priors on e_v, d_v and on the distance of the mean point from the centre. Views
+            alone cannot tell a common offset or scale; the priors decide there.
+    smooth  x = weighted mean of the corrected views, then models.dpa.smoothing
+    weigh   each measurement by its distance from x (Cauchy)
+
+The result is equivariant to permutations of points and views. Camera centres come from the rays.
 """
 
 from typing import NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-DEPTH_TRUST = 0.1
-OUTLIER = 0.08  # normalised units: 2 cm at the default unit of 0.25 m
+from syncmv4d_jax.models.dpa import smoothing
+
+# Deviations in normalised units of 0.25 m; those of e are pure numbers.
+OUTLIER = 0.08  # 2 cm: scale of the Cauchy weights
+SCALE, OFFSET, CENTRE = 0.03, 0.08, 0.2  # priors: 3 %, 2 cm, 5 cm
+NOISE, COUNT = 0.04, 300.0  # 1 cm; measurements that count as independent, a view
 ROUNDS = 3
-_TINY = 1e-12
+_TINY = 1e-9
 
 
 class Fused(NamedTuple):
     """points: [b n k 3], one a track.  aligned: [b v n k 3], per view, filled.  residual: aligned
     - points.
 
-    weight: [b v n k], 0 where not measured.  total: [b n k], sum over views; 0 where filled.
-    fit: [b v 4], offset and scale taken from each view.
+    weight: [b v n k], 0 where not measured.  total: [b n k], sum of confidence; 0 where filled.
+    fit: [b v 4], e_v and d_v taken from each view.  extent: [b 6], mean and lowest corner of the
+    measured points.
     """
 
     points: jax.Array
@@ -40,101 +49,111 @@ class Fused(NamedTuple):
     weight: jax.Array
     total: jax.Array
     fit: jax.Array
+    extent: jax.Array
 
 
 def fuse(
-    coarse: jax.Array, confidence: jax.Array, directions: jax.Array, *, ordered: bool = True
+    coarse: jax.Array, confidence: jax.Array, rays: jax.Array, *, ordered: bool = True
 ) -> Fused:
     """Fuses the views.
 
     Args:
       coarse: [b v n k 3] normalised units, finite.
       confidence: [b v n k], 0 = not measured.
-      directions: [b v n k 3] unit rays, world axes.
-      ordered: frames have an order, so that gaps are filled from near frames rather than from all.
+      rays: [b v n k 6] Pluecker coordinates of the rays through coarse, world axes.
+      ordered: frames have an order, so that near frames smooth each other.
     """
-    fit = (jnp.zeros((*coarse.shape[:2], 3)), jnp.zeros(coarse.shape[:2]))
-    weight = confidence
-    for _ in range(ROUNDS):
-        aligned = _apply(fit, coarse, confidence)
-        points = _meet(aligned, weight, directions)
-        fit = _fit(coarse, points[:, None], weight)
-        aligned = _apply(fit, coarse, confidence)
+    origin = _origins(rays, confidence)
+
+    def step(carry, _):
+        points, weight, _, _ = carry
+        fit = _fit(coarse, weight, points, origin)
+        points = _meet(_correct(fit, coarse, points, origin), weight)
+        points = smoothing.smooth(*points, ordered=ordered)
+        aligned = _correct(fit, coarse, points, origin)
         square = jnp.sum(jnp.square(aligned - points[:, None]), axis=-1)
         weight = lax.stop_gradient(confidence / (1 + square / OUTLIER**2))
-    points = _meet(aligned, weight, directions)
+        return (points, weight, fit, aligned), None
+
+    fit = jnp.zeros((*coarse.shape[:2], 4))
+    carry = (_meet(coarse, confidence)[0], confidence, fit, coarse)
+    (points, weight, fit, aligned), _ = lax.scan(step, carry, length=ROUNDS)
+    measured = confidence > 0
+    aligned = jnp.where(measured[..., None], aligned, points[:, None])
     total = jnp.sum(confidence, axis=1)
-    points = _fill(points, jnp.sum(weight, axis=1), ordered)
-    measured = (confidence > 0)[..., None]
-    aligned = jnp.where(measured, aligned, points[:, None])
-    summary = jnp.concatenate([fit[0], fit[1][..., None]], axis=-1)
-    return Fused(points, aligned, aligned - points[:, None], weight, total, summary)
+    extent = _extent(points, jnp.any(measured, axis=1))
+    return Fused(points, aligned, aligned - points[:, None], weight, total, fit, extent)
 
 
-def _mean(x, weight):
-    """Weighted mean over frames and points: [b v n k 3] -> [b v 3]."""
-    total = jnp.sum(weight, axis=(2, 3))[..., None]
-    return jnp.sum(x * weight[..., None], axis=(2, 3)) / jnp.maximum(total, _TINY)
+def _origins(rays, confidence):
+    """Camera centres [b v 3]: the least-squares meeting points of the rays [b v n k 6]."""
+    weight = (confidence > 0).astype(rays.dtype)
+    count = jnp.maximum(jnp.sum(weight, axis=(2, 3)), 1.0)[..., None]
+    direction, moment = rays[..., :3], rays[..., 3:]
+    right = jnp.einsum("b v n k, b v n k c -> b v c", weight, jnp.cross(direction, moment))
+    inner = jnp.einsum("b v n k, b v n k i, b v n k j -> b v i j", weight, direction, direction)
+    eye = jnp.eye(3)[None, None]
+    matrix = jnp.sum(weight, axis=(2, 3))[..., None, None] * eye - inner
+    matrix = matrix / count[..., None] + 1e-6 * eye
+    return smoothing.solve(matrix, (right / count)[..., None])[..., 0]
 
 
-def _fit(coarse, points, weight):
-    """Offset [b v 3] and scale [b v] of coarse - points, about the view's weighted mean.
-
-    The arm is that of `points` and the views' mean scale is taken off: outliers, which lengthen
-    the arms of `coarse`, would otherwise shrink all views together.
-    """
-    gap = coarse - points
-    offset = _mean(gap, weight)
-    arm = jnp.broadcast_to(points, coarse.shape)
-    arm = arm - _mean(arm, weight)[:, :, None, None]
-    gap = gap - offset[:, :, None, None]
-    along = jnp.sum(gap * arm * weight[..., None], axis=(2, 3, 4))
-    square = jnp.sum(arm * arm * weight[..., None], axis=(2, 3, 4))
-    scale = jnp.clip(along / (square + 1e-3), -0.2, 0.2)
-    seen = (square > 0).astype(scale.dtype)
-    common = jnp.sum(scale * seen, axis=1, keepdims=True) / jnp.maximum(
-        jnp.sum(seen, axis=1, keepdims=True), 1.0
-    )
-    return offset, (scale - common) * seen
-
-
-def _apply(fit, coarse, confidence):
-    offset, scale = fit
-    middle = _mean(coarse, confidence)[:, :, None, None]
-    return coarse - offset[:, :, None, None] - scale[..., None, None, None] * (coarse - middle)
-
-
-def _meet(points, weight, directions):
-    """Solves (sum_v W_v) x = sum_v W_v a_v by Cramer's rule; zeros where no view has weight."""
-    shared = 1 - DEPTH_TRUST
-    scaled = weight[..., None] * directions
-    across = jnp.sum(points * directions, axis=-1, keepdims=True)
-    right = jnp.sum(weight[..., None] * points - shared * scaled * across, axis=1)
+def _meet(points, weight):
+    """Weighted mean over views: ([b n k 3], total weight [b n k])."""
     total = jnp.sum(weight, axis=1)
-    matrix = total[..., None, None] * jnp.eye(3)[(None,) * total.ndim]
-    matrix = matrix - shared * jnp.sum(scaled[..., :, None] * directions[..., None, :], axis=1)
-    rows = jnp.where(total[..., None, None] > 0, matrix, jnp.eye(3)[(None,) * total.ndim])
-    rows = rows / jnp.maximum(total, _TINY)[..., None, None] ** (total > 0)[..., None, None]
-    right = right / jnp.maximum(total, _TINY)[..., None] ** (total > 0)[..., None]
-    columns = [jnp.cross(rows[..., (i + 1) % 3, :], rows[..., (i + 2) % 3, :]) for i in range(3)]
-    determinant = jnp.sum(rows[..., 0, :] * columns[0], axis=-1, keepdims=True)
-    solved = sum(columns[i] * right[..., i : i + 1] for i in range(3)) / determinant
-    return jnp.where(total[..., None] > 0, solved, 0.0)
+    mean = jnp.sum(points * weight[..., None], axis=1)
+    return mean / jnp.maximum(total, _TINY)[..., None], total
 
 
-def _fill(points, total, ordered):
-    """Fills unmeasured points of [b n k 3] from the same track's other frames, then from the
-    mean.
+def _correct(fit, coarse, points, origin):
+    """Takes e_v (x - o_v) + d_v off each view (Eq. 1)."""
+    arm = points[:, None] - origin[:, :, None, None]
+    scale, offset = fit[:, :, None, None, :1], fit[:, :, None, None, 1:]
+    return coarse - scale * arm - offset
+
+
+def _fit(coarse, weight, points, origin):
+    """Returns (e_v, d_v) [b v 4] of all views from their normal equations (Eq. 1).
+
+    With h_v = [x - o_v, I] and y_v = c_v less the views' weighted mean, each point asks for
+    h_v f_v - sum_u w_u h_u f_u / sum_u w_u = y_v.
     """
-    frames = points.shape[1]
-    gap = jnp.abs(jnp.arange(frames)[:, None] - jnp.arange(frames)[None, :]).astype(jnp.float32)
-    near = 1 / jnp.maximum(gap, 1.0) ** 4 if ordered else jnp.ones_like(gap)
-    measured = (total > 0).astype(points.dtype)
-    known = points * measured[..., None]
-    weight = jnp.einsum("n m, b m k -> b n k", near, measured)
-    other = jnp.einsum("n m, b m k c -> b n k c", near, known)
-    count = jnp.sum(measured, axis=(1, 2), keepdims=True)[..., None]
-    mean = jnp.sum(known, axis=(1, 2), keepdims=True) / jnp.maximum(count, 1.0)
-    found = (weight > 0)[..., None]
-    other = jnp.where(found, other / jnp.maximum(weight, _TINY)[..., None], mean)
-    return jnp.where((total > 0)[..., None], points, other)
+    views = coarse.shape[1]
+    arm = points[:, None] - origin[:, :, None, None]
+    eye = jnp.broadcast_to(jnp.eye(3)[(None,) * 4], (*arm.shape, 3))
+    design = jnp.concatenate([arm[..., None], eye], axis=-1)
+    middle, total = _meet(coarse, weight)
+    each = jnp.maximum(jnp.sum(weight, axis=(2, 3)), _TINY)
+    # Neighbouring measurements err alike: a view counts as at most COUNT independent ones.
+    tempered = (
+        weight * (jnp.minimum(COUNT / jnp.max(each, axis=1), 1.0) / NOISE**2)[:, None, None, None]
+    )
+    heavy = tempered[..., None, None] * design
+    share = weight / jnp.maximum(total, _TINY)[:, None]
+    own = jnp.einsum("b v n k i p, b v n k i q -> b v p q", heavy, design)
+    mixed = jnp.einsum(
+        "b v n k i p, b u n k i q -> b v p u q", heavy, share[..., None, None] * design
+    )
+    matrix = jnp.einsum("b v p q, v u -> b v p u q", own, jnp.eye(views)) - mixed
+    right = jnp.einsum("b v n k i p, b v n k i -> b v p", heavy, coarse - middle[:, None])
+    # The mean point, middle - sum_v h_v f_v weighted, is near the centre, which is 0 here.
+    whole = jnp.sum(each, axis=1)
+    mean = jnp.einsum("b v n k, b v n k c -> b c", weight, coarse) / whole[:, None]
+    lever = jnp.einsum("b v n k, b v n k i p -> b i v p", weight, design)
+    lever = lever / whole[:, None, None, None]
+    matrix = matrix + jnp.einsum("b i v p, b i u q -> b v p u q", lever, lever) / CENTRE**2
+    right = right + jnp.einsum("b i v p, b i -> b v p", lever, mean) / CENTRE**2
+    matrix = einops.rearrange(matrix, "b v p u q -> b (v p) (u q)")
+    prior = jnp.tile(1 / jnp.array([SCALE, OFFSET, OFFSET, OFFSET]) ** 2, views)
+    right = einops.rearrange(right, "b v p -> b (v p) 1")
+    found = jnp.linalg.solve(matrix + jnp.diag(prior)[None], right)
+    return einops.rearrange(found, "b (v p) 1 -> b v p", v=views)
+
+
+def _extent(points, measured):
+    """Mean and lowest corner of the measured points [b n k 3]: [b 6]; zeros if there are none."""
+    known = measured[..., None]
+    count = jnp.sum(known, axis=(1, 2))
+    mean = jnp.sum(jnp.where(known, points, 0.0), axis=(1, 2)) / jnp.maximum(count, 1)
+    low = jnp.min(jnp.where(known, points, jnp.inf), axis=(1, 2))
+    return jnp.concatenate([mean, jnp.where(count > 0, low, 0.0)], axis=-1)
