@@ -31,6 +31,7 @@ def base() -> ml_collections.ConfigDict:
         "augment": False,
         "jitter": 0.0,
         "skip_corrupt": False,
+        "share": 1.0,
     }
     config.text = {"weights": "", "max_length": 512}
     config.optim = ml_collections.ConfigDict()

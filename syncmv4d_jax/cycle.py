@@ -16,7 +16,9 @@ condition D of (2) is `x0_selfcond` (the clean estimate of a first pass without 
 (line 7 to the letter: the decoded noisy latent with the true scale) or `sim` (true tracks through
 a corruption model). A9: no gradient flows from the aligner's loss into MJD, or through the scale
 only (`grad="scale"`). A15: video frame 0 is given, so not in the loss; motion frame 0 is. A22: in
-sampling the tracks move only at refining steps, by one Euler step to the sigma of the next one.
+sampling the tracks move only at refining steps, by one Euler step to the sigma of the next one; the
+warp that paints them densely belongs to frame 0 of the clean estimate and is kept once sigma has
+fallen to `anchor_time` (`plan_warps`).
 """
 
 import dataclasses
@@ -26,9 +28,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax import flow
+from syncmv4d_jax import cycle_plan, flow
 
 Array = jax.Array
+plan_steps = cycle_plan.plan_steps
+plan_warps = cycle_plan.plan_warps
 DRAWS = ("video", "motion", "tracks", "coin", "corrupt")
 
 
@@ -54,7 +58,8 @@ class Functions:
     mjd(video, motion, feedback: latents [b v f h w c], t [b], context) -> Denoised
     dpa(tracks_t [b v n k 3], coarse: Coarse, t [b], context) -> velocity [b v n k 3], normalised
     decode(latents [b v f h w c], scale [b v 2], context) -> (Coarse, pseudo video [b v n h w 3])
-    encode(tracks [b v n k 3] metres, scale, frame0 [b v h w 3], context) -> latents [b v f h w c]
+    warp(frame0 [b v h w 3], scale, context) -> how pixels follow anchors, any pytree of arrays
+    encode(tracks [b v n k 3] metres, scale, warp, context) -> latents [b v f h w c]
     normalise, denormalise(tracks [b v n k 3], context): metres <-> normalised units (A16)
     corrupt(tracks [b v n k 3] metres, t [b], context, rng) -> Coarse
     """
@@ -62,6 +67,7 @@ class Functions:
     mjd: Callable[..., Denoised]
     dpa: Callable[..., Array] | None = None
     decode: Callable[..., tuple[Coarse, Array]] | None = None
+    warp: Callable[..., Any] | None = None
     encode: Callable[..., Array] | None = None
     normalise: Callable[..., Array] | None = None
     denormalise: Callable[..., Array] | None = None
@@ -79,6 +85,8 @@ class Settings:
       cond: what the feedback's aligner sees in training (A11): "x0_selfcond", "noisy" or "sim".
       grad: gradient of the aligner's loss into MJD (A9): "none" or "scale".
       probability: share of training steps that run the feedback; the others see zero feedback.
+      decoded: share of training steps whose aligner sees MJD's decoded estimate; the others see
+        true tracks through the corruption model, which costs no decoding.
       refine_every, refine_last: sampling refines at every n-th step and at the last ones (A22).
       anchor_time: without given anchors they are set once sigma falls to this value (A23).
     """
@@ -89,6 +97,7 @@ class Settings:
     cond: str = "x0_selfcond"
     grad: str = "none"
     probability: float = 0.5
+    decoded: float = 1.0
     refine_every: int = 5
     refine_last: int = 3
     anchor_time: float = 0.6
@@ -98,6 +107,9 @@ class Settings:
             raise ValueError(f"cycle.cond: wanted x0_selfcond, noisy or sim, got {self.cond!r}")
         if self.grad not in ("none", "scale"):
             raise ValueError(f"cycle.grad: wanted none or scale, got {self.grad!r}")
+        for name in ("probability", "decoded"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"cycle.{name}: wanted 0..1, got {getattr(self, name)}")
         if self.cycle and not self.dpa:
             raise ValueError("cycle needs dpa: the feedback is the aligner's output")
         if self.dpa and not self.joint_motion:
@@ -178,16 +190,18 @@ def train_step(
         )
         velocity = detached.dpa(tracks_t, coarse, t, context)
         metres = detached.denormalise(flow.to_data(tracks_t, velocity, t), context)
-        return detached.encode(metres, scale, frame0, context)
+        return detached.encode(metres, scale, detached.warp(frame0, scale, context), context)
 
-    feedback = no_feedback
+    feedback, coin = no_feedback, jax.random.uniform(keys["coin"])
     if settings.cycle:
-        coin = jax.random.uniform(keys["coin"]) < settings.probability
-        feedback = jax.lax.cond(coin, feed_back, lambda: no_feedback)
+        feedback = jax.lax.cond(coin < settings.probability, feed_back, lambda: no_feedback)
     denoised = functions.mjd(video_t, motion_t, feedback, t, context)
     estimate = flow.to_data(motion_t, jax.lax.stop_gradient(denoised.motion), t)
     scale = denoised.scale if settings.grad == "scale" else jax.lax.stop_gradient(denoised.scale)
-    coarse, _ = functions.decode(estimate, scale, context)
+    decode = lambda: functions.decode(estimate, scale, context)[0]  # noqa: E731
+    corrupt = lambda: functions.corrupt(targets.tracks, t, context, keys["corrupt"])  # noqa: E731
+    always = settings.decoded >= 1
+    coarse = decode() if always else jax.lax.cond(coin < settings.decoded, decode, corrupt)
     if settings.grad == "none":
         coarse = jax.tree.map(jax.lax.stop_gradient, coarse)
     velocity = functions.dpa(tracks_t, coarse, t, context)
@@ -203,8 +217,7 @@ def _condition(functions, targets, video_t, motion_t, t, context, rng, settings)
         coarse, pseudo = functions.decode(motion_t, targets.scale, context)
         return coarse, pseudo[:, :, 0], targets.scale
     first = functions.mjd(video_t, motion_t, jnp.zeros_like(motion_t), t, context)
-    estimate = flow.to_data(motion_t, first.motion, t)
-    coarse, pseudo = functions.decode(estimate, first.scale, context)
+    coarse, pseudo = functions.decode(flow.to_data(motion_t, first.motion, t), first.scale, context)
     if settings.cond == "sim":
         coarse = functions.corrupt(targets.tracks, t, context, rng)
         return coarse, pseudo[:, :, 0], targets.scale
@@ -215,7 +228,8 @@ class SampleState(NamedTuple):
     """Carried through sampling.
 
     video, motion, feedback: [b v f h w c]; *_memory: the stepper's; scale: [b v 2] metres;
-    tracks_t: [b v n k 3] normalised, None until anchors are known; refined: metres, last estimate.
+    tracks_t: [b v n k 3] normalised, None until anchors are known; refined: metres, last estimate;
+    warp: of the last feedback, None without one.
     """
 
     video: Array
@@ -226,46 +240,7 @@ class SampleState(NamedTuple):
     scale: Array
     tracks_t: Array | None
     refined: Coarse | None
-
-
-def plan_steps(
-    sigmas: Any, settings: Settings, *, anchors_given: bool
-) -> list[tuple[int, int, bool]]:
-    """Splits a sampler's steps into runs: (first, last + 1, whether this one step refines).
-
-    Args:
-      sigmas: [steps + 1], host array, decreasing to 0.
-      settings: refine_every, refine_last, anchor_time.
-      anchors_given: False delays the first refinement until sigma <= anchor_time (A23).
-
-    Returns:
-      Runs in order; a refining run has one step. Without an aligner there is one plain run.
-    """
-    steps = len(sigmas) - 1
-    if not settings.dpa:
-        return [(0, steps, False)]
-    start = 0
-    if not anchors_given:
-        start = next(i for i in range(steps) if sigmas[i] <= settings.anchor_time or i == steps - 1)
-    refine = [
-        i >= start
-        and (
-            i == start
-            or (i - start) % settings.refine_every == 0
-            or i >= steps - settings.refine_last
-        )
-        for i in range(steps)
-    ]
-    runs, first = [], 0
-    for i, chosen in enumerate(refine):
-        if chosen:
-            if first < i:
-                runs.append((first, i, False))
-            runs.append((i, i + 1, True))
-            first = i + 1
-    if first < steps:
-        runs.append((first, steps, False))
-    return runs
+    warp: Any = None
 
 
 def sample_start(
@@ -297,17 +272,20 @@ def sample_start(
     )
 
 
-def start_tracks(state: SampleState, tracks: Array | None, noise: Array, sigma: Array):
+def start_tracks(
+    state: SampleState, tracks: Array | None, noise: Array, sigma: Array, *, warp: Any = None
+) -> SampleState:
     """Returns the state with tracks at noise level sigma: M = (1 - sigma) M^ + sigma eps (A23).
 
     Args:
       tracks: [b v n k 3] normalised first estimate, or None to start from pure noise.
       noise: [b v n k 3].
       sigma: scalar.
+      warp: zeros like what `Functions.warp` returns, so that every step has the same structure.
     """
     tracks_t = noise if tracks is None else flow.interpolate(tracks, noise, sigma)
     zeros = jnp.zeros(noise.shape, jnp.float32)
-    return state._replace(tracks_t=tracks_t, refined=Coarse(zeros, zeros[..., 0]))
+    return state._replace(tracks_t=tracks_t, refined=Coarse(zeros, zeros[..., 0]), warp=warp)
 
 
 def sample_plain(
@@ -337,6 +315,7 @@ def sample_refine(
     state: SampleState,
     row: flow.Schedule,
     next_sigma: Array,
+    fresh: Array,
     first: Array,
     context: Any,
     *,
@@ -347,6 +326,7 @@ def sample_refine(
     Args:
       row: this step's row of the schedule.
       next_sigma: scalar, sigma of the next refining step, 0 at the last one.
+      fresh: scalar bool, whether the warp is taken from this step's frame 0, else kept.
     """
     motion_t = state.motion
     state, denoised = _denoise(functions, state, row, first, context, settings)
@@ -355,13 +335,17 @@ def sample_refine(
     coarse, pseudo = functions.decode(estimate, denoised.scale, context)
     velocity = functions.dpa(state.tracks_t, coarse, t, context)
     metres = functions.denormalise(flow.to_data(state.tracks_t, velocity, t), context)
-    feedback = state.feedback
+    feedback, warp = state.feedback, state.warp
     if settings.cycle:
-        feedback = functions.encode(metres, denoised.scale, pseudo[:, :, 0], context)
+        frame0 = pseudo[:, :, 0]
+        make = lambda: functions.warp(frame0, denoised.scale, context)  # noqa: E731
+        warp = jax.lax.cond(fresh, make, lambda: state.warp)
+        feedback = functions.encode(metres, denoised.scale, warp, context)
     return state._replace(
         tracks_t=state.tracks_t + (next_sigma - row.sigma) * velocity,
         feedback=feedback,
         refined=Coarse(metres, coarse.confidence),
+        warp=warp,
     )
 
 

@@ -43,7 +43,8 @@ def perfect(truth):
             cycle.Coarse(truth.tracks, jnp.ones(truth.tracks.shape[:-1])),
             jnp.zeros((B, V, N, H, W, 3)),
         ),
-        encode=lambda tracks, scale, frame0, context: truth.motion,
+        warp=lambda frame0, scale, context: frame0,
+        encode=lambda tracks, scale, warp, context: truth.motion,
         normalise=lambda tracks, context: tracks,
         denormalise=lambda tracks, context: tracks,
         corrupt=lambda tracks, t, context, rng: cycle.Coarse(tracks, jnp.ones(tracks.shape[:-1])),
@@ -144,14 +145,15 @@ def test_sampling_with_the_true_velocity_returns_the_data(kind):
         scale=truth.scale,
     )  # fmt: skip
     noise = jax.random.normal(jax.random.key(4), (B, V, N, K, 3))
-    state = cycle.start_tracks(state, None, noise, sigmas[0])
+    state = cycle.start_tracks(state, None, noise, sigmas[0], warp=jnp.zeros((B, V, H, W, 3)))
     refining = [begin for begin, _, refine in runs if refine]
-    for begin, end, refine in runs:
+    warps = cycle.plan_warps(sigmas, runs, settings)
+    for (begin, end, refine), fresh in zip(runs, warps, strict=True):
         if refine:
             later = [i for i in refining if i > begin]
             state = cycle.sample_refine(
-                functions, state, schedule.row(begin), sigmas[later[0]] if later else 0.0, first,
-                None, settings=settings,
+                functions, state, schedule.row(begin), sigmas[later[0]] if later else 0.0, fresh,
+                first, None, settings=settings,
             )  # fmt: skip
         else:
             state = cycle.sample_plain(
@@ -177,6 +179,47 @@ def test_runs_cover_every_step_once(steps, given):
         assert sigmas[first] <= settings.anchor_time < sigmas[first - 1]
     off = cycle.Settings(dpa=False, cycle=False)
     assert cycle.plan_steps(sigmas, off, anchors_given=given) == [(0, steps, False)]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_warp_is_taken_anew_until_the_anchors_time(given):
+    sigmas = np.append(np.linspace(1, 0.05, 20), 0.0)
+    settings = cycle.Settings(refine_every=3, refine_last=2)
+    runs = cycle.plan_steps(sigmas, settings, anchors_given=given)
+    fresh = cycle.plan_warps(sigmas, runs, settings)
+    taken = [sigmas[begin] for (begin, _, _), new in zip(runs, fresh, strict=True) if new]
+    kept = [
+        sigmas[begin]
+        for (begin, _, refine), new in zip(runs, fresh, strict=True)
+        if refine and not new
+    ]
+    assert sum(sigma <= settings.anchor_time for sigma in taken) == 1
+    assert max(kept) < min(taken) and (given or len(taken) == 1)
+
+
+def test_a_kept_warp_is_not_computed_again():
+    truth = targets()
+
+    def encode(tracks, scale, warp, context):
+        return jnp.broadcast_to(jnp.mean(warp), LATENT)
+
+    functions = dataclasses.replace(
+        perfect(truth), encode=encode, warp=lambda *_: jnp.ones((B, V, H, W, 3))
+    )
+    schedule, settings = flow.schedule("euler", 4), cycle.Settings()
+    state = cycle.sample_start(
+        jax.random.key(0), schedule, truth.video[:, :, :1], settings=settings,
+        latent_shape=LATENT, scale=truth.scale,
+    )  # fmt: skip
+    zeros = jnp.zeros((B, V, N, K, 3))
+    state = cycle.start_tracks(state, None, zeros, 1.0, warp=jnp.full((B, V, H, W, 3), 7.0))
+    for fresh, wanted in ((False, 7.0), (True, 1.0)):
+        out = cycle.sample_refine(
+            functions, state, schedule.row(0), 0.5, jnp.asarray(fresh), truth.video[:, :, :1],
+            None, settings=settings,
+        )  # fmt: skip
+        np.testing.assert_allclose(out.feedback, wanted)
+        np.testing.assert_allclose(out.warp, wanted)
 
 
 def test_settings_refuse_what_cannot_be():

@@ -28,6 +28,8 @@ class Task(Protocol):
         then logs tokens/s, TFLOP/s and, where the chip is known, MFU.
       frozen_parts: names of the parts that must come from converted weights or from an earlier
         stage (``("vae",)``); the loop refuses to train on their random initial values.
+      grow(params, given) -> params: derives parameters that no earlier weights have (all names but
+        the frozenset `given`) from those that they have; runs under jit.
       placement: what models get as their `placement` argument; single-device when built, replaced
         by the loop (`parallel.Placement`) where the mesh has several devices.
     """

@@ -12,6 +12,7 @@ The networks and the loop's functions are in `syncmv4d_loop`, sampling is in `sy
 With `prediction="data"` the loss is on the clean latents.
 """
 
+import functools
 from typing import Any
 
 import einops
@@ -19,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import cameras, cycle, flow
+from syncmv4d_jax import cameras, cycle, flops, flow, tree
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.models import mjd
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.tasks import syncmv4d_loop, syncmv4d_sampling
+from syncmv4d_jax.tasks import syncmv4d_cost, syncmv4d_loop, syncmv4d_sampling
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -47,6 +48,32 @@ def make(config: Any) -> "SyncMV4D":
 
 class SyncMV4D(syncmv4d_sampling.Sampler):
     """The task; see `tasks.base.Task`."""
+
+    @functools.cached_property
+    def _each(self) -> dict[str, float]:
+        return syncmv4d_cost.parts(self)
+
+    def cost(self, batch: dict[str, Array]) -> dict[str, float]:
+        """Returns tokens and FLOPs of a training step over a global batch (syncmv4d_cost)."""
+        v, *latents, _ = self.latent_shape
+        dense = flops.tokens(self.mjd_config, tuple(latents)) * (1 + self.settings.joint_motion)
+        samples = batch["text"].shape[0]
+        once = syncmv4d_cost.training(self, self._each, raw="video_latents" not in batch)
+        tokens = samples * v * (dense + self.mjd_config.extra_tokens)
+        return {"tokens": tokens, "flops": samples * sum(once.values())}
+
+    def grow(self, params: Params, given: frozenset[str]) -> Params:
+        """Returns parameters whose new parts of MJD start from given Wan weights (A12, A13).
+
+        Args:
+          given: names ("dit/...") that came from weights; they stay as they are.
+        """
+        flat = tree.flatten(params["dit"])
+        if not any(f"dit/{name}" in given for name in flat):
+            return params
+        grown = tree.flatten(mjd.warm_start(self.mjd_config, params["dit"], params["dit"]))
+        own = {n: x if f"dit/{n}" in given else grown[n] for n, x in flat.items()}
+        return {**params, "dit": tree.unflatten(own)}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
@@ -115,13 +142,14 @@ class SyncMV4D(syncmv4d_sampling.Sampler):
         return terms
 
     def _track_terms(self, out, targets, t, context) -> dict[str, Array]:
+        tracks = self.scenes(self.normalise(targets.tracks, context))
         _, terms = aligner.loss(
-            out.track_velocity,
-            target=out.track_target,
-            tracks_t=out.tracks_t,
-            tracks=self.normalise(targets.tracks[:, 0], context),
-            t=t,
-            valid=self.valid_points(context, out.tracks_t),
+            self.scenes(out.track_velocity),
+            target=self.scenes(out.track_target),
+            tracks_t=self.scenes(out.tracks_t),
+            tracks=tracks[:, 0],
+            t=jnp.repeat(t, tracks.shape[0] // t.shape[0]),
+            valid=self.scenes(self.valid_points(context, out.tracks_t)),
         )
         return {"dpa": terms["velocity"], "chamfer": terms["chamfer"]}
 

@@ -137,15 +137,20 @@ class Loop:
         context["null_text"] = batch.get("null_text")
         context["null_text_lengths"] = batch.get("null_text_lengths")
         if self.settings.joint_motion:
-            context["centre"] = cameras.scene_centre(
-                batch["intrinsics"],
-                batch["extrinsics"],
-                self.options.size,
-                depth=jnp.full(batch["text_lengths"].shape, np.mean(self.options.scale_mean))
-                if self.options.views == 1
-                else None,
-            )
+            context["centre"] = self._centre(batch)
         return context
+
+    def _centre(self, batch):
+        """[b 3] metres; [b v 3] without multi_view, each view's from its own camera (A16)."""
+        cams, size = (batch["intrinsics"], batch["extrinsics"]), self.options.size
+        if self.mjd_config.multi_view and self.options.views > 1:
+            return cameras.scene_centre(*cams, size)
+        one = [einops.rearrange(x, "b v i j -> (b v) 1 i j") for x in cams]
+        depth = jnp.full(one[0].shape[:1], np.mean(self.options.scale_mean), jnp.float32)
+        centre = cameras.scene_centre(*one, size, depth=depth)
+        if self.mjd_config.multi_view:
+            return centre
+        return einops.rearrange(centre, "(b v) c -> b v c", v=self.options.views)
 
     def functions(self, params: Params, first: Array, *, guidance: float = 1.0):
         """Returns `cycle.Functions`; `first` [b v 1 h w c] is the reference latent."""
@@ -154,6 +159,7 @@ class Loop:
             mjd=functools.partial(self._mjd, params, first, guidance),
             dpa=functools.partial(self._dpa, params) if aligned else None,
             decode=functools.partial(self._decode, params) if aligned else None,
+            warp=self._warp,
             encode=functools.partial(self._encode, params) if aligned else None,
             normalise=self.normalise,
             denormalise=self._denormalise,
@@ -210,62 +216,79 @@ class Loop:
         return mean, std
 
     def _dpa(self, params, tracks_t, coarse, t, context):
-        noisy = self.normalise(coarse.tracks, context)
-        rays = aligner.point_rays(noisy, context["extrinsics"], context["centre"])
-        return module.bind(aligner.Aligner, self.dpa_config, params["dpa"])(
-            tracks_t,
+        views = tracks_t.shape[1]
+        noisy = self.scenes(self.normalise(coarse.tracks, context))
+        centre = context["centre"].reshape(-1, 3)
+        t = jnp.repeat(t, noisy.shape[0] // t.shape[0])
+        rays = aligner.point_rays(noisy, self.scenes(context["extrinsics"]), centre)
+        velocity = module.bind(aligner.Aligner, self.dpa_config, params["dpa"])(
+            self.scenes(tracks_t),
             noisy,
             t,
-            confidence=coarse.confidence,
-            valid=self.valid_points(context, tracks_t),
+            confidence=self.scenes(coarse.confidence),
+            valid=self.scenes(self.valid_points(context, tracks_t)),
             rays=rays,
+            placement=self.placement,
         )
+        if self.mjd_config.multi_view:
+            return velocity
+        return einops.rearrange(velocity, "(b v) 1 n k c -> b v n k c", v=views)
+
+    def scenes(self, x: Array) -> Array:
+        """What the aligner takes as one scene: [b v ...], or [(b v) 1 ...] without multi_view."""
+        return x if self.mjd_config.multi_view else einops.rearrange(x, "b v ... -> (b v) 1 ...")
 
     def valid_points(self, context, tracks) -> Array:
         frames = einops.rearrange(context["frame_valid"], "b n -> b 1 n 1")
         return jnp.broadcast_to(frames, tracks.shape[:-1])
 
     def normalise(self, tracks, context):
-        return aligner.normalise(tracks, context["centre"])
+        """[b v n k 3] metres, world frame -> normalised units (A16)."""
+        return self._by_centre(aligner.normalise, tracks, context)
 
     def _denormalise(self, tracks, context):
-        return aligner.denormalise(tracks, context["centre"])
+        return self._by_centre(aligner.denormalise, tracks, context)
+
+    @staticmethod
+    def _by_centre(function, tracks, context):
+        each = context["centre"].ndim == 3  # views have centres of their own
+        return (jax.vmap(function) if each else function)(tracks, context["centre"])
 
     def _decode(self, params, latents, scale, context):
         pseudo = self.decode_pixels(params, latents)
         pseudo = jnp.clip((pseudo + 1) / 2, 0, 1)
         scale = jnp.stack([scale[..., 0], jnp.maximum(scale[..., 1], scale[..., 0] + 1e-2)], -1)
-        found = self._per_view(
-            lambda *x: motion.decode(*x, settings=self.match),
-            pseudo,
-            context["anchors"],
-            context["anchor_valid"],
-            scale,
-            context["intrinsics"],
-            context["extrinsics"],
-        )
+        match = functools.partial(motion.decode, settings=self.match)
+        found = self._per_view(match, pseudo, *self._anchored(scale, context))
         return cycle.Coarse(found.tracks, found.confidence), pseudo
 
-    def _encode(self, params, tracks, scale, frame0, context):
-        pseudo = self._per_view(
-            lambda *x: motion.render(*x, settings=self.match),
-            tracks,
-            frame0,
-            context["anchors"],
-            context["anchor_valid"],
-            scale,
-            context["intrinsics"],
-            context["extrinsics"],
-        )
+    def _warp(self, frame0, scale, context):
+        weigh = functools.partial(motion.warp_weights, settings=self.match)
+        return self._per_view(weigh, frame0, *self._anchored(scale, context))
+
+    def _encode(self, params, tracks, scale, warp, context):
+        blank = jnp.zeros((*scale.shape[:2], *self.options.size, 3))  # `render` reads its size
+
+        def paint(warp, *view):
+            return motion.render(*view, settings=self.match, warp=warp)
+
+        pseudo = self._per_view(paint, warp, tracks, blank, *self._anchored(scale, context))
         return self._vae(params, "encode", pseudo * 2 - 1)
+
+    @staticmethod
+    def _anchored(scale, context):
+        """anchors, anchor_valid, scale, intrinsics, extrinsics of all views."""
+        cams = context["intrinsics"], context["extrinsics"]
+        return context["anchors"], context["anchor_valid"], scale, *cams
 
     @staticmethod
     def _per_view(function, *arrays):
         """Maps a single-view function over [b v ...] arrays, one view at a time."""
-        b, v = arrays[0].shape[:2]
-        fold = [x.reshape((b * v, *x.shape[2:])) for x in arrays]
-        out = jax.lax.map(lambda xs: function(*xs), tuple(fold))
-        return jax.tree.map(lambda x: x.reshape((b, v, *x.shape[1:])), out)
+        b, v = jax.tree.leaves(arrays)[0].shape[:2]
+        fold = jax.tree.map(lambda x: einops.rearrange(x, "b v ... -> (b v) ..."), arrays)
+        out = jax.lax.map(lambda xs: function(*xs), fold)
+        unfold = lambda x: einops.rearrange(x, "(b v) ... -> b v ...", b=b, v=v)  # noqa: E731
+        return jax.tree.map(unfold, out)
 
     def _corrupt(self, tracks, t, context, rng):
         coarse, confidence = corruption.corrupt(

@@ -43,43 +43,42 @@ class Sampler(syncmv4d_loop.Loop):
 
         Returns:
           video, motion: latents [b v f h w c]; scale [b v 2] metres; tracks_per_view [b v n k 3]
-          metres, confidence [b v n k], anchors [b v k 2], anchor_valid [b v k] with an aligner.
+          metres, confidence [b v n k], anchors [b v k 2], anchor_valid [b v k]: from the aligner,
+          without one read off the final motion (not from `das_tracking`, which has no depth).
         """
-        schedule = flow.schedule(
-            self.options.sampler, self.options.sample_steps, shift=self.options.sample_shift
-        )
-        given = inputs.get("anchors") is not None
+        o = self.options
+        schedule = flow.schedule(o.sampler, o.sample_steps, shift=o.sample_shift)
         sigmas = np.append(np.asarray(schedule.sigma), 0.0)
+        given = inputs.get("anchors") is not None
         runs = cycle.plan_steps(sigmas, self.settings, anchors_given=given)
-        refining = [first for first, _, refine in runs if refine]
-        keys, first = jax.random.split(rng), inputs["first"]
+        warps = cycle.plan_warps(sigmas, runs, self.settings)
+        refining = [begin for begin, _, refine in runs if refine]
+        keys, first, context = jax.random.split(rng), inputs["first"], self.context(inputs)
         b = first.shape[0]
-        context = self.context(inputs)
         state = cycle.sample_start(
             keys[0],
             schedule,
             first,
             settings=self.settings,
             latent_shape=(b, *self.latent_shape),
-            scale=jnp.broadcast_to(self.scale_statistics()[0], (b, self.options.views, 2)),
+            scale=jnp.broadcast_to(self.scale_statistics()[0], (b, o.views, 2)),
         )
         noise = None
         if self.settings.dpa:
-            o = self.options
             noise = jax.random.normal(keys[1], (b, o.views, o.frames, o.points, 3))
-            if given:
-                state = cycle.start_tracks(state, None, noise, sigmas[0])
-        for begin, end, refine in runs:
+        if self.settings.dpa and given:
+            state = self._start_tracks(state, None, noise, sigmas[0], context)
+        for (begin, end, refine), fresh in zip(runs, warps, strict=True):
             if refine and state.tracks_t is None:
                 context, tracks = self._jit("anchor", self._set_anchors)(
                     params, state, schedule.row(begin), first, context
                 )
-                state = cycle.start_tracks(state, tracks, noise, sigmas[begin])
+                state = self._start_tracks(state, tracks, noise, sigmas[begin], context)
             if refine:
-                later = [i for i in refining if i > begin]
-                following = jnp.float32(sigmas[later[0]] if later else 0.0)
+                following = next((sigmas[i] for i in refining if i > begin), 0.0)
+                numbers = jnp.float32(following), jnp.asarray(fresh)
                 state = self._jit("refine", self._refine_run)(
-                    params, state, schedule.row(begin), following, first, context
+                    params, state, schedule.row(begin), *numbers, first, context
                 )
             else:
                 state = self._jit("plain", self._plain_run)(
@@ -88,7 +87,17 @@ class Sampler(syncmv4d_loop.Loop):
             if progress is not None:
                 jax.block_until_ready(state.video)
                 progress(end, schedule.steps)
-        return self._sampled(state, context)
+        return self._result(params, state, context)
+
+    def _result(self, params, state, context):
+        result = {"video": state.video}
+        if self.settings.joint_motion:
+            result |= {"motion": state.motion, "scale": state.scale}
+        if self.settings.dpa:
+            return result | _tracks(context, state.refined)
+        if self.settings.joint_motion and self.options.motion_repr == "point_tracks":
+            result |= self._jit("read", self._read_tracks)(params, state, context)
+        return result
 
     def _jit(self, name: str, function: Any) -> Any:
         return self._runs.setdefault(name, jax.jit(function))
@@ -97,11 +106,21 @@ class Sampler(syncmv4d_loop.Loop):
         functions = self.functions(params, first, guidance=self.options.guidance)
         return cycle.sample_plain(functions, state, rows, first, context, settings=self.settings)
 
-    def _refine_run(self, params, state, row, following, first, context):
+    def _refine_run(self, params, state, row, following, fresh, first, context):
         functions = self.functions(params, first, guidance=self.options.guidance)
         return cycle.sample_refine(
-            functions, state, row, following, first, context, settings=self.settings
+            functions, state, row, following, fresh, first, context, settings=self.settings
         )
+
+    def _start_tracks(self, state, tracks, noise, sigma, context):
+        warp = None
+        if self.settings.cycle:
+            b, v = context["anchors"].shape[:2]
+            frame0 = jax.ShapeDtypeStruct((b, v, *self.options.size, 3), jnp.float32)
+            scale = jax.ShapeDtypeStruct((b, v, 2), jnp.float32)
+            shapes = jax.eval_shape(self._warp, frame0, scale, context)
+            warp = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return cycle.start_tracks(state, tracks, noise, sigma, warp=warp)
 
     def _set_anchors(self, params, state, row, first, context):
         """Anchors from frame 0 of the clean motion estimate, and first tracks, normalised (A23)."""
@@ -109,24 +128,31 @@ class Sampler(syncmv4d_loop.Loop):
         t = jnp.full((first.shape[0],), row.sigma, jnp.float32)
         out = functions.mjd(state.video, state.motion, state.feedback, t, context)
         clean = flow.to_data(state.motion, out.motion, t)
+        context = self._find_anchors(params, clean, out.scale, context)
+        coarse, _ = functions.decode(clean, out.scale, context)
+        return context, self.normalise(coarse.tracks, context)
+
+    def _find_anchors(self, params, clean, scale, context):
+        """The context with anchors from frame 0 of clean motion latents [b v f h w c]."""
         pseudo = jnp.clip((self.decode_pixels(params, clean)[:, :, 0] + 1) / 2, 0, 1)
         find = functools.partial(
             motion.frame0_anchors, count=self.options.points, settings=self.match
         )
-        anchors = jax.vmap(find)(pseudo, out.scale, context["intrinsics"], context["extrinsics"])
-        context = {**context, "anchors": anchors.pixels, "anchor_valid": anchors.valid}
-        coarse, _ = functions.decode(clean, out.scale, context)
-        return context, self.normalise(coarse.tracks, context)
+        anchors = jax.vmap(find)(pseudo, scale, context["intrinsics"], context["extrinsics"])
+        return {**context, "anchors": anchors.pixels, "anchor_valid": anchors.valid}
 
-    def _sampled(self, state: cycle.SampleState, context) -> dict[str, Array]:
-        result = {"video": state.video}
-        if self.settings.joint_motion:
-            result |= {"motion": state.motion, "scale": state.scale}
-        if self.settings.dpa:
-            result |= {
-                "tracks_per_view": state.refined.tracks,
-                "confidence": state.refined.confidence,
-                "anchors": context["anchors"],
-                "anchor_valid": context["anchor_valid"],
-            }
-        return result
+    def _read_tracks(self, params, state, context):
+        """Tracks without an aligner: the final motion, matched and unprojected (Table 3, row 3)."""
+        if context["anchors"] is None:
+            context = self._find_anchors(params, state.motion, state.scale, context)
+        coarse, _ = self._decode(params, state.motion, state.scale, context)
+        return _tracks(context, coarse)
+
+
+def _tracks(context: dict[str, Any], coarse: cycle.Coarse) -> dict[str, Array]:
+    return {
+        "tracks_per_view": coarse.tracks,
+        "confidence": coarse.confidence,
+        "anchors": context["anchors"],
+        "anchor_valid": context["anchor_valid"],
+    }

@@ -1,0 +1,51 @@
+"""What the configurations of ablations/ and readings/ change, named after the colon.
+
+--config=configs/ablations/aligner.py               configs/taco.py
+--config=configs/ablations/aligner.py:debug         configs/taco.py:debug
+--config=configs/ablations/aligner.py:demo          configs/demo.py
+--config=configs/ablations/aligner.py:demo-train    configs/demo.py:train
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from configs import demo, taco
+
+BASES = {
+    "taco": taco.get_config,
+    "debug": lambda: taco.get_config("debug"),
+    "demo": demo.get_config,
+    "demo-train": lambda: demo.get_config("train"),
+}
+
+
+def override(base: str, **sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the configuration named `base` with entries of sections replaced.
+
+    Stages of other tasks follow where they train the same part: one that trains the aligner alone
+    takes `task.dpa`, and is left out where the aligner is switched off.
+
+    Raises:
+      ValueError: an unknown base or section.
+    """
+    if base not in BASES:
+        raise ValueError(f"wanted a base of {sorted(BASES)} after the colon, got {base!r}")
+    config = BASES[base]()
+    if unknown := sorted(sections.keys() - set(config.keys())):
+        raise ValueError(f"unknown sections {unknown}; {base} has {sorted(config.keys())}")
+    task = sections.get("task", {})
+    aligned = task.get("cycle", {}).get("dpa", True)
+    stages = []
+    for stage in config.stages:
+        stage = ml_collections.ConfigDict(stage).to_dict()
+        if stage.get("task", {}).get("name", "syncmv4d") == "dpa":
+            if not aligned:
+                continue
+            stage["task"]["dpa"] = {**stage["task"]["dpa"], **task.get("dpa", {})}
+        stages.append(stage)
+    with config.unlocked():
+        config.update(ml_collections.ConfigDict(dict(sections)).to_dict())
+        config.stages = tuple(stages)
+    return config.lock()

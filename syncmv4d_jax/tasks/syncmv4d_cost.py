@@ -1,0 +1,109 @@
+"""What the closed loop costs: FLOPs of its parts, and of a training and a sampling step.
+
+    training   3 (4 with remat) MJD + q decode + 3 DPA + p (condition + DPA + encode)
+    condition  MJD + decode (x0_selfcond, sim), decode (noisy);   p, q = cycle.probability, .decoded
+    sampling   g MJD a step, and decode + DPA + encode a refining step;   g = 2 with guidance
+
+MJD by the closed formulas of `flops`, the autoencoder and the aligner by `flop_count` from their
+jaxprs. Matching and painting have no matrix products (benchmarks/cycle.py measures them).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syncmv4d_jax import cycle, flop_count, flops, flow
+from syncmv4d_jax.models.dpa import aligner
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.nn import module
+
+Cost = dict[str, float]
+
+
+def parts(task: Any) -> Cost:
+    """Returns the FLOPs of one forward pass of each part for one sample of all views.
+
+    Args:
+      task: a `syncmv4d_loop.Loop`.
+    """
+    v, f, h, w, c = task.latent_shape
+    o, config = task.options, task.mjd_config
+    grid = [n // p for n, p in zip((f, h, w), config.patch, strict=True)]
+    streams = {"modalities": 1 + config.joint_motion, "extra": config.extra_tokens}
+    one = flops.mjd(config, views=v, frames=grid[0], positions=grid[1] * grid[2], **streams)
+    if not config.multi_view:
+        one = flops.add(one, {"inter": -one["inter"], "linear": -_inter_linear(task, grid, v)})
+    result = {"mjd": float(flops.total(one))}
+    weights = module.shapes(vae.VAE, task.vae_config)
+    for name, shape in (("encode", (1, o.frames, *o.size, 3)), ("decode", (1, f, h, w, c))):
+
+        def run(params, x, name=name):
+            return getattr(module.bind(vae.VAE, task.vae_config, params), name)(x)
+
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        result[name] = float(v * flop_count.count(run, weights, x))
+    if task.settings.dpa:
+        result["dpa"] = _aligner(task)
+    return result
+
+
+def _inter_linear(task: Any, grid: list[int], views: int) -> int:
+    """FLOPs of the four projections of inter-view attention in all blocks."""
+    config = task.mjd_config
+    tokens = config.extra_tokens + (1 + config.joint_motion) * int(np.prod(grid))
+    return config.layers * flops.linear(views * tokens, config.dim, 4 * config.dim)
+
+
+def _aligner(task: Any) -> float:
+    o = task.options
+    weights = module.shapes(aligner.Aligner, task.dpa_config)
+    lead = (1, o.views, o.frames, o.points)
+    shape = lambda *last: jax.ShapeDtypeStruct((*lead, *last), jnp.float32)  # noqa: E731
+
+    def run(params, tracks, t, confidence, rays):
+        model = module.bind(aligner.Aligner, task.dpa_config, params)
+        valid = jnp.ones(lead, bool)
+        return model(tracks, tracks, t, confidence=confidence, valid=valid, rays=rays)
+
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return float(flop_count.count(run, weights, shape(3), t, shape(), shape(6)))
+
+
+def training(task: Any, each: Cost, *, raw: bool = False) -> Cost:
+    """Returns the FLOPs of a training step over one sample, by part.
+
+    Args:
+      each: `parts(task)`.
+      raw: clips are encoded in the step instead of read from a cache.
+    """
+    s, rerun = task.settings, task.mjd_config.remat != "none"
+    again = s.probability * s.cycle
+    result = {"mjd": each["mjd"] * (3 + rerun + again * (s.cond != "noisy"))}
+    if s.dpa:
+        result["dpa"] = each["dpa"] * (3 + task.dpa_config.remat + again)
+        result["decode"] = each["decode"] * (s.decoded + again)
+    encoded = again + raw * (1 + s.joint_motion)
+    return result | ({"encode": each["encode"] * encoded} if encoded else {})
+
+
+def sampling(task: Any, each: Cost, *, anchors_given: bool = True) -> Cost:
+    """Returns the FLOPs of sampling one sample, by part; without encoding the reference images and
+    the final decode.
+
+    Args:
+      each: `parts(task)`.
+      anchors_given: see `cycle.plan_steps`.
+    """
+    o = task.options
+    sigmas = np.append(flow.schedule(o.sampler, o.sample_steps, shift=o.sample_shift).sigma, 0.0)
+    runs = cycle.plan_steps(sigmas, task.settings, anchors_given=anchors_given)
+    refining = sum(refine for *_, refine in runs)
+    branches = 2 if o.guidance != 1.0 else 1
+    result = {"mjd": branches * o.sample_steps * each["mjd"]}
+    if task.settings.dpa:
+        result |= {"dpa": refining * each["dpa"], "decode": refining * each["decode"]}
+    if task.settings.cycle:
+        result["encode"] = refining * each["encode"]
+    return result

@@ -1,0 +1,132 @@
+"""Every configuration loads, builds its task, and one step of its tiny form traces."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import bases
+from syncmv4d_jax import configuration, optim, train, tree
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+MAIN = {
+    "taco": ("full", "debug", "stages"),
+    "demo": ("tune", "train"),
+    "dpa": ("full", "demo", "debug"),
+    "wan_ti2v": ("full", "lora", "debug"),
+    "wan_vae": ("demo", "debug"),
+}
+SHARED = {"sections", "bases"}
+OVERRIDES = sorted(
+    f"{path.parent.name}.{path.stem}"
+    for folder in ("ablations", "readings")
+    for path in (CONFIGS / folder).glob("*.py")
+)
+
+
+def load(name, variant):
+    return importlib.import_module(f"configs.{name}").get_config(variant)
+
+
+def inputs(config):
+    """Shapes of a batch (schema.BATCH) of raw video for a configuration."""
+    task = config.task
+    b, v, n, k = config.train.batch_size, task.get("views", 3), task.get("frames", 5), 32
+    k = task.get("points", k)
+    (h, w), length = task.get("size", (32, 48)), 7
+    width = task.get("dit", {}).get("text_dim", 4096)
+    f32, i32 = jnp.float32, jnp.int32
+    shapes = {
+        "video": ((v, n, h, w, 3), jnp.uint8), "motion": ((v, n, h, w, 3), jnp.uint8),
+        "text": ((length, width), f32), "text_lengths": ((), i32),
+        "null_text": ((length, width), f32), "null_text_lengths": ((), i32),
+        "tracks": ((n, k, 3), f32), "visibility": ((v, n, k), bool),
+        "anchors": ((v, k, 2), f32), "anchor_valid": ((v, k), bool),
+        "intrinsics": ((v, 3, 3), f32), "extrinsics": ((v, 3, 4), f32), "scale": ((v, 2), f32),
+        "frame_valid": ((n,), bool), "latent_valid": (((n - 1) // 4 + 1,), bool),
+        "view_index": ((v,), i32),
+    }  # fmt: skip
+    return {key: jax.ShapeDtypeStruct((b, *s), dtype) for key, (s, dtype) in shapes.items()}
+
+
+def trace_update(config):
+    """Traces a whole training step of every stage; returns the names of its scalars."""
+    for _, own in configuration.stages(config):
+        task = train.load_task(own)
+        settings = configuration.section(optim.OptimConfig, own.optim, "config.optim")
+        params = jax.eval_shape(task.init, jax.random.key(0))
+        trainable, frozen = tree.split(params, task.trainable)
+        state = jax.eval_shape(lambda p, s=settings: optim.init(s, p), trainable)
+        update = train.make_update(task, settings)
+        state, scalars = jax.eval_shape(update, state, frozen, inputs(own), jax.random.key(0))
+    return set(scalars)
+
+
+def test_every_file_is_listed():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == set(MAIN) | SHARED
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_configurations_build_their_tasks(name):
+    for variant in MAIN[name]:
+        for _, own in configuration.stages(load(name, variant)):
+            task = train.load_task(own)
+            assert task.trainable and not own.stages
+    with pytest.raises(ValueError, match="wanted"):
+        load(name, "no_such_variant")
+
+
+@pytest.mark.parametrize("name", ["dpa", "wan_ti2v", "wan_vae"])
+def test_tiny_forms_trace(name):
+    assert "loss" in trace_update(load(name, "debug"))
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_overrides_build_with_every_base(name):
+    for base in bases.BASES:
+        plain = bases.BASES[base]()
+        config = load(name, base)
+        assert config.is_locked
+        # `velocity` and `uniform_time` are what the full size has anyway.
+        same = {"readings.velocity": "taco", "readings.uniform_time": "taco"}.get(name)
+        differs = config.task.to_dict() != plain.task.to_dict()
+        assert differs or same and base in ("taco", "debug"), "changes nothing"
+        for stage, own in configuration.stages(config):
+            assert train.load_task(own), stage
+    with pytest.raises(ValueError, match="wanted a base"):
+        load(name, "full")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in OVERRIDES])
+def test_overrides_trace(name):
+    scalars = trace_update(load(name, "debug"))
+    config = load(name, "debug")
+    joint = config.task.cycle.get("joint_motion", True)
+    aligned = config.task.cycle.get("dpa", True)
+    assert ("loss_motion" in scalars) == joint and ("loss_dpa" in scalars) == aligned
+
+
+def test_stages_of_the_paper():
+    """4.1: 5 K steps of warm-up each on 10 % of the data, 30 K joint steps at two sizes."""
+    plan = dict(configuration.stages(load("taco", "full")))
+    assert [(own.task.name, own.train.steps) for own in plan.values()] == [
+        ("dpa", 5000), ("wan_ti2v", 5000), ("syncmv4d", 20_000), ("syncmv4d", 10_000)
+    ]  # fmt: skip
+    assert [own.data.share for own in plan.values()] == [0.1, 0.1, 1.0, 1.0]
+    assert plan["low"].task.size == (256, 384) and plan["high"].task.size == (480, 704)
+    assert plan["high"].task.frames == 49 and plan["high"].task.points == 1600
+
+
+@pytest.mark.slow
+def test_rows_start_from_the_same_weights():
+    """Parameters that two rows of Table 3 share have the same initial values."""
+    full = tree.flatten(train.load_task(load("taco", "debug")).init(jax.random.key(0)))
+    for row in ("multi_view", "joint_motion", "aligner", "single_view"):
+        own = train.load_task(load(f"ablations.{row}", "debug")).init(jax.random.key(0))
+        own = tree.flatten(own)
+        assert own.keys() <= full.keys(), row
+        wrong = [n for n, x in own.items() if not np.array_equal(x, full[n])]
+        assert not wrong, (row, wrong[:5])
