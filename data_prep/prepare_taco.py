@@ -12,6 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
+from syncmv4d_jax import motion
 from syncmv4d_jax.data import layouts, prepare, taco
 
 DEFAULTS = prepare.Settings()
@@ -43,6 +44,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--points", type=int, default=DEFAULTS.points)
     add("--variants", type=int, default=1, help="clips of a training sequence")
     add("--cameras", choices=("all", "first"), default="all", help="first: one a cluster")
+    add(
+        "--representation",
+        choices=motion.REPRESENTATIONS,
+        default=DEFAULTS.representation,
+        help="of the pseudo video; das_tracking: depth of frame 0 in all frames",
+    )
     add("--val-share", "--val", dest="val", type=float, default=DEFAULTS.val, help="of sequences")
     add("--seed", type=int, default=0)
     add("--text", default=DEFAULTS.text, help="prompt with {action}, {tool} and {target}")
@@ -69,6 +76,7 @@ def main(argv: list[str]) -> int:
             DEFAULTS,
             **{key: getattr(args, key) for key in ("size", "frames", "fps", "points", "variants")},
             **{key: getattr(args, key) for key in ("val", "seed", "text", "cameras")},
+            representation=args.representation,
             held_out_tools=args.heldout_tools,
             held_out_actions=args.heldout_actions,
             held_out_triplets=triplets,

@@ -46,6 +46,9 @@ def load(name: str, table: Mapping[str, str], where: str) -> Callable[..., Any]:
 def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.ConfigDict]]:
     """Returns (name, configuration) of each stage; [("", config)] where there are none.
 
+    A stage replaces single entries; where its `task` has another name than the configuration's, it
+    replaces that section as a whole.
+
     Raises:
       ValueError: a stage without a name, two of the same name, or an unknown section.
     """
@@ -59,6 +62,8 @@ def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.
             raise ValueError(f"config.stages, {name!r}: unknown sections {unknown}")
         own = ml_collections.ConfigDict(config.to_dict())
         own.stages = ()
+        if overrides.get("task", {}).get("name", own.task.get("name")) != own.task.get("name"):
+            own.task = ml_collections.ConfigDict()
         own.update(ml_collections.ConfigDict(overrides).to_dict())
         result.append((name, own))
     return result or [("", config)]

@@ -41,6 +41,7 @@ def ensure(config: Any, workdir: str | Path) -> None:
         frames=config.task.get("frames", 5),
         points=config.task.get("points", 32),
         val=0.0,
+        representation=config.task.get("motion_repr", "point_tracks"),
         held_out_triplets=synthetic.HELD_OUT,
     )
     _scenes(root, frames=int(3.75 * (settings.frames - 1)) + 1)

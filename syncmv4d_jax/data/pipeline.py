@@ -66,7 +66,7 @@ def train_iterator(
         return example | {"video": _recolour(example["video"], jitter, rng)} if jitter else example
 
     dataset = (
-        grain.MapDataset.range(len(examples))
+        grain.MapDataset.source(_share(len(examples), float(config.data.get("share", 1.0)), seed))
         .shuffle(seed % 2**32)
         .repeat()
         .map_with_index(make)[shard_index::shard_count]
@@ -74,6 +74,20 @@ def train_iterator(
         .batch(batch_size, drop_remainder=True)
     )
     return iter(dataset)
+
+
+def _share(count: int, share: float, seed: int) -> list[int]:
+    """Returns the indices of a random share of `count` clips, in order; the same for every shard.
+
+    Raises:
+      ValueError: config.data.share is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"config.data.share: wanted 0 < share <= 1, got {share}")
+    if share == 1:
+        return list(range(count))
+    chosen = np.random.default_rng([seed, count]).permutation(count)
+    return sorted(int(i) for i in chosen[: max(1, round(share * count))])
 
 
 def examples(config: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -287,6 +301,8 @@ def _check(reader: records.Reader, data: Any, task: Mapping[str, Any]) -> int:
     have = reader.settings
     wanted = {"size": list(task["size"]) if "size" in task else have["size"]}
     wanted |= {"frames": task.get("frames", have["frames"]), "fps": data.get("fps", have["fps"])}
+    have = {"representation": "point_tracks"} | have
+    wanted |= {"representation": task.get("motion_repr", have["representation"])}
     problems = [
         f"{k}: wanted {v}, records have {have[k]}" for k, v in wanted.items() if v != have[k]
     ]
@@ -297,7 +313,8 @@ def _check(reader: records.Reader, data: Any, task: Mapping[str, Any]) -> int:
     if problems:
         raise ValueError(
             f"{reader.root} does not fit config.task ({'; '.join(problems)}): prepare the records "
-            "again with these values (data_prep/prepare_taco.py --size --frames --fps --points)"
+            "again with these values (data_prep/prepare_taco.py --size --frames --fps --points "
+            "--representation)"
         )
     return int(task.get("points", have["points"]))
 

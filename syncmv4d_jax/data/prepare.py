@@ -72,7 +72,7 @@ def _claim(root: Path, settings: Settings) -> None:
     path = root / "settings.json"
     mine = json.loads(json.dumps(dataclasses.asdict(settings) | {"version": schema.VERSION}))
     if path.is_file():
-        there = json.loads(path.read_text())
+        there = {"representation": "point_tracks"} | json.loads(path.read_text())
         keys = sorted(k for k in mine.keys() | there.keys() if mine.get(k) != there.get(k))
         if keys:
             differ = "; ".join(f"{k}: {there.get(k)!r} there, {mine.get(k)!r} now" for k in keys)

@@ -35,6 +35,7 @@ class Settings:
       shift, zoom: largest jitter of a crop: part of its size, and factor around 1.
       held_out_tools, held_out_actions, held_out_triplets: sequences that are tested on.
       val: share of the other sequences that are validated on.
+      representation: of the pseudo video, one of motion.REPRESENTATIONS.
       text: of the prompt; {action}, {tool} and {target} are filled in.
       seed: of the split, the points and the jitter.
     """
@@ -54,6 +55,7 @@ class Settings:
     held_out_actions: tuple[str, ...] = ("measure",)
     held_out_triplets: tuple[tuple[str, str, str], ...] = ()
     val: float = 0.1
+    representation: str = "point_tracks"
     text: str = "A person uses a {tool} to {action} a {target}."
     seed: int = 0
 
@@ -64,6 +66,10 @@ class Settings:
                 f"{self.frames}, {self.variants}, {self.points}"
             )
 
+        if self.representation not in motion.REPRESENTATIONS:
+            raise ValueError(
+                f"wanted representation {motion.REPRESENTATIONS}, got {self.representation!r}"
+            )
         if self.cameras not in ("all", "first"):
             raise ValueError(f"wanted cameras all or first, got {self.cameras!r}")
 
@@ -252,7 +258,7 @@ def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.
                 painted[name][n] = painted[name][done[i]]
                 visible[name][n] = visible[name][done[i]]
                 continue
-            painted[name][n] = _paint_frame(scene, first, view, scales[name], settings.size)
+            painted[name][n] = _paint_frame(scene, first, view, scales[name], settings)
             pixels, depth = (x[n] for x in projected[name])
             visible[name][n] = _seen(scene, pixels, depth, view, settings)
         done.setdefault(i, n)
@@ -275,8 +281,9 @@ def _seen(scene, pixels, depth, view, settings) -> np.ndarray:
     return inside & (depth - hits.depth < settings.visible)
 
 
-def _paint_frame(scene, first, view, scale, size) -> np.ndarray:
+def _paint_frame(scene, first, view, scale, settings) -> np.ndarray:
     """The pseudo video's frame [h w 3] uint8; rays are cast only where the surfaces are."""
+    size = settings.size
     result = np.zeros((*size, 3), np.uint8)
     moved = [vertices for vertices, _ in scene.meshes]
     bounds = transforms.projected_bounds(moved, view.intrinsics, view.extrinsics)
@@ -290,8 +297,10 @@ def _paint_frame(scene, first, view, scale, size) -> np.ndarray:
     x, y = np.meshgrid(np.arange(x0, x1), np.arange(y0, y1))
     hits = scene.cast_pixels(np.stack([x, y], -1), view.intrinsics, view.extrinsics)
     start = scene.interpolate(hits, first)
-    origin, _ = cameras.project(start.astype(np.float64), view.intrinsics, view.extrinsics)
-    depth = np.where(hits.mask, hits.depth, scale[1])
+    origin, depth = cameras.project(start.astype(np.float64), view.intrinsics, view.extrinsics)
+    if settings.representation == "point_tracks":
+        depth = hits.depth  # now, not in frame 0
+    depth = np.where(hits.mask, depth, scale[1])
     colours = motion.encode_colours(origin, depth, scale, size=size)
     colours = np.where(hits.mask[..., None], colours, 0.0)
     result[y0:y1, x0:x1] = np.round(colours * 255).astype(np.uint8)
