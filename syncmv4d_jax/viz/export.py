@@ -79,8 +79,8 @@ def colours(tracks: np.ndarray) -> np.ndarray:
     angle = np.arctan2(start[:, 1], start[:, 0]) / (2 * np.pi)
     height = start[:, 2] / max(np.abs(start[:, 2]).max(), 1e-6)
     wave = 0.5 + 0.5 * np.cos(2 * np.pi * (angle[:, None] - np.array([0, 1, 2]) / 3))
-    light = 0.62 + 0.2 * height[:, None]
-    found[kept] = np.round(255 * np.clip(light * (0.35 + 0.8 * wave), 0, 1)).astype(np.uint8)
+    light = 0.85 + 0.15 * height[:, None]
+    found[kept] = np.round(255 * light * (0.3 + 0.7 * wave)).astype(np.uint8)
     return found
 
 

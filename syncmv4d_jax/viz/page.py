@@ -3,7 +3,7 @@
 STYLE = """
 :root { color-scheme: light dark;
   --ground: #fbfbfa; --card: #ffffff; --ink: #1b1c1e; --soft: #5c6066; --line: #dcdedf;
-  --accent: #1a5fb4; --made: #1a6fd0; --true: #c9560b; --good: #1f7a3d; --bad: #b3261e;
+  --accent: #1a5fb4; --made: #1a6fd0; --true: #b34804; --good: #1f7a3d; --bad: #b3261e;
   --hover: #eef3fa; --stage: #f1f2f3; }
 @media (prefers-color-scheme: dark) { :root {
   --ground: #15171a; --card: #1d2024; --ink: #e7e8ea; --soft: #a2a7ae; --line: #343940;
@@ -48,7 +48,8 @@ video.small { image-rendering: pixelated; }
 .stage { position: relative; background: var(--stage); border: 1px solid var(--line);
   border-radius: 8px; overflow: hidden; }
 .stage canvas { display: block; width: 100%; height: 420px; touch-action: none; cursor: grab; }
-.options { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0; font-size: 14px; }
+.options { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0; font-size: 14px;
+  align-items: center; }
 .options label { display: inline-flex; gap: 6px; align-items: center; }
 .dot { width: 10px; height: 10px; border-radius: 50%; display: inline-block; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px;
@@ -134,7 +135,7 @@ BODY = """<!doctype html>
   <button class="main" id="play" aria-keyshortcuts="Space">Play</button>
   <div class="seek">
     <input type="range" id="seek" min="0" max="0" value="0" step="1" aria-label="Frame">
-    <output id="frame" for="seek">0 / 0</output>
+    <output id="frame" for="seek" aria-live="off">0 / 0</output>
   </div>
 </div>
 <div class="pick" role="group" aria-label="Sample">
@@ -181,7 +182,8 @@ BODY = """<!doctype html>
 </section>
 <section id="values-section" aria-labelledby="values-title">
   <h2 id="values-title">This sample</h2>
-  <div class="scroll tall"><table id="values"></table></div>
+  <div class="scroll tall" tabindex="0" role="region" aria-label="Metrics of this sample">
+    <table id="values"></table></div>
 </section>
 </div>
 <section id="plots-section" aria-labelledby="plots-title">
@@ -210,7 +212,7 @@ BODY = """<!doctype html>
     <output id="count" class="soft" aria-live="polite"></output>
   </div>
   <p class="soft">A heading sorts, worst first; once more, best first. A row shows its sample.</p>
-  <div class="scroll tall" tabindex="0" role="region" aria-label="Samples"><table id="scenes">
+  <div class="scroll tall" tabindex="0" role="region" aria-label="Table of samples"><table id="scenes">
     </table></div>
   <p id="nothing" hidden>No sample matches.</p>
 </section>

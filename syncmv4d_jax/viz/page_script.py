@@ -87,6 +87,7 @@ function seek(video) {
 function setFrame(frame) {
   state.frame = frame;
   $("seek").value = frame;
+  $("seek").setAttribute("aria-valuetext", `${frame + 1} of ${state.sample.frames}`);
   $("frame").textContent = (frame + 1) + " / " + state.sample.frames;
   state.videos.forEach(seek);
   drawTracks(); drawOverlays(); markPlots();
@@ -94,6 +95,7 @@ function setFrame(frame) {
 function play(on) {
   state.playing = on;
   $("play").textContent = on ? "Pause" : "Play";
+  $("point-text").setAttribute("aria-live", on ? "off" : "polite");
   clearInterval(state.timer);
   state.since = performance.now();
   if (on) state.timer = setInterval(tick, 12);

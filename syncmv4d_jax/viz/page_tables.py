@@ -40,7 +40,7 @@ function showValues() {
   $("values-section").hidden = !evaluation;
   if (!evaluation) return;
   const head = make("thead"), body = make("tbody");
-  row(head, [make("th", "", {scope: "col"}), make("th", "this", {scope: "col"}),
+  row(head, [make("th", "metric", {scope: "col"}), make("th", "this", {scope: "col"}),
     make("th", "mean", {scope: "col"})]);
   for (const m of Object.keys(evaluation.rows.model)) {
     row(body, [make("th", title(m), {scope: "row", title: definitions[m].text}),
@@ -58,7 +58,7 @@ function showMetrics() {
   for (const [kind, known] of sets) {
     if (!known.length) continue;
     const box = make("div", null, {class: "scroll", style: "margin-bottom:12px", tabindex: 0,
-      role: "region", "aria-label": "Metrics of " + kind});
+      role: "region", "aria-label": `Metrics of ${kind}, from ${definitions[known[0]].title}`});
     const table = make("table"), head = make("thead"), body = make("tbody");
     row(head, [make("th", kind, {scope: "col"}), ...known.map(m =>
       make("th", title(m), {scope: "col", title: definitions[m].text}))]);

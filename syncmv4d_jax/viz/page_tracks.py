@@ -74,6 +74,7 @@ function drawTracks() {
   if ($("show-errors").checked && scene.generated && scene.true
       && scene.generatedCount === scene.trueCount) drawErrors(ink, place, scene);
   const hot = $("show-heat").checked && comparable(scene);
+  ink.strokeStyle = css("--soft"); ink.lineWidth = 0.6;
   for (const key of shown) {
     ink.fillStyle = colours[key];
     ink.globalAlpha = hot && key === "true" ? 0.25 : 0.9;
@@ -84,6 +85,7 @@ function drawTracks() {
       if (hot && key === "generated")
         ink.fillStyle = `rgb(${heat(errorOf(state.frame, k) / scene.worst)})`;
       ink.beginPath(); ink.arc(x, y, r, 0, 7); ink.fill();
+      if (hot && key === "generated") ink.stroke();
     }
   }
   ink.globalAlpha = 1;

@@ -238,6 +238,8 @@ async function probe() {
   found.unnamed = [...document.querySelectorAll("button, input, select")].filter(e =>
     !(e.textContent.trim() || e.ariaLabel || (e.labels && e.labels.length))).length;
   found.here = names[state.at];
+  found.unreachable = document.querySelectorAll(".tall:not([tabindex])").length
+    + document.querySelectorAll("th:empty, [role=img]:not([aria-label])").length;
   found.errors = errors;
   return found;
 }
@@ -319,7 +321,7 @@ def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
     point = np.tile(truth["tracks"][3, 21], (3, 1))
     pixels, _ = cameras.project(point, truth["intrinsics"], truth["extrinsics"])
     np.testing.assert_allclose(found["pixels"], pixels, atol=0.05)
-    assert found["wide"] <= 0 and found["unnamed"] == 0
+    assert found["wide"] <= 0 and found["unnamed"] == found["unreachable"] == 0
 
 
 @pytest.mark.browser
