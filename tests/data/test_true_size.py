@@ -1,7 +1,11 @@
 """Round trips at the size of TACO's videos: scenes' geometry, motion, rig and files, dots drawn.
 
-Only the dots are drawn, not the surfaces: casting 12 million rays a frame would take an hour.
+Only the dots are drawn, not the surfaces: casting 12 million rays a frame would take an hour. The
+last rig writes and reads 12 x 24 frames of 12 megapixels: some minutes, 2 GB.
 """
+
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +13,17 @@ import scipy.ndimage
 import scipy.spatial
 
 from syncmv4d_jax import cameras, motion
-from syncmv4d_jax.data import layouts, mano, prepare, raycast, records, synthetic, synthetic_hand
+from syncmv4d_jax.data import (
+    layouts,
+    mano,
+    prepare,
+    raycast,
+    records,
+    synthetic,
+    synthetic_hand,
+    taco,
+    taco_writer,
+)
 
 SIZE, FRAMES = (480, 704), 5
 
@@ -44,26 +58,32 @@ class Dots:
         return image
 
 
-OPEN = "measured: a dot 4.0 px off, a view's codec median 1.69 mm (bound 1.5); causes unknown"
-TWELVE = pytest.param("12 cameras, 1024x750", marks=pytest.mark.xfail(reason=OPEN))
+RIGS = {  # (cameras, height and width of the videos, clusters)
+    "2 cameras, 4096x3000": (("22139946", "22139909"), (3000, 4096), 2),
+    "12 cameras, 1024x750": (tuple(synthetic.RIG), (750, 1024), 3),
+    "12 cameras, 4096x3000": (tuple(synthetic.RIG), (3000, 4096), 3),
+}
 
 
-@pytest.fixture(scope="module", params=["2 cameras, 4096x3000", TWELVE])
+@pytest.fixture(scope="module", params=RIGS)
 def made(request, tmp_path_factory):
-    """(clusters, the recording, its painted dots' world, window, records)."""
+    """(the recording, its painted dots' world, the window's tracks, its views)."""
     folder = tmp_path_factory.mktemp("true")
     synthetic_hand.write(folder / "mano")
     hands = mano.load_hands(folder / "mano")
     spec = synthetic.specify(0, seed=0, held_out=False)
-    two = request.param.startswith("2")
-    names = ("22139946", "22139909") if two else tuple(synthetic.RIG)
+    names, size, clusters = RIGS[request.param]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "Renderer", Dots)
-        size = (3000, 4096) if two else (750, 1024)
-        synthetic.write_scene(folder / "taco", spec, hands, frames=24, size=size, names=names)
+        for name in names:  # one at a time, for memory
+            synthetic.write_scene(folder / "taco", spec, hands, frames=24, size=size, names=(name,))
     sources = layouts.taco_sources(folder / "taco", folder / "mano")
-    settings = prepare.Settings(size=SIZE, frames=FRAMES, val=0.0, clusters=2 if two else 3)
+    file = taco.index(folder / "taco")[0].folder(taco.CAMERAS) / "calibration.json"
+    taco_writer.write_calibration(file, synthetic.rig(size, names))
+    settings = prepare.Settings(size=SIZE, frames=FRAMES, val=0.0, clusters=clusters)
+    begun = time.process_time()
     summary = prepare.run(sources, folder / "records", settings)
+    print(f"{request.param}: prepared in {time.process_time() - begun:.1f} s of processor time")
     assert not summary["skipped"] and not summary["skipped_views"]
     reader = records.Reader(folder / "records", size=SIZE)
     (window,) = reader.windows
@@ -72,7 +92,31 @@ def made(request, tmp_path_factory):
     for view in views:
         view |= {key: records.decode(view[key]) for key in ("video", "motion")}
     world = synthetic.World(spec, 24, hands)
-    return sources[0].open(), world, reader.tracks(window), views
+    yield sources[0].open(), world, reader.tracks(window), views
+    shutil.rmtree(folder)
+
+
+def centres(image):
+    """Centres (x, y) [s 2] of the bright dots that lie wholly inside an image [h w 3]."""
+    bright = image.min(-1).astype(float)
+    labels, count = scipy.ndimage.label(bright > 140)
+    weight, numbers = np.maximum(bright - 100, 0), np.arange(1, count + 1)
+    found = np.array(scipy.ndimage.center_of_mass(weight, labels, numbers))[:, ::-1]
+    # A dot that the crop cuts has its centre of mass elsewhere: sleeves leave the crop.
+    rim = np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()])
+    return found[~np.isin(numbers, rim)]
+
+
+def gaps(tracks, recording, view):
+    """How far [n k], metres, each point lies behind what is seen on its ray."""
+    result = []
+    for positions, source in zip(tracks["tracks"], tracks["source_frames"], strict=True):
+        surfaces = recording.vertices(int(source))
+        scene = raycast.Scene(list(zip(surfaces, recording.faces, strict=True)))
+        camera = view["intrinsics"].astype(float), view["extrinsics"].astype(float)
+        pixels, depth = cameras.project(positions.astype(float), *camera)
+        result.append(depth - scene.cast_pixels(pixels, *camera).depth)
+    return np.stack(result)
 
 
 @pytest.mark.slow
@@ -86,12 +130,8 @@ def test_dots_lie_where_their_points_project(made):
         dots = np.concatenate([v[::40] for v, _, _ in world.surfaces(int(source))])
         for view in views:
             pixels, _ = cameras.project(dots, view["intrinsics"], view["extrinsics"])
-            bright = view["video"][n].min(-1).astype(float)
-            labels, count = scipy.ndimage.label(bright > 140)
-            weight, numbers = np.maximum(bright - 100, 0), np.arange(1, count + 1)
-            centres = np.array(scipy.ndimage.center_of_mass(weight, labels, numbers))
             tree = scipy.spatial.cKDTree(pixels)
-            distance, nearest = tree.query(centres[:, ::-1])
+            distance, nearest = tree.query(centres(view["video"][n]))
             alone = tree.query(pixels, 2)[0][nearest, 1] > 25  # others may flow together
             errors += distance[alone].tolist()
     print(f"{len(errors)} dots, median {np.median(errors):.2f}, max {max(errors):.2f} px")
@@ -117,14 +157,22 @@ def test_visibility_agrees_with_the_depth_of_the_scene(made):
 
 @pytest.mark.slow
 def test_pseudo_videos_are_decoded_to_their_tracks(made):
-    *_, tracks, views = made
+    recording, _, tracks, views = made
     settings = motion.settings_for(*SIZE)
-    for view in views[:2]:
+    for view in views:
         decoded = motion.decode(
             view["motion"] / np.float32(255), view["anchors"], view["anchor_valid"],
             view["scale"], view["intrinsics"], view["extrinsics"], settings=settings,
         )  # fmt: skip
+        behind = gaps(tracks, recording, view)
         good = view["visibility"] & view["anchor_valid"] & np.asarray(decoded.confidence > 0)
-        error = np.linalg.norm(np.asarray(decoded.tracks) - tracks["tracks"], axis=-1)[good]
-        print(f"median {1e3 * np.median(error):.2f} mm of {good.sum()}")
-        assert np.median(error) <= 0.0015 and good.sum() > 1000
+        # `visibility` lets 1 cm pass: the far side of a blade counts. What is painted is the near
+        # side, and a decoder cannot know of another: its bound is for points that are seen.
+        seen = good & (behind < 0.0005) & (behind[:1] < 0.0005)
+        error = np.linalg.norm(np.asarray(decoded.tracks) - tracks["tracks"], axis=-1)
+        print(
+            f"{view['serial']}: median {1e3 * np.median(error[seen]):.2f} mm of {seen.sum()} seen, "
+            f"{1e3 * np.median(error[good & ~seen]):.2f} mm of {(good & ~seen).sum()} behind"
+        )
+        assert np.median(error[seen]) <= 0.0015 and seen.sum() > 1000
+        assert np.median(error[good & ~seen]) <= 0.01 + 0.0015 and seen.sum() > 0.8 * good.sum()
