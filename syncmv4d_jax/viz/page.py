@@ -212,8 +212,8 @@ BODY = """<!doctype html>
     <output id="count" class="soft" aria-live="polite"></output>
   </div>
   <p class="soft">A heading sorts, worst first; once more, best first. A row shows its sample.</p>
-  <div class="scroll tall" tabindex="0" role="region" aria-label="Table of samples"><table id="scenes">
-    </table></div>
+  <div class="scroll tall" tabindex="0" role="region" aria-label="Table of samples">
+    <table id="scenes"></table></div>
   <p id="nothing" hidden>No sample matches.</p>
 </section>
 <section id="metrics-section" aria-labelledby="metrics-title">

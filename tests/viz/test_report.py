@@ -203,7 +203,9 @@ async function probe() {
   found.loaded = performance.now();
   found.first_sort = state.sort;
   found.videos = state.videos.length;
-  $("play").click(); await wait(0.7); found.moved = state.frame; $("play").click();
+  $("play").click(); found.moved = 0;
+  for (let i = 0; i < 60 && !found.moved; i++) { await wait(0.05); found.moved = state.frame; }
+  $("play").click();
   await steady();
   found.apart = Math.max(...state.videos.map(v =>
     Math.abs(v.currentTime - (state.frame + 0.5) / state.sample.fps)));
