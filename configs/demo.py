@@ -36,19 +36,21 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         "scale_mean": (1.75, 2.0),
         "scale_std": (0.25, 0.25),
         "text_drop": 0.0,
-        "time_shift": 3.0,
+        "time_shift": 8.0,
         "foreground_gain": 4.0,
+        "scale_weight": 0.1,
         "guidance": 1.0,
         "sampler": "euler",
-        "sample_steps": 8,
-        "sample_shift": 3.0,
+        "sample_steps": 4,
+        "sample_shift": 8.0,
         "vae_batch": 3,
     }
     config.data.cameras = "fixed"
     config.text.max_length = 48
     config.optim = {
         "name": "muon",
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-2,
+        "multipliers": ((r"^dit/scale_head/", 0.1), (r"kernel$", 1.0), (r".*", 0.2)),
         "schedule": "cosine",
         "warmup": 50,
         "final_fraction": 0.05,
@@ -63,8 +65,15 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
     if variant == "train":
         config.train.checkpoint_every = 200
         config.stages = (
-            {"name": "mjd", "train": {"steps": 6000}, "task": {"cycle": without_loop}},
-            {"name": "joint", "train": {"steps": 600}},
+            {"name": "mjd", "train": {"steps": 4000}, "task": {"cycle": without_loop}},
+            {
+                "name": "joint",
+                "train": {"steps": 60},
+                "optim": {
+                    "learning_rate": 3e-3,
+                    "multipliers": ((r"^(dit|prior)/", 0.2), (r".*", 1.0)),
+                },
+            },
         )
     else:
         config.train.steps = 40
