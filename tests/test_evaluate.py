@@ -132,14 +132,14 @@ def test_a_nan_in_a_sample_is_a_miss_not_a_nan():
 
 def test_checks_pass_with_enough_good_scenes():
     cells = {"temporal_correlation": 0.7, "temporal_std_ratio": 0.9, "object_correlation": 0.95,
-             "psnr_moving": 20.0, "mv_rpe": 5.0, "mv_rpe_cross": 2.0}  # fmt: skip
-    worse = {"psnr_moving": 15.0, "mv_rpe": 9.0, "mv_rpe_cross": 1.9}
+             "psnr_moving": 20.0, "mv_rpe": 5.0, "mv_rpe_cross_truth": 2.0}  # fmt: skip
+    worse = {"psnr_moving": 15.0, "mv_rpe": 9.0, "mv_rpe_cross_truth": 1.9}
     rng = np.random.default_rng(0)
     jitter = lambda row: {m: x + rng.normal(0, 0.05 * x / 5) for m, x in row.items()}  # noqa: E731
     scores = {str(i): {"model": jitter(cells), "held": jitter(worse)} for i in range(16)}
     found = evaluate.assemble(scores)
     passed = {c["name"]: c["passed"] for c in found["checks"]}
-    assert passed.pop("MV RPE cross: better than held") is False
+    assert passed.pop("MV RPE cross/truth: better than held") is False
     assert passed and all(passed.values())
     assert summary.gain("temporal_std_ratio", 0.9, 1.3) == pytest.approx(0.2)
 

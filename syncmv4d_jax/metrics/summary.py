@@ -13,7 +13,9 @@ import numpy as np
 from syncmv4d_jax.metrics import baselines, definitions
 
 SCENES = 16  # a check with fewer is not passed
-ORIGIN_FREE = ("mv_rpe_cross_truth", "mv_rpe_cross")
+# Against the truth: mv_rpe_cross compares a prediction with itself, so anything held still is
+# perfect in it; it is reported, not judged.
+ORIGIN_FREE = "mv_rpe_cross_truth"
 Values = Mapping[str, float | None]  # scene -> value
 
 
@@ -86,7 +88,7 @@ def checks(table: Mapping[str, Any], gains: Mapping[str, Any]) -> list[dict[str,
         _bound(model, "temporal_std_ratio", 0.6, 1.4),
         _bound(model, "object_correlation", 0.8, math.inf),
     ]
-    for metric in ("psnr_moving", "mv_rpe", *ORIGIN_FREE):
+    for metric in ("psnr_moving", "mv_rpe", ORIGIN_FREE):
         for row in baselines.BASELINES:
             if metric in gains.get(row, {}):
                 found.append(_beats(row, metric, gains[row][metric]))
