@@ -12,18 +12,66 @@ from syncmv4d_jax.data import taco, transforms
 PLANAR = {"yuv420p": "yuv444p", "yuvj420p": "yuvj444p"}
 
 
-def video_size(path: Path) -> tuple[int, int]:
-    """Returns (height, width) of a video.
+class Video:
+    """An open video: its path and size (height, width); frames by `read`. A context."""
 
-    Raises:
-      taco.BadSequence: not a video.
-    """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            return stream.height, stream.width
-    except (av.error.FFmpegError, IndexError) as error:
-        raise taco.BadSequence(f"{path}: cannot be read as a video ({error})") from error
+    def __init__(self, path: Path):
+        """Opens it.
+
+        Raises:
+          taco.BadSequence: not a video.
+        """
+        self.path = path
+        try:
+            self._container = av.open(str(path))
+            stream = self._container.streams.video[0]
+        except (av.error.FFmpegError, IndexError) as error:
+            raise taco.BadSequence(f"{path}: cannot be read as a video ({error})") from error
+        self.size = (stream.height, stream.width)
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def read(self, index: np.ndarray, box: transforms.Box, size: tuple[int, int]) -> np.ndarray:
+        """Decodes the frames `index` [n] (not decreasing), cut to `box`, resized to `size`.
+
+        Decoding starts at the key frame before the first one and ends at the last one.
+
+        Returns:
+          [n h w 3] uint8.
+
+        Raises:
+          taco.BadSequence: a damaged video, or without some of the frames.
+        """
+        wanted, found = sorted({int(i) for i in index}), {}
+        try:
+            for number, frame in _frames(self._container, wanted):
+                found[number] = _shrink(frame, box, size)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise taco.BadSequence(f"{self.path}: cannot be read as a video ({error})") from error
+        if missing := [i for i in wanted if i not in found]:
+            raise taco.BadSequence(
+                f"{self.path}: wanted frames {wanted[0]}..{wanted[-1]}, {len(missing)} of them are "
+                f"not there, the first is {missing[0]}"
+            )
+        return np.stack([found[int(i)] for i in index])
+
+
+def video_size(path: Path) -> tuple[int, int]:
+    """Returns (height, width) of a video; raises as `Video`."""
+    with Video(path) as video:
+        return video.size
+
+
+def read_clip(
+    path: Path, index: np.ndarray, box: transforms.Box, size: tuple[int, int]
+) -> np.ndarray:
+    """Returns `Video.read` of a video that is opened for it; raises as both."""
+    with Video(path) as video:
+        return video.read(index, box, size)
 
 
 def fit_intrinsics(camera: taco.Camera, size: tuple[int, int], where: str) -> np.ndarray:
@@ -40,34 +88,6 @@ def fit_intrinsics(camera: taco.Camera, size: tuple[int, int], where: str) -> np
         )
     height, width = camera.size
     return cameras.crop_resize_intrinsics(camera.intrinsics, (0, 0, width, height), size)
-
-
-def read_clip(
-    path: Path, index: np.ndarray, box: transforms.Box, size: tuple[int, int]
-) -> np.ndarray:
-    """Decodes the frames `index` [n] (not decreasing), cut to `box`, resized to `size`.
-
-    Decoding starts at the key frame before the first one and ends at the last one.
-
-    Returns:
-      [n h w 3] uint8.
-
-    Raises:
-      taco.BadSequence: not a video, damaged, or without some of the frames.
-    """
-    wanted, found = sorted({int(i) for i in index}), {}
-    try:
-        with av.open(str(path)) as container:
-            for number, frame in _frames(container, wanted):
-                found[number] = _shrink(frame, box, size)
-    except (av.error.FFmpegError, IndexError, ValueError) as error:
-        raise taco.BadSequence(f"{path}: cannot be read as a video ({error})") from error
-    if missing := [i for i in wanted if i not in found]:
-        raise taco.BadSequence(
-            f"{path}: wanted frames {wanted[0]}..{wanted[-1]}, {len(missing)} of them are not "
-            f"there, the first is {missing[0]}"
-        )
-    return np.stack([found[int(i)] for i in index])
 
 
 def _frames(container: av.container.InputContainer, wanted: list[int]):

@@ -193,8 +193,13 @@ def _views(recording, index, surfaces, tracks, settings, variant, rng, shown):
 
 def _view(recording, name, cluster, index, surfaces, tracks, settings, jitter):
     camera, path = recording.cameras[name], recording.video_path(name)
-    whole = clips.video_size(path)
-    intrinsics = clips.fit_intrinsics(camera, whole, str(path))
+    with clips.Video(path) as video:
+        return _crop(recording, camera, cluster, video, index, surfaces, tracks, settings, jitter)
+
+
+def _crop(recording, camera, cluster, video, index, surfaces, tracks, settings, jitter):
+    name, whole = camera.name, video.size
+    intrinsics = clips.fit_intrinsics(camera, whole, str(video.path))
     everything = [v for i in surfaces for v in surfaces[i]]
     bounds = transforms.projected_bounds(everything, intrinsics, camera.extrinsics)
     pixels, _ = cameras.project(tracks[0].astype(np.float64), intrinsics, camera.extrinsics)
@@ -212,7 +217,7 @@ def _view(recording, name, cluster, index, surfaces, tracks, settings, jitter):
         shift=(settings.shift * jitter[0], settings.shift * jitter[1]),
     )
     intrinsics = cameras.crop_resize_intrinsics(intrinsics, box, settings.size)
-    clip = clips.read_clip(path, index, box, settings.size)
+    clip = video.read(index, box, settings.size)
     values = {
         "video": records.encode(clip),
         "intrinsics": intrinsics.astype(np.float32),
@@ -235,7 +240,7 @@ def _check_clusters(recording, views, skipped, settings) -> None:
 
 def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.ndarray]:
     """Fills in anchors, visibility and scale of the views; returns their pseudo videos."""
-    first = surfaces[int(index[0])]
+    first = [vertices.astype(np.float32) for vertices in surfaces[int(index[0])]]
     painted = {v.serial: np.zeros((len(index), *settings.size, 3), np.uint8) for v in views}
     visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
     projected = {
@@ -282,26 +287,32 @@ def _seen(scene, pixels, depth, view, settings) -> np.ndarray:
 
 
 def _paint_frame(scene, first, view, scale, settings) -> np.ndarray:
-    """The pseudo video's frame [h w 3] uint8; rays are cast only where the surfaces are."""
-    size = settings.size
-    result = np.zeros((*size, 3), np.uint8)
-    moved = [vertices for vertices, _ in scene.meshes]
-    bounds = transforms.projected_bounds(moved, view.intrinsics, view.extrinsics)
-    x0, y0 = (max(int(np.floor(edge)) - 1, 0) for edge in bounds[:2])
-    x1, y1 = (
-        min(int(np.ceil(edge)) + 2, limit)
-        for edge, limit in zip(bounds[2:], size[::-1], strict=True)
-    )
-    if x1 <= x0 or y1 <= y0:
-        return result
-    x, y = np.meshgrid(np.arange(x0, x1), np.arange(y0, y1))
+    """The pseudo video's frame [h w 3] uint8; rays are cast only where the surfaces may be."""
+    result = np.zeros((*settings.size, 3), np.uint8)
+    y, x = np.nonzero(_near_surfaces(scene, view, settings.size))
     hits = scene.cast_pixels(np.stack([x, y], -1), view.intrinsics, view.extrinsics)
+    met = hits.mask
+    y, x, hits = y[met], x[met], raycast.Hits(*(value[met] for value in hits))
     start = scene.interpolate(hits, first)
     origin, depth = cameras.project(start.astype(np.float64), view.intrinsics, view.extrinsics)
     if settings.representation == "point_tracks":
         depth = hits.depth  # now, not in frame 0
-    depth = np.where(hits.mask, depth, scale[1])
-    colours = motion.encode_colours(origin, depth, scale, size=size)
-    colours = np.where(hits.mask[..., None], colours, 0.0)
-    result[y0:y1, x0:x1] = np.round(colours * 255).astype(np.uint8)
+    colours = motion.encode_colours(origin, depth, scale, size=settings.size)
+    result[y, x] = np.round(colours * 255).astype(np.uint8)
     return result
+
+
+def _near_surfaces(scene, view, size) -> np.ndarray:
+    """[h w] bool: the pixels inside the bounds of any surface, and one more all around."""
+    mask, limit = np.zeros(size, bool), size[::-1]
+    matrix = (view.intrinsics @ view.extrinsics).astype(np.float32)
+    for vertices, _ in scene.meshes:
+        ray = vertices @ matrix[:, :3].T + matrix[:, 3]
+        if ray[:, 2].min() < 1e-3:  # around the camera: it has no bounds
+            mask[:] = True
+            break
+        pixels = ray[:, :2] / ray[:, 2:]
+        x0, y0 = np.clip(np.floor(pixels.min(0)) - 1, 0, limit).astype(int)
+        x1, y1 = np.clip(np.ceil(pixels.max(0)) + 2, 0, limit).astype(int)
+        mask[y0:y1, x0:x1] = True
+    return mask
