@@ -64,7 +64,7 @@ def test_a_good_sample_beats_every_baseline_but_few_scenes_pass_no_check(result)
 def test_tables_and_page_are_written(result):
     workdir, _ = result
     text = (workdir / "eval.md").read_text()
-    assert "| model |" in text and "SyncMV4D (paper)" in text and "not comparable" in text
+    assert "| model |" in text and "SyncMV4D (paper)" in text and "| comparable | no" in text
     assert r"\toprule" in (workdir / "eval.tex").read_text()
     assert "scene-2" in (workdir / "report.html").read_text()
 

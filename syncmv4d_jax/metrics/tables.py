@@ -1,22 +1,14 @@
-"""The evaluation as Markdown and LaTeX tables in the paper's form, the paper's rows beside ours."""
+"""The evaluation as Markdown and LaTeX tables in the paper's form, the paper's rows beside ours.
+
+Under each table of the paper stands a line that says of every column whether our number may be
+compared with the published one, and a footnote that says why not.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from syncmv4d_jax.metrics import definitions
+from syncmv4d_jax.metrics import definitions, paper
 
-# SyncMV4D, Table 2: rpe, pi, chamfer, smoothness, mv_rpe, mv_pi.
-PAPER_COLUMNS = ("rpe", "pi", "chamfer", "smoothness", "mv_rpe", "mv_pi")
-PAPER_ROWS = {
-    "SyncMV4D (paper)": (15.2, 98.2, 0.0103, 0.0152, 32.7, 39.1),
-    "GeometryCrafter (paper)": (17.0, 87.3, 0.0115, 0.0222, 67.3, 4.16),
-    "Geo4D (paper)": (21.7, 71.5, 0.0134, 0.0228, 81.1, 1.56),
-}
-NOT_COMPARABLE = (
-    "Rows marked (paper) are not comparable with the others: another data set, split and size, and "
-    "the paper publishes no formulas (Chamfer, smoothness, the multi-view frame are our reading)."
-)
-OTHERS = tuple(m for m in definitions.DEFINITIONS if m not in PAPER_COLUMNS)
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
@@ -36,52 +28,101 @@ def cell(entry: Mapping[str, Any] | None) -> str:
 
 def heading(metric: str) -> str:
     """Title, unit, and which way is better."""
+    if metric not in definitions.DEFINITIONS:
+        return paper.TITLES[metric]
     d = definitions.DEFINITIONS[metric]
-    return f"{d.title}{f' [{d.unit}]' if d.unit else ''} {ARROWS.get(d.better, '→ 1')}"
+    arrow = f"→ {d.better:g}" if isinstance(d.better, float | int) else ARROWS[d.better]
+    return f"{d.title}{f' [{d.unit}]' if d.unit else ''} {arrow}"
 
 
-def _grid(evaluation: Mapping[str, Any], metrics: tuple[str, ...]) -> list[list[str]]:
+def _grid(
+    evaluation: Mapping[str, Any], metrics: tuple[str, ...], only: str = ""
+) -> list[list[str]]:
+    """Heading and our rows (or only one); rows without any value are left out."""
     table = [["", *map(heading, metrics)]]
     for row, cells in evaluation["rows"].items():
         found = [cell(cells.get(m)) for m in metrics]
-        if any(x != "-" for x in found):
+        if only in ("", row) and any(x != "-" for x in found):
             table.append([row, *found])
-    if metrics == PAPER_COLUMNS:
-        table += [[name, *map(number, values)] for name, values in PAPER_ROWS.items()]
     return table
 
 
+def _published(table: paper.Table) -> list[list[str]]:
+    return [
+        [name, *("-" if x is None else f"{x:g}" for x in values)]
+        for name, values in table.rows.items()
+    ]
+
+
+def _notes(evaluation: Mapping[str, Any], table: paper.Table) -> tuple[list[str], str]:
+    """The line "comparable" of a table, and its footnotes."""
+    letters: dict[str, str] = {}
+    line = ["comparable"]
+    for metric in table.columns:
+        verdict, why = paper.comparable(evaluation, metric), paper.UNKNOWN[metric]
+        if why:
+            letter = letters.setdefault(why, chr(ord("a") + len(letters)))
+            verdict += f" ({letter})"
+        line.append(verdict)
+    return line, "; ".join(f"({letter}) {why}" for why, letter in letters.items())
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    head, *body = rows
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
+
+
 def markdown(evaluation: Mapping[str, Any]) -> str:
-    """Returns the tables and the checks of an `eval.json`."""
-    videos = tuple(m for m in OTHERS if definitions.DEFINITIONS[m].kind == "video")
-    tracks = tuple(m for m in OTHERS if m not in videos)
+    """Returns the paper's tables, all other metrics and the checks of an `eval.json`."""
     parts = [f"{evaluation['scenes']} scenes, mean ± standard error over scenes."]
-    for metrics in (PAPER_COLUMNS, tracks, videos):
-        head, *body = _grid(evaluation, metrics)
-        lines = [head, ["---"] * len(head), *body]
-        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    parts.insert(2, NOT_COMPARABLE)
-    lines = ["| check | wanted | value | n | passed |", "|---|---|---|---|---|"]
+    parts.append(f"Rows marked (paper) are published values. {paper.data(evaluation)}")
+    for table in paper.TABLES:
+        line, notes = _notes(evaluation, table)
+        rows = [*_grid(evaluation, table.columns, table.ours), *_published(table), line]
+        parts += [f"**{table.title}**", _markdown(rows), *([notes + "."] if notes else [])]
+    in_paper = {m for table in paper.TABLES for m in table.columns}
+    for kind in sorted({d.kind for d in definitions.DEFINITIONS.values()}):
+        metrics = tuple(m for m, d in definitions.DEFINITIONS.items()
+                        if d.kind == kind and m not in in_paper)  # fmt: skip
+        rows = _grid(evaluation, metrics)
+        if len(rows) > 1:
+            parts += [f"**Other metrics: {kind}**", _markdown(rows)]
+    checks = [["check", "wanted", "value", "n", "passed"]]
     for c in evaluation["checks"]:
         passed = "yes" if c["passed"] else f"no ({c['why_not']})"
-        lines.append(f"| {c['name']} | {c['wanted']} | {cell(c)} | {c['n']} | {passed} |")
-    parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+        checks.append([c["name"], c["wanted"], cell(c), str(c["n"]), passed])
+    return "\n\n".join([*parts, "**Checks**", _markdown(checks)]) + "\n"
+
+
+ESCAPES = {
+    "%": r"\%",
+    "_": r"\_",
+    "±": r"$\pm$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "→": r"$\to$",
+    "m^2": "m$^2$",
+    "frame^2": "frame$^2$",
+    "frame^3": "frame$^3$",
+}
 
 
 def latex(evaluation: Mapping[str, Any]) -> str:
-    """Returns the paper's Table 2 with our rows, for booktabs."""
-    head, *body = _grid(evaluation, PAPER_COLUMNS)
-    escapes = {"%": r"\%", "_": r"\_", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+    """Returns the paper's tables with our rows, for booktabs."""
 
     def line(cells):
         text = " & ".join(cells)
-        for plain, code in escapes.items():
+        for plain, code in ESCAPES.items():
             text = text.replace(plain, code)
-        return text.replace("m^2", "m$^2$").replace("frame^2", "frame$^2$") + r" \\"
+        return text + r" \\"
 
-    rules = [r"\begin{tabular}{l" + "r" * len(PAPER_COLUMNS) + "}", r"\toprule", line(head)]
-    ours = [line(row) for row in body if row[0] not in PAPER_ROWS]
-    theirs = [line(row) for row in body if row[0] in PAPER_ROWS]
-    lines = [f"% {NOT_COMPARABLE}", *rules, r"\midrule", *ours, r"\midrule", *theirs]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    found = [f"% Rows marked (paper) are published values. {paper.data(evaluation)}"]
+    for table in paper.TABLES:
+        head, *ours = _grid(evaluation, table.columns, table.ours)
+        verdicts, notes = _notes(evaluation, table)
+        found += [f"% {table.title}", *([f"% {notes}"] if notes else [])]
+        found += [r"\begin{tabular}{l" + "r" * len(table.columns) + "}", r"\toprule", line(head)]
+        found += [r"\midrule", *map(line, ours)] if ours else []
+        found += [r"\midrule", *map(line, _published(table)), r"\midrule", line(verdicts)]
+        found += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(found)
