@@ -192,14 +192,16 @@ def smoothness(tracks: np.ndarray, *, order: int = 2) -> float | None:
     """
     if len(tracks) <= order:
         return None
-    found = length(np.diff(np.asarray(tracks, np.float64), n=order, axis=0))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        found = length(np.diff(np.asarray(tracks, np.float64), n=order, axis=0))
     kept = np.isfinite(found)
     return float(found[kept].mean()) if kept.any() else None
 
 
 def acceleration_error(pred: np.ndarray, true: np.ndarray) -> float | None:
     """Mean length of the difference of the accelerations of tracks [n k 3], metres a frame^2."""
-    return smoothness(np.asarray(pred, np.float64) - np.asarray(true, np.float64), order=2)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return smoothness(np.asarray(pred, np.float64) - np.asarray(true, np.float64), order=2)
 
 
 def path_correlation(pred: np.ndarray, true: np.ndarray) -> float | None:
@@ -209,9 +211,12 @@ def path_correlation(pred: np.ndarray, true: np.ndarray) -> float | None:
       In -1..1; 0 for a predicted path that stands still, None for a true one that does.
     """
     pred, true = np.asarray(pred, np.float64), np.asarray(true, np.float64)
-    pred, true = pred - pred.mean(0), true - true.mean(0)
+    true = true - true.mean(0)
     if (true**2).sum() <= 1e-12 * len(true):
         return None
-    if not np.isfinite(pred).all() or (pred**2).sum() <= 1e-12 * len(true):
+    if not np.isfinite(pred).all():
+        return 0.0
+    pred = pred - pred.mean(0)
+    if (pred**2).sum() <= 1e-12 * len(true):
         return 0.0
     return float((pred * true).sum() / np.sqrt((pred**2).sum() * (true**2).sum()))
