@@ -7,6 +7,10 @@ clipping. A step is skipped, leaving parameters, moments and averages bit for bi
     loss or norm is not finite,   or   norm > spike_factor * m after `guard_warmup` accepted steps,
 
 where m is the running mean of accepted norms. `step` counts skipped steps too (the data moved on).
+
+With `store="bfloat16"` parameters, moments and averages are kept in bfloat16, half the memory; an
+update is computed in float32 and rounded stochastically, so that steps smaller than half a unit in
+the last place are made on average (`round_stochastically`).
 """
 
 import dataclasses
@@ -44,6 +48,7 @@ class OptimConfig:
       clip: global gradient norm, 0 = off.
       ema: decay of the parameter average, 0 = off; ramps as (1 + step) / (10 + step).
       accumulate: micro-batches a step.
+      store: dtype of parameters, moments and averages: "float32" or "bfloat16".
       spike_factor: skip a step with a gradient norm this many times the running mean, 0 = off.
       guard_warmup: accepted steps before spikes are judged.
       abort_after: skipped steps in a row after which training stops.
@@ -67,12 +72,17 @@ class OptimConfig:
     clip: float = 1.0
     ema: float = 0.0
     accumulate: int = 1
+    store: str = "float32"
     spike_factor: float = 0.0
     guard_warmup: int = 20
     abort_after: int = 10
 
     def __post_init__(self) -> None:
-        wanted = {"name": ("adamw", "muon"), "schedule": ("constant", "cosine")}
+        wanted = {
+            "name": ("adamw", "muon"),
+            "schedule": ("constant", "cosine"),
+            "store": ("float32", "bfloat16"),
+        }
         for key, values in wanted.items():
             if getattr(self, key) not in values:
                 raise ValueError(f"optim.{key}: wanted one of {values}, got {getattr(self, key)!r}")
@@ -167,6 +177,7 @@ def init(config: OptimConfig, params: Tree) -> State:
                 f"optim.multipliers: {pattern!r} matches none of {len(flat)} trainable paths, "
                 f"e.g. {tree.sample(flat)}"
             )
+    params = _stored(config, params)
     zero = jnp.zeros((), jnp.int32)
     guard = {
         "accepted": zero,
@@ -177,11 +188,42 @@ def init(config: OptimConfig, params: Tree) -> State:
     }
     return {
         "params": params,
-        "opt": {"inner": transformation(config).init(params), "guard": guard},
+        "opt": {"inner": _stored(config, transformation(config).init(params)), "guard": guard},
         "step": zero,
         # A copy: the state is donated, and one buffer must not be donated twice.
         "ema": jax.tree.map(jnp.copy, params) if config.ema else {},
     }
+
+
+def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
+    """Rounds float32 [...] to one of the two bfloat16 neighbours, so that the mean is x.
+
+    Values that are not finite round to nearest.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    cut = (bits + noise) & jnp.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(cut, jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
+
+
+def _cast(tree_: Tree, dtype: Any) -> Tree:
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda x: x.astype(dtype) if floating(x) else x, tree_)
+
+
+def _stored(config: OptimConfig, values: Tree, step: jax.Array | None = None) -> Tree:
+    """Floating leaves in the dtype of `config.store`; stochastically rounded where `step` is."""
+    if config.store == "float32":
+        return values
+    if step is None:
+        return _cast(values, jnp.bfloat16)
+    leaves, structure = jax.tree.flatten(values)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), step), len(leaves))
+    return structure.unflatten(
+        round_stochastically(x, key) if x.dtype == jnp.float32 else x
+        for x, key in zip(leaves, keys, strict=True)
+    )
 
 
 def _judge(
@@ -219,21 +261,25 @@ def apply(
       The next state, and scalars: gradient_norm, learning_rate, skipped (0 or 1), counters of the
         guard.
     """
+    old = state
+    if config.store != "float32":  # the update is computed in float32
+        gradients, state = _cast((gradients, state), jnp.float32)
     norm = optax.global_norm(gradients)
     good, guard = _judge(config, state["opt"]["guard"], loss, norm)
     updates, inner = transformation(config).update(
         gradients, state["opt"]["inner"], state["params"]
     )
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
-    params = keep(optax.apply_updates(state["params"], updates), state["params"])
-    ema = state["ema"]
+    params, ema = optax.apply_updates(state["params"], updates), state["ema"]
     if config.ema:
         step = guard["accepted"].astype(jnp.float32)
         decay = jnp.minimum(config.ema, (1 + step) / (10 + step))
-        ema = keep(jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params), ema)
+        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+    made = _stored(config, (params, inner, ema), state["step"])
+    kept = old["params"], old["opt"]["inner"], old["ema"]
+    params, inner, ema = jax.tree.map(lambda n, o: jnp.where(good, n, o), made, kept)
     new = {
         "params": params,
-        "opt": {"inner": keep(inner, state["opt"]["inner"]), "guard": guard},
+        "opt": {"inner": inner, "guard": guard},
         "step": state["step"] + 1,
         "ema": ema,
     }

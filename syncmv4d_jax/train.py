@@ -233,8 +233,7 @@ class Stage:
         made |= parallel.put(loaded, {name: placed[name] for name in loaded})
         if hasattr(task, "grow") and 0 < len(given) < len(made):
             grow = lambda p: tree.flatten(task.grow(tree.unflatten(p), frozenset(given)))  # noqa: E731
-            places = {name: placed[name] for name in made}
-            made = jax.jit(grow, donate_argnums=0, out_shardings=places)(made)
+            made = jax.jit(grow, donate_argnums=0, out_shardings=placed)(made)
         halves = [{n: x for n, x in made.items() if (n in chosen) == w} for w in (True, False)]
         return tree.unflatten(halves[0]), tree.unflatten(halves[1])
 
