@@ -1,14 +1,16 @@
 """Data: preparing true-size video, and reading cached records while training.
 
-    python benchmarks/data.py            # about a minute on two cores, 0.5 GB below /tmp
+    python benchmarks/data.py            # two minutes on a core, 0.5 GB below /tmp
 
-Prints `name ours peer ratio`. Preparation: one recording, three cameras of 4096 x 3000; the peer
-is bare decoding of the same videos by PyAV, so that the ratio is the share of the time that no
-preparation can avoid (processor seconds). Reading: three-view samples of full-size cached latents
-(13 x 30 x 44 x 48, two a view), K = 1600 tracks and 512 x 4096 text features, by
+Prints `name ours peer ratio`. Preparation: an embedded scene with tool and target of TACO's
+fineness (22 and 41 K faces); twelve cameras of 4096 x 3000 see a still, grained background and a
+moving middle with a sensor's noise, at two bit rates. The peer is bare decoding of the same videos
+by PyAV, in one thread; comments say where the time went. Reading: three-view samples of full-size
+cached latents (13 x 30 x 44 x 48, two a view), K = 1600 tracks and 512 x 4096 text features, by
 `pipeline.train_iterator`; the peer is 0.2 s, several times faster than a host's devices train.
 """
 
+import functools
 import json
 import resource
 import shutil
@@ -21,10 +23,24 @@ import ml_collections
 import numpy as np
 import trimesh
 
-from syncmv4d_jax import cache, cameras
-from syncmv4d_jax.data import layouts, pipeline, prepare, records
+from syncmv4d_jax import cache
+from syncmv4d_jax.data import (
+    clips,
+    contact_sheet,
+    layouts,
+    mano,
+    pipeline,
+    prepare,
+    raycast,
+    records,
+    synthetic,
+    synthetic_hand,
+    taco_writer,
+    windows,
+)
 
-SIZE = (3000, 4096)
+SIZE, PREPARED, FACES = (3000, 4096), 5, 20_000
+CRF = 20, 14  # of the videos: two bit rates
 FRAMES, POINTS, CLIPS, SAMPLES = 49, 1600, 6, 100
 LATENT = (13, 30, 44, 48)
 
@@ -33,65 +49,118 @@ def report(name: str, ours: float, peer: float) -> None:
     print(f"{name} {ours:.4g} {peer:.4g} {peer / ours:.2f}", flush=True)
 
 
-def write_video(path: Path, frames: int) -> None:
-    """A panning texture: as costly to decode as a real recording of a busy table."""
+def write_video(path: Path, frames: int, crf: int) -> None:
+    """What a fixed camera sees: a still table, a moving middle, noise of two levels everywhere."""
     rng = np.random.default_rng(0)
     base = np.kron(rng.integers(40, 200, (250, 342, 3)), np.ones((12, 12, 1))).astype(np.uint8)
+    base = base[: SIZE[0], : SIZE[1]]
+    noise = np.round(rng.normal(0, 2, (SIZE[0] + 64, SIZE[1] + 64, 1))).astype(np.int8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30)
         stream.height, stream.width = SIZE
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "20", "preset": "veryfast"}
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "preset": "veryfast"}
         for n in range(frames):
-            image = np.roll(base, 3 * n, axis=1)[: SIZE[0], : SIZE[1]]
+            image = base.copy()
+            image[800:2200, 1000:3000] = np.roll(base, (2 * n, 5 * n), (0, 1))[800:2200, 1000:3000]
+            y, x = rng.integers(0, 64, 2)
+            image += noise[y : y + SIZE[0], x : x + SIZE[1]].view(np.uint8)  # 40..200: no overflow
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
 
-def write_recording(root: Path, frames: int) -> None:
-    """One recording in the plain layout: two moving balls of 20 K faces, three cameras."""
+def write_recording(root: Path, frames: int, crf: int) -> float:
+    """One recording in the plain layout; returns the megabits a second of its videos."""
     folder = root / "recording"
     (folder / "surfaces").mkdir(parents=True)
     text = {"fps": 30, "action": "stir", "tool": "spoon", "target": "bowl"}
     (folder / "recording.json").write_text(json.dumps(text))
-    for i, name in enumerate(("left", "tool")):
-        ball = trimesh.creation.icosphere(subdivisions=5, radius=0.08)
-        poses = np.tile(np.eye(4), (frames, 1, 1))
-        poses[:, :3, 3] = [0.2 * i - 0.1, 0, 0.1]
-        poses[:, 0, 3] += 0.05 * np.sin(np.arange(frames) / 20)
-        file = folder / "surfaces" / name
-        np.savez(file, vertices=ball.vertices, faces=ball.faces, poses=poses)
-    calibration = {}
-    for i, x in enumerate((1.0, 0.0, -1.0)):
-        pose = cameras.look_at(np.array([x, 1.5, 1.2]), np.array([0, 0, 0.1]), np.array([0, 0, 1]))
-        calibration[f"camera{i}"] = {
-            "K": [9600.0, 0, 2047.5, 0, 9600.0, 1499.5, 0, 0, 1],
-            "R": pose[:, :3].ravel().tolist(),
-            "T": pose[:, 3].tolist(),
-            "imgSize": [SIZE[1], SIZE[0]],
-        }
-        if i == 0:
-            write_video(folder / "camera0.mp4", frames)
-        else:
-            shutil.copyfile(folder / "camera0.mp4", folder / f"camera{i}.mp4")
-    (folder / "cameras.json").write_text(json.dumps(calibration))
+    synthetic_hand.write(root / "mano")
+    spec = synthetic.specify(0, seed=0, held_out=False)
+    world = synthetic.World(spec, frames, mano.load_hands(root / "mano"))
+    for side, vertices in world.hands.items():
+        np.savez(folder / "surfaces" / side, vertices=vertices, faces=world.faces[side])
+    for role, thing in world.objects.items():
+        vertices, faces = thing.vertices, thing.faces
+        while len(faces) < FACES:
+            vertices, faces = trimesh.remesh.subdivide(vertices, faces)
+        file, poses = folder / "surfaces" / role, getattr(world.motion, role)
+        np.savez(file, vertices=vertices, faces=faces, poses=poses)
+    rig = synthetic.rig(SIZE)
+    taco_writer.write_calibration(folder / "cameras.json", rig)
+    names = sorted(rig)
+    first = folder / f"{names[0]}.mp4"
+    write_video(first, frames, crf)
+    for name in names[1:]:
+        shutil.copyfile(first, folder / f"{name}.mp4")
+    return first.stat().st_size * 8e-6 * 30 / frames
 
 
-def preparation(root: Path) -> None:
-    settings = prepare.Settings(frames=25)
-    last = int(24 * 3.75 + 0.5)
-    write_recording(root / "in", last + 1)
+class Times(dict):
+    """Processor seconds by part; `watch` counts a function, or each step of `_frames`."""
+
+    def __init__(self):
+        super().__init__()
+        self.undo = []
+
+    def watch(self, part: str, owner, name: str) -> None:
+        function = getattr(owner, name)
+        self.setdefault(part, 0.0)
+
+        @functools.wraps(function)
+        def counted(*args, **kwargs):
+            start = time.process_time()
+            result = function(*args, **kwargs)
+            self[part] += time.process_time() - start
+            return self._steps(part, result) if name == "_frames" else result
+
+        setattr(owner, name, counted)
+        self.undo.append((owner, name, function))
+
+    def _steps(self, part: str, steps):
+        while True:
+            start = time.process_time()
+            step = next(steps, None)
+            self[part] += time.process_time() - start
+            if step is None:
+                return
+            yield step
+
+
+def preparation(root: Path, crf: int) -> None:
+    settings = prepare.Settings(frames=PREPARED, val=0.0)
+    frames = int((PREPARED - 1) * 3.75 + 0.5) + 1
+    rate = write_recording(root / "in", frames, crf)
     source = layouts.folder_sources(root / "in")[0]
+    times = Times()
+    times.watch("decoding", clips, "_frames")
+    times.watch("decoding", clips.av, "open")
+    times.watch("cutting and resizing", clips, "_shrink")
+    times.watch("building ray casting scenes", raycast.Scene, "__init__")
+    times.watch("painting and visibility", windows, "_paint_frame")
+    times.watch("painting and visibility", windows, "_seen")
+    times.watch("coding and writing", records, "encode")
+    times.watch("coding and writing", records, "write_file")
+    times.watch("contact sheet", contact_sheet, "write_sheet")
     start = time.process_time()
     result = prepare.prepare_sequence(source, root / "out", settings)
     ours = time.process_time() - start
+    for owner, name, function in times.undo:
+        setattr(owner, name, function)
     if "error" in result:
         raise RuntimeError(result["error"])
     start = time.process_time()
     for path in sorted((root / "in" / "recording").glob("*.mp4")):
         with av.open(str(path)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
             for _ in container.decode(video=0):
                 pass
-    report("prepare_3_views_25_frames_cpu_s", ours, time.process_time() - start)
+    bare = time.process_time() - start
+    report(f"prepare_12_views_{PREPARED}_frames_crf{crf}_cpu_s", ours, bare)
+    print(
+        f"# videos of {rate:.0f} Mbit/s; {12 * frames / ours:.1f} frames of 12 MP a second and core"
+    )
+    for part, seconds in {**times, "the rest": ours - sum(times.values())}.items():
+        print(f"# {part}: {seconds:.2f} s, {seconds / ours:.0%}")
 
 
 def write_records(root: Path) -> Path:
@@ -159,10 +228,11 @@ def reading(root: Path) -> None:
 def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="data-bench-"))
     try:
-        preparation(root)
+        for crf in CRF:
+            preparation(root / str(crf), crf)
         reading(root)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"# peak memory {peak:.2f} GB")
+        print(f"# largest memory {peak:.2f} GB")
     finally:
         shutil.rmtree(root)
 

@@ -102,12 +102,16 @@ class Scene:
         return np.asarray(answer) >= 0
 
     def interpolate(self, hits: Hits, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Per-vertex values, one array [p c] a mesh, at the hits: [... c] float32, else 0.
+        """Per-vertex values at the hits: [... c] float32, else 0.
+
+        Args:
+          values: one array [p c] a mesh, or one of all vertices in the meshes' order.
 
         Raises:
           ValueError: other than one row of values a vertex.
         """
-        table = np.concatenate(values).astype(np.float32, copy=False)
+        table = values[0] if len(values) == 1 else np.concatenate(values)
+        table = table.astype(np.float32, copy=False)
         if len(table) != self._vertex_count:
             raise ValueError(
                 f"raycast.interpolate: wanted {self._vertex_count} rows, one a vertex, got "

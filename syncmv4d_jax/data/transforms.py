@@ -99,11 +99,11 @@ def projected_bounds(
     matrix = intrinsics @ extrinsics
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     for cloud in clouds:
-        ray = cloud @ matrix[:, :3].T + matrix[:, 3]
-        ray = ray if ray[:, 2].min() > 1e-3 else ray[ray[:, 2] > 1e-3]
-        if len(ray):
-            pixels = ray[:, :2] / ray[:, 2:]
-            low, high = np.minimum(low, pixels.min(0)), np.maximum(high, pixels.max(0))
+        ray = matrix[:, :3] @ cloud.T + matrix[:, 3:]
+        ray = ray if ray[2].min() > 1e-3 else ray[:, ray[2] > 1e-3]
+        if ray.shape[1]:
+            pixels = ray[:2] / ray[2]
+            low, high = np.minimum(low, pixels.min(1)), np.maximum(high, pixels.max(1))
     if not np.isfinite(low).all():
         raise ValueError("calibration: every point is behind the camera")
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -240,7 +240,7 @@ def _check_clusters(recording, views, skipped, settings) -> None:
 
 def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.ndarray]:
     """Fills in anchors, visibility and scale of the views; returns their pseudo videos."""
-    first = [vertices.astype(np.float32) for vertices in surfaces[int(index[0])]]
+    first = [np.concatenate(surfaces[int(index[0])]).astype(np.float32)]
     painted = {v.serial: np.zeros((len(index), *settings.size, 3), np.uint8) for v in views}
     visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
     projected = {
@@ -307,12 +307,12 @@ def _near_surfaces(scene, view, size) -> np.ndarray:
     mask, limit = np.zeros(size, bool), size[::-1]
     matrix = (view.intrinsics @ view.extrinsics).astype(np.float32)
     for vertices, _ in scene.meshes:
-        ray = vertices @ matrix[:, :3].T + matrix[:, 3]
-        if ray[:, 2].min() < 1e-3:  # around the camera: it has no bounds
+        x, y, depth = matrix[:, :3] @ vertices.T + matrix[:, 3:]
+        if depth.min() < 1e-3:  # around the camera: it has no bounds
             mask[:] = True
             break
-        pixels = ray[:, :2] / ray[:, 2:]
-        x0, y0 = np.clip(np.floor(pixels.min(0)) - 1, 0, limit).astype(int)
-        x1, y1 = np.clip(np.ceil(pixels.max(0)) + 2, 0, limit).astype(int)
+        x, y = x / depth, y / depth
+        x0, x1 = np.clip([np.floor(x.min()) - 1, np.ceil(x.max()) + 2], 0, limit[0]).astype(int)
+        y0, y1 = np.clip([np.floor(y.min()) - 1, np.ceil(y.max()) + 2], 0, limit[1]).astype(int)
         mask[y0:y1, x0:x1] = True
     return mask
