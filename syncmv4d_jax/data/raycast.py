@@ -117,9 +117,10 @@ class Scene:
                 f"raycast.interpolate: wanted {self._vertex_count} rows, one a vertex, got "
                 f"{len(table)}"
             )
-        result = np.zeros((*hits.mesh.shape, table.shape[-1]), np.float32)
-        mask = hits.mask
-        corners = self._faces[self._first_face[hits.mesh[mask]] + hits.face[mask]]
-        weights = hits.barycentric[mask]
-        result[mask] = sum(weights[:, i, None] * table[corners[:, i]] for i in range(3))
-        return result
+        met = np.flatnonzero(hits.mask)
+        faces = self._first_face.take(hits.mesh.ravel().take(met)) + hits.face.ravel().take(met)
+        corners = table.take(self._faces.take(faces, axis=0), axis=0)  # [hits 3 c]
+        weights = hits.barycentric.reshape(-1, 3).take(met, axis=0)
+        result = np.zeros((hits.mesh.size, table.shape[-1]), np.float32)
+        result[met] = np.einsum("si,sic->sc", weights, corners)
+        return result.reshape(*hits.mesh.shape, -1)

@@ -240,7 +240,8 @@ def _check_clusters(recording, views, skipped, settings) -> None:
 
 def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.ndarray]:
     """Fills in anchors, visibility and scale of the views; returns their pseudo videos."""
-    first = [np.concatenate(surfaces[int(index[0])]).astype(np.float32)]
+    first = np.concatenate(surfaces[int(index[0])])
+    origins = {v.serial: _origins(first, v.intrinsics, v.extrinsics) for v in views}
     painted = {v.serial: np.zeros((len(index), *settings.size, 3), np.uint8) for v in views}
     visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
     projected = {
@@ -263,7 +264,7 @@ def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.
                 painted[name][n] = painted[name][done[i]]
                 visible[name][n] = visible[name][done[i]]
                 continue
-            painted[name][n] = _paint_frame(scene, first, view, scales[name], settings)
+            painted[name][n] = _paint_frame(scene, origins[name], view, scales[name], settings)
             pixels, depth = (x[n] for x in projected[name])
             visible[name][n] = _seen(scene, pixels, depth, view, settings)
         done.setdefault(i, n)
@@ -286,19 +287,26 @@ def _seen(scene, pixels, depth, view, settings) -> np.ndarray:
     return inside & (depth - hits.depth < settings.visible)
 
 
-def _paint_frame(scene, first, view, scale, settings) -> np.ndarray:
+def _origins(first, intrinsics, extrinsics) -> np.ndarray:
+    """Frame 0 of vertices [p 3] in a view: K (x, y, z), homogeneous pixels, and so linear between
+    them; the depth z is last. [p 3] float32."""
+    matrix = intrinsics @ extrinsics
+    return (first @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
+
+
+def _paint_frame(scene, origins, view, scale, settings) -> np.ndarray:
     """The pseudo video's frame [h w 3] uint8; rays are cast only where the surfaces may be."""
     result = np.zeros((*settings.size, 3), np.uint8)
-    y, x = np.nonzero(_near_surfaces(scene, view, settings.size))
+    y, x = np.divmod(np.flatnonzero(_near_surfaces(scene, view, settings.size)), settings.size[1])
     hits = scene.cast_pixels(np.stack([x, y], -1), view.intrinsics, view.extrinsics)
-    met = hits.mask
-    y, x, hits = y[met], x[met], raycast.Hits(*(value[met] for value in hits))
-    start = scene.interpolate(hits, first)
-    origin, depth = cameras.project(start.astype(np.float64), view.intrinsics, view.extrinsics)
-    if settings.representation == "point_tracks":
-        depth = hits.depth  # now, not in frame 0
+    met = np.flatnonzero(hits.mask)
+    hits = raycast.Hits(*(value.take(met, axis=0) for value in hits))
+    start = scene.interpolate(hits, [origins])
+    # The depth now, or in frame 0. A surface is never behind a camera that sees it in frame 0.
+    depth = hits.depth if settings.representation == "point_tracks" else start[:, 2]
+    origin = start[:, :2] / np.maximum(start[:, 2:], 1e-6)
     colours = motion.encode_colours(origin, depth, scale, size=settings.size)
-    result[y, x] = np.round(colours * 255).astype(np.uint8)
+    result[y.take(met), x.take(met)] = np.round(colours * 255).astype(np.uint8)
     return result
 
 
