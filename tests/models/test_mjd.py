@@ -1,19 +1,22 @@
 """MJD: equality with Wan, view equivariance, independence of views, sizes, token counts."""
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from syncmv4d_jax import tree
+from syncmv4d_jax import flop_count, flops, tree
 from syncmv4d_jax.models import mjd
 from syncmv4d_jax.models.wan import dit
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.nn import module, rope
 
 SMALL = {f.name: getattr(dit.TINY, f.name) for f in dataclasses.fields(dit.TINY)}
 TINY = mjd.MJDConfig(**SMALL)
+GOLDEN = Path(__file__).parent.parent / "golden/mjd_parts"
 
 
 def inputs(b=2, v=3, f=2, h=4, w=4, c=4, seed=0):
@@ -148,6 +151,43 @@ def test_full_size_parts_and_tokens():
     assert all(mine[name].shape == leaf.shape for name, leaf in wan.items())
     layout = mjd.Layout(3, (13, 15, 22), config.extra_tokens, 2)
     assert layout.tokens + config.text_len == 9100
+
+
+def test_parameters_of_the_new_parts_are_those_of_the_golden_file():
+    spec = importlib.util.spec_from_file_location("make", GOLDEN / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    assert make.lines() == (GOLDEN / "parts.txt").read_text().splitlines()
+    totals = dict(line.split()[1:] for line in make.lines() if line.startswith("total"))
+    # A12, A13: 37.8 M a block for inter-view attention, 56.6 M for motion's time projection.
+    assert int(totals["blocks/inter_view_attn"]) / 30 == pytest.approx(37.8e6, rel=2e-3)
+    assert int(totals["motion_time_projection"]) == pytest.approx(56.6e6, rel=2e-3)
+
+
+def test_flops_of_a_block_follow_the_closed_formula():
+    """The built block at full size against `flops.mjd_block`, counted from its jaxpr."""
+    config = mjd.MJDConfig()
+    layout = mjd.Layout(3, (13, 15, 22), config.extra_tokens, 2)
+    params = module.shapes(mjd.MJDBlock, config)
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
+    dense = 3 * 2 * 330
+    table = lambda *s: jax.eval_shape(  # noqa: E731
+        lambda: rope.rotations(jnp.zeros((*s, 3), jnp.int32), d_head=config.d_head)
+    )
+    conditions = mjd.Conditions(
+        shape(1, 2, 6, config.dim), shape(1, 1, 6, config.dim), table(layout.tokens),
+        table(13, dense), None,
+    )  # fmt: skip
+
+    def run(params, x, text, conditions):
+        block = module.bind(mjd.MJDBlock, config, params)
+        return block(x, text, conditions=conditions, layout=layout)
+
+    got = flop_count.count(
+        run, params, shape(3, layout.tokens, config.dim), shape(1, 512, config.dim), conditions
+    )
+    wanted = flops.total(flops.mjd_block(config, views=3, frames=13, positions=330))
+    assert got == pytest.approx(wanted, rel=0.02)
 
 
 def test_full_size_runs_by_shape():

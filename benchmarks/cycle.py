@@ -1,0 +1,157 @@
+"""What the closed loop costs: MJD, autoencoder, aligner, matching, painting per step.
+
+    python benchmarks/cycle.py             # demo size: TFLOP and seconds measured here
+    python benchmarks/cycle.py --full      # 3 views, 49 x 480 x 704, K = 1600: TFLOP from shapes
+    python benchmarks/cycle.py --config configs/readings/few_steps.py:taco --full
+
+First the parts, one forward each for one sample of all views; then a training step and a sampling
+run. TFLOP are matrix products and convolutions from the traced program (flop_count), of MJD by
+flops.py; matching and painting have none, their elementwise TFLOP are XLA's count. The last lines
+are `name ours peer ratio`: what everything but MJD costs over MJD alone, peer 0.25, the aim with
+the faithful autoencoder.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syncmv4d_jax import motion
+from syncmv4d_jax.models import mjd
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.nn import module
+from syncmv4d_jax.tasks import syncmv4d, syncmv4d_cost
+
+ROOT = Path(__file__).resolve().parent.parent
+AIM = 0.25
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--config", default="", help="default: configs/demo.py, taco.py with --full"
+    )
+    parser.add_argument("--full", action="store_true", help="shapes only, nothing runs")
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def load(name: str) -> Any:
+    """Returns the configuration that `file.py:variant` names."""
+    sys.path.insert(0, str(ROOT))  # for `from configs import ...`
+    path, _, variant = name.partition(":")
+    spec = importlib.util.spec_from_file_location("config", ROOT / path)
+    file = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(file)
+    return file.get_config(*[variant] * bool(variant))
+
+
+def functions(task: syncmv4d.SyncMV4D) -> dict[str, tuple[Callable, tuple]]:
+    """Returns {part: (function of parameters and arrays, shapes)}: one forward, one sample."""
+    o, (v, f, h, w, c) = task.options, task.latent_shape
+    shape = lambda *s: jax.ShapeDtypeStruct((1, *s), jnp.float32)  # noqa: E731
+    latents, cameras = shape(v, f, h, w, c), (shape(v, 3, 3), shape(v, 3, 4))
+    anchors = (shape(v, o.points, 2), jax.ShapeDtypeStruct((1, v, o.points), bool))
+    text = shape(task.mjd_config.text_len, task.mjd_config.text_dim)
+
+    def denoise(params, x, t, text):
+        return module.bind(mjd.MJD, task.mjd_config, params["dit"])(x, x, t, text, feedback=x)
+
+    def context(anchors, valid, intrinsics, extrinsics):
+        return {
+            "anchors": anchors, "anchor_valid": valid, "intrinsics": intrinsics,
+            "extrinsics": extrinsics,
+        }  # fmt: skip
+
+    def match(params, pseudo, scale, *rest):
+        find = lambda *x: motion.decode(*x, settings=task.match).tracks  # noqa: E731
+        given = task._anchored(scale, context(*rest))
+        return task._per_view(find, pseudo, *given)
+
+    def warp(params, frame0, scale, *rest):
+        return task._warp(frame0, scale, context(*rest))
+
+    def paint(params, tracks, frame0, warp, scale, *rest):
+        def one(warp, *view):
+            return motion.render(*view, settings=task.match, warp=warp)
+
+        given = task._anchored(scale, context(*rest))
+        return task._per_view(one, warp, tracks, frame0, *given)
+
+    frame0, scale = shape(v, *o.size, 3), shape(v, 2)
+    rest = (*anchors, *cameras)
+    warped = jax.eval_shape(lambda *x: warp(None, *x), frame0, scale, *rest)
+    pseudo = shape(v, o.frames, *o.size, 3)
+    return {
+        "mjd": (denoise, (latents, shape(), text)),
+        "encode": (lambda params, x: task._vae(params, "encode", x), (pseudo,)),
+        "decode": (task.decode_pixels, (latents,)),
+        "match": (match, (pseudo, scale, *rest)),
+        "warp": (warp, (frame0, scale, *rest)),
+        "paint": (paint, (shape(v, o.frames, o.points, 3), frame0, warped, scale, *rest)),
+    }
+
+
+def arrays(shapes: Any) -> Any:
+    """Random arrays of the shapes: cameras, anchors and scales that make sense are not needed."""
+    rng = np.random.default_rng(0)
+
+    def make(s):
+        if s.dtype == jnp.float32:
+            return jnp.asarray(rng.uniform(0.5, 1.0, s.shape), s.dtype)
+        return jnp.ones(s.shape, s.dtype)
+
+    return jax.tree.map(make, shapes)
+
+
+def seconds(function: Callable, *args: Any, repeats: int) -> float:
+    """Returns the best time of a compiled call."""
+    run = jax.jit(function)
+    jax.block_until_ready(run(*args))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run(*args))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def elementwise(function: Callable, params: Any, shapes: tuple) -> float:
+    """Returns XLA's FLOPs of a program without matrix products."""
+    return float((jax.jit(function).lower(params, *shapes).cost_analysis() or {}).get("flops", 0))
+
+
+def main() -> None:
+    args = parse()
+    config = load(args.config or ("configs/taco.py" if args.full else "configs/demo.py"))
+    task = syncmv4d.make(config)
+    each, parts = syncmv4d_cost.parts(task), functions(task)
+    took = {}
+    if not args.full:
+        params = {
+            "dit": jax.jit(lambda key: mjd.init(task.mjd_config, key))(jax.random.key(0)),
+            "vae": module.init(vae.VAE, task.vae_config, jax.random.key(1)),
+        }
+        for name, (function, shapes) in parts.items():
+            took[name] = seconds(function, params, *arrays(shapes), repeats=args.repeats)
+    print(f"{'part':10} {'TFLOP':>10} {'seconds':>9}")
+    for name in [*each, *(n for n in parts if n not in each)]:
+        count = each[name] if name in each else elementwise(parts[name][0], {}, parts[name][1])
+        print(f"{name:10} {count / 1e12:10.4f} {took.get(name, float('nan')):9.3f}")
+    steps = {"training": syncmv4d_cost.training(task, each)}
+    steps["sampling"] = syncmv4d_cost.sampling(task, each)
+    for name, cost in steps.items():
+        print(name, " ".join(f"{part} {x / 1e12:.4g}" for part, x in cost.items()), "TFLOP")
+        extra = sum(cost.values()) / cost["mjd"] - 1
+        print(f"loop_{name}_over_mjd {extra:.3f} {AIM} {extra / AIM:.2f}")
+
+
+if __name__ == "__main__":
+    main()
