@@ -6,12 +6,13 @@
 
 First the parts, one forward each for one sample of all views; then a training step and a sampling
 run. TFLOP are matrix products and convolutions from the traced program (flop_count), of MJD by
-flops.py; matching and painting have none, their elementwise TFLOP are XLA's count. The last lines
+flops.py; matching and painting have none, there elementwise operations are counted. The last lines
 are `name ours peer ratio`: what everything but MJD costs over MJD alone, peer 0.25, the aim with
 the faithful autoencoder.
 """
 
 import argparse
+import functools
 import importlib.util
 import sys
 import time
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import motion
+from syncmv4d_jax import flop_count, motion
 from syncmv4d_jax.models import mjd
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.nn import module
@@ -123,11 +124,6 @@ def seconds(function: Callable, *args: Any, repeats: int) -> float:
     return min(times)
 
 
-def elementwise(function: Callable, params: Any, shapes: tuple) -> float:
-    """Returns XLA's FLOPs of a program without matrix products."""
-    return float((jax.jit(function).lower(params, *shapes).cost_analysis() or {}).get("flops", 0))
-
-
 def main() -> None:
     args = parse()
     config = load(args.config or ("configs/taco.py" if args.full else "configs/demo.py"))
@@ -143,7 +139,11 @@ def main() -> None:
             took[name] = seconds(function, params, *arrays(shapes), repeats=args.repeats)
     print(f"{'part':10} {'TFLOP':>10} {'seconds':>9}")
     for name in [*each, *(n for n in parts if n not in each)]:
-        count = each[name] if name in each else elementwise(parts[name][0], {}, parts[name][1])
+        if name in each:
+            count = each[name]
+        else:
+            function, shapes = parts[name]
+            count = flop_count.count(functools.partial(function, {}), *shapes, elementwise=True)
         print(f"{name:10} {count / 1e12:10.4f} {took.get(name, float('nan')):9.3f}")
     steps = {"training": syncmv4d_cost.training(task, each)}
     steps["sampling"] = syncmv4d_cost.sampling(task, each)

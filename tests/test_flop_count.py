@@ -57,3 +57,14 @@ def test_a_gradient_costs_twice_the_forward():
 
     both = flop_count.count(jax.grad(loss, argnums=(0, 1)), shape(8, 16), shape(4, 8))
     assert both == 3 * 2 * 4 * 8 * 16
+
+
+def test_elementwise_work_when_asked_for():
+    def light(x):
+        return jnp.sum(jnp.exp(x) + 1.0)
+
+    assert flop_count.count(light, shape(3, 5)) == 0
+    assert flop_count.count(light, shape(3, 5), elementwise=True) == 3 * 15
+    mapped = lambda x: jax.lax.map(light, x)  # noqa: E731
+    assert flop_count.count(mapped, shape(7, 3, 5), elementwise=True) == 7 * 3 * 15
+    assert flop_count.count(jnp.sort, shape(4, 8), elementwise=True) == 4 * 8 * 3
