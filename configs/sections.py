@@ -53,13 +53,22 @@ def base() -> ml_collections.ConfigDict:
         "split": "test",
         "count": 0,
         "seed": 0,
+        "seeds": (),
+        "best_of": 1,
         "images": "",
         "prompt": "",
+        "prompts": "",
         "negative_prompt": "",
         "name": "",
     }
-    config.evaluate = {"samples": "", "split": "test"}
-    config.plan = {"topologies": ()}
+    config.evaluate = {"samples": "", "split": "test", "features": "", "matcher": ""}
+    config.plan = {
+        "topologies": (),
+        "entries": ("mjd_step", "closed_loop_step", "sample_step"),
+        "mesh": (),
+        "samples": 1,
+        "compiled": 2,
+    }
     return config
 
 

@@ -16,12 +16,13 @@ FLOORS = [
     (r"models/__init__\.py", 1),  # models.apply
     (r"(.*/)?__init__\.py", -1),  # package markers: import nothing of ours
     (r"(tree|schema|flop\w+|lora|flow|corruption|cameras|motion\w*|torch_pickle|tokenizer)\.py", 0),
+    (r"(pods|bounds|hlo)\.py", 0),
     (r"(nn|points)/.+\.py", 0),
     (r"models/.+\.py", 1),
     (r"(tasks/.+|cycle\w*)\.py", 2),
     (r"(parallel|optim|checkpoint|writers|configuration|preemption)\.py", 3),
     (r"(conversion|data|metrics|viz)/.+\.py", 3),
-    (r"(train|sample|evaluate|plan|weights|cache|view|embedded)\.py", 4),
+    (r"(train|sample|evaluate|plan\w*|weights|cache|view|embedded)\.py", 4),
     (r"(main|demo)\.py", 5),
 ]
 # (file, imported) pairs allowed on one floor or upwards beside "inside a folder".
@@ -33,9 +34,10 @@ SAME_FLOOR = [
     (r"models/mjd\.py", r"models/wan/.+"),
     (r"models/dpa/.+", r"models/dpa/.+"),
     (r"motion\w*\.py", r"(cameras|motion\w*)\.py"),
+    (r"bounds\.py", r"pods\.py"),
     (r"(lora|schema|flops|torch_pickle|flow|cameras)\.py", r"tree\.py"),
     (r"(nn|points)/.+", r"(tree|nn/.+|points/.+)\.py"),
-    (r"plan\.py", r"(train|sample)\.py"),
+    (r"plan\.py", r"(train|sample|plan_report)\.py"),
     (r"(sample|evaluate|cache)\.py", r"(train|weights)\.py"),
     (r"train\.py", r"weights\.py"),
     (r"embedded\.py", r"(cache|weights)\.py"),
@@ -52,7 +54,7 @@ OUTSIDE = {
     "tensorboard": r"writers\.py",
     "tensorflow_datasets": r"data/.+",
     "absl": r"(main|demo)\.py",
-    "ml_collections": r"(main|configuration|train|sample|evaluate|plan|cache|demo)\.py",
+    "ml_collections": r"(main|configuration|train|sample|evaluate|plan\w*|cache|demo)\.py",
     "orbax": r"checkpoint\.py",
     "grain": r"data/.+",
     "safetensors": r"(checkpoint|weights)\.py|conversion/.+",

@@ -1,0 +1,303 @@
+"""Reads a compiled program's text: what it sends between devices, and its largest values.
+
+XLA prints the body of a loop once; here every instruction counts as often as it runs, where the
+loop says its trip count. All branches of a conditional count. Bytes are those that a device sends
+around a ring of n: (n - 1) / n of an all-gather's result or an all-to-all's input, twice that for
+an all-reduce, everything for a permute.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+BYTES = {
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4,
+    "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16,
+}  # fmt: skip
+COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+    "collective-permute",
+)  # fmt: skip
+# Instructions that name a value without making one.
+NAMES_ONLY = {
+    "parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call",
+    "copy-done", "after-all", "opt-barrier", "constant", "iota", "custom-call-done",
+}  # fmt: skip
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$|^(ENTRY )?%?([\w.\-]+) \{$")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
+_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_CALLS = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+_TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+_LISTED = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
+
+
+class Instruction(NamedTuple):
+    """One line: its shapes are (dtype, dimensions) of the result, in order."""
+
+    name: str
+    op: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    rest: str
+
+    @property
+    def source(self) -> str:
+        """What it was in the program, e.g. "jit(update)/while/body/dot_general"."""
+        found = re.search(r'op_name="([^"]*)"', self.rest)
+        return found.group(1) if found else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective instruction.
+
+    Attributes:
+      kind: of COLLECTIVES.
+      shapes: of the result.
+      group: devices that take part together.
+      times: how often it runs.
+      sent: bytes a device sends each time.
+      across: whether a group spans slices.
+      source: see `Instruction.source`.
+    """
+
+    kind: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    group: int
+    times: int
+    sent: float
+    across: bool
+    source: str
+
+
+def size(shape: tuple[str, tuple[int, ...]]) -> float:
+    """Returns the bytes of (dtype, dimensions); 1 an element for an unknown dtype."""
+    return BYTES.get(shape[0], 1) * math.prod(shape[1])
+
+
+def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Returns ({computation: instructions}, name of the entry).
+
+    Raises:
+      ValueError: no entry computation in the text.
+    """
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            head = _HEAD.match(line)
+            if head:
+                name = head.group(2) or head.group(4)
+                current = computations.setdefault(name, [])
+                entry = name if line.startswith("ENTRY") else entry
+            continue
+        found = _LINE.match(line) if current is not None else None
+        if found:
+            name, kind, op, rest = found.groups()
+            shapes = tuple(
+                (dtype, tuple(int(d) for d in dims.split(",") if d))
+                for dtype, dims in _SHAPE.findall(kind)
+            )
+            current.append(Instruction(name, op, shapes, rest))
+    if not entry:
+        raise ValueError("hlo: wanted the text of a compiled program, found no ENTRY computation")
+    return computations, entry
+
+
+def _called(instruction: Instruction) -> list[str]:
+    names = _CALLS.findall(instruction.rest)
+    for group in _BRANCHES.findall(instruction.rest):
+        names += [name.strip().lstrip("%") for name in group.split(",")]
+    return names
+
+
+def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+    """Returns a loop's trip count, as noted or as its condition compares; 1 if neither tells."""
+    if noted := _TRIPS.search(loop.rest):
+        return int(noted.group(1))
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    lines = computations.get(condition.group(1), []) if condition else []
+    whole = [
+        int(line.rest.split(")")[0])
+        for line in lines
+        if line.op == "constant" and line.shapes and line.shapes[0][0] in ("s32", "u32")
+    ]
+    less = any("direction=LT" in line.rest for line in lines)
+    return whole[0] if less and len(whole) == 1 else 1
+
+
+def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, int]:
+    """Returns how often each computation runs (all callers together)."""
+    runs: dict[str, int] = {}
+
+    def visit(name: str, times: int) -> None:
+        runs[name] = runs.get(name, 0) + times
+        for instruction in computations[name]:
+            inner = times * (_trips(instruction, computations) if instruction.op == "while" else 1)
+            for other in _called(instruction):
+                if other in computations:
+                    visit(other, inner)
+
+    visit(entry, 1)
+    return runs
+
+
+def collectives(text: str, *, slice_devices: int = 0) -> list[Collective]:
+    """Returns the collectives of a compiled program.
+
+    Args:
+      text: `compiled.as_text()`.
+      slice_devices: devices of a slice, 0 for one slice.
+    """
+    computations, entry = parse(text)
+    found = []
+    for name, times in _runs(computations, entry).items():
+        for instruction in computations[name]:
+            kind = instruction.op.removesuffix("-start")
+            if kind in COLLECTIVES:
+                found.append(_collective(kind, instruction, times, slice_devices))
+    return found
+
+
+def _collective(kind: str, line: Instruction, times: int, slice_devices: int) -> Collective:
+    groups = _groups(line.rest)
+    n = max((len(group) for group in groups), default=1)
+    shapes = line.shapes
+    if line.op.endswith("-start") and len(shapes) > 1:
+        shapes = (max(shapes, key=size),)  # (operands, results, ...): the result of a gather
+    total = sum(size(shape) for shape in shapes)
+    part = (n - 1) / n
+    sent = {
+        "all-reduce": 2 * total * part,
+        "reduce-scatter": total * (n - 1),
+        "collective-permute": total,
+    }.get(kind, total * part)
+    across = bool(slice_devices) and any(
+        len({device // slice_devices for device in group}) > 1 for group in groups
+    )
+    return Collective(kind, shapes, n, times, sent, across, line.source)
+
+
+def _groups(rest: str) -> list[list[int]]:
+    if found := _AXES.search(rest):
+        return _axis_groups(*found.groups())
+    if found := _IOTA.search(rest):
+        shape, dims, order = (
+            [int(x) for x in part.split(",")] if part else None for part in found.groups()
+        )
+        ids = np.arange(math.prod(dims)).reshape(dims)
+        return (ids if order is None else ids.transpose(order)).reshape(shape).tolist()
+    found = _LISTED.search(rest) or _PAIRS.search(rest)
+    if not found:
+        return []
+    return [[int(x) for x in group] for group in _lists(found.group(1))]
+
+
+def _axis_groups(mesh: str, names: str) -> list[list[int]]:
+    """Groups given as "'a'=4,'b'=2" and "'b'": devices that differ in the named axes only."""
+    sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", mesh)}
+    named = [name for name in re.findall(r"'(\w+)'", names) if name in sizes]
+    ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    last = [list(sizes).index(name) for name in named]
+    ids = np.moveaxis(ids, last, range(ids.ndim - len(last), ids.ndim))
+    return ids.reshape(-1, math.prod(sizes[name] for name in named)).tolist()
+
+
+def _lists(text: str) -> Iterator[Sequence[str]]:
+    for group in re.findall(r"[\d,]+(?=\}|$)", text):
+        if numbers := [x for x in group.split(",") if x]:
+            yield numbers
+
+
+def summary(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
+    """Returns {kind: {count, runs, gigabytes a device sends}}; kinds across slices apart."""
+    result: dict[str, dict[str, float]] = {}
+    for one in found:
+        row = result.setdefault(
+            one.kind + (" across slices" if one.across else ""),
+            {"count": 0, "runs": 0, "gigabytes": 0.0},
+        )
+        row["count"] += 1
+        row["runs"] += one.times
+        row["gigabytes"] += one.times * one.sent / 1e9
+    return result
+
+
+def whole_weights(
+    found: Sequence[Collective], shapes: Sequence[tuple[int, ...]], *, minimum: int = 2**20
+) -> list[Collective]:
+    """Returns the all-reduces of something as large as a whole weight.
+
+    A gradient that is summed whole on every device costs twice the bytes of a scattered sum and
+    the memory of an uncut weight.
+
+    Args:
+      found: from `collectives`.
+      shapes: of the parameters, uncut; of a stack of layers the last two axes count.
+      minimum: elements below which a weight does not matter.
+    """
+    whole = {tuple(sorted(s[-2:])) for s in shapes if math.prod(s[-2:]) >= minimum}
+
+    def hits(one: Collective) -> bool:
+        return any(tuple(sorted(dims[-2:])) in whole for _, dims in one.shapes)
+
+    return [one for one in found if one.kind == "all-reduce" and hits(one)]
+
+
+def largest(text: str, count: int = 8) -> list[tuple[float, str, str]]:
+    """Returns the largest values that instructions make: (bytes, shape, source), one of a shape.
+
+    A value is listed where it is made outside fusions; not all live at the same time.
+    """
+    computations, entry = parse(text)
+    fused = {
+        name
+        for lines in computations.values()
+        for line in lines
+        if line.op in ("fusion", "reduce", "sort", "scatter", "map", "all-reduce")
+        for name in _called(line)
+    }
+    made: dict[str, tuple[float, str, str]] = {}
+    for name in _runs(computations, entry):
+        for line in () if name in fused else computations[name]:
+            for shape in () if line.op in NAMES_ONLY else line.shapes:
+                label = f"{shape[0]}[{','.join(map(str, shape[1]))}]"
+                made.setdefault(label, (size(shape), label, f"{line.op}: {line.source}"))
+    return sorted(made.values(), reverse=True)[:count]
+
+
+class Shortage(NamedTuple):
+    """A refusal: bytes used and available, and the largest values (bytes, shape, source)."""
+
+    used: float
+    available: float
+    largest: list[tuple[float, str, str]]
+
+
+def shortage(message: str) -> Shortage | None:
+    """Reads XLA's refusal for want of memory; None if the error is about something else."""
+    amount = r"([\d.]+)([KMGT])"
+    found = re.search(rf"[Uu]sed {amount} of {amount} hbm", message) or re.search(
+        rf"\({amount}\) exceeds available HBM \({amount}\)", message
+    )
+    if not found:
+        return None
+    used, a, available, b = found.groups()
+    values = re.findall(
+        rf"Size: {amount}\s+(?:Operator: (.*?)\n)?(?:\s*Shape: ([^\n{{]*))?", message
+    )
+    largest = [(_amount(n, unit), shape.strip(), source) for n, unit, source, shape in values]
+    return Shortage(_amount(used, a), _amount(available, b), largest[:8])
+
+
+def _amount(number: str, unit: str) -> float:
+    return float(number) * {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}[unit]

@@ -1,0 +1,384 @@
+"""Ahead-of-time compilation of the real steps for a named pod: does it fit, and what does it cost.
+
+    for each topology: meshes -> estimate, best first -> compile with shapes only -> report
+
+No weights are made and no accelerator is needed for TPU types: libtpu compiles for machines that
+are not there (`pip install 'syncmv4d_jax[tpu]'`; one process of a machine may load it at a time).
+"local" compiles for the devices of this machine. Entries:
+
+    mjd_step          a training step of the joint denoiser alone (cycle and aligner off)
+    closed_loop_step  the whole training step, with autoencoder, matching, painting, aligner
+    sample_step       a refining step of sampling, guidance included: sampling's largest program
+
+Written are `plan.json` and `plan.md`. What is on disk is not compiled again.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from syncmv4d_jax import (
+    bounds,
+    configuration,
+    hlo,
+    optim,
+    parallel,
+    plan_report,
+    pods,
+    schema,
+    train,
+    tree,
+)
+from syncmv4d_jax.tasks import syncmv4d_cost
+
+log = logging.getLogger(__name__)
+Tree = Any
+ENTRIES = plan_report.ENTRIES
+# Keeps libtpu from asking the cloud's metadata server who it is.
+QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5e-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """`config.plan`.
+
+    Attributes:
+      topologies: names of `pods.TOPOLOGIES`, or "local".
+      entries: of ENTRIES.
+      mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
+      samples: of the batch for each data x fsdp shard.
+      compiled: candidates to compile for each topology and entry, until one fits.
+    """
+
+    topologies: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ENTRIES
+    mesh: tuple[int, ...] = ()
+    samples: int = 1
+    compiled: int = 2
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.entries) - set(ENTRIES)):
+            raise ValueError(f"config.plan.entries: unknown {unknown}; wanted some of {ENTRIES}")
+        if len(self.mesh) not in (0, len(parallel.AXES)):
+            raise ValueError(f"config.plan.mesh: wanted sizes of {parallel.AXES}, got {self.mesh}")
+        if not self.topologies:
+            raise ValueError(
+                "config.plan.topologies is empty; give names of "
+                f"{', '.join(sorted(pods.TOPOLOGIES))} or {pods.LOCAL!r}"
+            )
+        for name in self.topologies:
+            if name != pods.LOCAL:
+                pods.find(name)
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Plans everything that `config.plan` names; writes plan.json and plan.md, prints the table.
+
+    Raises:
+      ValueError: unknown topology or entry, or a mesh that does not fit the devices.
+      ModuleNotFoundError: no libtpu.
+    """
+    settings = configuration.section(PlanConfig, config.get("plan"), "config.plan")
+    path = Path(workdir) / "plan.json"
+    report = json.loads(path.read_text()) if path.is_file() else {"entries": []}
+    _, config = configuration.stages(config)[-1]  # the last stage is the largest
+    for name in settings.topologies:
+        topology, devices = load_devices(name)
+        for entry in settings.entries:
+            for row in plan(config, settings, topology, devices, entry, report["entries"]):
+                report["entries"] = [x for x in report["entries"] if key(x) != key(row)] + [row]
+                path.write_text(json.dumps(report, indent=1))
+                (Path(workdir) / "plan.md").write_text(plan_report.show(report["entries"]) + "\n")
+    print(plan_report.show(report["entries"]))
+
+
+def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what identifies a planned program: topology, entry, mesh, batch."""
+    return row["topology"], row["entry"], pods.show(row["mesh"]), row["batch"]
+
+
+def load_devices(name: str) -> tuple[pods.Topology, list[Any]]:
+    """Returns a topology and its devices; those of a TPU type are descriptions.
+
+    Raises:
+      ValueError: unknown name.
+      ModuleNotFoundError: no libtpu.
+      RuntimeError: another process has loaded libtpu.
+    """
+    if name == pods.LOCAL:
+        devices = jax.devices()
+        kind = devices[0].device_kind
+        return pods.Topology(name, kind, "", len(devices)), list(devices)
+    from jax.experimental import topologies
+
+    topology = pods.find(name)
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"planning for {name} needs libtpu: pip install 'syncmv4d_jax[tpu]'"
+        ) from error
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    described = topologies.get_topology_desc(
+        platform="tpu", topology_name=topology.shape, num_slices=topology.slices
+    )
+    return topology, list(described.devices)
+
+
+def plan(
+    config: ml_collections.ConfigDict,
+    settings: PlanConfig,
+    topology: pods.Topology,
+    devices: Sequence[Any],
+    entry: str,
+    known: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Returns rows of one entry on one topology: compiled ones first, best first, then estimates.
+
+    Args:
+      known: rows of earlier runs, which are not compiled again.
+    """
+    config = of_entry(config, entry)
+    task = train.load_task(config)
+    candidates = (
+        [dict(zip(parallel.AXES, settings.mesh, strict=True))]
+        if settings.mesh
+        else pods.meshes(
+            topology.devices,
+            slices=topology.slices,
+            views=task.options.views,
+            heads=task.mjd_config.heads,
+            training=entry != "sample_step",
+        )
+    )
+    chip = pods.chip_of(topology.chip)
+    rows = []
+    for axes in candidates:
+        mesh = dict(parallel.make_mesh(axes, devices).shape)
+        batch = settings.samples * mesh["data"] * mesh["fsdp"]
+        row = {"topology": topology.name, "entry": entry, "mesh": mesh, "batch": batch}
+        rows.append(row | bounds.estimate(_work(config, task, entry, batch), chip, mesh))
+    rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
+    done = {key(row): row for row in known if "compile_s" in row}
+    for i, row in enumerate(rows[: settings.compiled]):
+        rows[i] = done.get(key(row)) or _compiled(config, topology, devices, chip, row)
+        if rows[i]["fits"]:
+            break
+    return rows
+
+
+def of_entry(config: ml_collections.ConfigDict, entry: str) -> ml_collections.ConfigDict:
+    """Returns the configuration of an entry: mjd_step is without cycle and aligner."""
+    own = ml_collections.ConfigDict(config.to_dict())
+    with own.unlocked():
+        if entry == "mjd_step":
+            own.task.cycle = {**own.task.get("cycle", {}), "cycle": False, "dpa": False}
+        if own.task.get("vae", {}).get("conv", "auto") == "auto":
+            own.task.vae = {**own.task.get("vae", {}), "conv": "native"}  # not the host's choice
+        own.task.sample_steps = min(own.task.get("sample_steps", 50), 4)  # of one step's program
+    return own
+
+
+def _split(config: ml_collections.ConfigDict, task: Any) -> tuple[Tree, Tree]:
+    """Returns shapes of (trainable, frozen); a step without the aligner does not read the VAE."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    if not task.settings.dpa:
+        shapes.pop("vae")
+    trainable, frozen = tree.split(shapes, task.trainable)
+    dtype = jnp.dtype(config.train.get("frozen_dtype", "float32"))
+    return trainable, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), frozen)
+
+
+def _work(config: ml_collections.ConfigDict, task: Any, entry: str, batch: int) -> bounds.Work:
+    trainable, frozen = _split(config, task)
+    v, f, h, w, _ = task.latent_shape
+    patch, options = task.mjd_config.patch, task.options
+    dense = (f // patch[0]) * (h // patch[1]) * (w // patch[2])
+    training = entry != "sample_step"
+    state = 12 + 4 * bool(config.optim.get("ema", 0)) if training else 4
+    share = min(1.0, options.vae_chunk * task.vae_config.stride[0] / options.frames or 1.0)
+    clip = options.frames * options.size[0] * options.size[1] * task.vae_config.dec_dim * share
+    remat = task.mjd_config.remat != "none"
+    return bounds.Work(
+        flops=_flops(task, entry),
+        parameters=tree.count(trainable),
+        frozen=tree.count(frozen),
+        state=state,
+        batch=batch,
+        tokens=v * (task.mjd_config.extra_tokens + 2 * dense),
+        width=task.mjd_config.dim,
+        layers=task.mjd_config.layers,
+        residual=jnp.dtype(task.mjd_config.residual_dtype).itemsize,
+        passes=(3 if remat else 2) if training else 1,
+        clip=4 * clip / task.vae_config.patch**2 if task.settings.dpa else 0.0,
+    )
+
+
+def _flops(task: Any, entry: str) -> dict[str, float]:
+    each = syncmv4d_cost.parts(task)
+    if entry != "sample_step":
+        return syncmv4d_cost.training(task, each)
+    return each | {"mjd": each["mjd"] * (2 if task.options.guidance != 1.0 else 1)}
+
+
+def program(
+    config: ml_collections.ConfigDict, mesh: Mesh, entry: str, batch: int
+) -> tuple[Any, tuple[Tree, ...]]:
+    """Returns a jitted step and its arguments as shapes with shardings.
+
+    Args:
+      config: of the entry, see `of_entry`.
+      mesh: from parallel.make_mesh.
+      entry: of ENTRIES.
+      batch: samples.
+    """
+    task = train.load_task(config)
+    task.placement = parallel.Placement(
+        mesh, kernel=config.train.attention, sequence=config.train.sequence
+    )
+    trainable, frozen = _split(config, task)
+    place = functools.partial(_place, config, mesh)
+    batched = abstract_batch(config, task, mesh, batch)
+    if entry == "sample_step":
+        return _sampling(task, place({**trainable, **frozen}), batched)
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, P()))
+    options = {"steps": config.train.steps, **dict(config.get("optim", {}))}
+    settings = configuration.section(optim.OptimConfig, options, "config.optim")
+    state = place(jax.eval_shape(functools.partial(optim.init, settings), trainable))
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    update = jax.jit(
+        train.make_update(task, settings), donate_argnums=0, out_shardings=(shardings, None)
+    )
+    return update, (state, place(frozen), batched, rng)
+
+
+def _sampling(task: Any, params: Tree, batch: Tree) -> tuple[Any, tuple[Tree, ...]]:
+    """The refining step of `task.sample`, caught on its way to jit: nothing large is computed."""
+    caught: dict[str, tuple[Any, tuple[Tree, ...]]] = {}
+
+    def catch(name, function):
+        def call(*arguments):
+            caught.setdefault(name, (function, arguments))
+            shapes = jax.eval_shape(function, *arguments)
+            return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+        return call
+
+    task._jit = catch
+    v, _, h, w, c = task.latent_shape
+    inputs = {name: np.zeros(x.shape, x.dtype) for name, x in batch.items()}
+    size = inputs["text"].shape[0]
+    inputs["first"] = np.zeros((size, v, 1, h, w, c), np.float32)
+    task.sample(params, inputs, jax.random.key(0))
+    function, arguments = caught["refine" if "refine" in caught else "plain"]
+    cut = batch["text"].sharding
+
+    def place(x):
+        whole = NamedSharding(cut.mesh, P())
+        batched = np.ndim(x) > 0 and x.shape[0] == size
+        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=cut if batched else whole)
+
+    return jax.jit(function), (params, *jax.tree.map(place, arguments[1:]))
+
+
+def _place(config: ml_collections.ConfigDict, mesh: Mesh, shapes: Tree) -> Tree:
+    rules = tuple((str(p), tuple(axes)) for p, axes in config.get("sharding", ()))
+    placed = parallel.shardings(shapes, mesh, rules)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
+    )
+
+
+def abstract_batch(
+    config: ml_collections.ConfigDict, task: Any, mesh: Mesh, batch: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns a batch of schema.BATCH with cached latents, as shapes with shardings."""
+    v, f, h, w, c = task.latent_shape
+    o, dit = task.options, task.mjd_config
+    sizes = {
+        "b": batch, "v": v, "n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h,
+        "wl": w, "c": c, "l": dit.text_len, "l0": 1, "d": dit.text_dim, "k": o.points,
+    }  # fmt: skip
+    sharding, made = parallel.batch_sharding(mesh), {}
+    for name, field in schema.BATCH.items():
+        if name in ("video", "motion"):
+            continue
+        shape = tuple(sizes.get(axis) or int(axis) for axis in field.axes.split())
+        made[name] = jax.ShapeDtypeStruct(shape, field.dtype, sharding=sharding)
+    return made
+
+
+def _compiled(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    devices: Sequence[Any],
+    chip: pods.Chip,
+    row: dict[str, Any],
+) -> dict[str, Any]:
+    """Compiles one candidate; returns its row with what the compiler said."""
+    mesh = parallel.make_mesh(row["mesh"], devices)
+    log.info("plan: %s %s on mesh %s ...", row["topology"], row["entry"], pods.show(row["mesh"]))
+    start = time.perf_counter()
+    function, arguments = program(config, mesh, row["entry"], row["batch"])
+    try:
+        compiled = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        refused = hlo.shortage(str(error))
+        if refused is None:
+            raise
+        row |= {"fits": False, "limit_bytes": int(refused.available), "compile_s": _since(start)}
+        return row | {
+            "peak_bytes": int(refused.used),
+            "largest": [list(x) for x in refused.largest],
+            "findings": [str(error).splitlines()[0][:300]],
+            "advice": plan_report.advice(config, topology, row),
+        }
+    row |= {"fits": True, "compile_s": _since(start), "limit_bytes": int(chip.hbm)}
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    found = hlo.collectives(text, slice_devices=_slice_devices(topology))
+    fast = sum(x.sent * x.times for x in found if not x.across)
+    task = train.load_task(config)
+    work = _work(config, task, row["entry"], row["batch"])
+    row |= bounds.estimate(work, chip, row["mesh"], sent=fast)
+    slow = sum(x.sent * x.times for x in found if x.across)
+    if slow:
+        row["seconds"]["network"] = round(slow / chip.network, 4)
+    shapes = [x.shape for x in jax.tree.leaves(_split(config, task)[0])]
+    return row | {
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "flops": work.flops,
+        "largest": [list(x) for x in hlo.largest(text)],
+        "collectives": hlo.summary(found),
+        "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
+        "findings": plan_report.findings(hlo.whole_weights(found, shapes)),
+    }
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 1)
+
+
+def _slice_devices(topology: pods.Topology) -> int:
+    return topology.devices // topology.slices if topology.slices > 1 else 0

@@ -1,0 +1,167 @@
+"""Planning without libtpu: names, candidates, estimates, the reader of compiled programs, a run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from configs import taco
+from syncmv4d_jax import hlo, parallel, plan, plan_report, pods
+
+FAKE = pods.Chip(8 * 2**30, 1e12, 1e11, 1e10)
+REFUSED = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.40G of 15.75G hbm. \
+Exceeded hbm capacity by 7.65G.
+
+  Largest program allocations in hbm:
+
+  1. Size: 2.20G
+     Operator: op_name="jit(update)/while/body/dot_general"
+     Shape: bf16[1,8588,14336]{2,1,0:T(8,128)(2,1)}
+     Unpadded size: 2.20G
+     ==========================
+"""
+
+
+def test_unknown_topology_lists_the_names():
+    with pytest.raises(ValueError, match=r"'v9-3' is unknown; the names are .*v5e-8.*v5p-128"):
+        plan.PlanConfig(topologies=("v9-3",))
+    with pytest.raises(ValueError, match=r"config.plan.topologies is empty; give names of .*v6e"):
+        plan.PlanConfig()
+    with pytest.raises(ValueError, match=r"entries: unknown \['step'\]"):
+        plan.PlanConfig(topologies=("v5e-8",), entries=("step",))
+    with pytest.raises(ValueError, match=r"no figures for a 'abacus'; there are some for v5e"):
+        pods.chip_of("abacus")
+    assert pods.chip_of("NVIDIA H200") == pods.CHIPS["h200"]
+
+
+@pytest.mark.parametrize("name", pods.TOPOLOGIES)
+def test_candidate_meshes_use_every_device(name):
+    topology = pods.find(name)
+    sizes = {"slices": topology.slices, "views": 3, "heads": 24}
+    for training in (True, False):
+        found = pods.meshes(topology.devices, training=training, **sizes)
+        assert found and len({pods.show(mesh) for mesh in found}) == len(found)
+        for mesh in found:
+            product = mesh["data"] * mesh["fsdp"] * mesh["view"] * mesh["sequence"]
+            assert product == topology.devices and 24 % (mesh["view"] * mesh["sequence"]) == 0
+            assert mesh["data"] % topology.slices == 0
+    with_views = [mesh for mesh in found if mesh["view"] == 3]
+    assert bool(with_views) == (topology.devices % 3 == 0)
+
+
+def compiled(function, *arrays, **options):
+    return jax.jit(function, **options).lower(*arrays).compile().as_text()
+
+
+def test_collectives_in_a_loop_count_as_often_as_they_run():
+    mesh = parallel.make_mesh({"fsdp": 8})
+    weights = jax.ShapeDtypeStruct((5, 64, 32), jnp.float32, sharding=NamedSharding(mesh, P()))
+    x = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=parallel.batch_sharding(mesh))
+
+    def mean(x, w):
+        y = jax.lax.psum(jnp.mean(jnp.tanh(x @ w), 0), "fsdp")
+        return jnp.concatenate([x[:, :32] + y[None], x[:, 32:]], 1), None
+
+    def run(x, weights):
+        return jax.lax.scan(mean, x, weights)[0]
+
+    specs = {"in_specs": (P("fsdp"), P()), "out_specs": P("fsdp"), "check_vma": False}
+    found = hlo.collectives(compiled(jax.shard_map(run, mesh=mesh, **specs), x, weights))
+    assert [(one.kind, one.times, one.group) for one in found] == [("all-reduce", 5, 8)]
+    assert found[0].sent == 2 * 32 * 4 * 7 / 8
+    assert hlo.summary(found) == {
+        "all-reduce": {"count": 1, "runs": 5, "gigabytes": pytest.approx(5 * 224 / 1e9)}
+    }
+    halves = hlo.collectives(
+        compiled(jax.shard_map(run, mesh=mesh, **specs), x, weights), slice_devices=4
+    )
+    assert halves[0].across
+
+
+def test_gradients_summed_whole_are_a_finding():
+    mesh = parallel.make_mesh({"data": 8})
+    placed = NamedSharding(mesh, P())
+    weight = jax.ShapeDtypeStruct((1024, 1024), jnp.float32, sharding=placed)
+    x = jax.ShapeDtypeStruct((16, 1024), jnp.float32, sharding=parallel.batch_sharding(mesh))
+    gradient = jax.grad(lambda w, x: jnp.mean(jnp.square(x @ w)))
+    found = hlo.collectives(compiled(gradient, weight, x, out_shardings=placed))
+    whole = hlo.whole_weights(found, [(30, 1024, 1024)])
+    assert plan_report.findings(whole) == [
+        "all-reduce of a whole weight: f32[1024, 1024], 1 a step"
+    ]
+    assert not hlo.whole_weights(found, [(30, 1024, 512)])
+    shape = hlo.largest(compiled(gradient, weight, x, out_shardings=placed))[0]
+    assert shape[:2] == (2**22, "f32[1024,1024]")
+
+
+def test_reader_of_collectives_by_their_text():
+    text = """HloModule m
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%a, %b)
+}
+ENTRY %main (p: bf16[4,8]) -> bf16[8,8] {
+  %p = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %g = (bf16[4,8]{1,0}, bf16[8,8]{1,0:T(8,128)(2,1)}) all-gather-start(%p), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %r = f32[4,8]{1,0} reduce-scatter(%p), replica_groups={{0,1},{2,3}}, to_apply=%add
+  %c = bf16[4,8]{1,0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}
+  ROOT %d = bf16[8,8]{1,0} all-gather-done(%g)
+}
+"""  # noqa: E501
+    found = hlo.collectives(text, slice_devices=4)
+    assert [one.kind for one in found] == ["all-gather", "reduce-scatter", "collective-permute"]
+    assert [one.sent for one in found] == [8 * 8 * 2 / 2, 4 * 8 * 4, 4 * 8 * 2]
+    assert [one.across for one in found] == [True, False, False]
+    with pytest.raises(ValueError, match="found no ENTRY computation"):
+        hlo.collectives("nothing")
+
+
+def test_reader_of_a_refusal():
+    found = hlo.shortage(REFUSED)
+    assert (found.used, found.available) == (23.40 * 2**30, 15.75 * 2**30)
+    assert found.largest[0][1] == "bf16[1,8588,14336]"
+    assert "dot_general" in found.largest[0][2]
+    assert hlo.shortage("INVALID_ARGUMENT: no") is None
+
+
+def settings(**values):
+    config = taco.get_config("debug")
+    config.plan.topologies = ("local",)
+    with config.unlocked():
+        config.plan.update(values)
+    return config
+
+
+def test_mesh_that_does_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
+    with pytest.raises(ValueError, match=r"wants 3 devices, there are 8.*fsdp=8 would fit"):
+        plan.run(settings(mesh=(1, 3, 1, 1), entries=("mjd_step",)), tmp_path)
+
+
+@pytest.mark.slow
+def test_plan_of_this_machine(tmp_path, monkeypatch, capsys):
+    """All three entries compile here; a second run reads them from disk."""
+    monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
+    config = settings(mesh=(1, 4, 1, 2), compiled=1)
+    plan.run(config, tmp_path)
+    assert "closed_loop_step" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "plan.json").read_text())["entries"]
+    assert [row["entry"] for row in rows] == list(plan.ENTRIES)
+    for row in rows:
+        assert row["fits"] and row["peak_bytes"] > row["argument_bytes"] > 0
+        assert row["collectives"] and row["seconds"]["compute"] >= 0
+        assert row["largest"][0][0] > 0
+    assert "dpa" not in rows[0]["flops"] and rows[1]["flops"]["dpa"] > 0
+    monkeypatch.setattr(plan, "program", None)  # compiling again would call it
+    plan.run(config, tmp_path)
+
+
+def test_refused_programs_say_what_to_change(monkeypatch):
+    monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
+    config = taco.get_config("full")
+    row = {"entry": "closed_loop_step", "mesh": dict.fromkeys(pods.AXES, 1), "batch": 1}
+    found = plan_report.advice(config, pods.find("v5e-8"), row)
+    assert any("vae_chunk" in line for line in found)
+    assert found[-1] == "more devices: v5e-64, v5e-256, 2xv5e-64"
