@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from syncmv4d_jax import writers
-from syncmv4d_jax.metrics import definitions, scene, summary, tables
+from syncmv4d_jax import evaluate_networks, writers
+from syncmv4d_jax.metrics import definitions, networks, scene, summary, tables
 from syncmv4d_jax.viz import report, samples
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,11 @@ def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -
         "not_evaluated": sorted(found.keys() - scores.keys()),
         "command": command(),
     }  # fmt: skip
+    pairs = (_pair(found[n], t, n) for n, t in _matched(config, examples, found, quiet=True))
+    add_networks(evaluation, evaluate_networks.run(config, pairs, count=len(scores)))
+    text = f"{tables.markdown(evaluation)}\n{networks.markdown(evaluation)}"
     _write(workdir / "eval.json", json.dumps(evaluation, indent=1, allow_nan=False))
-    _write(workdir / "eval.md", tables.markdown(evaluation))
+    _write(workdir / "eval.md", text)
     _write(workdir / "eval.tex", tables.latex(evaluation))
     report.write(
         workdir / "report.html",
@@ -75,7 +78,7 @@ def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -
         command(),
         count=len(scores),
     )
-    log.info("%s\n%s", workdir / "eval.json", tables.markdown(evaluation))
+    log.info("%s\n%s", workdir / "eval.json", text)
 
 
 def command() -> str:
@@ -122,8 +125,29 @@ def assemble(scores: Mapping[str, scene.Scores]) -> dict[str, Any]:
         "paired": gains,
         "checks": summary.checks(table, gains),
         "definitions": listed,
-        "not_computed": definitions.NOT_COMPUTED,
     }
+
+
+def add_networks(evaluation: dict[str, Any], result: Mapping[str, Any]) -> None:
+    """Adds the network metrics of `evaluate_networks.run` to the rows, and what is not computed."""
+    for row, cells in result["rows"].items():
+        evaluation["rows"].setdefault(row, {}).update(cells)
+    evaluation["definitions"] |= result["definitions"]
+    evaluation["networks"] = result["networks"]
+    missing = result["networks"]["missing"]
+    evaluation["not_computed"] = {
+        metric: missing[network]
+        for metric, (network, _) in networks.NEEDS.items()
+        if network in missing
+    }
+
+
+def _pair(path: Path, truth: Mapping[str, Any], name: str) -> evaluate_networks.Pair:
+    """A sample's and the record's video without padded frames."""
+    sample, true = samples.read(path), np.asarray(truth["video"])
+    n = int(np.sum(truth.get("frame_valid", np.ones(true.shape[1], bool))))
+    fps = float(sample["meta"].get("fps", 8.0))
+    return evaluate_networks.Pair(name, sample["video"][:, :n], true[:, :n], fps)
 
 
 def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:

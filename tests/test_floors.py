@@ -23,6 +23,7 @@ FLOORS = [
     (r"(parallel|optim|checkpoint|writers|configuration|preemption)\.py", 3),
     (r"(conversion|data|metrics|viz)/.+\.py", 3),
     (r"(train|sample|evaluate|plan\w*|weights|cache|view|embedded)\.py", 4),
+    (r"(feature_weights|evaluate_networks)\.py", 4),
     (r"(main|demo)\.py", 5),
 ]
 # (file, imported) pairs allowed on one floor or upwards beside "inside a folder".
@@ -41,6 +42,8 @@ SAME_FLOOR = [
     (r"(sample|evaluate|cache)\.py", r"(train|weights)\.py"),
     (r"train\.py", r"weights\.py"),
     (r"embedded\.py", r"(cache|weights)\.py"),
+    (r"evaluate\.py", r"evaluate_networks\.py"),
+    (r"evaluate_networks\.py", r"feature_weights\.py"),
 ]
 # Floor 3 stands on floor 0 only; these may also see what is named.
 FLOOR_3 = [(r"metrics/features/.+", r"nn/.+"), (r"data/.+", r"data/.+")]

@@ -93,11 +93,3 @@ DEFINITIONS: dict[str, Definition] = dict(
         ),
     ]
 )  # fmt: skip
-
-# Metrics of the paper that need a pretrained network, which is not part of this evaluation.
-NOT_COMPUTED = {
-    "subject_consistency": "DINO ViT-B/16: dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain",
-    "dynamic_degree": "RAFT-large: raft-things.pth or torchvision's raft_large C_T_V1",
-    "matching_pixels": "GIM: gim_dkm_100h.ckpt",
-    "clip_v": "CLIP ViT-B/32: openai/clip-vit-base-patch32",
-}
