@@ -38,8 +38,8 @@ class StaleCache(ValueError):
 
 def train_iterator(
     config: Any, *, batch_size: int, seed: int, shard_index: int, shard_count: int
-) -> grain.DatasetIterator:
-    """Returns an endless iterator of batches, with get_state() and set_state(state).
+) -> "Batches":
+    """Returns an endless iterator of batches.
 
     Args:
       config: reads `config.data` and the sizes in `config.task`.
@@ -53,7 +53,7 @@ def train_iterator(
       records.CorruptRecord: from the iterator, at a damaged record; with `config.data.skip_corrupt`
         only when all are.
     """
-    examples = Examples(config, config.data.split)
+    examples = Examples(config, config.data.split, reader=f"reader {shard_index} of {shard_count}")
     augment = bool(config.data.get("augment", False))
     jitter = _jitter(config.data, examples)
     read = examples.get_or_next if config.data.get("skip_corrupt", False) else examples.get
@@ -63,7 +63,9 @@ def train_iterator(
         example = read(index, rng)
         if augment:
             example = _reorder(_turn(example, rng), rng)
-        return example | {"video": _recolour(example["video"], jitter, rng)} if jitter else example
+        if jitter:
+            example["video"] = transforms.recolour(example["video"], jitter, rng)
+        return example
 
     dataset = (
         grain.MapDataset.source(_share(len(examples), float(config.data.get("share", 1.0)), seed))
@@ -73,7 +75,36 @@ def train_iterator(
         .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
         .batch(batch_size, drop_remainder=True)
     )
-    return iter(dataset)
+    return Batches(iter(dataset), examples)
+
+
+class Batches:
+    """An iterator of batches that can be stopped and continued, and knows what it left out."""
+
+    def __init__(self, iterator: grain.DatasetIterator, examples: "Examples"):
+        self._iterator, self._examples = iterator, examples
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns where it is; JSON-able."""
+        return self._iterator.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `get_state` was called."""
+        self._iterator.set_state(state)
+
+    def scalars(self) -> dict[str, float]:
+        """Counts of this reader since it was made, for the log; sum them over processes.
+
+        Returns:
+          skipped_examples: replaced for a damaged record, those read ahead included.
+        """
+        return {"skipped_examples": float(self._examples.skipped)}
 
 
 def _share(count: int, share: float, seed: int) -> list[int]:
@@ -112,11 +143,12 @@ def examples(config: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
 class Examples:
     """Unbatched examples of one split, at random."""
 
-    def __init__(self, config: Any, split: str, *, raw: bool = False):
+    def __init__(self, config: Any, split: str, *, raw: bool = False, reader: str = "reader"):
         """Opens records and cache.
 
         Args:
           raw: give pixels, whatever the configuration says.
+          reader: what to call this reader in the log.
 
         Raises:
           ValueError: config.data.records is empty, or the records do not fit config.task.
@@ -143,7 +175,7 @@ class Examples:
                 "--config.data.cache=CACHE"
             )
         self.raw = raw or bool(data.get("raw", False)) or not (self.cache and self.cache.latents)
-        self.skipped = 0  # examples replaced by `get_or_next`, of this process
+        self.name, self.skipped = reader, 0  # examples replaced by `get_or_next`, here
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -185,7 +217,8 @@ class Examples:
                 last = error
                 with self._lock:
                     self.skipped += 1
-                    log.warning("skipped a corrupt record (%d so far): %s", self.skipped, error)
+                    text = "%s skipped a corrupt record (%d so far): %s"
+                    log.warning(text, self.name, self.skipped, error)
         raise records.CorruptRecord(f"none of {len(self)} examples can be read; last: {last}")
 
     def _cameras(self, window: records.Window, rng: np.random.Generator | None):
@@ -362,22 +395,3 @@ def _jitter(data: Mapping[str, Any], examples: Examples) -> float:
             "--config.data.raw=True or --config.data.jitter=0"
         )
     return jitter
-
-
-def _recolour(video: np.ndarray, jitter: float, rng: np.random.Generator) -> np.ndarray:
-    """Scales gain, contrast and saturation by factors in 1 +- jitter, the same in all views.
-
-    Args:
-      video: [v n h w 3] uint8. The pseudo video is not touched: its colours are coordinates.
-
-    Returns:
-      [v n h w 3] uint8.
-    """
-    gain, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, 3).astype(np.float32)
-    result = np.empty_like(video)
-    for view, clip in enumerate(video):  # one view at a time, for memory
-        colour = clip.astype(np.float32) * gain
-        colour = (colour - colour.mean()) * contrast + colour.mean()
-        grey = colour.mean(axis=-1, keepdims=True)
-        result[view] = np.clip(np.rint((colour - grey) * saturation + grey), 0, 255)
-    return result

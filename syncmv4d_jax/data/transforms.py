@@ -258,3 +258,22 @@ def rotate_world(
     shift = extrinsics[..., 3] + extrinsics[..., :3] @ centre - rotation @ centre
     moved = np.concatenate([rotation, shift[..., None]], axis=-1)
     return turned.astype(tracks.dtype), moved.astype(extrinsics.dtype)
+
+
+def recolour(video: np.ndarray, jitter: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales gain, contrast and saturation by factors in 1 +- jitter, the same in all views.
+
+    Args:
+      video: [v n h w 3] uint8. The pseudo video is not touched: its colours are coordinates.
+
+    Returns:
+      [v n h w 3] uint8.
+    """
+    gain, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, 3).astype(np.float32)
+    result = np.empty_like(video)
+    for view, clip in enumerate(video):  # one view at a time, for memory
+        colour = clip.astype(np.float32) * gain
+        colour = (colour - colour.mean()) * contrast + colour.mean()
+        grey = colour.mean(axis=-1, keepdims=True)
+        result[view] = np.clip(np.rint((colour - grey) * saturation + grey), 0, 255)
+    return result

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_records  # noqa: E402
 
 from syncmv4d_jax import cameras, schema  # noqa: E402
-from syncmv4d_jax.data import pipeline, records  # noqa: E402
+from syncmv4d_jax.data import pipeline, records, transforms  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +218,8 @@ def test_jitter_without_pixels_is_refused(root, monkeypatch):
 
 def test_jitter_of_one_colour_keeps_black_and_bounds():
     video = np.zeros((2, 3, 4, 5, 3), np.uint8)
-    assert not pipeline._recolour(video, 0.5, np.random.default_rng(0)).any()
-    bright = pipeline._recolour(video + 255, 0.5, np.random.default_rng(1))
+    assert not transforms.recolour(video, 0.5, np.random.default_rng(0)).any()
+    bright = transforms.recolour(video + 255, 0.5, np.random.default_rng(1))
     assert bright.min() == bright.max()
 
 
@@ -233,6 +233,11 @@ def test_damaged_records_can_be_skipped_and_are_counted(tmp_path, caplog):
     assert same(made.get_or_next(1, None), wanted) and made.skipped == 1
     assert "skipped a corrupt record (1 so far)" in caplog.text and "s1" in caplog.text
     config = configuration(tmp_path, skip_corrupt=True)
+    reader = pipeline.train_iterator(config, batch_size=3, seed=0, shard_index=1, shard_count=2)
+    assert reader.scalars() == {"skipped_examples": 0}
+    [next(reader) for _ in range(3)]
+    assert reader.scalars()["skipped_examples"] >= 1
+    assert "reader 1 of 2 skipped a corrupt record" in caplog.text
     first = batches(config, 3, size=3)
     assert all(same(a, b) for a, b in zip(first, batches(config, 3, size=3), strict=True))
     for name in ("s0", "s2"):

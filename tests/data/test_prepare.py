@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import av
+import ml_collections
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -18,6 +19,7 @@ from syncmv4d_jax import cameras, motion  # noqa: E402
 from syncmv4d_jax.data import (  # noqa: E402
     clips,
     layouts,
+    pipeline,
     prepare,
     records,
     taco,
@@ -63,6 +65,31 @@ def test_every_camera_is_a_view_in_its_cluster(made):
         assert view["visibility"].shape == (9, 128) and view["anchor_valid"].any()
     assert (made[0] / "report.html").is_file() and (made[0] / "report" / "seq0-0.jpg").is_file()
     assert made[1]["sequences"] == 2 and made[1]["views"] == 9 and not made[1]["skipped"]
+
+
+def test_training_sees_consistent_views_in_any_order(made):
+    """Whatever the order and the turn, what a view says of itself and of the tracks agrees."""
+    data = {"records": str(made[0]), "split": "", "fps": 15.0, "augment": True}
+    config = ml_collections.ConfigDict({"data": data})
+    batches = pipeline.train_iterator(config, batch_size=2, seed=0, shard_index=0, shard_count=1)
+    clusters = {}  # of each camera of either recording, by the pixels of its anchors
+    for name in ("seq0-0", "short-0"):
+        window, _, views = read(made[0], name)
+        for view, values in zip(window.views, views, strict=True):
+            clusters[values["anchors"].tobytes()] = view.cluster, values["video"]
+    orders = set()
+    for _, batch in zip(range(5), batches, strict=False):
+        orders |= {tuple(row) for row in batch["view_index"].tolist()}
+        for b, v in np.ndindex(2, 3):
+            own = {key: batch[key][b, v] for key in pipeline.PER_VIEW if key in batch}
+            cluster, video = clusters[own["anchors"].tobytes()]
+            assert own["view_index"] == cluster and np.array_equal(own["video"], video)
+            pixels, depth = cameras.project(
+                batch["tracks"][b], own["intrinsics"], own["extrinsics"]
+            )
+            np.testing.assert_allclose(pixels[0], own["anchors"], atol=0.02)
+            np.testing.assert_allclose([depth.min(), depth.max()], own["scale"], atol=1e-4)
+    assert len(orders) > 2
 
 
 def test_short_recordings_are_padded_and_held_out_ones_tested(made):
