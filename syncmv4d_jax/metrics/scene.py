@@ -4,6 +4,7 @@
 rows are those of baselines.py, the metrics those of definitions.py.
 """
 
+import itertools
 import os
 from collections.abc import Mapping
 from concurrent import futures
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from syncmv4d_jax.metrics import baselines, motion, multiview, summary, video
+from syncmv4d_jax.metrics import baselines, frames, motion, multiview, summary, video
 
 MOVED = 0.02  # metres: a point that gets further from its place in frame 0 has moved
 ROWS = ("model", *baselines.BASELINES, baselines.ORACLE, "truth")
@@ -53,44 +54,40 @@ def score(
 
 
 def video_rows(pred: np.ndarray, true: np.ndarray) -> tuple[Scores, dict]:
-    """Scores of videos [v n h w 3] uint8: the rows', and those of each blur of frame 0."""
-    n, region = true.shape[1], video.moving_region(true)
-    first = true[:, 0]
+    """Scores of videos [v n h w 3] uint8: the rows', and those of each blur of frame 0.
+
+    The given frame 0 does not count. Frames are scored in threads.
+    """
+    n, region, first = true.shape[1] - 1, video.moving_region(true), true[:, 0]
     clips = {
-        "model": pred,
+        "model": pred[:, 1:],
         "frame_0": baselines.repeat(first, n),
-        "time_mean": baselines.time_mean(pred),
-        "held": baselines.held(pred),
+        "time_mean": baselines.time_mean(pred)[:, 1:],
+        "held": baselines.held(pred)[:, 1:],
     }
-    found = {row: video_scores(clip, true, region) for row, clip in clips.items()}
-    blurred = {}
-    for sigma in baselines.SIGMAS:
-        clip = baselines.repeat(baselines.blur(first, sigma), n)
-        blurred[sigma] = psnr_scores(clip[:, 1:], true[:, 1:], region)
+    blurs = {sigma: baselines.blur(first, sigma) for sigma in baselines.SIGMAS}
+    true = true[:, 1:]
+    views = [frames.View({row: clip[v] for row, clip in clips.items()}, true[v], region[v])
+             if n else None for v in range(len(true))]  # fmt: skip
+
+    def one(place):
+        v, i = place
+        guesses = {s: frames.psnr(b[v], true[v, i], region[v]) for s, b in blurs.items()}
+        return views[v].score(i), guesses
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and scipy let go
+        done = list(pool.map(one, itertools.product(range(len(true)), range(n))))
+    found = {
+        row: {m: video.mean([d[0][row][m] for d in done]) for m in frames.SCORES} for row in clips
+    }
+    for row, clip in clips.items():
+        values = video.temporal(clip, true, region)
+        found[row] |= dict(zip(("temporal_correlation", "temporal_std_ratio"), values, strict=True))
+    blurred = {
+        s: {m: video.mean([d[1][s][m] for d in done]) for m in ("psnr", "psnr_moving")}
+        for s in blurs
+    }
     return found, blurred
-
-
-def psnr_scores(pred: np.ndarray, true: np.ndarray, region: np.ndarray) -> dict[str, float | None]:
-    """PSNR of videos [v n h w 3], whole and in the region [v h w]."""
-    return {
-        "psnr": video.mean(video.psnr(pred, true)),
-        "psnr_moving": video.mean(video.psnr(pred, true, region[:, None])),
-    }
-
-
-def video_scores(pred: np.ndarray, true: np.ndarray, region: np.ndarray) -> dict[str, float | None]:
-    """All video metrics of [v n h w 3] uint8, without the given frame 0."""
-    pred, true = pred[:, 1:], true[:, 1:]
-    correlation, ratio = video.temporal(pred, true, region)
-    large = min(true.shape[2:4]) >= 11
-    inside = [video.zero_background(x, region[:, None]) for x in (pred, true)]
-    return psnr_scores(pred, true, region) | {
-        "ssim": video.mean(video.ssim(pred, true)) if large else None,
-        "ssim_moving": video.mean(video.ssim(*inside)) if large and region.any() else None,
-        "gmsd": video.mean(video.gmsd(pred, true)),
-        "temporal_correlation": correlation,
-        "temporal_std_ratio": ratio,
-    }
 
 
 def best_blur(scores: Mapping[str, Scores], blurred: Mapping[str, dict]) -> float:

@@ -29,11 +29,20 @@ def luma(video: np.ndarray) -> np.ndarray:
 
 def moving_region(video: np.ndarray, *, threshold: float = MOVES) -> np.ndarray:
     """Returns the moving region (Eq. 1) [v h w] bool of true videos [v n h w 3] uint8."""
-    smooth = ndimage.uniform_filter(luma(video), size=(1, 1, 3, 3), mode="nearest")
-    moves = smooth.max(1) - smooth.min(1) > threshold
+    moves = np.stack([_range(view) > threshold for view in video])
     radius = max(1, round(video.shape[2] / 64))
     size = 2 * radius + 1
     return ndimage.binary_dilation(moves, structure=np.ones((1, size, size), bool))
+
+
+def _range(view: np.ndarray) -> np.ndarray:
+    """max - min over time [h w] of the smoothed luma of [n h w 3], a frame at a time."""
+    low = high = None
+    for frame in view:
+        smooth = ndimage.uniform_filter(luma(frame), size=3, mode="nearest")
+        low = smooth if low is None else np.minimum(low, smooth)
+        high = smooth if high is None else np.maximum(high, smooth)
+    return high - low
 
 
 def psnr(pred: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -137,12 +146,12 @@ def gmsd(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
     Returns:
       [...] float64.
     """
-    x, y = (_gradient(luma(z) / 255) for z in (pred, true))
+    x, y = (gradient(luma(z) / 255) for z in (pred, true))
     c = 170 / 255**2
     return ((2 * x * y + c) / (x * x + y * y + c)).std((-1, -2))
 
 
-def _gradient(image: np.ndarray) -> np.ndarray:
+def gradient(image: np.ndarray) -> np.ndarray:
     """Prewitt's gradient magnitude of the halved image [... h w]; zeros beyond the border."""
     pad = [(0, 0)] * (image.ndim - 2) + [(0, image.shape[-2] % 2), (0, image.shape[-1] % 2)]
     image = np.pad(image, pad, mode="edge")
@@ -169,13 +178,17 @@ def temporal(
     Returns:
       (None, None) where the truth does not move: an empty region, or fewer than 2 frames.
     """
-    g, y = (np.moveaxis(luma(x), 1, -1)[region] for x in (pred, true))  # [pixels n]
-    if y.shape[-1] < 2:
+    gg = yy = gy = 0.0
+    count = 0
+    for p, t, inside in zip(pred, true, region, strict=True):
+        if len(t) < 2:
+            return None, None
+        g, y = (np.stack([luma(frame[inside]) for frame in x]) for x in (p, t))  # [n pixels]
+        g, y = g - g.mean(0), y - y.mean(0)
+        gg, yy, gy = gg + (g * g).sum(), yy + (y * y).sum(), gy + (g * y).sum()
+        count += y.size
+    if yy <= 1e-9 * max(count, 1):
         return None, None
-    g, y = g - g.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    gg, yy, gy = (g * g).sum(), (y * y).sum(), (g * y).sum()
-    if yy <= 1e-9 * max(y.size, 1):
-        return None, None
-    if gg <= 1e-9 * g.size:
+    if gg <= 1e-9 * count:
         return 0.0, 0.0
     return float(gy / np.sqrt(gg * yy)), float(np.sqrt(gg / yy))
