@@ -6,6 +6,10 @@ apart; each sample is written under a temporary name and renamed when it is whol
 run continues where the first stopped:
 
     DIR/samples/<id>/view_<v>.mp4  motion_<v>.mp4  tracks.npz  meta.json
+
+`sample.prompts` is a file with a prompt a line, for one folder of images; `sample.seeds` makes one
+sample a seed. With `sample.best_of` = n > 1 each sample is the one of n draws whose views agree
+best about the tracks (`disagreement`).
 """
 
 import functools
@@ -21,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from syncmv4d_jax import train, tree, weights
+from syncmv4d_jax import configuration, motion, train, tree, weights
 from syncmv4d_jax.data import folder, image, pipeline
 from syncmv4d_jax.tasks import syncmv4d
 from syncmv4d_jax.viz import video
@@ -31,6 +35,7 @@ CONTEXT = (
     "text", "text_lengths", "null_text", "null_text_lengths", "intrinsics", "extrinsics",
     "view_index", "frame_valid", "anchors", "anchor_valid",
 )  # fmt: skip
+AGREE = ("tracks_per_view", "confidence")
 
 
 def run(config: Any, workdir: str | Path) -> None:
@@ -45,25 +50,79 @@ def run(config: Any, workdir: str | Path) -> None:
     params = load_params(task, config, workdir)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
-    inputs = list(_inputs(config, task))
-    todo = [(name, x) for name, x in inputs if not (target / name / "meta.json").is_file()]
-    log.info("sampling: %d inputs, %d done before", len(inputs), len(inputs) - len(todo))
     encode, decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
-    seed = int(config.sample.seed)
-    with tqdm(total=len(todo) * task.options.sample_steps, unit="step", desc="sample") as bar:
-        for name, arrays in todo:
-            rng = jax.random.fold_in(jax.random.key(seed), _stable_hash(name))
+    done = made = 0
+    with tqdm(unit="step", desc="sample") as bar:
+        for name, seed, arrays in _jobs(config, task):
+            if (target / name / "meta.json").is_file():
+                done += 1
+                continue
             batch = {k: jnp.asarray(arrays[k])[None] for k in CONTEXT if k in arrays}
+            if "anchors" in arrays:
+                seen = arrays["anchors"], arrays["anchor_valid"]
+                motion.check_anchors(*seen, size=task.options.size, where=f"sample {name}")
             if "images" in arrays:
                 batch["first"] = encode(params, jnp.asarray(arrays["images"])[None, :, None])
-            before = bar.n
-            report = lambda done, _: bar.update(before + done - bar.n)  # noqa: B023, E731
-            result = task.sample(params, batch, rng, progress=report)
+            rng = jax.random.fold_in(jax.random.key(seed), _stable_hash(arrays.get("id", name)))
+            result, chosen = _best(config, task, params, batch, rng, bar)
             result["video"] = decode(params, result["video"])
             if "motion" in result:
                 result["motion"] = decode(params, result["motion"])
             result = {k: np.asarray(x)[0] for k, x in jax.device_get(result).items()}
-            write(target / name, result, arrays, _meta(config, task, name, arrays))
+            meta = _meta(config, task, name, arrays) | {"seed": seed} | chosen
+            write(target / name, result, arrays, meta)
+            made += 1
+    log.info("sampling: %d made, %d done before", made, done)
+
+
+def _jobs(config: Any, task: Any) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
+    """Yields (sample id, seed, unbatched arrays), one for every input and seed."""
+    seeds = [int(seed) for seed in config.sample.get("seeds", ())]
+    for name, arrays in _inputs(config, task):
+        for seed in seeds or [int(config.sample.seed)]:
+            own = f"{name}_seed{seed}" if len(seeds) > 1 else name
+            yield own, seed, {**arrays, "id": name}
+
+
+def _best(config, task, params, batch, rng, bar) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Returns the sample and, with `sample.best_of` > 1, what was chosen by, for meta.json.
+
+    Raises:
+      ValueError: draws are to be compared, but the task makes no tracks.
+    """
+    count = int(config.sample.get("best_of", 1))
+    best, scores = None, []
+    for draw in range(count):
+        before = bar.n
+        report = lambda done, _: bar.update(before + done - bar.n)  # noqa: B023, E731
+        key = rng if draw == 0 else jax.random.fold_in(rng, draw)
+        result = task.sample(params, batch, key, progress=report)
+        if count == 1:
+            return result, {}
+        if "tracks_per_view" not in result:
+            raise ValueError(f"sample.best_of={count} compares tracks, but this task makes none")
+        scores.append(disagreement(*map(np.asarray, map(result.get, AGREE))))
+        if scores[-1] == min(scores):
+            best = result
+    chosen = {"best_of": count, "disagreement": [round(score, 6) for score in scores]}
+    return best, chosen
+
+
+def disagreement(tracks: np.ndarray, confidence: np.ndarray) -> float:
+    """Mean distance of views' tracks from their confidence-weighted mean, metres.
+
+    Args:
+      tracks: [... v n k 3] metres, world frame.
+      confidence: [... v n k]; points that one view or none is confident of do not count.
+
+    Returns:
+      The mean over views, frames and points, weighted by confidence; inf where nothing counts.
+    """
+    weight = np.where((confidence > 0).sum(-3, keepdims=True) > 1, confidence, 0.0)
+    total = np.maximum(weight.sum(-3), 1e-9)[..., None]
+    mean = (weight[..., None] * tracks).sum(-4) / total
+    gap = np.linalg.norm(tracks - np.expand_dims(mean, -4), axis=-1)
+    return float((weight * gap).sum() / weight.sum()) if weight.sum() > 0 else float("inf")
 
 
 def load_params(task: Any, config: Any, workdir: Path) -> dict[str, Any]:
@@ -81,39 +140,71 @@ def load_params(task: Any, config: Any, workdir: Path) -> dict[str, Any]:
     for part, path in dict(config.get("weights", {})).items():
         if path and part not in found:
             found[part] = train.load_weights(part, path)
+    there = _stages_there(config, workdir)
     if missing := sorted(shapes.keys() - found.keys()):
         raise FileNotFoundError(
-            f"no weights for {missing}: nothing was trained in {workdir} (run with "
+            f"no weights for {missing}: {there or f'nothing was trained in {workdir}'} (run with "
             "--config.mode=train first) and config.weights names none"
         )
     found = {part: found[part] for part in shapes}
-    tree.check_same(shapes, found, wanted_from="the configured model", got_from="the checkpoint")
+    origin = f"the checkpoint ({there})" if there else "the checkpoint"
+    tree.check_same(shapes, found, wanted_from="the configured model", got_from=origin)
     return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), found, shapes)
+
+
+def _stages_there(config: Any, workdir: Path) -> str:
+    """Says which stages have checkpoints, "" for a configuration without stages or without any."""
+    names = [name for name, _ in configuration.stages(config) if name]
+    there = [name for name in names if train.stage_directory(workdir, name).is_dir()]
+    return f"{workdir} has stages {there} of {names}" if there else ""
 
 
 def _inputs(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
-    if config.sample.images or config.sample.prompt:
+    if config.sample.images or config.sample.prompt or config.sample.get("prompts", ""):
         yield _from_user(config, task)
         return
     for name, example in pipeline.examples(config, config.sample.split):
         yield name, {**example, "images": example["video"][:, 0]}
 
 
-def _from_user(config: Any, task: Any) -> tuple[str, dict[str, np.ndarray]]:
-    prompt, path = config.sample.prompt, Path(config.sample.images)
+def _from_user(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    path = Path(config.sample.images)
+    prompts = _prompts(config)
     arrays = _images(config.sample.images, task)
     texts = weights.TextEncoder(config.text.weights, max_length=config.text.max_length)
-    features, lengths = texts([prompt, config.sample.negative_prompt])
-    arrays |= {
-        "text": features[0],
-        "text_lengths": lengths[0],
-        "null_text": features[1],
-        "null_text_lengths": lengths[1],
-        "prompt": prompt,
-    }
-    name = (path.stem if path.is_file() else path.name) or f"text_{_stable_hash(prompt):08x}"
-    return config.sample.name or name, arrays
+    features, lengths = texts([*prompts, config.sample.negative_prompt])
+    stem = config.sample.name or (path.stem if path.is_file() else path.name)
+    for i, prompt in enumerate(prompts):
+        name = stem or f"text_{_stable_hash(prompt):08x}"
+        yield (
+            f"{name}_{i}" if stem and len(prompts) > 1 else name,
+            arrays
+            | {
+                "text": features[i],
+                "text_lengths": lengths[i],
+                "null_text": features[-1],
+                "null_text_lengths": lengths[-1],
+                "prompt": prompt,
+            },
+        )
+
+
+def _prompts(config: Any) -> list[str]:
+    """Returns the prompts of `config.sample.prompts`, a file, or the one of `config.sample.prompt`.
+
+    Raises:
+      ValueError: both, or a file without a prompt.
+    """
+    file = config.sample.get("prompts", "")
+    if not file:
+        return [config.sample.prompt]
+    if config.sample.prompt:
+        raise ValueError("wanted one of config.sample.prompt and config.sample.prompts, got both")
+    lines = [line.strip() for line in Path(file).read_text().splitlines()]
+    if not any(lines):
+        raise ValueError(f"config.sample.prompts={file}: wanted a prompt a line, got none")
+    return [line for line in lines if line]
 
 
 def _images(path: str, task: Any) -> dict[str, np.ndarray]:
@@ -139,7 +230,6 @@ def _meta(config: Any, task: Any, name: str, arrays: dict[str, Any]) -> dict[str
         "id": name,
         "prompt": str(arrays.get("prompt", "")),
         "anchors": "record" if "anchors" in arrays else "generated",
-        "seed": int(config.sample.seed),
         "fps": float(config.data.fps),
         "size": list(options.size),
         "frames": options.frames,
