@@ -25,7 +25,7 @@ class Video:
         try:
             self._container = av.open(str(path))
             stream = self._container.streams.video[0]
-        except (av.error.FFmpegError, IndexError) as error:
+        except Exception as error:  # a damaged header raises whatever its parser runs into
             raise taco.BadSequence(f"{path}: cannot be read as a video ({error})") from error
         self.size = (stream.height, stream.width)
 
@@ -50,7 +50,7 @@ class Video:
         try:
             for number, frame in _frames(self._container, wanted):
                 found[number] = _shrink(frame, box, size)
-        except (av.error.FFmpegError, ValueError) as error:
+        except Exception as error:  # see __init__
             raise taco.BadSequence(f"{self.path}: cannot be read as a video ({error})") from error
         if missing := [i for i in wanted if i not in found]:
             raise taco.BadSequence(
@@ -97,18 +97,21 @@ def _frames(container: av.container.InputContainer, wanted: list[int]):
     """
     stream = container.streams.video[0]
     start, unit = stream.start_time or 0, stream.time_base
-    rate, keep = stream.average_rate, set(wanted)
+    rate, keep, first = stream.average_rate, set(wanted), None
     stream.codec_context.thread_count = 1  # sequences are prepared side by side
     if wanted[0] > 0:
         container.seek(start + int(wanted[0] / rate / unit), stream=stream, backward=True)
     for packet in container.demux(stream):
-        known = packet.pts is not None
-        skip = known and round((packet.pts - start) * unit * rate) not in keep
+        number = None if packet.pts is None else round((packet.pts - start) * unit * rate)
+        first = number if first is None else first  # of the key frame
+        skip = number is not None and number not in keep
         stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
         for frame in packet.decode():
             if frame.pts is None:
                 raise ValueError("a frame without a time stamp")
             number = round((frame.pts - start) * unit * rate)
+            if frame.is_corrupt and number >= (first or 0):  # and what refers to it
+                raise ValueError(f"frame {number} is damaged")
             if number in keep:
                 yield number, frame
             if number >= wanted[-1]:

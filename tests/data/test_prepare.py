@@ -330,6 +330,26 @@ def test_clips_are_sought_to_the_exact_frame(tmp_path):
         clips.read_clip(path, np.array([48, 50]), (0, 0, 64, 64), (32, 32))
 
 
+def test_videos_with_flipped_bits_are_refused_or_read_as_they_were(tmp_path):
+    path, rng, refused = tmp_path / "whole.mp4", np.random.default_rng(0), 0
+    image = np.kron(rng.integers(0, 255, (18, 24, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    taco_writer.write_video(path, np.stack([np.roll(image, 2 * n, axis=1) for n in range(20)]))
+    data, (index, box, size) = path.read_bytes(), (np.arange(0, 20, 3), (0, 0, 96, 72), (36, 48))
+    whole = clips.read_clip(path, index, box, size).astype(int)
+    for i in range(60):
+        damaged, other = bytearray(data), tmp_path / f"{i}.mp4"
+        for place in rng.integers(len(data), size=10):
+            damaged[place] ^= 1 << int(rng.integers(8))
+        other.write_bytes(damaged)
+        try:
+            clip = clips.read_clip(other, index, box, size)
+            assert np.abs(clip - whole).max() < 8  # never a picture that the decoder made up
+        except taco.BadSequence as error:
+            assert "cannot be read as a video" in str(error) or "not there" in str(error)
+            refused += 1
+    assert refused > 40
+
+
 @pytest.mark.parametrize("box", [(40, 20, 640, 420), (-60, -40, 540, 360), (100, 80, 340, 240)])
 def test_planes_that_are_cut_and_resized_give_the_picture(tmp_path, box):
     path, rng = tmp_path / "smooth.mp4", np.random.default_rng(0)
