@@ -65,7 +65,7 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
     if variant == "train":
         config.train.checkpoint_every = 200
         config.stages = (
-            {"name": "mjd", "train": {"steps": 4000}, "task": {"cycle": without_loop}},
+            {"name": "mjd", "train": {"steps": 3000}, "task": {"cycle": without_loop}},
             {
                 "name": "joint",
                 "train": {"steps": 60},
