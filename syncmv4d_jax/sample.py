@@ -162,7 +162,7 @@ def _stages_there(config: Any, workdir: Path) -> str:
 def _inputs(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
     if config.sample.images or config.sample.prompt or config.sample.get("prompts", ""):
-        yield _from_user(config, task)
+        yield from _from_user(config, task)
         return
     for name, example in pipeline.examples(config, config.sample.split):
         yield name, {**example, "images": example["video"][:, 0]}
