@@ -135,16 +135,18 @@ class Batched:
         self._split = jax.NamedSharding(mesh, jax.P("b"))
         whole = jax.NamedSharding(mesh, jax.P())
         self._params = jax.device_put(params, whole)
-        self._size = size * jax.local_device_count()
+        self._devices = jax.local_device_count()
+        self._size = size * self._devices
         self._function = jax.jit(function, out_shardings=self._split)
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         """Maps over the leading axis; the last batch is filled up by repeating its last entry."""
         found = []
-        for start in range(0, len(arrays[0]), self._size):
-            parts = [x[start : start + self._size] for x in arrays]
+        size = min(self._size, -(-len(arrays[0]) // self._devices) * self._devices)
+        for start in range(0, len(arrays[0]), max(size, 1)):
+            parts = [x[start : start + size] for x in arrays]
             kept = len(parts[0])
-            fill = [(0, self._size - kept)] + [(0, 0)] * (parts[0].ndim - 1)
+            fill = [(0, size - kept)] + [(0, 0)] * (parts[0].ndim - 1)
             parts = [jax.device_put(np.pad(p, fill, mode="edge"), self._split) for p in parts]
             found.append(np.asarray(self._function(self._params, *parts))[:kept])
         return np.concatenate(found) if found else np.zeros(0)
@@ -337,11 +339,11 @@ class Fvd:
     """I3D: FVD."""
 
     def __init__(self, name: str, loaded: feature_weights.Loaded):
-        self._logits = batched(name, loaded, lambda net, x: net(x))
+        self._logits = batched(name, loaded, lambda net, x: net(i3d.clip_pixels(x)))
         self._frechet = Frechet("fvd")
 
     def _of(self, clip: np.ndarray) -> np.ndarray:
-        return self._logits(np.concatenate([np.asarray(i3d.windows(view)) for view in clip]))
+        return self._logits(np.concatenate([i3d.windows(view) for view in clip]))
 
     def add(self, pair: Pair) -> Values:
         """Adds a sample's windows of 16 frames."""

@@ -9,8 +9,10 @@ NOTE(parity): its batch norms add 1e-5 to the variance, where pytorch-i3d's own 
 
 import dataclasses
 
+import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from syncmv4d_jax.metrics.features import layers
@@ -119,15 +121,13 @@ class I3D(nnx.Module):
         return jnp.mean(self.logits(x), axis=(1, 2, 3))
 
 
-def windows(frames: jax.Array) -> jax.Array:
-    """Cuts a video into clips of 16 frames for `I3D`, 224 x 224, linear, -1..1.
-
-    Args:
-      frames: [n h w 3], 0..255; what does not fill the last clip is left out.
-
-    Returns:
-      [b 16 224 224 3] float32; b = 0 where n < 16.
-    """
+def windows(frames: np.ndarray) -> np.ndarray:
+    """Cuts a video [n h w 3] into clips [b 16 h w 3]; what does not fill the last is left out."""
     count = len(frames) // FRAMES
-    x = layers.resize(frames[: count * FRAMES].astype(jnp.float32), (SIDE, SIDE))
-    return (x / 127.5 - 1).reshape(count, FRAMES, SIDE, SIDE, 3)
+    return frames[: count * FRAMES].reshape(count, FRAMES, *frames.shape[1:])
+
+
+def clip_pixels(clips: jax.Array) -> jax.Array:
+    """What `I3D` takes of clips [b n h w 3], 0..255: [b n 224 224 3], linear, -1..1."""
+    x = layers.resize(einops.rearrange(clips, "b n h w c -> (b n) h w c"), (SIDE, SIDE))
+    return einops.rearrange(x, "(b n) h w c -> b n h w c", n=clips.shape[1]) / 127.5 - 1

@@ -186,7 +186,7 @@ class Inception(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Features of images [b h w 3], 0..255, any size -> [b 2048] float32."""
-        x = layers.resize(images.astype(jnp.float32), (SIDE, SIDE), half_pixel=False)
+        x = layers.resize(images, (SIDE, SIDE), half_pixel=False)
         x = (x - 128) / 128
         for name, *_ in STEM:
             if name == "pool":

@@ -132,7 +132,8 @@ def cubic_weights(size: int, out: int, *, scale: float, a: float = -0.75) -> np.
 
 
 def resize(x: jax.Array, size: tuple[int, int], *, half_pixel: bool = True) -> jax.Array:
-    """Resizes [b h w c] linearly without antialiasing to `size` (h, w)."""
+    """Resizes [b h w c] linearly without antialiasing to `size` (h, w), float32."""
+    x = x.astype(jnp.float32)
     rows = linear_weights(x.shape[1], size[0], half_pixel=half_pixel)
     columns = linear_weights(x.shape[2], size[1], half_pixel=half_pixel)
     x = jnp.einsum("bhwc,ih->biwc", x, rows, precision="highest")

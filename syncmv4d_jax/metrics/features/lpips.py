@@ -90,7 +90,7 @@ class LPIPS(nnx.Module):
         return found
 
     def __call__(self, pred: jax.Array, true: jax.Array) -> jax.Array:
-        """Distance [b] of images [b h w 3], float32 in -1..1; 0 where identical.
+        """Distance [b] of images [b h w 3], float32 in -1..1; 0 (to rounding) where identical.
 
         Raises:
           ValueError: images smaller than `config.smallest`.

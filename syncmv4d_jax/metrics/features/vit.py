@@ -156,6 +156,6 @@ def dino_pixels(frames: jax.Array) -> jax.Array:
     """
     h, w = frames.shape[1:3]
     size = (224, int(224 * w / h)) if h <= w else (int(224 * h / w), 224)
-    x = pixels.resize(frames.astype(jnp.float32), size) / 255
+    x = pixels.resize(frames, size) / 255
     mean, std = (np.array(v, np.float32).reshape(1, 1, 1, 3) for v in IMAGENET)
     return (x - mean) / std
