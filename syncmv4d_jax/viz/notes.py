@@ -31,7 +31,7 @@ def of(evaluation: Mapping[str, Any] | None) -> dict[str, list[str]]:
     if not evaluation:
         return {}
     rows = evaluation["rows"]
-    cells = {m: cell["per_sample"] for m, cell in rows["model"].items()}
+    cells = {m: cell["per_sample"] for m, cell in rows["model"].items() if cell.get("per_sample")}
     names = sorted({name for values in cells.values() for name in values})
     found: dict[str, list[str]] = {name: [] for name in names}
     for name in names:

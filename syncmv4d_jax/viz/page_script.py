@@ -32,8 +32,10 @@ function title(m) { const d = definitions[m];
     + (d.better === "lower" ? "\u00a0↓" : d.better === "higher" ? "\u00a0↑" : "\u00a0→\u00a01"); }
 function badness(m, x) { const better = definitions[m].better;
   return better === "lower" ? x : better === "higher" ? -x : Math.abs(x - better); }
-function valueOf(m, name) { const cell = evaluation && evaluation.rows.model[m];
-  return cell && cell.per_sample[name] !== undefined ? cell.per_sample[name] : null; }
+function valueOf(m, name) {  // null where undefined, and for metrics of the whole set (FID)
+  const cell = evaluation && evaluation.rows.model[m], values = (cell && cell.per_sample) || {};
+  return values[name] === undefined ? null : values[name];
+}
 
 function blob(text) {
   const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
@@ -166,7 +168,8 @@ function listen() {
 }
 function start() {
   headline(); listen(); listenTracks(); listenOverlays();
-  const sorts = evaluation ? Object.keys(evaluation.rows.model) : [];
+  const sorts = evaluation ? Object.keys(evaluation.rows.model)
+    .filter(m => evaluation.rows.model[m].per_sample) : [];
   $("sort").append(make("option", "order of records", {value: ""}),
     ...sorts.map(m => make("option", definitions[m].title + ", worst first", {value: m})));
   if (evaluation) { showMetrics(); showChecks(); showDefinitions(); }

@@ -50,7 +50,7 @@ function showValues() {
   table.append(head, body);
 }
 function showMetrics() {
-  const sets = ["tracks", "video"].flatMap(kind => {
+  const sets = ["tracks", "video", "network"].flatMap(kind => {
     const all = Object.keys(definitions).filter(m => definitions[m].kind === kind
       && Object.values(evaluation.rows).some(r => r[m] && r[m].value !== null));
     return all.length > 9 ? [[kind, all.slice(0, 8)], [kind, all.slice(8)]] : [[kind, all]];
@@ -66,7 +66,7 @@ function showMetrics() {
       if (!known.some(m => cells[m] && cells[m].value !== null)) continue;
       const found = known.map(m => {
         const td = make("td", number(cells[m] ? cells[m].value : null));
-        if (cells[m] && cells[m].se !== null)
+        if (cells[m] && cells[m].se != null)
           td.append(make("br"), make("span", "± " + number(cells[m].se), {class: "se"}));
         return td;
       });

@@ -45,6 +45,9 @@ def page(path, count, *, size=(48, 64)):
     scene.best_blur(scores, blurred)
     facts = {"fps": 8.0, "resolution": list(size), "frames": 9, "views": 3, "points": 90}
     evaluation = evaluate.assemble(scores) | facts
+    fid = {"title": "FID", "unit": "", "better": "lower", "kind": "network", "text": "of the set"}
+    evaluation["definitions"]["fid"] = fid | {"alignment": "none"}
+    evaluation["rows"]["model"]["fid"] = {"value": 58.25, "n": count, "definition": "fid/1"}
     report.write(path, shown, evaluation, CURVES, '{"a": "<b>"}', "python -m x --config=<y>")
     return blocks(path.read_text())
 
@@ -239,6 +242,8 @@ async function probe() {
     .filter(n => !/^(blob|data):/.test(n));
   found.unnamed = [...document.querySelectorAll("button, input, select")].filter(e =>
     !(e.textContent.trim() || e.ariaLabel || (e.labels && e.labels.length))).length;
+  found.fid = [$("metrics").textContent.includes("58.3"), [...$("sort").options].map(o => o.value)
+    .includes("fid")];
   found.here = names[state.at];
   found.unreachable = document.querySelectorAll(".tall:not([tabindex])").length
     + document.querySelectorAll("th:empty, [role=img]:not([aria-label])").length;
@@ -318,6 +323,7 @@ def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
     assert found["key"] == 6 and found["curves"] == 2
     assert found["looks"] == 4 and found["blank"] == 0 and found["plots"] == [6, 2]
     assert found["picked"][:3] == [4, 1, "5"] and "off the line of view 2" in found["picked"][3]
+    assert found["fid"] == [True, False]
     assert found["point"] == 7 and max(found["off"]) < 0.05 and found["legend"]
     truth = fake_samples.truth(int(found["here"].split("-")[1]))
     point = np.tile(truth["tracks"][3, 21], (3, 1))
