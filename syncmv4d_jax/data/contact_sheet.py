@@ -33,29 +33,40 @@ def draw_tracks(
     return np.asarray(image)
 
 
+def _overlay(window: windows.Window, view: windows.View, at: int) -> np.ndarray:
+    """Frame `at` of the preview with the view's visible tracks and the camera's name."""
+    n = window.shown[at]
+    pixels, _ = cameras.project(window.tracks["tracks"][n], view.intrinsics, view.extrinsics)
+    visible, surface = view.values["visibility"][n], window.tracks["surface"]
+    drawn = draw_tracks(window.preview[view.serial][0][at], pixels, visible, surface)
+    scale = WIDTH / drawn.shape[1]
+    image = Image.fromarray(drawn).resize((WIDTH, round(drawn.shape[0] * scale)))
+    ImageDraw.Draw(image).text((4, 2), view.serial, fill=(255, 255, 255), stroke_width=1,
+                               stroke_fill=(0, 0, 0))  # fmt: skip
+    return np.asarray(image)
+
+
 def write_sheet(path: Path, window: windows.Window) -> None:
-    """Writes a sheet: one row a cluster, three frames with tracks, three of the pseudo video."""
-    rows, seen = [], set()
+    """Writes a sheet: of the first camera of each cluster three frames with tracks and three of the
+    pseudo video, a row each; below, the first frame with tracks of all other cameras."""
+    first = {view.cluster: view for view in reversed(window.views)}
+    rows, others = [], []
+    for _, view in sorted(first.items()):
+        row = [_overlay(window, view, at) for at in range(3)]
+        size = row[0].shape[1::-1]
+        painted = window.preview[view.serial][1]
+        row += [np.asarray(Image.fromarray(frame).resize(size)) for frame in painted]
+        rows.append(np.concatenate(row, axis=1))
     for view in window.views:
-        if view.cluster in seen:
-            continue
-        seen.add(view.cluster)
-        frames, painted = window.preview[view.serial]
-        row = []
-        for frame, n in zip(frames, window.shown, strict=True):
-            pixels, _ = cameras.project(
-                window.tracks["tracks"][n], view.intrinsics, view.extrinsics
-            )
-            visible = view.values["visibility"][n]
-            row.append(draw_tracks(frame, pixels, visible, window.tracks["surface"]))
-        rows.append((view.cluster, np.concatenate([*row, *painted], axis=1)))
-    sheet = np.concatenate([row for _, row in sorted(rows, key=lambda r: r[0])], axis=0)
-    scale = min(1.0, 6 * WIDTH / sheet.shape[1])
-    image = Image.fromarray(sheet)
-    image = image.resize((round(sheet.shape[1] * scale), round(sheet.shape[0] * scale)))
+        if first[view.cluster] is not view:
+            others.append(_overlay(window, view, 0))
+    for start in range(0, len(others), 6):
+        row = others[start : start + 6]
+        row += [np.zeros_like(row[0])] * (6 - len(row))
+        rows.append(np.concatenate(row, axis=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    image.save(partial, "JPEG", quality=85)
+    Image.fromarray(np.concatenate(rows, axis=0)).save(partial, "JPEG", quality=85)
     partial.replace(path)
 
 
@@ -83,7 +94,8 @@ def write_report(root: Path, content: dict, summary: dict) -> None:
         "td{border:1px solid #ccc;padding:.2em .6em}img{max-width:100%}figure{margin:1.5em 0}"
         f"</style><h1>Prepared records</h1><table>{facts}</table>"
         f"<h2>Skipped ({len(skipped)})</h2><table>{reasons}</table>"
-        "<h2>Contact sheets</h2><p>Rows: views from left to right. Columns: first, middle and last "
-        f"frame with the visible tracks drawn over it, then the pseudo video.</p>{sheets}"
+        "<h2>Contact sheets</h2><p>A row for the first camera of each cluster, the viewer's left "
+        "first: the first, middle and last frame with the visible tracks drawn over it, then the "
+        f"pseudo video. Below: the first frame of all other cameras.</p>{sheets}"
     )
     (root / "report.html").write_text(page, encoding="utf-8")
