@@ -92,8 +92,9 @@ def listing(root: Path) -> str:
 
 
 def _section(root: Path, run: Path) -> str:
-    base = "/" + urllib.parse.quote(run.relative_to(root).as_posix() + "/").removeprefix("./")
-    parts = [f"<section><h2>{html.escape(run.name)}</h2>"]
+    place = run.relative_to(root).as_posix()
+    base = "/" + urllib.parse.quote(place + "/").removeprefix("./")
+    parts = [f"<section><h2>{html.escape(run.name if place == '.' else place)}</h2>"]
     text = headline(run)
     if text:
         parts.append(f'<p class="soft">{html.escape(text)}</p>')

@@ -45,6 +45,7 @@ select { max-width: 100%; min-width: 0; }
 video { width: 100%; display: block; background: var(--stage); border-radius: 4px; }
 video.small { image-rendering: pixelated; }
 .two { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 24px; }
+.two:has(#values-section[hidden]) { grid-template-columns: minmax(0, 1fr); }
 .stage { position: relative; background: var(--stage); border: 1px solid var(--line);
   border-radius: 8px; overflow: hidden; }
 .stage canvas { display: block; width: 100%; height: 420px; touch-action: none; cursor: grab; }

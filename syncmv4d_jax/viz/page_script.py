@@ -138,7 +138,7 @@ function headline() {
       + evaluation.resolution.join(" × ") + " at " + evaluation.fps + " fps",
       evaluation.points + " points",
       good + " of " + evaluation.checks.length + " checks passed");
-  } else parts.push(samples.length + " samples");
+  } else parts.push(samples.length + (samples.length === 1 ? " sample" : " samples"));
   if (data.left_out.length) parts.push(data.left_out.length + " samples are not on this page");
   $("headline").textContent = parts.join(" · ");
 }
