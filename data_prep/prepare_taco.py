@@ -56,12 +56,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--heldout-tools", type=names, default=DEFAULTS.held_out_tools, help="comma separated")
     add("--heldout-actions", type=names, default=DEFAULTS.held_out_actions)
     add("--heldout-triplets", type=Path, help="file with one '(action, tool, target)' a line")
+    add("--marker-removed", action="store_true", help="only sequences with such videos")
+    add("--exclude", type=Path, help="file with one id of a sequence to leave out a line")
     add("--jobs", type=int, default=2, help="processes")
     add("--limit", type=int, default=0, help="first sequences only")
     args = parser.parse_args(argv)
     if args.taco and not args.mano:
         parser.error("--taco needs --mano: MANO's files come from mano.is.tue.mpg.de")
     return args
+
+
+def choose(sources: list[layouts.Source], args: argparse.Namespace) -> list[layouts.Source]:
+    """Leaves out what --exclude names, and with --marker-removed what has no such videos."""
+    left_out = set(args.exclude.read_text().split()) if args.exclude else set()
+    if unknown := left_out - {source.id for source in sources}:
+        raise ValueError(f"{args.exclude}: no such sequences: {sorted(unknown)[:5]}")
+    if args.marker_removed and args.taco:
+        left_out |= {s.id for s in sources} - set(taco.with_markers_removed(args.taco))
+    return [source for source in sources if source.id not in left_out]
 
 
 def main(argv: list[str]) -> int:
@@ -85,7 +97,7 @@ def main(argv: list[str]) -> int:
             sources = layouts.folder_sources(args.folder)
         else:
             sources = layouts.taco_sources(args.taco, args.mano, flip_left=args.flip_left)
-        sources = sources[: args.limit or None]
+        sources = choose(sources, args)[: args.limit or None]
         summary = prepare.run(sources, args.out, settings, jobs=args.jobs)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import cameras
-from syncmv4d_jax.data import layouts, mano, prepare, records, synthetic, synthetic_hand
+from syncmv4d_jax.data import layouts, mano, prepare, records, synthetic, synthetic_hand, taco
 
 ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "data_prep"))
+import prepare_taco  # noqa: E402
+
 CAMERAS = ("22139946", "22139916", "22139909", "22139911")
 FLAGS = ["--size", "48x64", "--frames", "5", "--fps", "15", "--points", "64", "--val-share", "0"]
 SETTINGS = prepare.Settings(size=(48, 64), frames=5, fps=15.0, points=64, val=0.0)
@@ -97,6 +100,23 @@ def test_wrong_flags_end_with_one_sentence(scenes, made, tmp_path):
     assert "points: 64 there, 32 now" in process.communicate()[0] and process.returncode == 1
     process = start(tmp_path, tmp_path / "out")
     assert "FileNotFoundError" in process.communicate()[0] and process.returncode == 1
+
+
+def test_sequences_can_be_left_out(scenes, tmp_path):
+    root = shutil.copytree(scenes / "taco", tmp_path / "taco")
+    first, second = layouts.taco_sources(root, scenes / "mano")
+    videos = taco.Entry(root, first.triplet, first.id).folder(taco.VIDEOS[0])
+    raw = taco.Entry(root, first.triplet, first.id).folder(taco.VIDEOS[1])
+    raw.parent.mkdir(parents=True)
+    videos.rename(raw)  # only the second has videos without markers
+    listed = tmp_path / "bad.txt"
+    listed.write_text(f"{second.id}\n")
+    for more, left in ((["--marker-removed"], second), (["--exclude", str(listed)], first)):
+        argv = ["--taco", str(root), "--mano", "m", "--out", "o", *more]
+        assert prepare_taco.choose([first, second], prepare_taco.parse(argv)) == [left]
+    listed.write_text("20230000_000")
+    with pytest.raises(ValueError, match="no such sequences: ..20230000_000"):
+        prepare_taco.choose([first, second], prepare_taco.parse(argv))
 
 
 class Bomb:
