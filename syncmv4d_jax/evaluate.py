@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from syncmv4d_jax import evaluate_networks, writers
@@ -27,6 +29,8 @@ Examples = Callable[[Any, str], Iterator[tuple[str, dict[str, Any]]]]
 
 def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -> None:
     """Evaluates DIR/samples (or `config.evaluate.samples`) and writes the results to DIR.
+
+    Several processes share the samples; the first one writes (and runs the networks).
 
     Args:
       config: reads `config.evaluate` and what `examples` reads.
@@ -44,17 +48,44 @@ def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -
     workdir = Path(workdir)
     folder = Path(config.evaluate.samples or workdir / "samples")
     found = _found(folder)
-    scores, sharpness, facts = {}, {}, {}
-    for name, truth in _matched(config, examples, found, quiet=False):
-        sample = samples.read(found[name])
-        scores[name], sharpness[name] = scene.score(sample, truth, name)
-        facts = facts or _facts(sample, truth)
+    scores, sharpness, facts = _scores(config, examples, found)
     if not scores:
         raise ValueError(
             f"{folder} has {len(found)} samples ({', '.join(sorted(found)[:3])}, ...), none "
             f"of the split {config.evaluate.split!r} of the records: set config.evaluate.split, "
             "or sample from these records (config.mode=sample)"
         )
+    if jax.process_index() == 0:
+        _results(config, workdir, examples, found, (scores, sharpness, facts))
+    if jax.process_count() > 1:  # the others stay until all is written
+        multihost_utils.sync_global_devices("evaluated")
+
+
+def _scores(
+    config: Any, examples: Examples, found: Mapping[str, Path]
+) -> tuple[dict[str, scene.Scores], dict[str, dict], dict[str, Any]]:
+    """Scores this process's share of the samples; returns all processes' scores, blurs, facts."""
+    scores, blurs, facts = {}, {}, {}
+    mine = {name: found[name] for name in summary.share(sorted(found))}
+    for name, truth in _matched(config, examples, mine, quiet=jax.process_index() > 0):
+        sample = samples.read(mine[name])
+        scores[name], blurred = scene.score(sample, truth, name)
+        blurs[name] = list(blurred.items())
+        facts = facts or {"facts": _facts(sample, truth)}
+    blurs = {name: {s: x for s, x in pairs} for name, pairs in summary.gather(blurs).items()}
+    return summary.gather(scores), blurs, summary.gather(facts).get("facts", {})
+
+
+def _results(
+    config: Any,
+    workdir: Path,
+    examples: Examples,
+    found: Mapping[str, Path],
+    scored: tuple[dict[str, scene.Scores], dict[str, dict], dict[str, Any]],
+) -> None:
+    """Writes everything; one process."""
+    scores, sharpness, facts = scored
+    folder = Path(config.evaluate.samples or workdir / "samples")
     sigma = scene.best_blur(scores, sharpness)
     evaluation = assemble(scores) | facts | {
         "samples": os.path.relpath(folder, workdir),

@@ -4,11 +4,14 @@ Differences are paired by scene, positive where the model is better; "beyond 2 s
 means mean > 2 s / sqrt(n) of those differences. Undefined values (None) are left out and counted.
 """
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from syncmv4d_jax.metrics import baselines, definitions
 
@@ -17,6 +20,23 @@ SCENES = 16  # a check with fewer is not passed
 # perfect in it; it is reported, not judged.
 ORIGIN_FREE = "mv_rpe_cross_truth"
 Values = Mapping[str, float | None]  # scene -> value
+
+
+def share(names: Sequence[str]) -> list[str]:
+    """Returns this process's part of the scenes: every process_count-th."""
+    return list(names)[jax.process_index() :: jax.process_count()]
+
+
+def gather(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the {scene: JSON value} of all processes, joined; every process has to call it."""
+    if jax.process_count() == 1:
+        return dict(values)
+    mine = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    longest = int(np.max(multihost_utils.process_allgather(np.asarray(mine.size))))
+    padded = np.pad(mine, (0, longest - mine.size), constant_values=ord(" "))
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    joined = {name: x for row in rows for name, x in json.loads(row.tobytes()).items()}
+    return dict(sorted(joined.items()))
 
 
 def mean(values: Values) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def scene():
 
 def test_single_view_world_and_cross_forms(scene):
     z, pose, pred, true, seen = scene
+    close(pred, z["world_pred"])
     close(percent(multiview.single(pred, true, seen, pose)), z["sv_rpe_pi"])
     close(percent(multiview.world(pred, true, seen)), z["mv_world_rpe_pi"])
     found = multiview.cross_pairs(pred, true, seen, pose)
