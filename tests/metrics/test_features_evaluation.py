@@ -101,7 +101,7 @@ def evaluated(config, *pairs):
 
 
 def noisy(clip, seed=1):
-    noise = np.random.default_rng(seed).normal(0, 40, clip.shape)
+    noise = np.random.default_rng(seed).normal(40, 40, clip.shape)
     return np.clip(clip + noise, 0, 255).astype(np.uint8)
 
 
