@@ -35,6 +35,16 @@ BUDGET = 24_000_000  # bytes of embedded samples
 SIZES = ((256, 20), (192, 23), (128, 26), (96, 30))  # tallest video, pixels, and its x264 quality
 CURVE_POINTS = 400
 TABLE = ("value", "se", "n", "unit", "per_sample")
+SCRIPTS = (
+    page_script.SCRIPT,
+    page_tables.TABLES,
+    page_tracks.TRACKS,
+    page_overlay.OVERLAY,
+    page_plots.PLOTS,
+    page_plots.CURVES,
+    page_script.START,
+)
+FIXED = {"STYLE": page.STYLE, "SCRIPT": "".join(SCRIPTS)}
 
 
 def write(
@@ -78,23 +88,11 @@ def write(
     blocks = [_block("summary", _json(summary))]
     blocks += [_block(f"sample-{i}", text) for i, text in enumerate(shown)]
     filled = {
-        "STYLE": page.STYLE,
-        "SCRIPT": "".join(
-            [
-                page_script.SCRIPT,
-                page_tables.TABLES,
-                page_tracks.TRACKS,
-                page_overlay.OVERLAY,
-                page_plots.PLOTS,
-                page_plots.CURVES,
-                page_script.START,
-            ]
-        ),
         "DATA": "\n".join(blocks),
         "COMMAND": html.escape(command),
         "CONFIG": html.escape(config_text),
     }
-    text = re.sub("%%([A-Z]+)%%", lambda found: filled[found.group(1)], page.BODY)
+    text = re.sub("%%([A-Z]+)%%", lambda found: (FIXED | filled)[found.group(1)], page.BODY)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")

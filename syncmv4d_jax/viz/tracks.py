@@ -52,15 +52,11 @@ def scene(
       points), cameras (eye and four corners each, for drawing), and for projecting intrinsics,
       extrinsics and size.
     """
-    there = [x for x in (true_tracks, tracks) if x is not None]
-    if not there:
+    there = [np.asarray(x) for x in (true_tracks, tracks) if x is not None]
+    if not there or not np.isfinite(there[0]).all(-1).any():
         return None
-    reference = np.asarray(there[0], np.float64)
-    points = reference[np.isfinite(reference).all(-1)]
-    if not len(points):
-        return None
-    centre = np.median(points, axis=0)
-    radius = float(max(np.percentile(np.linalg.norm(points - centre, axis=-1), 98), 0.02))
+    reference = there[0]
+    centre, radius = _extent(reference)
     unit = radius / 8000
     limit = min(POINTS, max(PLACES // len(reference), 32))
     keep = {count: chosen(count, limit) for count in {x.shape[1] for x in there}}
@@ -82,6 +78,14 @@ def scene(
         "size": [int(x) for x in size],
         "cameras": frusta(intrinsics, extrinsics, size, depth=0.25 * radius, centre=centre),
     }
+
+
+def _extent(tracks: np.ndarray) -> tuple[np.ndarray, float]:
+    """The middle [3] of the finite points and the radius that holds 98% of them, metres."""
+    points = np.asarray(tracks, np.float64)[np.isfinite(tracks).all(-1)]
+    centre = np.median(points, axis=0)
+    far = np.percentile(np.linalg.norm(points - centre, axis=-1), 98)
+    return centre, float(max(far, 0.02))
 
 
 def depths(tracks: np.ndarray, extrinsics: np.ndarray) -> list[list[list[float] | None]]:
