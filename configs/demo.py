@@ -41,7 +41,7 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         "scale_weight": 0.1,
         "guidance": 1.0,
         "sampler": "euler",
-        "sample_steps": 4,
+        "sample_steps": 2,
         "sample_shift": 8.0,
         "vae_batch": 3,
     }
