@@ -43,6 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--fps", type=float, default=DEFAULTS.fps)
     add("--points", type=int, default=DEFAULTS.points)
     add("--variants", type=int, default=1, help="clips of a training sequence")
+    add("--clusters", type=int, default=DEFAULTS.clusters, help="groups of cameras: views a sample")
     add("--cameras", choices=("all", "first"), default="all", help="first: one a cluster")
     add(
         "--representation",
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> int:
         settings = dataclasses.replace(
             DEFAULTS,
             **{key: getattr(args, key) for key in ("size", "frames", "fps", "points", "variants")},
-            **{key: getattr(args, key) for key in ("val", "seed", "text", "cameras")},
+            **{key: getattr(args, key) for key in ("val", "seed", "text", "cameras", "clusters")},
             representation=args.representation,
             held_out_tools=args.heldout_tools,
             held_out_actions=args.heldout_actions,
