@@ -18,12 +18,15 @@ All functions take leading group axes: [... p c] with tables and indices of the 
 
 import functools
 
+import einops
 import jax
 import jax.numpy as jnp
 import jraph
 from jax import lax
 
 from syncmv4d_jax.points import voxel_hash
+
+CHUNK = 16384  # rows at once in larger clouds: their sums then stay in a processor's cache
 
 
 def subm_conv(
@@ -66,20 +69,37 @@ def _pad(x):
     return jnp.concatenate([x, jnp.zeros_like(x[:, :1])], axis=1)
 
 
+def _chunks(x, fill):
+    """Cuts [g p ...] into [m g CHUNK ...]; `fill` completes the last chunk."""
+    size = min(CHUNK, x.shape[1])
+    pad = ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2)
+    x = jnp.pad(x, pad, constant_values=fill)
+    return einops.rearrange(x, "g (m p) ... -> m g p ...", p=size)
+
+
+def _joined(x, rows):
+    return einops.rearrange(x, "m g p ... -> g (m p) ...")[:, :rows]
+
+
 def _correlate(x, table, weight):
-    x = _pad(x)
+    rows, x = x.shape[1], _pad(x)
     weight = weight.astype(x.dtype)
 
-    def step(total, tap):
-        index, kernel = tap
-        part = jnp.einsum(
-            "g p c, c d -> g p d", take(x, index), kernel, preferred_element_type=jnp.float32
-        )
-        return total + part, None
+    def chunk(table):
+        def step(total, tap):
+            index, kernel = tap
+            part = jnp.einsum(
+                "g p c, c d -> g p d", take(x, index), kernel, preferred_element_type=jnp.float32
+            )
+            return total + part, None
 
-    start = jnp.zeros((*table.shape[:2], weight.shape[-1]), jnp.float32)
-    total, _ = lax.scan(step, start, (jnp.moveaxis(table, -1, 0), weight))
-    return total.astype(x.dtype)
+        start = jnp.zeros((*table.shape[:2], weight.shape[-1]), jnp.float32)
+        total, _ = lax.scan(step, start, (jnp.moveaxis(table, -1, 0), weight))
+        return total.astype(x.dtype)
+
+    if rows <= CHUNK:
+        return chunk(table)
+    return _joined(lax.map(chunk, _chunks(table, rows)), rows)
 
 
 @jax.custom_vjp
@@ -94,19 +114,40 @@ def _conv_fwd(x, table, weight):
 def _conv_bwd(saved, g):
     """Gathers g once an offset, for both: d weight[J-1-j] = sum_b x[b]^T g[table[b, j]]."""
     x, table, weight = saved
-    padded = _pad(g)
+    rows, padded = x.shape[1], _pad(g)
     mirrored = jnp.swapaxes(weight[::-1], 1, 2).astype(g.dtype)
 
-    def step(total, tap):
-        index, kernel = tap
-        g_near = take(padded, index)
-        part = jnp.einsum("g p d, d c -> g p c", g_near, kernel, preferred_element_type=jnp.float32)
-        d_kernel = jnp.einsum("g p c, g p d -> c d", x, g_near, preferred_element_type=jnp.float32)
-        return total + part, d_kernel
+    def chunk(inputs):
+        x, table = inputs
 
-    start = jnp.zeros(x.shape, jnp.float32)
-    d_x, d_weight = lax.scan(step, start, (jnp.moveaxis(table, -1, 0), mirrored))
-    return d_x.astype(x.dtype), None, d_weight[::-1].astype(weight.dtype)
+        def step(total, tap):
+            index, kernel = tap
+            g_near = take(padded, index)
+            part = jnp.einsum(
+                "g p d, d c -> g p c", g_near, kernel, preferred_element_type=jnp.float32
+            )
+            d_kernel = jnp.einsum(
+                "g p c, g p d -> c d", x, g_near, preferred_element_type=jnp.float32
+            )
+            return total + part, d_kernel
+
+        start = jnp.zeros(x.shape, jnp.float32)
+        d_x, d_weight = lax.scan(step, start, (jnp.moveaxis(table, -1, 0), mirrored))
+        return d_x.astype(x.dtype), d_weight
+
+    if rows <= CHUNK:
+        d_x, d_weight = chunk((x, table))
+    else:
+
+        def add(total, inputs):
+            d_x, d_weight = chunk(inputs)
+            return total + d_weight, d_x
+
+        d_weight, d_x = lax.scan(
+            add, jnp.zeros(weight.shape, jnp.float32), (_chunks(x, 0), _chunks(table, rows))
+        )
+        d_x = _joined(d_x, rows)
+    return d_x, None, d_weight[::-1].astype(weight.dtype)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)

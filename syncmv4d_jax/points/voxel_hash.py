@@ -22,6 +22,7 @@ from jax import lax
 GUARD = 2
 CELLS = 1024 - 2 * GUARD  # cells an axis
 EMPTY = np.int32(2**31 - 1)
+CHUNK = 16384  # queries at once in larger clouds
 
 
 class Voxels(NamedTuple):
@@ -166,7 +167,7 @@ def _sort_table(keys, shifts):
 
     def row(first):
         query = jnp.where(keys == EMPTY, EMPTY, keys + first)
-        place = jnp.searchsorted(keys, query, method="scan_unrolled").astype(jnp.int32)
+        place = _search(keys, query)
         columns = []
         for j in range(kernel):
             there = jnp.minimum(place, size - 1)
@@ -177,6 +178,19 @@ def _sort_table(keys, shifts):
 
     table = lax.map(row, jnp.asarray(shifts[:, 0], jnp.int32))
     return table.reshape(-1, size).T
+
+
+def _search(keys, query):
+    """searchsorted, `CHUNK` queries at once: each touches few of the keys, as both ascend."""
+
+    def part(query):
+        return jnp.searchsorted(keys, query, method="scan_unrolled").astype(jnp.int32)
+
+    size = query.shape[0]
+    if size <= CHUNK:
+        return part(query)
+    padded = jnp.pad(query, (0, -size % CHUNK), constant_values=EMPTY)
+    return lax.map(part, padded.reshape(-1, CHUNK)).reshape(-1)[:size]
 
 
 def _hash_lookup(keys):

@@ -76,6 +76,23 @@ def test_custom_backward_equals_autodiff(kernel):
         np.testing.assert_allclose(a, b, atol=1e-6 * float(jnp.abs(b).max()) + 1e-6)
 
 
+def test_large_clouds_in_chunks_equal_the_whole(monkeypatch):
+    _, _, voxels, x = random_cloud()
+    tables = {}
+    for size in (1000, 32):  # 150 rows: the last chunk is not full
+        monkeypatch.setattr(voxel_hash, "CHUNK", size)
+        tables[size] = jax.vmap(lambda keys: voxel_hash.neighbours(keys))(voxels.keys)
+    np.testing.assert_array_equal(tables[32], tables[1000])
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(27, 5, 7)), jnp.float32)
+    results = []
+    for size in (1000, 32):
+        monkeypatch.setattr(sparse_conv, "CHUNK", size)
+        out, pull = jax.vjp(lambda x, w: sparse_conv.subm_conv(x, tables[32], w), x, weight)
+        results.append((out, *pull(jnp.cos(out))))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 def test_convolution_equals_a_dense_convolution():
     grid, _, voxels, x = random_cloud(groups=1)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=(27, 5, 7)), jnp.float32)
