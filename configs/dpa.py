@@ -38,12 +38,17 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.mesh = {"data": -1}
     if variant in ("demo", "debug"):
         config.task.dpa = {
-            "width": 64, "heads": 2, "depth": 2, "coarse_blocks": 1, "cpe_channels": 32,
-            "patch": 128, "remat": False,
+            "width": 64, "heads": 2, "depth": 1, "coarse_blocks": 1, "cpe_channels": 32,
+            "patch": 256, "remat": False,
         }  # fmt: skip
-        config.task.size = (64, 96)
-        config.optim.learning_rate, config.optim.warmup = 1e-3, 50
-        config.train.steps, config.train.batch_size = 600, 2
+        config.task.size, config.task.points = (64, 96), 24
+        config.task.corruption = {"views": (0.0, 1.0)}
+        config.optim = {
+            "name": "muon", "learning_rate": 3e-3, "warmup": 30, "clip": 1.0, "ema": 0.99,
+        }  # fmt: skip
+        config.train.steps, config.train.batch_size = 1500, 6
+        config.train.checkpoint_every = 100
+        config.train.export = "float32"
     if variant == "debug":
         config.task.dpa.width, config.task.dpa.cpe_channels = 16, 8
         config.optim.warmup = 1

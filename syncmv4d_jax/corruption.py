@@ -23,6 +23,7 @@ class Corruption:
       jitter: deviation at t = 0 and t = 1.  outliers: share.  outlier_size: deviation.
       dropped: share of single points.  gaps: share of tracks that miss a run of frames.
       offset: largest rigid offset of a view.  depth: largest relative scale error.
+      views: factor on offset and depth, per sample.
     """
 
     jitter: tuple[float, float] = (0.003, 0.015)
@@ -32,6 +33,7 @@ class Corruption:
     gaps: tuple[float, float] = (0.0, 0.2)
     offset: float = 0.05
     depth: float = 0.05
+    views: tuple[float, float] = (1.0, 1.0)
 
 
 SIM = Corruption()
@@ -52,7 +54,7 @@ def corrupt(
       tracks: [b v n k 3] metres, world frame.
       extrinsics: [b v 3 4] world to camera, metres.
       seen: [b v k] or [b v n k] bool, points (of frames) that a view can measure.
-      t: [b] in 0..1; jitter grows with it.
+      t: [b] in 0..1, the level: jitter grows with it.
       rng: key.
 
     Returns:
@@ -62,7 +64,18 @@ def corrupt(
       ValueError: shapes that do not fit.
     """
     b, v, n, k = _check(tracks, extrinsics, seen, t)
-    names = ("jitter", "outlier", "size", "which", "drop", "gap", "offset", "depth", "hint")
+    names = (
+        "jitter",
+        "outlier",
+        "size",
+        "which",
+        "drop",
+        "gap",
+        "offset",
+        "depth",
+        "hint",
+        "views",
+    )
     keys = dict(zip(names, jax.random.split(rng, len(names)), strict=True))
     draw = lambda key, low, high: jax.random.uniform(  # noqa: E731
         keys[key], (b, 1, 1, 1), minval=low, maxval=high
@@ -72,8 +85,9 @@ def corrupt(
     error = jax.random.uniform(
         keys["depth"], (b, v, 1, 1, 1), minval=-corruption.depth, maxval=corruption.depth
     )
-    coarse = centre + (1 + error) * (tracks - centre)
-    coarse = coarse + _offset(keys["offset"], (b, v, 1, 1, 3), corruption.offset)
+    strength = draw("views", *corruption.views)[..., None]
+    coarse = centre + (1 + strength * error) * (tracks - centre)
+    coarse = coarse + strength * _offset(keys["offset"], (b, v, 1, 1, 3), corruption.offset)
 
     low, high = corruption.jitter
     sigma = (low + (high - low) * t)[:, None, None, None, None]

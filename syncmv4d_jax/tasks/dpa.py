@@ -3,7 +3,8 @@
     M_t = (1 - t) M + t eps,   M^ = corrupt(M),   L = mean |DPA(M_t, M^, t) - (eps - M)|^2 + Chamfer
 
 All views share the truth M; each has its own noise and its own corruption (models.dpa.aligner,
-corruption). In sampling M_t starts as noise and follows Euler steps with a fixed condition.
+corruption). Tracks that no view measures at any frame are left out of the loss. In sampling M_t
+starts as noise and follows Euler steps with a fixed condition.
 """
 
 import dataclasses
@@ -30,12 +31,14 @@ class Options:
       chamfer_weight: of the loss.
       sample_steps, sample_shift: Euler steps and time shift of sampling; one step is the posterior
         mean (smallest error), more steps draw from the posterior.
+      points: taken of each record in training; None: all (data.pipeline reads it).
     """
 
     size: tuple[int, int] = (480, 704)
     chamfer_weight: float = 1.0
     sample_steps: int = 1
     sample_shift: float = 1.0
+    points: int | None = None
 
 
 def make(config: Any) -> "DPA":
@@ -91,10 +94,12 @@ class DPA:
         self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Returns the loss and its terms for a batch of schema.BATCH."""
-        times, noises, spoils = jax.random.split(rng, 3)
+        times, noises, levels, spoils = jax.random.split(rng, 4)
         scene = self._scene(batch)
         t = flow.sample_uniform(times, scene["tracks"].shape[:1])
-        coarse, confidence = self._corrupt(scene, t, spoils)
+        # A level of its own: one step from t = 1 must have met every level.
+        level = jax.random.uniform(levels, t.shape)
+        coarse, confidence = self._corrupt(scene, level, spoils)
         clean = aligner.normalise(scene["tracks"], scene["centre"])
         noise = jax.random.normal(noises, clean.shape)
         tracks_t = flow.interpolate(clean, noise, t)
@@ -105,7 +110,7 @@ class DPA:
             tracks_t=tracks_t,
             tracks=clean[:, 0],
             t=t,
-            valid=scene["valid"],
+            valid=scene["valid"] & _known(confidence),
             chamfer_weight=self.options.chamfer_weight,
         )
 
@@ -116,7 +121,7 @@ class DPA:
           params: {"dpa": ...}.
           inputs: a batch of schema.BATCH; where it has `coarse` [b v n k 3] (metres, world frame)
             and `confidence` [b v n k], these are refined and `tracks` is not looked at, else
-            `tracks` is corrupted first (t = 1/2).
+            `tracks` is corrupted first (level 1/2).
           rng: key.
 
         Returns:
@@ -163,9 +168,9 @@ class DPA:
             ),
         }
 
-    def _corrupt(self, scene, t, rng):
+    def _corrupt(self, scene, level, rng):
         return corruption.corrupt(
-            scene["tracks"], scene["extrinsics"], scene["seen"], t, rng, corruption=self.spoil
+            scene["tracks"], scene["extrinsics"], scene["seen"], level, rng, corruption=self.spoil
         )
 
     def _velocity(self, params, tracks_t, coarse, confidence, t, scene):
@@ -181,3 +186,8 @@ class DPA:
             rays=rays,
             placement=self.placement,
         )
+
+
+def _known(confidence):
+    """Tracks that some view has measured once; nothing can be learned of others. [b v n k]."""
+    return jnp.any(confidence > 0, axis=(1, 2), keepdims=True)

@@ -113,6 +113,23 @@ def test_offsets_scales_outliers_and_gaps_have_the_stated_size():
     assert 0.15 < (np.asarray(confidence)[seen] == 0).mean() < 0.4
 
 
+def test_errors_of_views_shrink_with_their_factor():
+    given = batch(k=60)
+    quiet = NONE | {"jitter": (0.0, 0.0), "offset": 0.05, "depth": 0.05}
+    tracks, coarse, confidence = spoil(given, **quiet)
+    known = np.asarray(confidence > 0)[..., None]
+    whole = np.where(known, coarse - tracks, 0)
+    half = np.where(known, spoil(given, **quiet | {"views": (0.5, 0.5)})[1] - tracks, 0)
+    np.testing.assert_allclose(half, 0.5 * whole, atol=1e-6)
+    assert np.abs(whole).max() > 0.005
+
+
+def test_tracks_without_any_measurement_do_not_count():
+    confidence = jnp.zeros((2, 3, 5, 4)).at[0, 1, 2, 3].set(0.5)
+    known = np.asarray(dpa._known(confidence))
+    assert known.shape == (2, 1, 1, 4) and known.sum() == 1 and known[0, 0, 0, 3]
+
+
 def test_loss_gradients_and_masks():
     given, one = batch(), task()
     assert isinstance(one, base.Task)

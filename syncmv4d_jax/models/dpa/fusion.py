@@ -28,7 +28,7 @@ from syncmv4d_jax.models.dpa import smoothing
 
 # Deviations in normalised units of 0.25 m; those of e are pure numbers.
 OUTLIER = 0.08  # 2 cm: scale of the Cauchy weights
-SCALE, OFFSET, CENTRE = 0.03, 0.08, 0.2  # priors: 3 %, 2 cm, 5 cm
+SCALE, OFFSET, CENTRE = 0.03, 0.08, 0.8  # priors: 3 %, 2 cm, 20 cm (weak: where, not how far)
 NOISE, COUNT = 0.04, 300.0  # 1 cm; measurements that count as independent, a view
 ROUNDS = 3
 _TINY = 1e-9
