@@ -15,10 +15,9 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +25,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.nn import attention
+from syncmv4d_jax.nn import attention, ring
 
 Tree = Any
 AXES = ("data", "fsdp", "view", "sequence")
@@ -208,15 +207,18 @@ def put(host: Tree, placed: Tree) -> Tree:
 
 # kind of attention -> (mesh axes of the leading axis, mesh axes of the query tokens).
 # intra: q [(b v) s heads d]; inter: q [(b f) (v s) heads d]; cross: q [b (v s) heads d], keys are
-# text, whole everywhere; extra: a few tokens a sample.
+# text, whole everywhere; extra: a few tokens a sample; patches, tracks: the aligner's, q [(b n m) s
+# heads d] and [(b k) s heads d]: only the leading axis is cut, by frames and by points.
 KINDS = {
     "intra": ((*BATCH, "view"), ("sequence",)),
     "inter": (BATCH, ("view", "sequence")),
     "cross": (BATCH, ("view", "sequence")),
     "extra": (BATCH, ()),
+    "patches": ((*BATCH, "view", "sequence"), ()),
+    "tracks": ((*BATCH, "view", "sequence"), ()),
 }
 # axis of the dimension key, or a merged group -> mesh axes
-CONSTRAINTS = {"b": BATCH, "v": ("view",), "s": ("sequence",)}
+CONSTRAINTS = {"b": BATCH, "v": ("view",), "s": ("sequence",), "n": ("view", "sequence")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +253,7 @@ class Placement:
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins the sharding of x, whose axes are named like "(b v) s d".
 
-        Tokens ("s") that do not divide stay unpinned, attention pads them.
+        Tokens ("s") that do not divide stay unpinned, attention pads them; so do frames ("n").
 
         Raises:
           ValueError: another axis does not divide (which, what would).
@@ -260,7 +262,7 @@ class Placement:
         for size, group in zip(x.shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
             names = group.strip("()").split()
             wanted = [a for name in names for a in CONSTRAINTS.get(name, ())]
-            if size % self.ways(wanted) and names != ["s"]:
+            if size % self.ways(wanted) and names not in (["s"], ["n"]):
                 raise ValueError(_uneven(f"axis {group} of {axes!r}", size, wanted, self.mesh))
             spec.append(tuple(wanted) if wanted and size % self.ways(wanted) == 0 else None)
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(*spec)))
@@ -283,6 +285,8 @@ class Placement:
         if kind not in KINDS:
             raise ValueError(f"attend: wanted a kind of {tuple(KINDS)}, got {kind!r}")
         (b, s, heads, _), (batch, tokens) = q.shape, KINDS[kind]
+        if kind in ("patches", "tracks") and b % self.ways(batch):
+            batch = BATCH  # every device of the sample does all of them
         if b % self.ways(batch):
             raise ValueError(_uneven(f"the leading axis of {kind} attention", b, batch, self.mesh))
         exchange = self.ways(tokens) > 1 and kind != "cross"
@@ -309,18 +313,82 @@ class Placement:
         )(q, k, v, mask, lengths)
         return y[:, :s]
 
+    def each(
+        self, function: Callable[..., Any], shared: Tree, arrays: Tree, *, at_once: int = 1
+    ) -> Tree:
+        """As `nn.attention.Placement.each`: every device runs its own views, `shared` is whole.
+
+        Views are cut over view x sequence; where they do not divide, the last one is repeated and
+        what it gives is dropped.
+
+        Raises:
+          ValueError: the batch does not divide over data x fsdp.
+        """
+        (b, v), clips = jax.tree.leaves(arrays)[0].shape[:2], ("view", "sequence")
+        if b % self.ways(BATCH):
+            raise ValueError(_uneven("the batch of mapped views", b, BATCH, self.mesh))
+        if pad := -v % self.ways(clips):
+            index = np.minimum(np.arange(v + pad), v - 1)
+            arrays = jax.tree.map(lambda x: x[:, index], arrays)
+        out = jax.shard_map(
+            functools.partial(attention.map_views, function, at_once=at_once),
+            mesh=self.mesh,
+            in_specs=(P(), P(BATCH, clips)),
+            out_specs=P(BATCH, clips),
+            check_vma=False,
+        )(shared, arrays)
+        return jax.tree.map(lambda x: x[:, :v], out) if pad else out
+
+    def gather(self, layer: Tree, dtype: Any, *, minimum: int = 2**16) -> Tree:
+        """Makes a layer's matrices whole on every device, at the activations' dtype.
+
+        Left alone, the partitioner moves float32 weights, passes them around in pieces, or sums
+        whole gradients on every device. Here they are cast, then gathered; their gradients are
+        summed into the shards that the weights came from. Leaves below `minimum` are left alone.
+        """
+        whole = NamedSharding(self.mesh, P())
+
+        def one(x: jax.Array) -> jax.Array:
+            if x.size < minimum or x.ndim < 2:
+                return x
+            cut = default_spec(x.shape, self.mesh, stacked=False, minimum=minimum)
+            return _gather(x.astype(dtype), whole, NamedSharding(self.mesh, cut))
+
+        return jax.tree.map(one, layer)
+
+    def frames(self, count: int) -> int:
+        """As `nn.attention.Placement.frames`: the next multiple of view x sequence."""
+        return count + -count % self.ways(("view", "sequence"))
+
     def _swaps(self, exchange: bool) -> bool:
         return exchange and self.sequence == "ulysses"
 
     def _local(self, axes, q, k, v, mask, lengths):
+        if self.sequence == "ring" and axes:
+            return ring.attend(q, k, v, mask, lengths, axes=axes, ways=self.ways(axes))
         if not axes:
-            return attention.attend(q, k, v, mask=mask, lengths=lengths, kernel=self.kernel)
-        if self.sequence == "ring":
-            return _ring(q, k, v, mask, lengths, axes=axes, ways=self.ways(axes))
+            return self._run(q, k, v, mask, lengths)
         swap = functools.partial(jax.lax.all_to_all, axis_name=axes, tiled=True)
         q, k, v = (swap(x, split_axis=2, concat_axis=1) for x in (q, k, v))
-        y = attention.attend(q, k, v, mask=mask, lengths=lengths, kernel=self.kernel)
-        return swap(y, split_axis=1, concat_axis=2)
+        return swap(self._run(q, k, v, mask, lengths), split_axis=1, concat_axis=2)
+
+    def _run(self, q, k, v, mask, lengths):
+        kernel = self.kernel
+        if kernel == "auto":  # the mesh's, which is not the host's when compiling ahead of time
+            kernel = attention.choose(self.mesh.devices.flat[0].platform, q, k, mask)
+        return attention.attend(q, k, v, mask=mask, lengths=lengths, kernel=kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: jax.Array, whole: NamedSharding, cut: NamedSharding) -> jax.Array:
+    # Cut first: else the partitioner may gather before the cast.
+    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(x, cut), whole)
+
+
+_gather.defvjp(
+    lambda x, whole, cut: (_gather(x, whole, cut), None),
+    lambda whole, cut, _, g: (jax.lax.with_sharding_constraint(g, cut),),
+)
 
 
 def _uneven(what: str, size: int, axes: Sequence[str], mesh: Mesh) -> str:
@@ -342,40 +410,3 @@ def _pad(q, k, v, mask, lengths, ways, keys_too):
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, pad_k)), constant_values=False)
     tail = lambda x, pad: jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) if pad else x  # noqa: E731
     return tail(q, pad_q), tail(k, pad_k), tail(v, pad_k), mask, lengths
-
-
-def _ring(q, k, v, mask, lengths, *, axes, ways):
-    """Attention of local queries with all keys: blocks of keys pass by, softmax is online.
-
-    q, k, v: [b s heads d] local; mask: [b heads s s_k], s_k over all shards. Float32 inside.
-    """
-    me, size = jax.lax.axis_index(axes), k.shape[1]
-    if mask is not None and mask.shape[3] == 1:
-        mask = jnp.broadcast_to(mask, (*mask.shape[:3], size * ways))
-    backwards = [(i, (i - 1) % ways) for i in range(ways)]
-
-    @jax.checkpoint
-    def step(carry, i):
-        k, v, top, total, out = carry
-        start = (me + i) % ways * size  # the block that has arrived by now
-        logits = jnp.einsum("bshd,bkhd->bhsk", q, k, preferred_element_type=jnp.float32)
-        logits = logits / math.sqrt(q.shape[-1])
-        if lengths is not None:
-            valid = (start + jnp.arange(size))[None] < lengths[:, None]
-            logits = jnp.where(valid[:, None, None], logits, attention.MASKED)
-        if mask is not None:
-            seen = jax.lax.dynamic_slice_in_dim(mask, start, size, axis=3)
-            logits = jnp.where(seen, logits, attention.MASKED)
-        new = jnp.maximum(top, jnp.max(logits, -1, keepdims=True))
-        p, decay = jnp.exp(logits - new), jnp.exp(top - new)
-        part = jnp.einsum("bhsk,bkhd->bhsd", p.astype(v.dtype), v)
-        k, v = (jax.lax.ppermute(x, axes, backwards) for x in (k, v))
-        total = total * decay + jnp.sum(p, -1, keepdims=True)
-        return (k, v, new, total, out * decay + part.astype(jnp.float32)), None
-
-    b, s, heads, d = q.shape
-    column = jnp.zeros((b, heads, s, 1), jnp.float32)
-    zero = jnp.zeros((b, heads, s, d), jnp.float32)
-    start = (k, v, column + attention.MASKED, column, zero)
-    (*_, total, out), _ = jax.lax.scan(step, start, jnp.arange(ways))
-    return einops.rearrange(out / total, "b h s d -> b s h d").astype(q.dtype)

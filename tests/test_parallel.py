@@ -196,3 +196,29 @@ def test_mjd_sharded_equals_unsharded(name):
         largest = np.max(np.abs(leaf))
         error = np.max(np.abs(leaf - tree.flatten(got[1])[path]))
         assert error <= 1e-5 * largest + 1e-9, (path, error, largest)
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 2, "sequence": 4}, {"view": 3, "fsdp": 2}])
+def test_each_view_on_its_own_device(axes):
+    """Views map to devices; those that do not divide are padded, gradients do not see the pads."""
+    mesh = parallel.make_mesh(axes, devices(axes))
+    key = jax.random.split(jax.random.key(3))
+    x, weight = jax.random.normal(key[0], (8, 3, 4, 5)), jax.random.normal(key[1], (5, 2))
+
+    def loss(weight, x, placement):
+        y = placement.each(lambda w, a: {"y": jnp.tanh(a["x"] @ w)}, weight, {"x": x})["y"]
+        return jnp.sum(y * jnp.arange(24.0).reshape(8, 3, 1, 1)), y
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
+    (wanted, y), gradients = step(weight, x, attention.LOCAL)
+    (got, z), others = step(weight, x, parallel.Placement(mesh))
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    np.testing.assert_allclose(z, y, rtol=1e-6)
+    for a, b in zip(gradients, others, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-4)
+
+
+def test_views_of_an_uneven_batch():
+    placement = parallel.Placement(parallel.make_mesh({"fsdp": 8}))
+    with pytest.raises(ValueError, match=r"batch of mapped views: 4 does not divide.*fsdp=8"):
+        placement.each(lambda _, x: x, None, jnp.zeros((4, 3, 2)))

@@ -190,26 +190,22 @@ class MJDBlock(dit.Block):
         y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
         if self.config.camera_embedding:
             y = y + self.camera_embedding(conditions.cameras.astype(y.dtype))
-        v, m, e = layout.views, layout.modalities, layout.extra
-        dense = einops.rearrange(
-            y[:, e:], "(b v) (m f p) d -> (b f) (v m p) d", v=v, m=m, f=layout.grid[0]
-        )
-        dense = self.inter_view_attn(
-            dense,
-            rotation=conditions.inter_rotation,
-            mask=inter_mask(layout) if hide_motion else None,
-            placement=placement,
-            kind="inter",
-        )
-        dense = einops.rearrange(
-            dense, "(b f) (v m p) d -> (b v) (m f p) d", v=v, m=m, f=layout.grid[0]
-        )
+        v, e = layout.views, layout.extra
+        qkv = self.inter_view_attn.project(y, y)
+        # Reordered by head: then tokens are no tiled axis, and a TPU moves whole rows.
+        sizes = {"v": v, "m": layout.modalities, "f": layout.grid[0]}
+        tokens, frames = "(b v) (m f p) h d", "(b f) (v m p) h d"
+        dense = [einops.rearrange(a[:, e:], f"{tokens} -> {frames}", **sizes) for a in qkv]
+        dense[:2] = (rope.apply(a, conditions.inter_rotation) for a in dense[:2])
+        mask = inter_mask(layout) if hide_motion else None
+        z = placement.attend(*dense, mask=mask, kind="inter")
+        z = einops.rearrange(z, f"{frames} -> {tokens}", **sizes)
         if e:
-            extra = einops.rearrange(y[:, :e], "(b v) e d -> b (v e) d", v=v)
-            extra = self.inter_view_attn(extra, placement=placement, kind="extra")
-            extra = einops.rearrange(extra, "b (v e) d -> (b v) e d", v=v)
-            dense = jnp.concatenate([extra, dense], 1)
-        return self.add(x, dense, gate)
+            extra = (einops.rearrange(a[:, :e], "(b v) e h d -> b (v e) h d", v=v) for a in qkv)
+            extra = placement.attend(*extra, kind="extra")
+            extra = einops.rearrange(extra, "b (v e) h d -> (b v) e h d", v=v)
+            z = jnp.concatenate([extra, z], 1)
+        return self.add(x, self.inter_view_attn.join(z), gate)
 
 
 def intra_mask(layout: Layout) -> jax.Array:
@@ -228,6 +224,8 @@ def inter_mask(layout: Layout) -> jax.Array:
 
 class MJD(dit.DiT):
     """The joint denoiser of all views."""
+
+    token_axes = "(b v) s d"
 
     def __init__(self, config: MJDConfig, *, rngs: nnx.Rngs):
         super().__init__(config, MJDBlock, rngs=rngs)
@@ -302,7 +300,7 @@ class MJD(dit.DiT):
             cameras,
         )
         x = self.run_blocks(
-            placement.constrain(x, "(b v) s d"),
+            placement.constrain(x, self.token_axes),
             self.text_embedding(context, context_lengths),
             conditions=conditions,
             layout=layout,
@@ -341,13 +339,17 @@ class MJD(dit.DiT):
         return rope.rotations(positions, d_head=self.config.d_head)
 
     def _inter_rotation(self, layout: Layout, view_index: jax.Array) -> rope.Rotation:
-        patch = jnp.asarray(rope.grid_positions((1, *layout.grid[1:])))  # [p 3]
-        shape = (*view_index.shape, layout.modalities, *patch.shape)
-        positions = jnp.broadcast_to(patch[None, None, None], shape)
-        views = jnp.broadcast_to(view_index[:, :, None, None], shape[:-1]).astype(positions.dtype)
-        positions = positions.at[..., 0].set(views)
-        positions = einops.repeat(positions, "b v m p a -> (b f) (v m p) a", f=layout.grid[0])
-        return rope.rotations(positions, d_head=self.config.d_head)
+        d_head, (f, h, w), m = self.config.d_head, layout.grid, layout.modalities
+        rows = jnp.stack([view_index] + 2 * [jnp.zeros_like(view_index)], -1)
+        views = rope.rotations(rows, d_head=d_head)  # [b v d_head/2]
+        patch = rope.rotations(rope.grid_positions((1, h, w)), d_head=d_head)  # [p d_head/2]
+        # Only the view is looked up while running: a look-up of every token is slow on a TPU.
+        joined = rope.join(
+            [einops.repeat(x, "b v d -> b v p d", p=h * w) for x in views],
+            [einops.repeat(x, "p d -> b v p d", b=len(rows), v=layout.views) for x in patch],
+            d_head=d_head,
+        )
+        return tuple(einops.repeat(x, "b v p d -> (b f) (v m p) d", f=f, m=m) for x in joined)
 
     def _heads(self, x: jax.Array, e: jax.Array, layout: Layout) -> Output:
         """x: [(b v) s d], e: [b 2 d] -> `Output`."""

@@ -15,6 +15,8 @@ Softmax is float32 everywhere. Sharded attention (parallel.py) wraps these kerne
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import einops
 import jax
@@ -57,9 +59,43 @@ class Placement:
         lengths: jax.Array | None = None,
         kind: str = "intra",
     ) -> jax.Array:
-        """As `attend`; `kind` (intra, inter, cross) tells a sharded placement what meets what."""
+        """As `attend`; `kind` (parallel.KINDS) tells a sharded placement what meets what."""
         del kind
         return attend(q, k, v, mask=mask, lengths=lengths, kernel=self.kernel)
+
+    def each(
+        self, function: Callable[..., Any], shared: Any, arrays: Any, *, at_once: int = 1
+    ) -> Any:
+        """Maps a function over views, one after the other; a sharded placement spreads them.
+
+        Args:
+          function: (shared, arrays of one view) -> arrays of one view, any pytrees.
+          shared: what all views read, e.g. parameters.
+          arrays: pytree of [b v ...].
+          at_once: views to vectorise over.
+
+        Returns:
+          pytree of [b v ...].
+        """
+        return map_views(function, shared, arrays, at_once=at_once)
+
+    def gather(self, layer: Any, dtype: Any) -> Any:
+        """Prepares a layer's weights (any pytree) for use at `dtype`; here they are as they are."""
+        del dtype
+        return layer
+
+    def frames(self, count: int) -> int:
+        """Returns how many frames to pad `count` to, so that they divide over devices."""
+        return count
+
+
+def map_views(function: Callable[..., Any], shared: Any, arrays: Any, *, at_once: int = 1) -> Any:
+    """`Placement.each` on one device."""
+    b, v = jax.tree.leaves(arrays)[0].shape[:2]
+    fold = jax.tree.map(lambda x: einops.rearrange(x, "b v ... -> (b v) ..."), arrays)
+    one = functools.partial(function, shared)
+    out = jax.lax.map(one, fold, batch_size=at_once if at_once > 1 else None)
+    return jax.tree.map(lambda x: einops.rearrange(x, "(b v) ... -> b v ...", b=b, v=v), out)
 
 
 LOCAL = Placement()

@@ -7,6 +7,7 @@ are made in float64 and stored in float32 (wan/modules/model.py, rope_params and
 """
 
 import functools
+from collections.abc import Sequence
 
 import einops
 import jax
@@ -75,6 +76,21 @@ def rotations(
     return jnp.asarray(result[0]), jnp.asarray(result[1])
 
 
+def join(frames: Sequence[jax.Array], plane: Sequence[jax.Array], *, d_head: int) -> Rotation:
+    """Returns the rotation with the frame's pairs of one and the plane's pairs of another.
+
+    Args:
+      frames, plane: (cos, sin), each [... d_head/2], of equal shapes.
+      d_head: width of a head.
+    """
+    first = split(d_head)[0]
+    cos, sin = (
+        jnp.concatenate([x[..., :first], y[..., first:]], -1)
+        for x, y in zip(frames, plane, strict=True)
+    )
+    return cos, sin
+
+
 def grid_positions(grid: tuple[int, int, int], *, pad_to: int | None = None) -> np.ndarray:
     """Returns [s 3] int positions of a token grid (f, h, w), w fastest; padding sits at (0, 0, 0).
 
@@ -105,7 +121,9 @@ def apply(x: jax.Array, rotation: Rotation) -> jax.Array:
       [b s heads d_head], dtype of x.
     """
     cos, sin = (r[None, :, None] if r.ndim == 2 else r[:, :, None] for r in rotation)
-    pairs = einops.rearrange(x.astype(jnp.float32), "b s heads (k two) -> b s heads k two", two=2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return einops.rearrange(turned, "b s heads k two -> b s heads (k two)").astype(x.dtype)
+    cos, sin = (jnp.repeat(r, 2, axis=-1) for r in (cos, sin))
+    y = x.astype(jnp.float32)
+    # The other of each pair by a shift along the width: an axis of size two is slow on a TPU.
+    even = jnp.arange(x.shape[-1]) % 2 == 0
+    other = jnp.where(even[None, None, None], -jnp.roll(y, -1, axis=-1), jnp.roll(y, 1, axis=-1))
+    return (y * cos + other * sin).astype(x.dtype)

@@ -46,6 +46,7 @@ class Options:
       video_weight, motion_weight, scale_weight, dpa_weight, chamfer_weight: of the loss terms.
       sampler, sample_steps, sample_shift, guidance: of sampling (A22).
       vae_batch: clips that the autoencoder takes at once inside the loop.
+      vae_chunk: latent frames of a clip that it takes at once, 0 for all: less memory.
     """
 
     size: tuple[int, int] = (480, 704)
@@ -69,6 +70,7 @@ class Options:
     sample_shift: float = 5.0
     guidance: float = 5.0
     vae_batch: int = 1
+    vae_chunk: int = 0
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
@@ -115,6 +117,11 @@ class Loop:
         o, (step, stride) = self.options, self.vae_config.stride
         f = (o.frames - 1) // step + 1
         return (o.views, f, o.size[0] // stride, o.size[1] // stride, self.vae_config.z_dim)
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the pseudo videos inside the loop."""
+        return self.options.size
 
     def init(self, rng: Array) -> Params:
         """Returns initial parameters of all parts."""
@@ -221,18 +228,25 @@ class Loop:
         centre = context["centre"].reshape(-1, 3)
         t = jnp.repeat(t, noisy.shape[0] // t.shape[0])
         rays = aligner.point_rays(noisy, self.scenes(context["extrinsics"]), centre)
+        pad = self._pad_frames
         velocity = module.bind(aligner.Aligner, self.dpa_config, params["dpa"])(
-            self.scenes(tracks_t),
-            noisy,
+            pad(self.scenes(tracks_t)),
+            pad(noisy),
             t,
-            confidence=self.scenes(coarse.confidence),
-            valid=self.scenes(self.valid_points(context, tracks_t)),
-            rays=rays,
+            confidence=pad(self.scenes(coarse.confidence)),
+            valid=pad(self.scenes(self.valid_points(context, tracks_t))),
+            rays=pad(rays),
             placement=self.placement,
-        )
+        )[:, :, : tracks_t.shape[2]]
         if self.mjd_config.multi_view:
             return velocity
         return einops.rearrange(velocity, "(b v) 1 n k c -> b v n k c", v=views)
+
+    def _pad_frames(self, x: Array) -> Array:
+        """[b v n ...] with zeros behind (not valid, not measured) until the frames divide."""
+        more = self.placement.frames(x.shape[2]) - x.shape[2]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, more)) + ((0, 0),) * (x.ndim - 3)) if more else x
+        return self.placement.constrain(x, "b any n k c" if x.ndim == 5 else "b any n k")
 
     def scenes(self, x: Array) -> Array:
         """What the aligner takes as one scene: [b v ...], or [(b v) 1 ...] without multi_view."""
@@ -257,23 +271,28 @@ class Loop:
     def _decode(self, params, latents, scale, context):
         pseudo = self.decode_pixels(params, latents)
         pseudo = jnp.clip((pseudo + 1) / 2, 0, 1)
+        return self._matched(pseudo, scale, context), pseudo
+
+    def _matched(self, pseudo, scale, context):
         scale = jnp.stack([scale[..., 0], jnp.maximum(scale[..., 1], scale[..., 0] + 1e-2)], -1)
         match = functools.partial(motion.decode, settings=self.match)
         found = self._per_view(match, pseudo, *self._anchored(scale, context))
-        return cycle.Coarse(found.tracks, found.confidence), pseudo
+        return cycle.Coarse(found.tracks, found.confidence)
 
     def _warp(self, frame0, scale, context):
         weigh = functools.partial(motion.warp_weights, settings=self.match)
         return self._per_view(weigh, frame0, *self._anchored(scale, context))
 
     def _encode(self, params, tracks, scale, warp, context):
-        blank = jnp.zeros((*scale.shape[:2], *self.options.size, 3))  # `render` reads its size
+        return self._vae(params, "encode", self._painted(tracks, scale, warp, context) * 2 - 1)
+
+    def _painted(self, tracks, scale, warp, context):
+        blank = jnp.zeros((*scale.shape[:2], *self.map_size, 3))  # `render` reads its size
 
         def paint(warp, *view):
             return motion.render(*view, settings=self.match, warp=warp)
 
-        pseudo = self._per_view(paint, warp, tracks, blank, *self._anchored(scale, context))
-        return self._vae(params, "encode", pseudo * 2 - 1)
+        return self._per_view(paint, warp, tracks, blank, *self._anchored(scale, context))
 
     @staticmethod
     def _anchored(scale, context):
@@ -281,14 +300,9 @@ class Loop:
         cams = context["intrinsics"], context["extrinsics"]
         return context["anchors"], context["anchor_valid"], scale, *cams
 
-    @staticmethod
-    def _per_view(function, *arrays):
-        """Maps a single-view function over [b v ...] arrays, one view at a time."""
-        b, v = jax.tree.leaves(arrays)[0].shape[:2]
-        fold = jax.tree.map(lambda x: einops.rearrange(x, "b v ... -> (b v) ..."), arrays)
-        out = jax.lax.map(lambda xs: function(*xs), fold)
-        unfold = lambda x: einops.rearrange(x, "(b v) ... -> b v ...", b=b, v=v)  # noqa: E731
-        return jax.tree.map(unfold, out)
+    def _per_view(self, function, *arrays):
+        """Maps a single-view function over [b v ...] arrays, one view of a device at a time."""
+        return self.placement.each(lambda _, view: function(*view), None, arrays)
 
     def _corrupt(self, tracks, t, context, rng):
         coarse, confidence = corruption.corrupt(
@@ -299,13 +313,18 @@ class Loop:
     # The autoencoder.
 
     def _vae(self, params, method: str, x: Array) -> Array:
-        """Applies VAE.encode or VAE.decode to [b v ...], `vae_batch` clips at a time."""
-        b, v = x.shape[:2]
-        model = module.bind(vae.VAE, self.vae_config, params["vae"])
-        x = einops.rearrange(x, "b v n h w c -> (b v) n h w c")
-        one = lambda clip: getattr(model, method)(clip[None])[0]  # noqa: E731
-        y = jax.lax.map(one, x, batch_size=min(self.options.vae_batch, b * v))
-        return einops.rearrange(y, "(b v) n h w c -> b v n h w c", b=b)
+        """Applies VAE.encode or VAE.decode to [b v ...], `vae_batch` clips of a device at a time.
+
+        `vae_chunk` bounds the memory of a clip.
+        """
+        chunk = self.options.vae_chunk
+
+        def one(weights, clip):
+            model = module.bind(vae.VAE, self.vae_config, weights)
+            return getattr(model, method)(clip[None], chunk=chunk)[0]
+
+        weights = params["vae"]
+        return self.placement.each(one, weights, x, at_once=self.options.vae_batch)
 
     def encode_pixels(self, params: Params, video: Array) -> Array:
         """video: [b v n h w 3] uint8 -> latents [b v f h w c]."""

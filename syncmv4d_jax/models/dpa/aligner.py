@@ -189,7 +189,7 @@ class Aligner(nnx.Module):
             block, index = inputs
             along = geometry.along(index % 4)
             x = block(x, c, context, along, measured=measured, placement=placement)
-            return placement.constrain(x, "b any n k d"), None  # only the batch is cut
+            return placement.constrain(x, "b any n k d"), None
 
         x = x.astype(dtype)
         x, _ = jax.lax.scan(self._remat(step), x, (self.blocks, jnp.arange(config.depth)))

@@ -87,7 +87,7 @@ class CoarseCrossAttention(nnx.Module):
         q = einops.rearrange(q, "m s (h d) -> m s h d", h=self.heads)
         k, v = einops.rearrange(kv, "m s (two h d) -> two m s h d", two=2, h=self.heads)
         mask = ptv3.patch_mask(measured, geometry, patch=patch)
-        x = placement.attend(q, k, v, mask=mask[:, None, None, :], kind="extra")
+        x = placement.attend(q, k, v, mask=mask[:, None, None, :], kind="patches")
         return self.proj(ptv3.from_patches(einops.rearrange(x, "m s h d -> m s (h d)"), geometry))
 
 
@@ -107,7 +107,7 @@ class TrackAttention(nnx.Module):
             tracks, "g s (three h d) -> three g s h d", three=3, h=self.heads
         )
         mask = einops.rearrange(valid, "b v n k -> (b k) 1 1 (v n)")
-        x = placement.attend(q, k, v, mask=mask, kind="extra")
+        x = placement.attend(q, k, v, mask=mask, kind="tracks")
         pattern = "(b k) (v n) h d -> b v n k (h d)"
         return self.proj(einops.rearrange(x, pattern, k=points, v=views, n=frames))
 

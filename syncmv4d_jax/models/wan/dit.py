@@ -115,14 +115,20 @@ class Attention(nnx.Module):
         kind: str = "intra",
     ) -> jax.Array:
         """x: [b s d], context: [b l d] (default x) -> [b s d]; masks as in attention.attend."""
-        context = x if context is None else context
+        q, k, v = self.project(x, x if context is None else context)
+        if rotation is not None:
+            q, k = rope.apply(q, rotation), rope.apply(k, rotation)
+        return self.join(placement.attend(q, k, v, mask=mask, lengths=lengths, kind=kind))
+
+    def project(self, x: jax.Array, context: jax.Array) -> tuple[jax.Array, ...]:
+        """x: [b s d], context: [b l d] -> normed queries [b s heads k], keys, values [b l ...]."""
         q, k, v = self.q(x), self.k(context), self.v(context)
         q = q if self.norm_q is None else self.norm_q(q)
         k = k if self.norm_k is None else self.norm_k(k)
-        q, k, v = (einops.rearrange(a, "b s (h k) -> b s h k", h=self.heads) for a in (q, k, v))
-        if rotation is not None:
-            q, k = rope.apply(q, rotation), rope.apply(k, rotation)
-        y = placement.attend(q, k, v, mask=mask, lengths=lengths, kind=kind)
+        return tuple(einops.rearrange(a, "b s (h k) -> b s h k", h=self.heads) for a in (q, k, v))
+
+    def join(self, y: jax.Array) -> jax.Array:
+        """y: [b s heads k] -> the output projection [b s d]."""
         return self.o(einops.rearrange(y, "b s h k -> b s (h k)"))
 
 
@@ -282,6 +288,8 @@ def rematerialise(step: Callable, policy: str) -> Callable:
 class DiT(nnx.Module):
     """The whole network; `block` is the class of its stacked blocks."""
 
+    token_axes = "b s d"  # of the residual stream, for the placement
+
     def __init__(self, config: DiTConfig, block: type[Block] = Block, *, rngs: nnx.Rngs):
         self.config = config
         self.patch_embedding = layers.Linear(
@@ -399,8 +407,9 @@ class DiT(nnx.Module):
 
         def step(x, block):
             x = checkpoint_name(x, BLOCK_INPUT_NAME)
+            block = placement.gather(block, self.config.dtype)
             x = block(x, context, placement=placement, **inputs)
-            return placement.constrain(x, "b s d"), None
+            return placement.constrain(x, self.token_axes), None
 
         x, _ = jax.lax.scan(rematerialise(step, self.config.remat), x, self.blocks)
         return x
