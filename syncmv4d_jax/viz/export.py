@@ -1,4 +1,4 @@
-"""Tracks of a sample for other programs: glTF, a PLY sequence, rerun's .rrd.
+"""Tracks of a sample for other programs: glTF, USD, a PLY sequence, rerun's .rrd.
 
 glb   one animated file, cameras included: Blender, web viewers (gltf.py)
 ply   a folder: frame_0000.ply, ..., and tracks.npz: MeshLab, Blender, CloudCompare
@@ -13,9 +13,9 @@ from typing import Any
 import einops
 import numpy as np
 
-from syncmv4d_jax.viz import gltf, samples
+from syncmv4d_jax.viz import gltf, samples, usd
 
-KINDS = ("glb", "ply", "rrd")
+KINDS = ("glb", "usda", "ply", "rrd")
 PLY = """ply
 format binary_little_endian 1.0
 comment metres, world frame, z up
@@ -36,7 +36,7 @@ def write(kind: str, source: str | Path, target: str | Path, *, views: bool = Fa
     Args:
       kind: of KINDS.
       target: the file, or for ply the folder.
-      views: each view's own copy of the points, too (glb and rrd).
+      views: each view's own copy of the points, too (not in ply).
 
     Raises:
       ValueError: an unknown kind, or a sample without tracks.
@@ -53,10 +53,10 @@ def write(kind: str, source: str | Path, target: str | Path, *, views: bool = Fa
     clouds = {"tracks": sample["tracks"]}
     if views and "tracks_per_view" in sample:
         clouds |= {f"tracks_view_{v + 1}": x for v, x in enumerate(sample["tracks_per_view"])}
-    if kind == "glb":
+    if kind in ("glb", "usda"):
+        writer = gltf.write if kind == "glb" else usd.write
         paint = colours(sample["tracks"])
-        rig = _rig(sample)
-        gltf.write(target, clouds, paint, fps=_fps(sample), cameras=rig)
+        writer(target, clouds, paint, fps=_fps(sample), cameras=_rig(sample))
     elif kind == "ply":
         ply(target, sample["tracks"])
         shutil.copyfile(source / "tracks.npz", target / "tracks.npz")

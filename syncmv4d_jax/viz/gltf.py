@@ -4,7 +4,9 @@ Every point is a small octahedron of one mesh. Frame 0 is the mesh, every later 
 target that moves the octahedra; at the time of frame n the weight of target n is 1 and all others
 0, linear between frames, so that the points move along straight lines from frame to frame. Cameras
 are glTF cameras. glTF has y up: one node above all turns the world's z up into it (Blender turns it
-back), and a camera looks along its -z with y up, where ours looks along z with y down.
+back), and a camera looks along its -z with y up, where ours looks along z with y down. Its lens has
+no principal point: where ours is not the image's middle (a crop), the camera is turned to look
+through the middle, which keeps what is seen, not its perspective. USD keeps both (usd.py).
 """
 
 import json
@@ -95,7 +97,8 @@ def write(
         raise ValueError(f"{path}: no finite point in {sorted(clouds)}")
     if cameras is not None:
         content["cameras"] = [_camera(k, cameras["size"]) for k in cameras["intrinsics"]]
-        nodes += [_camera_node(v, pose) for v, pose in enumerate(cameras["extrinsics"])]
+        rig = zip(cameras["intrinsics"], cameras["extrinsics"], strict=True)
+        nodes += [_camera_node(v, k, pose, cameras["size"]) for v, (k, pose) in enumerate(rig)]
     nodes[0]["children"] = list(range(1, len(nodes)))
     content |= {"nodes": nodes, "scenes": [{"nodes": [0]}]}
     if channels:
@@ -168,19 +171,34 @@ def _material() -> dict[str, Any]:
     return {"name": "points", "pbrMetallicRoughness": surface}
 
 
-def _camera(intrinsics: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
-    """A perspective camera; glTF has no principal point, so it is taken as the middle."""
+def _rays(intrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Directions [3 3] through the middles of the image, of its upper and of its lower edge."""
     height, width = size
-    angle = 2 * np.arctan(height / 2 / float(intrinsics[1][1]))
-    lens = {"yfov": float(angle), "aspectRatio": width / height, "znear": 0.01, "zfar": 100.0}
+    x, edges = width / 2 - 0.5, (height / 2 - 0.5, -0.5, height - 0.5)
+    rays = np.array([[x, y, 1.0] for y in edges]) @ np.linalg.inv(np.float64(intrinsics)).T
+    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+
+def _camera(intrinsics: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    """A perspective camera: the angle between the image's upper and lower edge."""
+    _, upper, lower = _rays(intrinsics, size)
+    angle = float(np.arccos(np.clip(upper @ lower, -1, 1)))
+    lens = {"yfov": angle, "aspectRatio": size[1] / size[0], "znear": 0.01, "zfar": 100.0}
     return {"type": "perspective", "perspective": lens}
 
 
-def _camera_node(view: int, pose: np.ndarray) -> dict[str, Any]:
-    """Camera to world as a column-major matrix, y and z turned about."""
+def _camera_node(
+    view: int, intrinsics: np.ndarray, pose: np.ndarray, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Camera to world as a column-major matrix, turned to look through the image's middle."""
     pose = np.asarray(pose, np.float64)
+    middle, upper, lower = _rays(intrinsics, size)
+    down = lower - upper
+    down = down - (down @ middle) * middle
+    down /= np.linalg.norm(down)
+    axes = np.stack([np.cross(down, middle), -down, -middle], -1)  # x right, y up, z back
     matrix = np.eye(4)
-    matrix[:3, :3] = pose[:, :3].T @ np.diag([1.0, -1.0, -1.0])
+    matrix[:3, :3] = pose[:, :3].T @ axes
     matrix[:3, 3] = -pose[:, :3].T @ pose[:, 3]
     return {"name": f"view_{view + 1}", "camera": view, "matrix": matrix.T.reshape(-1).tolist()}
 

@@ -93,7 +93,11 @@ def write(
         "CONFIG": html.escape(config_text),
     }
     text = re.sub("%%([A-Z]+)%%", lambda found: (FIXED | filled)[found.group(1)], page.BODY)
-    path = Path(path)
+    _replace(Path(path), text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(text, encoding="utf-8")

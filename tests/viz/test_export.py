@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import struct
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import cameras
-from syncmv4d_jax.viz import export, gltf, samples
+from syncmv4d_jax.viz import export, gltf, samples, usd
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,53 @@ def test_gltf_cameras_see_what_ours_see(sample, tmp_path):
         height, width = arrays["video"].shape[2:4]
         wanted = (pixels + 0.5) / [width / 2, -height / 2] + [-1, 1]
         np.testing.assert_allclose(screen, wanted, atol=1e-5)
+
+
+def test_gltf_cameras_of_a_crop_look_through_its_middle(tmp_path):
+    k = np.array([[[500.0, 0, 20], [0, 500, -250], [0, 0, 1]]])
+    pose = fake_samples.cameras_of_rig((48, 64))[1][1:2].astype(float)
+    middle = cameras.unproject(np.array([[111.5, 79.5]]), np.array([2.0]), k[0], pose[0])
+    rig = {"intrinsics": k, "extrinsics": pose, "size": (160, 224)}
+    tracks = np.zeros((2, 1, 3))
+    gltf.write(tmp_path / "a.glb", {"a": tracks}, export.colours(tracks), fps=8, cameras=rig)
+    content = Glb((tmp_path / "a.glb").read_bytes()).content
+    matrix = np.array(content["nodes"][-1]["matrix"]).reshape(4, 4).T
+    np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-6)
+    assert np.linalg.det(matrix[:3, :3]) == pytest.approx(1)
+    seen = np.linalg.inv(matrix) @ [*middle[0], 1]
+    np.testing.assert_allclose(seen[:2], 0, atol=1e-6)
+    assert seen[2] < 0
+
+
+def test_usd_points_and_cameras(sample, tmp_path):
+    text = export.write("usda", sample, tmp_path / "a.usda", views=True).read_text()
+    arrays = samples.read(sample)
+    assert text.startswith("#usda 1.0") and text.count("{") == text.count("}")
+    assert text.count('def Points "') == 4 and "endTimeCode = 8" in text
+    body = text[text.index('"tracks_view_2"') : text.index('"tracks_view_3"')]
+    for n in (0, 8):
+        row = re.search(rf"\s{n}: \[(.*)\]", body).group(1)
+        got = np.array([float(x) for x in re.findall(r"[-\d.e]+", row)]).reshape(-1, 3)
+        np.testing.assert_allclose(got, arrays["tracks_per_view"][1, n], atol=1e-5)
+
+
+def test_usd_cameras_see_what_ours_see(tmp_path):
+    k = np.array([[[500.0, 0, 20], [0, 480, -250], [0, 0, 1]]])
+    pose = fake_samples.cameras_of_rig((48, 64))[1][1:2].astype(float)
+    rig = {"intrinsics": k, "extrinsics": pose, "size": (160, 224)}
+    tracks = np.random.default_rng(0).normal(0, 0.1, (2, 5, 3)) + [0, 0, 1]
+    usd.write(tmp_path / "a.usda", {"a": tracks}, export.colours(tracks), fps=8, cameras=rig)
+    text = (tmp_path / "a.usda").read_text()
+    lens = {key: float(x) for key, x in re.findall(r"float (\w+) = (\S+)", text)}
+    numbers = re.search(r"xformOp:transform = \((.*)\)", text).group(1)
+    matrix = np.array([float(x) for x in re.findall(r"[-\d.e]+", numbers)]).reshape(4, 4)
+    x, y, z, _ = (np.c_[tracks[0], np.ones(5)] @ np.linalg.inv(matrix)).T
+    film = lens["focalLength"] * np.stack([x, y], -1) / -z[:, None]
+    shift = [lens["horizontalApertureOffset"], lens["verticalApertureOffset"]]
+    screen = (film - shift) / [lens["horizontalAperture"] / 2, lens["verticalAperture"] / 2]
+    pixels, _ = cameras.project(tracks[0], k[0], pose[0])
+    wanted = (pixels + 0.5) / [112, -80] + [-1, 1]
+    np.testing.assert_allclose(screen, wanted, atol=1e-4)
 
 
 def test_points_that_are_not_finite(tmp_path):
