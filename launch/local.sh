@@ -5,7 +5,8 @@
 #
 # On a CPU, DEVICES=4 gives each process four devices. On GPUs each process takes its own: process i
 # of n sees the i-th share of GPUS (default: those nvidia-smi lists). TERM is passed on; when one
-# process dies the others are stopped. Exit status 143: saved on TERM, run again to go on.
+# process dies the others get GRACE (40) seconds to say which and to stop. Exit status over 128: saved
+# on TERM, or a process was killed; run again to go on.
 set -euo pipefail
 here=$(dirname "$0")
 if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
@@ -55,7 +56,8 @@ for _ in "${pids[@]}"; do
     status=$code
     if [ "$code" -ne 143 ]; then
       echo "local.sh: a process ended with status $code, stopping the others" >&2
-      sleep "${GRACE:-5}" # let them say why
+      end=$((SECONDS + ${GRACE:-40})) # they notice by themselves, and say which process it was
+      while kill -0 "${pids[@]}" 2>/dev/null && [ "$SECONDS" -lt "$end" ]; do sleep 0.2; done
       kill -KILL "${pids[@]}" 2>/dev/null || true
     fi
   fi

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import einops
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -35,6 +34,8 @@ from syncmv4d_jax import (
     parallel,
     preemption,
     tree,
+    update,
+    watchdog,
     writers,
 )
 from syncmv4d_jax.tasks import base
@@ -44,7 +45,8 @@ Tree = Any
 
 # name of config.data -> "module:function"; a name with a colon is taken as such.
 DATA = {"taco": "syncmv4d_jax.data.pipeline:train_iterator"}
-PREEMPTED = 143  # exit status after a save on SIGTERM: launchers requeue on it
+PREEMPTED = watchdog.REQUEUE  # exit status after a save on SIGTERM: launchers start again
+make_update = update.make_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,10 @@ class TrainConfig:
         `config.weights`.
       export: "" or a dtype: at the end write `<stage>.safetensors` with the (averaged) weights.
       random_frozen: allow random values in parts the task wants from weights (debug runs).
+      sample_every: steps between pictures of a held-out sample (TensorBoard, `DIR/pictures`), 0 =
+        none.
+      wandb: project of Weights & Biases, "" = off; its mode is WANDB_MODE.
+      silence: seconds without a heartbeat after which a process counts as lost (`watchdog`).
       attention, sequence: kernel and form of sharded attention, see `parallel.Placement`.
       minimum_sharded: leaves below this many elements are not cut.
     """
@@ -75,6 +81,9 @@ class TrainConfig:
     new: str = ""
     export: str = ""
     random_frozen: bool = False
+    sample_every: int = 0
+    wandb: str = ""
+    silence: float = 20.0
     attention: str = "auto"
     sequence: str = "ulysses"
     minimum_sharded: int = 2**16
@@ -119,14 +128,16 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir, offset, given = Path(workdir), 0, dict(config.get("weights", {}))
     carried = {part: load_weights(part, path) for part, path in given.items() if path}
     plan = configuration.stages(config)
-    for index, (name, own) in enumerate(plan):
-        stage = Stage(name, own, workdir, offset)
-        if not stage.finished():
-            stage.train(carried)
-        offset += stage.settings.steps
-        if index + 1 < len(plan):
-            trained = checkpoint.restore_params(stage.directory)
-            carried = tree.unflatten(tree.flatten(carried) | tree.flatten(trained))
+    silent = float(config.get("train", {}).get("silence", TrainConfig.silence))
+    with watchdog.Watchdog(workdir / "heartbeats", silent=silent) as watch:
+        for index, (name, own) in enumerate(plan):
+            stage = Stage(name, own, workdir, offset)
+            if not stage.finished():
+                stage.train(carried, watch)
+            offset += stage.settings.steps
+            if index + 1 < len(plan):
+                trained = checkpoint.restore_params(stage.directory)
+                carried = tree.unflatten(tree.flatten(carried) | tree.flatten(trained))
 
 
 def load_task(config: ml_collections.ConfigDict) -> base.Task:
@@ -161,7 +172,7 @@ class Stage:
         """Whether the last step is on disk."""
         return (self.directory / str(self.settings.steps)).is_dir()
 
-    def train(self, carried: Tree) -> None:
+    def train(self, carried: Tree, watch: watchdog.Watchdog) -> None:
         """Trains from the latest checkpoint, or from `carried` (dict of parts) and fresh values.
 
         Raises:
@@ -189,13 +200,13 @@ class Stage:
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed
         )
         start, state, data = self._resume(store, state, wanted)
-        update = jax.jit(
+        advance = jax.jit(
             make_update(task, self.optim), donate_argnums=0, out_shardings=(placed, None)
         )
         count = [tree.count(state["params"]) / 1e6, tree.count(frozen) / 1e6]
         log.info("%s: %.2fM trainable, %.2fM frozen, %s", self, *count, dict(self.mesh.shape))
 
-        state, stopped = self._loop(task, store, data, update, start, state, frozen)
+        state, stopped = self._loop(task, store, data, advance, start, state, frozen, watch)
         store.close()
         if stopped:
             log.warning("%s: preempted, saved step %s", self, store.latest_on_disk())
@@ -303,26 +314,36 @@ class Stage:
         task: base.Task,
         store: checkpoint.Store,
         data: Iterator,
-        update: Callable,
+        advance: Callable,
         start: int,
         state: Tree,
         frozen: Tree,
+        watch: watchdog.Watchdog,
     ) -> tuple[Tree, bool]:
         settings, key = self.settings, jax.random.fold_in(jax.random.key(self.seed), 1)
         metrics = writers.Metrics(
-            self.workdir, stage=self.name, offset=self.offset, start=start, steps=settings.steps
+            self.workdir,
+            stage=self.name,
+            offset=self.offset,
+            start=start,
+            steps=settings.steps,
+            wandb=settings.wandb,
         )
+        draw = self._pictures(task, frozen) if settings.sample_every else None
         with preemption.Preemption() as notice, metrics:
             for step in range(start + 1, settings.steps + 1):
+                watch.step(self.offset + step)
                 local = next(data)
                 batch = parallel.put_batch(local, self.mesh, settings.batch_size)
-                state, scalars = update(state, frozen, batch, key)
+                state, scalars = advance(state, frozen, batch, key)
                 last = step == settings.steps
                 if step == 1 or last or step % settings.log_every == 0:
                     scalars = {k: x.item() for k, x in jax.device_get(scalars).items()}
                     metrics.write(step, scalars, _cost(task, batch))
                     optim.check(self.optim, scalars, step=step)
                 metrics.tick(state["step"])
+                if draw and (last or step % settings.sample_every == 0):
+                    metrics.picture(step, draw(state["ema"] or state["params"]))
                 stopping = notice.reached(step)
                 if stopping or last or step % settings.checkpoint_every == 0:
                     self._save(store, data, step, state)
@@ -330,52 +351,16 @@ class Stage:
                     return state, True
         return state, False
 
+    def _pictures(self, task: base.Task, frozen: Tree) -> Callable[[Tree], np.ndarray]:
+        # Loaded when wanted: it stands on sample.py, which stands on this file.
+        pictures = importlib.import_module("syncmv4d_jax.pictures")
+        return pictures.Pictures(self.config, task, frozen, self.mesh)
+
     def _export(self, state: Tree) -> None:
         path = self.workdir / f"{self.name or 'weights'}.safetensors"
         metadata = {"config": self.config.to_json_best_effort(), "step": int(state["step"])}
         params = state["ema"] or state["params"]
         checkpoint.export(params, path, dtype=self.settings.export, metadata=metadata)
-
-
-def make_update(task: base.Task, config: optim.OptimConfig) -> Callable:
-    """Returns update(state, frozen, batch, key) -> (state, scalars), to be jitted.
-
-    The step's randomness is `key` folded with ``state["step"]`` and, with `config.accumulate` > 1,
-    with the index of the micro-batch; micro-batches are strided, so that a sharded batch axis stays
-    local. The loss and its scalars are means over micro-batches.
-    """
-
-    def update(state: Tree, frozen: Tree, batch: Tree, key: jax.Array) -> tuple[Tree, Tree]:
-        rng = jax.random.fold_in(key, state["step"])
-        gradient = jax.value_and_grad(task.loss, has_aux=True)
-        if config.accumulate == 1:
-            (loss, scalars), gradients = gradient(state["params"], frozen, batch, rng)
-        else:
-            micro = _micro_batches(batch, config.accumulate)
-
-            def add(total: Tree, part: tuple[jax.Array, Tree]) -> tuple[Tree, None]:
-                index, piece = part
-                here = gradient(state["params"], frozen, piece, jax.random.fold_in(rng, index))
-                return jax.tree.map(lambda t, x: t + x / config.accumulate, total, here), None
-
-            first = jax.tree.map(lambda x: x[0], micro)
-            shapes = jax.eval_shape(gradient, state["params"], frozen, first, rng)
-            zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            indices = jnp.arange(config.accumulate)
-            ((loss, scalars), gradients), _ = jax.lax.scan(add, zero, (indices, micro))
-        state, more = optim.apply(config, state, gradients, loss)
-        return state, {"loss": loss, **scalars, **more}
-
-    return update
-
-
-def _micro_batches(batch: Tree, count: int) -> Tree:
-    for name, x in tree.flatten(batch).items():
-        if x.shape[0] % count:
-            raise ValueError(
-                f"optim.accumulate={count} does not divide the batch of {x.shape[0]} ({name})"
-            )
-    return jax.tree.map(lambda x: einops.rearrange(x, "(b a) ... -> a b ...", a=count), batch)
 
 
 def _cost(task: base.Task, batch: Tree) -> dict[str, float]:

@@ -1,23 +1,28 @@
-"""Where metrics go: metrics.jsonl, TensorBoard through clu, a progress bar.
+"""Where metrics go: metrics.jsonl, TensorBoard through clu, a progress bar, wandb if asked for.
 
 clu.metric_writers imports TensorFlow only for its summary writer. Where TensorFlow is absent (the
 base install), `clu_writer` first registers a summary writer on TensorBoard's own event file writer
 in its place, so that clu's interface is the one the loop sees either way.
 """
 
+import importlib
 import importlib.util
+import io
 import json
 import math
 import os
 import sys
 import time
 import types
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tqdm
+from PIL import Image
 
 # Dense bf16 peak FLOP/s of one jax device (vendors' data sheets; a TPU7x chip is two devices).
 PEAK_FLOPS = {
@@ -76,6 +81,26 @@ class EventWriter:
         values = [v for key, x in texts.items() for v in text_summary.pb(key, x).value]
         self._add(step, values)
 
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """images: [b h w 3] uint8 or float in 0..1, by tag."""
+        from tensorboard.compat.proto import summary_pb2
+
+        values = []
+        for tag, batch in images.items():
+            for index, picture in enumerate(np.asarray(batch)):
+                png = io.BytesIO()
+                pixels = picture if picture.dtype == np.uint8 else np.round(picture * 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(png, format="png")
+                image = summary_pb2.Summary.Image(
+                    height=picture.shape[0],
+                    width=picture.shape[1],
+                    colorspace=picture.shape[2],
+                    encoded_image_string=png.getvalue(),
+                )
+                name = tag if len(batch) == 1 else f"{tag}/{index}"
+                values.append(summary_pb2.Summary.Value(tag=name, image=image))
+        self._add(step, values)
+
     def flush(self) -> None:
         self._file.flush()
 
@@ -98,6 +123,43 @@ def clu_writer(logdir: str | Path, *, first_step: int) -> Any:
     marker.start(first_step)
     marker.close()
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(logdir)))
+
+
+class Wandb:
+    """The same rows in Weights & Biases; `pip install wandb`, WANDB_MODE=offline without network.
+
+    Args:
+      project: name of the project.
+      workdir: holds wandb/ and the run's id, so that a run that starts again goes on as one.
+
+    Raises:
+      ValueError: wandb is not installed.
+    """
+
+    def __init__(self, project: str, workdir: str | Path) -> None:
+        try:
+            self._wandb = importlib.import_module("wandb")
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"config.train.wandb={project!r} wants the package wandb: pip install wandb"
+            ) from error
+        identity = Path(workdir) / "wandb_id"
+        if not identity.exists():
+            identity.write_text(uuid.uuid4().hex[:12])
+        self._run = self._wandb.init(
+            project=project, dir=str(workdir), id=identity.read_text().strip(), resume="allow"
+        )
+
+    def write(self, step: int, row: Mapping[str, Any]) -> None:
+        """Logs one row; steps that the run has already are dropped by wandb."""
+        self._run.log(dict(row), step=step)
+
+    def picture(self, step: int, pixels: np.ndarray) -> None:
+        """pixels: [h w 3] uint8."""
+        self._run.log({"sample": self._wandb.Image(pixels)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 class Jsonl:
@@ -167,14 +229,22 @@ class Metrics:
       offset: steps of earlier stages; steps on disk are counted over all stages.
       start: the step training goes on from.
       steps: the stage's last step.
+      wandb: project, "" = off.
     """
 
     def __init__(
-        self, workdir: str | Path, *, stage: str, offset: int, start: int, steps: int
+        self,
+        workdir: str | Path,
+        *,
+        stage: str,
+        offset: int,
+        start: int,
+        steps: int,
+        wandb: str = "",
     ) -> None:
         self.workdir, self.stage = Path(workdir), stage
         self.offset, self.start, self.steps = offset, start, steps
-        self.first = jax.process_index() == 0
+        self.first, self._project = jax.process_index() == 0, wandb
 
     def __enter__(self) -> "Metrics":
         name = self.stage or "train"
@@ -183,6 +253,7 @@ class Metrics:
             done = self.offset + self.start
             self._jsonl = Jsonl(self.workdir / "metrics.jsonl", last_step=done)
             self._board = clu_writer(self.workdir / "tensorboard", first_step=done + 1)
+            self._wandb = Wandb(self._project, self.workdir) if self._project else None
         self._since: tuple[float, int] | None = None
         return self
 
@@ -192,6 +263,18 @@ class Metrics:
             self._jsonl.close()
             self._board.flush()
             self._board.close()
+            if self._wandb:
+                self._wandb.close()
+
+    def picture(self, step: int, pixels: np.ndarray) -> None:
+        """Shows a sample's picture [h w 3] uint8: TensorBoard and `pictures/<step>.png`."""
+        if self.first:
+            folder = self.workdir / "pictures"
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{self.offset + step:08d}.png")
+            self._board.write_images(self.offset + step, {"sample": pixels[None]})
+            if self._wandb:
+                self._wandb.picture(self.offset + step, pixels)
 
     def tick(self, done: jax.Array) -> None:
         """Counts a step; the clock starts when the first one, which compiles, is `done`."""
@@ -213,6 +296,8 @@ class Metrics:
             self._jsonl.write(row)
             numbers = {k: x for k, x in row.items() if isinstance(x, float | int) and k != "step"}
             self._board.write_scalars(self.offset + step, numbers)
+            if self._wandb:
+                self._wandb.write(self.offset + step, numbers)
 
     def _speed(self, step: int, cost: Mapping[str, float]) -> dict[str, float]:
         if self._since is None or step <= self._since[1]:

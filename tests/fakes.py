@@ -99,7 +99,8 @@ def make(config):
 
 def config(**train):
     """A configuration of the fake task; `train` replaces entries of `config.train`."""
-    settings = {"steps": 6, "batch_size": 8, "log_every": 1, "checkpoint_every": 3} | train
+    settings = {"steps": 6, "batch_size": 8, "log_every": 1, "checkpoint_every": 3}
+    settings |= {"silence": 20.0} | train
     return ml_collections.ConfigDict(
         {
             "mode": "train",

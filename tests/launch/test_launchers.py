@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
 
 
@@ -102,7 +102,7 @@ def test_local_stops_the_others_when_one_fails(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\ntest $PID = 1 && exit 3\nexec sleep 60\n")
     python.chmod(0o755)
-    got = call("local.sh", "2", PYTHON=str(python), GRACE="0.1", DEVICES="1")
+    got = call("local.sh", "2", PYTHON=str(python), GRACE="1", DEVICES="1")
     assert got.returncode == 3 and "stopping the others" in got.stderr
 
 
