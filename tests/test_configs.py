@@ -18,6 +18,7 @@ MAIN = {
     "dpa": ("full", "demo", "debug"),
     "wan_ti2v": ("full", "lora", "debug"),
     "wan_vae": ("demo", "debug"),
+    "motion_codec": ("full", "demo", "debug"),
 }
 SHARED = {"sections", "bases"}
 OVERRIDES = sorted(
@@ -79,7 +80,7 @@ def test_configurations_build_their_tasks(name):
         load(name, "no_such_variant")
 
 
-@pytest.mark.parametrize("name", ["dpa", "wan_ti2v", "wan_vae"])
+@pytest.mark.parametrize("name", ["dpa", "wan_ti2v", "wan_vae", "motion_codec"])
 def test_tiny_forms_trace(name):
     assert "loss" in trace_update(load(name, "debug"))
 

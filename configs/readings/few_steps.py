@@ -1,4 +1,4 @@
-"""The loop at few steps (facts of docs/paper.md 1.2 c): what it costs on top of MJD is below 25 %.
+"""The loop at few steps (docs/paper.md): what it costs on top of MJD is below 25 %.
 
 The autoencoder runs in every tenth training step (in the others the aligner sees the corruption
 model) and in six of 50 sampling steps. Run as `--config=configs/readings/few_steps.py:demo-train`;

@@ -13,6 +13,7 @@ With `prediction="data"` the loss is on the clean latents.
 """
 
 import functools
+import importlib
 from typing import Any
 
 import einops
@@ -33,17 +34,25 @@ Options = syncmv4d_loop.Options
 
 
 def make(config: Any) -> "SyncMV4D":
-    """Builds the task from `config.task`: `Options` and sections dit, dpa, vae, cycle."""
+    """Builds the task from `config.task`: `Options` and sections dit, dpa, vae, cycle.
+
+    With a section `codec` the loop uses the learned motion codec (syncmv4d_codec).
+    """
     values = dict(config.task)
     values.pop("name", None)
+    learned = values.pop("codec", None)
     parts = {key: values.pop(key, {}) for key in ("dit", "dpa", "vae", "cycle")}
-    return SyncMV4D(
-        options=section(Options, values, "config.task"),
-        mjd_config=section(mjd.MJDConfig, parts["dit"], "config.task.dit"),
-        dpa_config=section(aligner.AlignerConfig, parts["dpa"], "config.task.dpa"),
-        vae_config=vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
-        settings=section(cycle.Settings, parts["cycle"], "config.task.cycle"),
-    )
+    made = {
+        "options": section(Options, values, "config.task"),
+        "mjd_config": section(mjd.MJDConfig, parts["dit"], "config.task.dit"),
+        "dpa_config": section(aligner.AlignerConfig, parts["dpa"], "config.task.dpa"),
+        "vae_config": vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
+        "settings": section(cycle.Settings, parts["cycle"], "config.task.cycle"),
+    }
+    if not learned:
+        return SyncMV4D(**made)
+    codec = importlib.import_module("syncmv4d_jax.tasks.syncmv4d_codec")  # it builds on this file
+    return codec.make(learned, **made)
 
 
 class SyncMV4D(syncmv4d_sampling.Sampler):

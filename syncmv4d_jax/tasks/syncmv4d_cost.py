@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import cycle, flop_count, flops, flow
+from syncmv4d_jax.models import motion_codec
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.nn import module
@@ -24,6 +25,8 @@ Cost = dict[str, float]
 
 def parts(task: Any) -> Cost:
     """Returns the FLOPs of one forward pass of each part for one sample of all views.
+
+    "encode" and "decode" are the loop's (autoencoder or learned codec), "pixels" encodes videos.
 
     Args:
       task: a `syncmv4d_loop.Loop`.
@@ -44,8 +47,27 @@ def parts(task: Any) -> Cost:
 
         x = jax.ShapeDtypeStruct(shape, jnp.float32)
         result[name] = float(v * flop_count.count(run, weights, x))
+    result["pixels"] = result["encode"]
+    if hasattr(task, "codec_config"):
+        result |= _codec(task)
     if task.settings.dpa:
         result["dpa"] = _aligner(task)
+    return result
+
+
+def _codec(task: Any) -> Cost:
+    """The learned codec in place of the autoencoder inside the loop."""
+    v, f, h, w, c = task.latent_shape
+    weights = module.shapes(motion_codec.Codec, task.codec_config)
+    maps = (1, task.options.frames, *task.map_size, motion_codec.CHANNELS)
+    result = {}
+    for name, shape in (("encode", maps), ("decode", (1, f, h, w, c))):
+
+        def run(params, x, name=name):
+            return getattr(module.bind(motion_codec.Codec, task.codec_config, params), name)(x)
+
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        result[name] = float(v * flop_count.count(run, weights, x))
     return result
 
 
@@ -84,8 +106,11 @@ def training(task: Any, each: Cost, *, raw: bool = False) -> Cost:
     if s.dpa:
         result["dpa"] = each["dpa"] * (3 + task.dpa_config.remat + again)
         result["decode"] = each["decode"] * (s.decoded + again)
-    encoded = again + raw * (1 + s.joint_motion)
-    return result | ({"encode": each["encode"] * encoded} if encoded else {})
+    if again:
+        result["encode"] = each["encode"] * again
+    if raw:
+        result["pixels"] = each["pixels"] * (1 + s.joint_motion)
+    return result
 
 
 def sampling(task: Any, each: Cost, *, anchors_given: bool = True) -> Cost:

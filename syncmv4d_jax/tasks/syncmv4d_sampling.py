@@ -116,7 +116,7 @@ class Sampler(syncmv4d_loop.Loop):
         warp = None
         if self.settings.cycle:
             b, v = context["anchors"].shape[:2]
-            frame0 = jax.ShapeDtypeStruct((b, v, *self.options.size, 3), jnp.float32)
+            frame0 = jax.ShapeDtypeStruct((b, v, *self.map_size, 3), jnp.float32)
             scale = jax.ShapeDtypeStruct((b, v, 2), jnp.float32)
             shapes = jax.eval_shape(self._warp, frame0, scale, context)
             warp = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -134,12 +134,16 @@ class Sampler(syncmv4d_loop.Loop):
 
     def _find_anchors(self, params, clean, scale, context):
         """The context with anchors from frame 0 of clean motion latents [b v f h w c]."""
-        pseudo = jnp.clip((self.decode_pixels(params, clean)[:, :, 0] + 1) / 2, 0, 1)
+        frame0 = jnp.clip((self.decode_pixels(params, clean)[:, :, 0] + 1) / 2, 0, 1)
+        return {**context, **self._anchors_of(frame0, scale, context)}
+
+    def _anchors_of(self, frame0, scale, context):
+        """anchors [b v k 2] and anchor_valid of pseudo frames 0 [b v h w 3] in [0, 1]."""
         find = functools.partial(
             motion.frame0_anchors, count=self.options.points, settings=self.match
         )
-        anchors = jax.vmap(find)(pseudo, scale, context["intrinsics"], context["extrinsics"])
-        return {**context, "anchors": anchors.pixels, "anchor_valid": anchors.valid}
+        found = jax.vmap(find)(frame0, scale, context["intrinsics"], context["extrinsics"])
+        return {"anchors": found.pixels, "anchor_valid": found.valid}
 
     def _read_tracks(self, params, state, context):
         """Tracks without an aligner: the final motion, matched and unprojected (Table 3, row 3)."""

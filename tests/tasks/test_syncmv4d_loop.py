@@ -81,7 +81,7 @@ def randomise(task):
 
 def test_cost_adds_up_what_the_switches_leave():
     task = tiny.make()
-    each = {"mjd": 100.0, "encode": 10.0, "decode": 50.0, "dpa": 2.0}
+    each = {"mjd": 100.0, "encode": 10.0, "decode": 50.0, "dpa": 2.0, "pixels": 11.0}
     full = syncmv4d_cost.training(task, each)
     assert full == {"mjd": 350.0, "dpa": 9.0, "decode": 75.0, "encode": 5.0}
     few = tiny.make(cycle__probability=0.1, cycle__decoded=0.1)
@@ -89,7 +89,7 @@ def test_cost_adds_up_what_the_switches_leave():
     assert few["decode"] == pytest.approx(10.0) and few["mjd"] == pytest.approx(310.0)
     off = syncmv4d_cost.training(tiny.make(cycle__dpa=False, cycle__cycle=False), each)
     assert off == {"mjd": 300.0}
-    assert syncmv4d_cost.training(task, each, raw=True)["encode"] == 25.0
+    assert syncmv4d_cost.training(task, each, raw=True)["pixels"] == 22.0
     sampling = syncmv4d_cost.sampling(task, each)
     assert sampling["mjd"] == 400.0 and sampling["decode"] == 200.0  # four steps, all refine
     every = tiny.make(cycle__refine_every=4, cycle__refine_last=1, guidance=3.0)

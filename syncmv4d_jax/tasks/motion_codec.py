@@ -1,0 +1,143 @@
+"""Training of the learned motion codec on our own pseudo videos and their latents.
+
+    L = BCE(mask) + g |colours - true|_1 where painted     decoder, from latents + noise
+      + |latents - true|^2                                  encoder, from the true maps
+
+The noise on the latents, of random size up to `noise`, stands for the errors of a clean estimate in
+the loop. Batches have the pseudo videos' pixels and, where they are cached, their latents; else the
+frozen autoencoder makes them. Parts: `codec` and, frozen, `vae`.
+"""
+
+import dataclasses
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+
+from syncmv4d_jax.configuration import section
+from syncmv4d_jax.models import motion_codec
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.nn import module
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`config.task` without the networks.
+
+    Attributes:
+      size, frames, views, points: of the records.
+      noise: largest deviation of the noise on the decoder's input.
+      colour_weight, latent_weight: of the loss terms beside the mask's.
+    """
+
+    size: tuple[int, int] = (480, 704)
+    frames: int = 49
+    views: int = 3
+    points: int = 1600
+    noise: float = 0.3
+    colour_weight: float = 20.0
+    latent_weight: float = 1.0
+
+
+def make(config: Any) -> "MotionCodec":
+    """Builds the task from `config.task`: `Options` and sections codec, vae.
+
+    Raises:
+      ValueError: an unknown key, or a codec that does not fit the autoencoder.
+    """
+    values = dict(config.task)
+    values.pop("name", None)
+    parts = {key: values.pop(key, {}) for key in ("codec", "vae")}
+    return MotionCodec(
+        section(Options, values, "config.task"),
+        section(motion_codec.CodecConfig, parts["codec"], "config.task.codec"),
+        vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
+    )
+
+
+def check(codec: motion_codec.CodecConfig, config: vae.VAEConfig) -> None:
+    """Checks that the codec has the autoencoder's latents.
+
+    Raises:
+      ValueError: other strides or channels.
+    """
+    have, wanted = (codec.time, codec.space, codec.z_dim), (*config.stride, config.z_dim)
+    if have != wanted:
+        raise ValueError(
+            f"task.codec: (time, space, z_dim) wanted {wanted} of the autoencoder, got {have}"
+        )
+
+
+class MotionCodec:
+    """The task; see `tasks.base.Task`."""
+
+    trainable = "^codec/"
+    frozen_parts = ("vae",)
+
+    def __init__(
+        self, options: Options, config: motion_codec.CodecConfig, vae_config: vae.VAEConfig
+    ):
+        check(config, vae_config)
+        self.options, self.config, self.vae_config = options, config, vae_config
+
+    def init(self, rng: Array) -> Params:
+        """Returns {"codec", "vae"}."""
+        keys = jax.random.split(rng)
+        return {
+            "codec": module.init(motion_codec.Codec, self.config, keys[0]),
+            "vae": module.init(vae.VAE, self.vae_config, keys[1]),
+        }
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the loss and scalars for a batch of schema.BATCH with `motion` pixels.
+
+        Raises:
+          ValueError: a batch without pixels.
+        """
+        if "motion" not in batch:
+            raise ValueError("motion_codec: wanted pixels (config.data.raw=True), got latents only")
+        pixels = einops.rearrange(batch["motion"], "b v n h w c -> (b v) n h w c")
+        pixels = pixels.astype(jnp.float32) / 255
+        latents = jax.lax.stop_gradient(self._latents(frozen, batch, pixels))
+        colours, mask = motion_codec.reduce_video(pixels, self.config.reduction)
+        size, noise = jax.random.split(rng)
+        size = self.options.noise * jax.random.uniform(size, (len(latents), 1, 1, 1, 1))
+        noisy = latents + size * jax.random.normal(noise, latents.shape)
+        codec = module.bind(motion_codec.Codec, self.config, trainable["codec"])
+        maps = codec.decode(noisy)
+        sign = jnp.where(mask, 1.0, -1.0)
+        mask_loss = jnp.mean(jax.nn.softplus(-sign * maps[..., 3]))
+        gap = jnp.abs(maps[..., :3] - colours) * mask[..., None]
+        painted = jnp.maximum(jnp.sum(mask), 1)
+        colour_loss = jnp.sum(gap) / painted
+        encoded = codec.encode(jnp.concatenate([colours, mask[..., None]], -1))
+        latent_loss = jnp.mean(jnp.square(encoded - latents))
+        total = mask_loss + self.options.colour_weight * colour_loss
+        total = total + self.options.latent_weight * latent_loss
+        both = jnp.sum(mask & (maps[..., 3] > 0)) / jnp.maximum(
+            jnp.sum(mask | (maps[..., 3] > 0)), 1
+        )
+        scalars = {"mask": mask_loss, "colour": colour_loss, "latent": latent_loss}
+        scalars |= {"iou": both, "pixels": jnp.sum(gap[..., 0]) / painted * pixels.shape[3]}
+        return total, scalars
+
+    def _latents(self, frozen, batch, pixels):
+        if "motion_latents" in batch:
+            return einops.rearrange(batch["motion_latents"], "b v f h w c -> (b v) f h w c")
+        model = module.bind(vae.VAE, self.vae_config, frozen["vae"])
+        return jax.lax.map(lambda clip: model.encode(clip[None] * 2 - 1)[0], pixels)
+
+    def sample(self, params: Params, inputs: dict[str, Array], rng: Array) -> dict[str, Array]:
+        """Decodes and encodes again. inputs: motion_latents [b f h w c] -> maps, latents."""
+        del rng
+        codec = module.bind(motion_codec.Codec, self.config, params["codec"])
+        maps = codec.decode(inputs["motion_latents"])
+        mask = (maps[..., 3:] > 0).astype(jnp.float32)
+        again = codec.encode(jnp.concatenate([maps[..., :3] * mask, mask], -1))
+        return {"maps": maps, "latents": again}
