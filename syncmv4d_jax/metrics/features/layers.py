@@ -55,18 +55,20 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch norm with its stored statistics: (x - mean) / sqrt(var + eps) * scale + bias."""
 
-    def __init__(self, c: int, *, eps: float, rngs: nnx.Rngs):
+    def __init__(self, c: int, *, eps: float, affine: bool = True, rngs: nnx.Rngs):
         del rngs  # nothing random
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones((c,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((c,), jnp.float32))
+        self.scale = nnx.Param(jnp.ones((c,), jnp.float32)) if affine else None
+        self.bias = nnx.Param(jnp.zeros((c,), jnp.float32)) if affine else None
         self.mean = nnx.Param(jnp.zeros((c,), jnp.float32))
         self.var = nnx.Param(jnp.ones((c,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [... c]."""
-        factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
-        shift = self.bias[...] - self.mean[...] * factor
+        factor = jax.lax.rsqrt(self.var[...] + self.eps)
+        factor = factor if self.scale is None else self.scale[...] * factor
+        shift = -self.mean[...] * factor
+        shift = shift if self.bias is None else self.bias[...] + shift
         return x * layers.along_last(factor, x) + layers.along_last(shift, x)
 
 
@@ -113,8 +115,15 @@ def linear_weights(size: int, out: int, *, half_pixel: bool = True) -> np.ndarra
     return weights.astype(np.float32)
 
 
-def cubic_weights(size: int, out: int, *, scale: float, a: float = -0.75) -> np.ndarray:
-    """The matrix [out size] that resizes one axis by Keys' cubic of `a`, edges repeated.
+def cubic(d: np.ndarray, *, a: float = -0.75) -> np.ndarray:
+    """Keys' cubic kernel at distances d in 0..2; torch takes a = -3/4."""
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, far)
+
+
+def cubic_weights(size: int, out: int, *, scale: float) -> np.ndarray:
+    """The matrix [out size] that resizes one axis by `cubic`, edges repeated.
 
     Output pixel i samples the input at (i + 0.5) / scale - 0.5.
     """
@@ -122,12 +131,8 @@ def cubic_weights(size: int, out: int, *, scale: float, a: float = -0.75) -> np.
     low = np.floor(at).astype(int)
     weights = np.zeros((out, size))
     for tap in range(-1, 3):
-        d = np.abs(at - low - tap)
-        near = ((a + 2) * d - (a + 3)) * d * d + 1
-        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        np.add.at(
-            weights, (np.arange(out), np.clip(low + tap, 0, size - 1)), np.where(d <= 1, near, far)
-        )
+        place = np.clip(low + tap, 0, size - 1)
+        np.add.at(weights, (np.arange(out), place), cubic(np.abs(at - low - tap)))
     return weights.astype(np.float32)
 
 
