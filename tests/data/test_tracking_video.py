@@ -2,25 +2,33 @@
 
 import dataclasses
 
+import ml_collections
 import numpy as np
 import pytest
 import tiny
 
-from syncmv4d_jax.data import layouts, prepare, records
+from syncmv4d_jax.data import layouts, pipeline, prepare, records
 
-SETTINGS = prepare.Settings(size=(96, 144), frames=9, fps=15.0, points=64, cameras="first")
+SETTINGS = prepare.Settings(size=(96, 144), frames=9, fps=15.0, points=64, cameras="first", val=0.0)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """{representation: first view}."""
+def made_at(tmp_path_factory):
+    """A folder with the records of one recording in both representations."""
     root = tmp_path_factory.mktemp("das")
     tiny.write(root / "data", "seq0", views=3)
-    result = {}
     for name in ("point_tracks", "das_tracking"):
         settings = dataclasses.replace(SETTINGS, representation=name)
         prepare.run(layouts.folder_sources(root / "data"), root / name, settings)
-        reader = records.Reader(root / name / "96x144")
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(made_at):
+    """{representation: pseudo video of the first view}."""
+    result = {}
+    for name in ("point_tracks", "das_tracking"):
+        reader = records.Reader(made_at / name / "96x144")
         assert reader.settings["representation"] == name
         view = reader.view(reader.windows[0], reader.windows[0].views[0])
         result[name] = records.decode(view["motion"]).astype(np.float32) / 255
@@ -44,3 +52,29 @@ def test_a_tracking_video_keeps_the_depth_of_frame_0(made):
 def test_an_unknown_representation_is_refused():
     with pytest.raises(ValueError, match="wanted representation"):
         prepare.Settings(representation="flow")
+
+
+def configuration(root, **data):
+    config = ml_collections.ConfigDict()
+    config.data = {"records": str(root), "split": "train", "fps": 15.0, "cameras": "fixed"} | data
+    config.task = {"size": (96, 144), "frames": 9, "points": 64, "views": 3}
+    config.sample = {"count": 0}
+    return config
+
+
+def test_records_of_the_other_representation_are_refused(made_at):
+    config = configuration(made_at / "das_tracking")
+    assert len(pipeline.Examples(config, "train")) == 1  # a task that does not say takes either
+    config.task.motion_repr = "point_tracks"
+    with pytest.raises(ValueError, match="representation: wanted point_tracks, records have das"):
+        pipeline.Examples(config, "train")
+
+
+def test_a_share_of_the_clips_is_the_same_for_all_readers():
+    chosen = pipeline._share(50, 0.1, 3)
+    assert len(chosen) == 5 == len(set(chosen)) and chosen == pipeline._share(50, 0.1, 3)
+    assert chosen != pipeline._share(50, 0.1, 4)
+    assert pipeline._share(50, 1.0, 3) == list(range(50)) and len(pipeline._share(3, 0.1, 0)) == 1
+    for bad in (0.0, 1.5):
+        with pytest.raises(ValueError, match="wanted 0 < share <= 1"):
+            pipeline._share(50, bad, 0)
