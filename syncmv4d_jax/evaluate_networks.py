@@ -21,7 +21,7 @@ from syncmv4d_jax.metrics.features import batches, i3d, matcher, raft, vit, xfea
 
 BATCH = {"dino": 16, "clip": 32, "raft": 2, "inception": 16, "i3d": 1, "lpips_alex": 8,
          "lpips_vgg": 2}  # a device  # fmt: skip
-THRESHOLD = 0.5  # of a match's confidence
+MATCHERS = {"gim_dkm": "syncmv4d_jax.metrics.features.matcher:gim_dkm", "xfeat": ""}
 Values = dict[str, dict[str, float | None]]  # row -> metric -> value
 
 
@@ -53,7 +53,7 @@ def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
     loaded, missing = _load(config.evaluate.get("features", ""))
     match = _matcher(config.evaluate.get("matcher", ""), config.evaluate.get("features", ""))
     if match is None:
-        missing["matcher"] = "config.evaluate.matcher: 'xfeat' or 'module:function', e.g. of GIM"
+        missing["matcher"] = "config.evaluate.matcher: 'gim_dkm', 'xfeat' or 'module:function'"
     evaluators: list[Any] = [EVALUATORS[name](name, one) for name, one in loaded.items()]
     evaluators += [Matching(match)] if match is not None else []
     scores: dict[str, Values] = {}
@@ -69,7 +69,10 @@ def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
         for name, one in loaded.items()
     }
     if match is not None:
-        computed["matcher"] = {"files": dict(match.files), "layout": "", "source": match.name}
+        computed["matcher"] = {
+            "files": dict(match.files), "layout": "", "source": match.name,
+            "threshold": match.threshold,
+        }  # fmt: skip
     rows = _rows(scores, computed)
     for evaluator in evaluators:
         for metric, cell in evaluator.total().items():
@@ -101,7 +104,7 @@ def _matcher(name: str, folder: str) -> matcher.Matcher | None:
     if not name:
         return None
     if name != "xfeat":
-        return configuration.load(name, {"xfeat": ""}, "config.evaluate.matcher")()
+        return configuration.load(name, MATCHERS, "config.evaluate.matcher")()
     loaded = feature_weights.load("xfeat", feature_weights.existing(folder))
     network = jax.jit(lambda params, x: loaded.bind(params)(xfeat.prepared(x)))
     return xfeat.Sparse(lambda images: network(loaded.params, images), loaded.files)
@@ -344,7 +347,7 @@ class Matching:
             for n in range(clip.shape[1])
             for i, j in itertools.combinations(range(len(clip)), 2)
         ]
-        found = perceptual.matching_pixels(confidences, threshold=THRESHOLD)
+        found = perceptual.matching_pixels(confidences, threshold=self._match.threshold)
         return {"matching_pixels": found["mean"], "matching_pixels_clip": found["thousands"]}
 
     def add(self, pair: Pair) -> Values:

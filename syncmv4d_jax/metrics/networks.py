@@ -105,6 +105,7 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
         lines.append("")
     for name, found in networks["computed"].items():
         hashes = ", ".join(f"{file} {sha[:12]}" for file, sha in found["files"].items())
-        lines.append(f"- {name}: {hashes or found['source']}")
+        own = f"{found['source']}; " if name == "matcher" else ""
+        lines.append(f"- {name}: {own}{hashes}")
     lines += [f"- {name}, not computed: {why}" for name, why in networks["missing"].items()]
     return "\n".join(lines) + "\n"

@@ -175,7 +175,7 @@ def test_short_still_small_and_unequal_videos_are_defined(tiny):
 class Blobs:
     """A matcher that finds a match for each bright pixel of both images."""
 
-    name, files = "blobs 1", {"blobs.bin": "cd"}
+    name, files, threshold = "blobs 1", {"blobs.bin": "cd"}, 0.5
 
     def __call__(self, first, second):
         both = np.argwhere((first[..., 0] > 200) & (second[..., 0] > 200)).astype(float)
@@ -257,3 +257,41 @@ def test_the_lookup_is_linear_sampling_with_zeros_outside():
             for dy in range(-4, 5)
         ]
         np.testing.assert_allclose(found[0, row, column], wanted, atol=1e-5)
+
+
+def test_gim_runs_through_vismatch(monkeypatch, tmp_path):
+    (tmp_path / "gim_dkm_100h.safetensors").write_bytes(b"x")
+    seeds, seen = [], []
+
+    def match(first, second):
+        seen.append((first, second))
+        points = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+        return {"matched_kpts0": points, "matched_kpts1": points + 1,
+                "matched_confidences": np.array([0.9, 0.2])}  # fmt: skip
+
+    def get_matcher(name, *, device, max_num_keypoints):
+        assert (name, device, max_num_keypoints) == ("gim-dkm", "cpu", 5000)
+        return match
+
+    packages = {
+        "vismatch": types.SimpleNamespace(get_matcher=get_matcher, __version__="1.4.0"),
+        "huggingface_hub": types.SimpleNamespace(snapshot_download=lambda name: str(tmp_path)),
+        "torch": types.SimpleNamespace(manual_seed=seeds.append),
+    }
+    monkeypatch.setattr(matcher.importlib, "import_module", packages.__getitem__)
+    gim = matcher.gim_dkm()
+    image = np.full((6, 8, 3), 255, np.uint8)
+    assert matcher.checked(gim(image, image), gim.name).tolist() == [0.9, 0.2]
+    assert seen[0][0].shape == (3, 6, 8) and seen[0][1].max() == 1 and seeds == [0]
+    assert gim.files == {
+        "gim_dkm_100h.safetensors": files.sha256(tmp_path / "gim_dkm_100h.safetensors")
+    }
+
+
+def test_gim_without_vismatch_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(matcher.importlib, "import_module", missing)
+    with pytest.raises(ModuleNotFoundError, match="pip install vismatch"):
+        matcher.gim_dkm()

@@ -156,6 +156,7 @@ class Sparse:
     """The matcher. `network`: images [b h w 3] uint8 -> outputs of XFeat of `prepared` images."""
 
     name = "XFeat, sparse, 4096 points, mutual neighbours, confidence = cosine"
+    threshold = 0.82  # the authors' own for matches (min_cossim)
 
     def __init__(self, network: Callable[[np.ndarray], tuple], files: dict[str, str]):
         self.files = files
