@@ -10,6 +10,7 @@ videos sent through the autoencoder with latent noise. Rows:
     per view   robust fit of scale and offset of each view, smoothing over time
     start      the aligner before training: fusion in closed form
     DPA        the aligner, one step
+    truth      for the smoothness
 
 The smoothing window of `rigid` and `per view` is the best of WINDOWS, chosen on these very scenes:
 an advantage to the baselines. Prints a Markdown table a case: mean and standard error over scenes
@@ -158,7 +159,7 @@ def evaluate(scenes, measure, aligners, draws: int) -> dict[str, dict[str, np.nd
         found: dict[str, list] = {}
         for draw in range(draws):
             coarse, confidence = measure(scene, 1000 * index + draw)
-            rows = classical(scene, coarse, confidence)
+            rows = classical(scene, coarse, confidence) | {"truth": scene["tracks"]}
             views = len(coarse)
             rows = {name: np.broadcast_to(x, (views, *x.shape)) for name, x in rows.items()}
             rows |= aligners(scene, coarse, confidence)
@@ -180,7 +181,7 @@ def best_windows(table: dict) -> dict:
         key = min(rows, key=lambda key: rows[key]["mv_rpe"].mean())
         print(f"{name}: window {key.split('/')[1]} frames")
         kept[name] = rows[key]
-    return kept | {key: table[key] for key in ("start", "DPA") if key in table}
+    return kept | {key: table[key] for key in ("start", "DPA", "truth") if key in table}
 
 
 def show(title: str, table: dict) -> None:
