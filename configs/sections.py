@@ -43,6 +43,7 @@ def base() -> ml_collections.ConfigDict:
         "keep": 2,
         "new": "",
         "random_frozen": False,
+        "frozen_dtype": "float32",
         "sample_every": 0,
         "wandb": "",
         "silence": 20.0,

@@ -34,9 +34,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "frames": 49,
         "views": 3,
         "points": 1600,
-        "dit": {"remat": "full"},
+        "dit": {"remat": "full", "residual_dtype": "float32"},
         "dpa": {"dtype": "bfloat16"},
-        "vae": {},
+        "vae": {"dtype": "float32"},
+        "vae_chunk": 0,
         "cycle": {},
     }
     config.optim = {

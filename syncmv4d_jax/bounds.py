@@ -34,6 +34,7 @@ class Work:
       parameters: trainable; frozen: the others.
       state: bytes a trainable parameter holds at rest (weights, moments, average); 4 in sampling.
       batch: samples of a step.
+      views: of a sample; its clips are spread over the devices that share it.
       tokens, width, layers, residual: of one sample in the transformer; bytes of a residual value.
       passes: how often the blocks' weights are gathered.
       clip: bytes of the largest activation of the autoencoder, 0 without.
@@ -44,6 +45,7 @@ class Work:
     frozen: int
     state: int
     batch: int
+    views: int
     tokens: int
     width: int
     layers: int
@@ -71,7 +73,11 @@ def estimate(
     local = work.batch * work.tokens // (mesh["data"] * mesh["fsdp"] * group)
     stream = local * work.width
     weights = 2 * work.parameters
-    compute = sum(work.flops.values()) * work.batch / (devices * chip.flops)
+    # 3 clips over 4 devices take as long as 4 would.
+    idle = math.ceil(work.views / group) * group / work.views
+    weight = {"encode": idle, "decode": idle}
+    compute = sum(x * weight.get(part, 1.0) for part, x in work.flops.items())
+    compute *= work.batch / (devices * chip.flops)
     forward_and_back = 3 if work.training else 1
     traffic = (
         2 * weights * work.passes

@@ -224,6 +224,7 @@ def _work(config: ml_collections.ConfigDict, task: Any, entry: str, batch: int) 
         frozen=tree.count(frozen),
         state=state,
         batch=batch,
+        views=v,
         tokens=v * (task.mjd_config.extra_tokens + 2 * dense),
         width=task.mjd_config.dim,
         layers=task.mjd_config.layers,

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import taco
-from syncmv4d_jax import hlo, parallel, plan, plan_report, pods
+from syncmv4d_jax import bounds, hlo, parallel, plan, plan_report, pods
 
 FAKE = pods.Chip(8 * 2**30, 1e12, 1e11, 1e10)
 REFUSED = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.40G of 15.75G hbm. \
@@ -165,3 +165,23 @@ def test_refused_programs_say_what_to_change(monkeypatch):
     found = plan_report.advice(config, pods.find("v5e-8"), row)
     assert any("vae_chunk" in line for line in found)
     assert found[-1] == "more devices: v5e-64, v5e-256, 2xv5e-64"
+
+
+def test_estimates_follow_the_mesh():
+    """At the paper's size: cutting the sequence saves activations, idle clips cost compute."""
+    work = bounds.Work(
+        flops={"mjd": 1.5e15, "decode": 9e14}, parameters=6_190_000_000, frozen=0, state=12,
+        batch=8, views=3, tokens=25764, width=3072, layers=30, residual=4, passes=3, clip=0.0,
+    )  # fmt: skip
+    chip = pods.CHIPS["v5p"]
+    mesh = lambda *sizes: dict(zip(pods.AXES, sizes, strict=True))  # noqa: E731
+    whole = bounds.estimate(work, chip, mesh(1, 8, 1, 1))
+    assert whole["seconds"]["compute"] == pytest.approx(2.4e15 / 459e12, rel=1e-3)
+    assert 20 < whole["estimate_bytes"] / 2**30 < 30 and whole["likely"]
+    cut = bounds.estimate(work, chip, mesh(1, 8, 1, 4))
+    assert cut["estimate_bytes"] < whole["estimate_bytes"] / 2
+    assert cut["seconds"]["compute"] == pytest.approx((1.5e15 + 4 / 3 * 9e14) / 4 / 459e12, 1e-3)
+    known = bounds.estimate(work, chip, mesh(1, 8, 1, 1), sent=600e9)
+    assert known["seconds"]["link"] == 1.0
+    small = bounds.estimate(work, pods.CHIPS["v5e"], mesh(1, 8, 1, 1))
+    assert not small["likely"]
