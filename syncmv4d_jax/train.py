@@ -339,6 +339,7 @@ class Stage:
                 last = step == settings.steps
                 if step == 1 or last or step % settings.log_every == 0:
                     scalars = {k: x.item() for k, x in jax.device_get(scalars).items()}
+                    scalars |= _counts(data)
                     metrics.write(step, scalars, _cost(task, batch))
                     optim.check(self.optim, scalars, step=step)
                 metrics.tick(state["step"])
@@ -361,6 +362,17 @@ class Stage:
         metadata = {"config": self.config.to_json_best_effort(), "step": int(state["step"])}
         params = state["ema"] or state["params"]
         checkpoint.export(params, path, dtype=self.settings.export, metadata=metadata)
+
+
+def _counts(data: Any) -> dict[str, float]:
+    """What the data left out so far, over all processes; a collective. {} where it does not say."""
+    if not hasattr(data, "scalars"):
+        return {}
+    found = data.scalars()
+    if jax.process_count() == 1 or not found:
+        return found
+    values = multihost_utils.process_allgather(np.array(list(found.values()), np.float32))
+    return dict(zip(found, np.sum(values, axis=0).tolist(), strict=True))
 
 
 def _cost(task: base.Task, batch: Tree) -> dict[str, float]:

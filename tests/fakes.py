@@ -51,6 +51,9 @@ class Trouble:
             os.kill(os.getpid(), signal.SIGTERM)
         return batch
 
+    def scalars(self):
+        return {"batches": float(self.count)} if self.options.get("counts") else {}
+
     def get_state(self):
         return {"count": self.count, "inner": self.inner.get_state()}
 

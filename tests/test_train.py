@@ -53,6 +53,14 @@ def test_learns_and_logs(unbroken):
     assert list((unbroken / "tensorboard").glob("events.*"))
 
 
+def test_what_the_data_counts_is_logged(tmp_path):
+    config = fakes.config(steps=2)
+    with config.unlocked():
+        config.data.counts = True
+    train.run(config, tmp_path)
+    assert [row["batches"] for row in rows(tmp_path)] == [1, 2]
+
+
 def test_resume_equals_unbroken_bit_for_bit(unbroken, tmp_path):
     train.run(fakes.config(steps=4), tmp_path)
     train.run(fakes.config(), tmp_path)
