@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import flop_count, motion
-from syncmv4d_jax.models import mjd
+from syncmv4d_jax.models import mjd, motion_codec
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.nn import module
 from syncmv4d_jax.tasks import syncmv4d, syncmv4d_cost
@@ -86,14 +86,18 @@ def functions(task: syncmv4d.SyncMV4D) -> dict[str, tuple[Callable, tuple]]:
         given = task._anchored(scale, context(*rest))
         return task._per_view(one, warp, tracks, frame0, *given)
 
-    frame0, scale = shape(v, *o.size, 3), shape(v, 2)
+    frame0, scale = shape(v, *task.map_size, 3), shape(v, 2)
     rest = (*anchors, *cameras)
     warped = jax.eval_shape(lambda *x: warp(None, *x), frame0, scale, *rest)
-    pseudo = shape(v, o.frames, *o.size, 3)
+    pseudo = shape(v, o.frames, *task.map_size, 3)
+    encode, decode, given = (lambda p, x: task._vae(p, "encode", x)), task.decode_pixels, pseudo
+    if hasattr(task, "codec_config"):
+        encode, decode = (lambda p, x: task._codec(p, "encode", x)), task._pseudo
+        given = shape(v, o.frames, *task.map_size, motion_codec.CHANNELS)
     return {
         "mjd": (denoise, (latents, shape(), text)),
-        "encode": (lambda params, x: task._vae(params, "encode", x), (pseudo,)),
-        "decode": (task.decode_pixels, (latents,)),
+        "encode": (encode, (given,)),
+        "decode": (decode, (latents,)),
         "match": (match, (pseudo, scale, *rest)),
         "warp": (warp, (frame0, scale, *rest)),
         "paint": (paint, (shape(v, o.frames, o.points, 3), frame0, warped, scale, *rest)),
@@ -135,8 +139,11 @@ def main() -> None:
             "dit": jax.jit(lambda key: mjd.init(task.mjd_config, key))(jax.random.key(0)),
             "vae": module.init(vae.VAE, task.vae_config, jax.random.key(1)),
         }
+        if hasattr(task, "codec_config"):
+            params["codec"] = module.init(motion_codec.Codec, task.codec_config, jax.random.key(2))
         for name, (function, shapes) in parts.items():
             took[name] = seconds(function, params, *arrays(shapes), repeats=args.repeats)
+            print(f"{name}: {took[name]:.3f} s", flush=True)
     print(f"{'part':10} {'TFLOP':>10} {'seconds':>9}")
     for name in [*each, *(n for n in parts if n not in each)]:
         if name in each:
