@@ -1,0 +1,44 @@
+"""The demo's floor, and the weights it ships."""
+
+import json
+
+import jax
+import pytest
+
+from configs import demo as configuration
+from syncmv4d_jax import checkpoint, demo, train, tree, weights
+
+pytestmark = pytest.mark.skipif(not demo.SHIPPED.is_dir(), reason="no weights are shipped")
+
+
+@pytest.mark.parametrize("variant", configuration.VARIANTS)
+def test_the_demo_is_not_smaller_than_agreed(variant):
+    task = configuration.get_config(variant).task
+    assert task.views == 3 and task.frames >= 13 and task.points >= 256
+    assert task.size[0] >= 64 and task.size[1] >= 96
+    assert task.dit.layers >= 4 and task.dpa.depth >= 2
+    made = train.load_task(configuration.get_config(variant))
+    assert made.mjd_config.multi_view and made.mjd_config.joint_motion
+    assert made.settings.dpa and made.settings.cycle
+
+
+def test_shipped_weights_fit_the_demo():
+    task = train.load_task(configuration.get_config())
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    found = {p: checkpoint.load_params(demo.SHIPPED / "model.safetensors", p) for p in shapes
+             if p != "vae"}  # fmt: skip
+    found["vae"] = weights.load("vae", demo.SHIPPED)[1]
+    tree.check_same(shapes, found, wanted_from="configs/demo.py", got_from="demo/weights")
+
+
+def test_shipped_weights_are_small_and_passed_their_checks():
+    total = sum(path.stat().st_size for path in demo.SHIPPED.rglob("*") if path.is_file())
+    assert total < 16e6
+    scores = json.loads((demo.SHIPPED / "eval.json").read_text())
+    assert scores["scenes"] >= 16 and scores["checks"]
+    assert all(check["passed"] for check in scores["checks"])
+
+
+def test_shipping_an_unfinished_training_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make demo-train"):
+        demo.ship(tmp_path)
