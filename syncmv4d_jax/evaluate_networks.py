@@ -56,14 +56,8 @@ def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
         missing["matcher"] = "config.evaluate.matcher: 'gim_dkm', 'xfeat' or 'module:function'"
     evaluators: list[Any] = [EVALUATORS[name](name, one) for name, one in loaded.items()]
     evaluators += [Matching(match)] if match is not None else []
-    scores: dict[str, Values] = {}
-    if evaluators:
-        for pair in tqdm(pairs, total=count, unit="sample", desc="networks"):
-            found: Values = {"model": {}, "truth": {}}
-            for evaluator in evaluators:
-                for row, values in evaluator.add(pair).items():
-                    found[row] |= values
-            scores[pair.name] = found
+    bar = tqdm(pairs, total=count, unit="sample", desc="networks", disable=not evaluators)
+    scores = _scores(evaluators, bar)
     computed = {
         name: {"files": one.files, "layout": one.layout, "source": one.network.source}
         for name, one in loaded.items()
@@ -87,6 +81,18 @@ def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
             if metric in used
         },
     }
+
+
+def _scores(evaluators: list[Any], pairs: Iterable[Pair]) -> dict[str, Values]:
+    """Every sample's values; reads no sample where there is no evaluator."""
+    scores: dict[str, Values] = {}
+    for pair in pairs if evaluators else ():
+        found: Values = {"model": {}, "truth": {}}
+        for evaluator in evaluators:
+            for row, values in evaluator.add(pair).items():
+                found[row] |= values
+        scores[pair.name] = found
+    return scores
 
 
 def _load(folder: str) -> tuple[dict[str, feature_weights.Loaded], dict[str, str]]:
