@@ -156,7 +156,8 @@ def test_sampling_refines_given_tracks():
         | {"coarse": out["coarse"], "confidence": out["confidence"]},
         jax.random.key(0),
     )
-    np.testing.assert_allclose(again["tracks"], out["tracks"], atol=1e-6)
+    # Two programs, one with the corruption in it: they round differently.
+    np.testing.assert_allclose(again["tracks"], out["tracks"], atol=1e-5)
     wrong = np.linalg.norm(out["coarse"] - given["tracks"][:, None], axis=-1)
     measured = (np.asarray(out["confidence"]) > 0) & valid[:, None, :, None]
     assert np.median(error) < np.median(wrong[measured])
