@@ -53,6 +53,7 @@ SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=10
 StateSaveLocation=$root/state
 SlurmdSpoolDir=$root/spool/%n
 SlurmctldPidFile=$root/slurmctld.pid

@@ -1,11 +1,10 @@
 """Checkpoints: asynchronous orbax saves, verified restores, merging, and small single-file exports.
 
 Orbax restores flipped bytes without a word, so each save also records one number per leaf, the
-fingerprint: sum over elements of bits(x_i) * w_i modulo 2^32, with odd pseudo-random weights w_i
-  of the
-element's global index. The sum does not depend on the mesh; an odd weight is invertible, so any
-single changed element changes it. `Store.restore` recomputes it and falls back to the previous
-good step.
+fingerprint: sum over elements of bits(x_i) * w_i modulo 2^32, with odd pseudo-random weights w_i of
+the element's global index. The sum does not depend on the mesh; an odd weight is invertible, so any
+single changed element changes it. `Store.restore` recomputes it and falls back to the previous good
+step.
 """
 
 import json
@@ -107,16 +106,13 @@ class Store:
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> bool:
         """Starts a save of `state` and JSON-able `meta`; copying to host is done on return.
 
-        A save that fails (full disk, lost mount) is reported, its remains are removed, and
-        training goes
-        on: the older checkpoints are intact. Returns whether the save was started (and the
-          previous one
-        ended well).
+        A save that fails (full disk, lost mount) is reported, its remains are removed, and training
+        goes on: the older checkpoints are intact. Returns whether the save was started.
         """
         meta = {"fingerprints": fingerprints(state), **meta}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self.wait()
         try:
-            self._manager.wait_until_finished()
             return self._manager.save(step, args=args, force=True)
         except Exception as error:  # noqa: BLE001 - orbax and tensorstore raise many kinds
             self._give_up(step, error)

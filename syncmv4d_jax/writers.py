@@ -9,13 +9,14 @@ import importlib
 import importlib.util
 import io
 import json
+import logging
 import math
 import os
 import sys
 import time
 import types
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ PEAK_FLOPS = {
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
 }
+
+
+log = logging.getLogger(__name__)
 
 
 class EventWriter:
@@ -178,16 +182,23 @@ class Jsonl:
         partial = self.path.with_name(self.path.name + ".part")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(partial, self.path)
-        self._file = self.path.open("a")
+        self._file, self._pending = self.path.open("ab", buffering=0), b""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends one line; floats that JSON lacks become strings ("nan", "inf")."""
+        """Appends one line; floats that JSON lacks become strings ("nan", "inf").
+
+        What a full disk refuses is kept and written with the next line.
+        """
         clean = {
             key: str(x) if isinstance(x, float) and not math.isfinite(x) else x
             for key, x in row.items()
         }
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
+        self._pending += json.dumps(clean).encode() + b"\n"
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            log.warning("%s: %s; training goes on", self.path, error.strerror)
 
     def close(self) -> None:
         self._file.close()
@@ -261,18 +272,37 @@ class Metrics:
         self._bar.close()
         if self.first:
             self._jsonl.close()
-            self._board.flush()
-            self._board.close()
+            self._close_board()
             if self._wandb:
                 self._wandb.close()
+
+    def _close_board(self) -> None:
+        try:
+            if self._board is not None:
+                self._board.close()
+        except Exception as error:  # noqa: BLE001 - as below
+            log.warning("tensorboard: %s", error)
+
+    def _on_board(self, step: int, write: Callable[[Any], Any]) -> None:
+        """Writes to TensorBoard; what cannot be written is told and lost, training goes on."""
+        try:
+            if self._board is None:
+                self._board = clu_writer(self.workdir / "tensorboard", first_step=step)
+            write(self._board)
+            self._board.flush()
+        except Exception as error:  # noqa: BLE001 - clu's and TensorBoard's threads raise many kinds
+            log.warning("tensorboard: %s; training goes on", error)
+            self._board = None
 
     def picture(self, step: int, pixels: np.ndarray) -> None:
         """Shows a sample's picture [h w 3] uint8: TensorBoard and `pictures/<step>.png`."""
         if self.first:
+            place = self.offset + step
             folder = self.workdir / "pictures"
             folder.mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(folder / f"{self.offset + step:08d}.png")
-            self._board.write_images(self.offset + step, {"sample": pixels[None]})
+            Image.fromarray(pixels).save(folder / f"{place:08d}.png")
+            images = {"sample": pixels[None]}
+            self._on_board(place, lambda board: board.write_images(place, images))
             if self._wandb:
                 self._wandb.picture(self.offset + step, pixels)
 
@@ -295,9 +325,9 @@ class Metrics:
         if self.first:
             self._jsonl.write(row)
             numbers = {k: x for k, x in row.items() if isinstance(x, float | int) and k != "step"}
-            self._board.write_scalars(self.offset + step, numbers)
+            self._on_board(row["step"], lambda board: board.write_scalars(row["step"], numbers))
             if self._wandb:
-                self._wandb.write(self.offset + step, numbers)
+                self._wandb.write(row["step"], numbers)
 
     def _speed(self, step: int, cost: Mapping[str, float]) -> dict[str, float]:
         if self._since is None or step <= self._since[1]:
