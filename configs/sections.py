@@ -19,7 +19,7 @@ def base() -> ml_collections.ConfigDict:
     config.mode = "train"
     config.seed = 0
     config.task = ml_collections.ConfigDict()
-    config.weights = {"dit": "", "vae": ""}
+    config.weights = {"dit": "", "dpa": "", "prior": "", "vae": ""}
     config.data = {
         "name": "taco",
         "records": "",
