@@ -111,7 +111,8 @@ class Store:
         """
         meta = {"fingerprints": fingerprints(state), **meta}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self.wait()
+        if not _all_processes(self.wait()):
+            self._reopen()  # orbax would raise the old error once more
         try:
             return self._manager.save(step, args=args, force=True)
         except Exception as error:  # noqa: BLE001 - orbax and tensorstore raise many kinds
@@ -127,11 +128,18 @@ class Store:
             self._give_up(None, error)
             return False
 
+    def _reopen(self) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:  # noqa: BLE001 - told before; the new one starts clean
+            log.info("closing: %s", type(error).__name__)
+        self._manager = self._open()
+
     def _give_up(self, step: int | None, error: Exception) -> None:
         what = "a checkpoint" if step is None else f"the checkpoint before or at step {step}"
         log.warning(
             "%s in %s could not be written (%s: %s); training goes on, the last good step is %s",
-            *(what, self.directory, type(error).__name__, str(error)[:500], self.latest()),
+            *(what, self.directory, type(error).__name__, str(error)[:500], self.latest_on_disk()),
         )
         if jax.process_count() > 1:
             return  # other processes may still write: the next start cleans up
