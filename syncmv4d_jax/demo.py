@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax.numpy as jnp
+import numpy as np
 
-from syncmv4d_jax import weights
+from syncmv4d_jax import tree, weights
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "demo" / "weights"
@@ -42,7 +42,9 @@ def main(argv: list[str]) -> int:
         return ship(args.out)
     begin, vae = time.time(), args.out / "weights" / "vae"
     if (SHIPPED / "vae").is_dir() and not args.train and not vae.is_dir():
-        shutil.copytree(SHIPPED / "vae", vae)
+        config, params = weights.load("vae", SHIPPED)
+        source = {"by": "demo/weights"}
+        weights.save("vae", config, params, vae.parent, source=source, dtype=np.float32)
     for title, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode
@@ -54,7 +56,10 @@ def main(argv: list[str]) -> int:
 
 
 def ship(out: Path) -> int:
-    """Copies what `--train --out OUT` made to `demo/weights`, in bfloat16, with log and scores.
+    """Copies what `--train --out OUT` made to `demo/weights`, with log and scores.
+
+    Networks are stored in two bytes a number, but for the encoder: rounding it moves the latents
+    that the other networks were trained on (bfloat16 by 0.7 of their standard deviation).
 
     Raises:
       FileNotFoundError: the training is not finished; names what is missing.
@@ -65,8 +70,12 @@ def ship(out: Path) -> int:
         if not (out / name).is_file():
             raise FileNotFoundError(f"{out / name}: not there; `make demo-train` makes it (hours)")
     config, params = weights.load("vae", out / "weights")
+    small = {
+        name: np.asarray(x, np.float16 if name.startswith("decoder/") else np.float32)
+        for name, x in tree.flatten(params).items()
+    }
     source = {"by": "make demo-train"}
-    weights.save("vae", config, params, SHIPPED, source=source, dtype=jnp.bfloat16)
+    weights.save("vae", config, tree.unflatten(small), SHIPPED, source=source)
     for name, target in files.items():
         partial = SHIPPED / f".{target}.partial"
         shutil.copyfile(out / name, partial)
