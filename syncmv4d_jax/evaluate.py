@@ -3,6 +3,8 @@
 Rows: the model, the trivial baselines and the oracle of metrics/baselines.py, and the truth's own
 smoothness. Each number carries its definition's id, its standard error over scenes and every
 scene's value; `paired` holds the differences against each baseline, `checks` the goal's criteria.
+Samples of a user's own images have no ground truth: with `config.evaluate.split=""` only the page
+is written.
 """
 
 import json
@@ -48,12 +50,16 @@ def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -
     workdir = Path(workdir)
     folder = Path(config.evaluate.samples or workdir / "samples")
     found = _found(folder)
+    if not config.evaluate.split:
+        if jax.process_index() == 0:
+            _show(config, workdir, found)
+        return
     scores, sharpness, facts = _scores(config, examples, found)
     if not scores:
         raise ValueError(
             f"{folder} has {len(found)} samples ({', '.join(sorted(found)[:3])}, ...), none "
             f"of the split {config.evaluate.split!r} of the records: set config.evaluate.split, "
-            "or sample from these records (config.mode=sample)"
+            "sample from these records (config.mode=sample), or set it to '' for a page only"
         )
     if jax.process_index() == 0:
         _results(config, workdir, examples, found, (scores, sharpness, facts))
@@ -110,6 +116,15 @@ def _results(
         count=len(scores),
     )
     log.info("%s\n%s", workdir / "eval.json", text)
+
+
+def _show(config: Any, workdir: Path, found: Mapping[str, Path]) -> None:
+    """Writes the page of samples without a ground truth."""
+    pages = (page_sample(path, {}, name) for name, path in sorted(found.items()))
+    curves = writers.read(workdir / "metrics.jsonl")
+    target = workdir / "report.html"
+    report.write(target, pages, None, curves, config_text(config), command(), count=len(found))
+    log.info("%s: %d samples, nothing to compare them with", target, len(found))
 
 
 def command() -> str:

@@ -144,6 +144,13 @@ def test_checks_pass_with_enough_good_scenes():
     assert summary.gain("temporal_std_ratio", 0.9, 1.3) == pytest.approx(0.2)
 
 
+def test_samples_without_a_ground_truth_get_a_page_only(tmp_path):
+    fake_samples.write(tmp_path / "samples", "own", SCENES["scene-0"])
+    evaluate.run(fake_samples.config(split=""), tmp_path)
+    assert '"own"' in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "eval.json").exists()
+
+
 def test_what_is_missing_or_does_not_fit_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.mode=sample"):
         evaluated(tmp_path)
