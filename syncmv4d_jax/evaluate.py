@@ -214,7 +214,7 @@ def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, An
     """What the report shows of one sample."""
     sample = samples.read(path)
     shown = {"id": name, "meta": sample["meta"], "video": sample["video"]}
-    own = ("motion", "tracks", "tracks_per_view", "scale")
+    own = ("motion", "tracks", "tracks_per_view", "scale", "intrinsics", "extrinsics")
     shown |= {key: sample[key] for key in own if key in sample}
     for key in ("video", "motion", "tracks", "scale", "intrinsics", "extrinsics"):
         if key in truth:

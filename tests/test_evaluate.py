@@ -147,7 +147,10 @@ def test_checks_pass_with_enough_good_scenes():
 def test_samples_without_a_ground_truth_get_a_page_only(tmp_path):
     fake_samples.write(tmp_path / "samples", "own", SCENES["scene-0"])
     evaluate.run(fake_samples.config(split=""), tmp_path)
-    assert '"own"' in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert '"own"' in page
+    shown = json.loads(page.split('id="sample-0">')[1].split("</script>")[0])
+    assert shown["scene"] and not shown.get("true_video")
     assert not (tmp_path / "eval.json").exists()
 
 
