@@ -1,5 +1,6 @@
 """Test settings: eight fake CPU devices, strict rank promotion, a shared compilation cache."""
 
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,6 +9,15 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Drops a file's compiled programs: all of them together take gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
