@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from syncmv4d_jax import configuration, motion, train, tree, weights
-from syncmv4d_jax.data import folder, image, pipeline
+from syncmv4d_jax.data import folder, image, pipeline, records
 from syncmv4d_jax.tasks import syncmv4d
 from syncmv4d_jax.viz import video
 
@@ -52,10 +52,12 @@ def run(config: Any, workdir: str | Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     encode, decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
     done = made = 0
-    with tqdm(unit="step", desc="sample") as bar:
-        for name, seed, arrays in _jobs(config, task):
+    inputs = _inputs(config, task)
+    with tqdm(total=_steps(config, task, len(inputs)), unit="step", desc="sample") as bar:
+        for name, seed, arrays in _jobs(config, inputs):
             if (target / name / "meta.json").is_file():
                 done += 1
+                bar.update(_steps(config, task, 1) // len(_seeds(config)))
                 continue
             batch = {k: jnp.asarray(arrays[k])[None] for k in CONTEXT if k in arrays}
             if "anchors" in arrays:
@@ -75,11 +77,21 @@ def run(config: Any, workdir: str | Path) -> None:
     log.info("sampling: %d made, %d done before", made, done)
 
 
-def _jobs(config: Any, task: Any) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
+def _seeds(config: Any) -> list[int]:
+    return [int(seed) for seed in config.sample.get("seeds", ())] or [int(config.sample.seed)]
+
+
+def _steps(config: Any, task: Any, inputs: int) -> int:
+    """Sampling steps of so many inputs, all seeds and draws."""
+    draws = int(config.sample.get("best_of", 1))
+    return inputs * len(_seeds(config)) * draws * task.options.sample_steps
+
+
+def _jobs(config: Any, inputs: Any) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
     """Yields (sample id, seed, unbatched arrays), one for every input and seed."""
-    seeds = [int(seed) for seed in config.sample.get("seeds", ())]
-    for name, arrays in _inputs(config, task):
-        for seed in seeds or [int(config.sample.seed)]:
+    seeds = _seeds(config)
+    for name, arrays in inputs:
+        for seed in seeds:
             own = f"{name}_seed{seed}" if len(seeds) > 1 else name
             yield own, seed, {**arrays, "id": name}
 
@@ -159,13 +171,13 @@ def _stages_there(config: Any, workdir: Path) -> str:
     return f"{workdir} has stages {there} of {names}" if there else ""
 
 
-def _inputs(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yields (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
+def _inputs(config: Any, task: Any) -> Any:
+    """Lists (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
     if config.sample.images or config.sample.prompt or config.sample.get("prompts", ""):
-        yield from _from_user(config, task)
-        return
-    for name, example in pipeline.examples(config, config.sample.split):
-        yield name, {**example, "images": example["video"][:, 0]}
+        return list(_from_user(config, task))
+    found = pipeline.examples(config, config.sample.split)
+    pictures = lambda pair: (pair[0], {**pair[1], "images": pair[1]["video"][:, 0]})  # noqa: E731
+    return records.Listing(len(found), lambda: map(pictures, found))
 
 
 def _from_user(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

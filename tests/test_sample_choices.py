@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import tqdm
 from PIL import Image
 
 from configs import sections
@@ -73,7 +74,7 @@ def run(monkeypatch, tmp_path):
         }
         given = [("one", inputs or default)]
         monkeypatch.setattr(train, "load_task", lambda _: task)
-        monkeypatch.setattr(sample, "_inputs", lambda *_: iter(given))
+        monkeypatch.setattr(sample, "_inputs", lambda *_: given)
         monkeypatch.setattr(sample, "load_params", lambda *_: {})
         sample.run(config, tmp_path)
         return tmp_path / "samples"
@@ -104,6 +105,20 @@ def test_one_sample_a_seed(run):
     assert sorted(path.name for path in samples.iterdir()) == ["one_seed3", "one_seed4"]
     assert [meta(samples / f"one_seed{s}")["seed"] for s in (3, 4)] == [3, 4]
     assert task.gaps[0] != task.gaps[1]
+
+
+def test_the_progress_bar_knows_how_far_it_is(run, monkeypatch):
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **options):
+            bars.append(self)
+            super().__init__(**options)
+
+    monkeypatch.setattr(sample, "tqdm", Bar)
+    run(Draws(), seeds=(3, 4), best_of=2)
+    run(Draws(), seeds=(3, 4, 5), best_of=2)  # two are on disk
+    assert [(bar.n, bar.total) for bar in bars] == [(8, 8), (12, 12)]
 
 
 def test_disagreement_counts_what_two_views_are_sure_of():

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,8 @@ def _share(count: int, share: float, seed: int) -> list[int]:
     return sorted(int(i) for i in chosen[: max(1, round(share * count))])
 
 
-def examples(config: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (id, unbatched example with video, motion and prompt) in order, first cameras.
+def examples(config: Any, split: str) -> records.Listing:
+    """Lists (id, unbatched example with video, motion and prompt) in order, first cameras.
 
     Reads `config.data`, and `config.sample.count`: 0 for all.
 
@@ -130,14 +130,16 @@ def examples(config: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
       As `train_iterator`.
     """
     made = Examples(config, split, raw=True)
-    count = int(config.sample.count) or len(made)
-    for index in range(min(count, len(made))):
-        window = made.reader.windows[index]
-        example = made.get(index, None)
-        if made.cache is None:
-            for key in ("text", "text_lengths"):
-                example.pop(key)
-        yield window.id, {**example, "prompt": window.text}
+    count = min(int(config.sample.count) or len(made), len(made))
+
+    def read():
+        for index in range(count):
+            window = made.reader.windows[index]
+            example = made.get(index, None) | {"prompt": window.text}
+            unread = () if made.cache else ("text", "text_lengths")
+            yield window.id, {key: x for key, x in example.items() if key not in unread}
+
+    return records.Listing(count, read)
 
 
 class Examples:

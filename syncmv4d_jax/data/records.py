@@ -15,13 +15,14 @@ decoded on demand.
 """
 
 import collections
+import dataclasses
 import hashlib
 import json
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,23 @@ class CorruptRecord(ValueError):
     """A record or file that is not what was written; the message names file and row."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """Examples to be read one after the other, whose number is known before.
+
+    make: returns an iterator of (id, example); called once an iteration.
+    """
+
+    count: int
+    make: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return self.make()
+
+
 class Clip(NamedTuple):
     """A video as it lies in an example; `decode` opens it. coding: of CODINGS."""
 
@@ -50,7 +68,7 @@ class Clip(NamedTuple):
     coding: str = "clip"
 
 
-CODINGS = ("clip", "differences")  # "clip": by zlib, in records that were made before 2026-11-22
+CODINGS = ("clip", "differences")  # "clip": plain zlib, in older records
 
 
 def encode(video: np.ndarray) -> Clip:
