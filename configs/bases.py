@@ -4,6 +4,7 @@
 --config=configs/ablations/aligner.py:debug         configs/taco.py:debug
 --config=configs/ablations/aligner.py:demo          configs/demo.py
 --config=configs/ablations/aligner.py:demo-train    configs/demo.py:train
+--config=configs/ablations/aligner.py:ablation      configs/demo.py:ablation (docs/ablations.md)
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ BASES = {
     "debug": lambda: taco.get_config("debug"),
     "demo": demo.get_config,
     "demo-train": lambda: demo.get_config("train"),
+    "ablation": lambda: demo.get_config("ablation"),
 }
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from configs import bases
+from configs.ablations import equal_flops
 from syncmv4d_jax import configuration, optim, train, tree
+from syncmv4d_jax.tasks import syncmv4d_cost as cost
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MAIN = {
     "taco": ("full", "debug", "stages"),
-    "demo": ("tune", "train"),
+    "demo": ("tune", "train", "ablation"),
     "dpa": ("full", "demo", "debug"),
     "wan_ti2v": ("full", "lora", "debug"),
     "wan_vae": ("demo", "debug"),
@@ -131,3 +133,21 @@ def test_rows_start_from_the_same_weights():
         assert own.keys() <= full.keys(), row
         wrong = [n for n, x in own.items() if not np.array_equal(x, full[n])]
         assert not wrong, (row, wrong[:5])
+
+
+def training_flops(config):
+    """Of all joint stages but the one that the rows share."""
+    total = 0.0
+    for name, own in configuration.stages(config):
+        if own.task.name == "syncmv4d" and name != "video":
+            task = train.load_task(own)
+            total += own.train.steps * sum(cost.training(task, cost.parts(task)).values())
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", bases.BASES)
+def test_the_row_of_equal_flops_has_equal_flops(base):
+    full, video_only = bases.BASES[base](), load("ablations.multi_view", base)
+    factor = training_flops(full) / training_flops(video_only)
+    np.testing.assert_allclose(equal_flops.FACTORS[base], factor, rtol=0.01)

@@ -62,14 +62,15 @@ class History:
         return x
 
 
-def _choose(how: str, width: int) -> str:
+def _choose(how: str, kernel: jax.Array) -> str:
     if how not in CONVS:
         raise ValueError(f"conv: wanted one of {CONVS}, got {how!r}")
     if how != "auto":
         return how
     if jax.default_backend() != "cpu":
         return "native"
-    return "columns" if width >= CPU_COLUMNS_WIDTH else "taps"
+    pixelwise = kernel.shape[1:3] == (1, 1)
+    return "columns" if pixelwise or kernel.shape[3] >= CPU_COLUMNS_WIDTH else "taps"
 
 
 def _frames_conv(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], pads: Pads) -> jax.Array:
@@ -100,7 +101,8 @@ def convolve(
       stride: of time, height and width.
       pads: zeros (before, after) in height and in width.
       how: "native", XLA's 3D convolution; "taps", a 2D convolution per temporal tap, summed;
-        "columns", one matrix product over gathered taps (im2col); "auto", by backend and width.
+        "columns", one matrix product over gathered taps (im2col); "auto", by the host's backend,
+        width and taps.
 
     Returns:
       [b n' h' w' c_out] in the dtype of x.
@@ -110,7 +112,7 @@ def convolve(
     """
     kernel = kernel.astype(x.dtype)
     size = kernel.shape[:3]
-    how = _choose(how, kernel.shape[3])
+    how = _choose(how, kernel)
     if size == (1, 1, 1) and stride == (1, 1, 1):
         return x @ kernel[0, 0, 0]
     frames = (x.shape[1] - size[0]) // stride[0] + 1
@@ -267,7 +269,7 @@ class Down(nnx.Module):
     def __init__(self, c: int, *, temporal: bool, how: str, rngs: nnx.Rngs):
         self.how = how
         self.conv = FrameConv(c, c, 3, how=how, rngs=rngs)
-        self.time_conv = TimeConv(c, c, rngs=rngs) if temporal else None
+        self.time_conv = TimeConv(c, c, how=how, rngs=rngs) if temporal else None
 
     def __call__(self, x: jax.Array, history: History) -> jax.Array:
         """x: [b n h w c] -> [b n' h/2 w/2 c]; n' = (n + 1) / 2 in the first chunk, then n / 2."""
@@ -288,7 +290,7 @@ class Up(nnx.Module):
 
     def __init__(self, c: int, *, temporal: bool, how: str, rngs: nnx.Rngs):
         self.conv = FrameConv(c, c, 3, how=how, rngs=rngs)
-        self.time_conv = TimeConv(c, 2 * c, rngs=rngs) if temporal else None
+        self.time_conv = TimeConv(c, 2 * c, how=how, rngs=rngs) if temporal else None
 
     def __call__(self, x: jax.Array, history: History) -> jax.Array:
         """x: [b n h w c] -> [b n' 2h 2w c]; n' = 2 n - 1 in the first chunk, then 2 n."""
@@ -305,14 +307,14 @@ class Up(nnx.Module):
 class TimeConv(nnx.Module):
     """Three frames in, one out, at each pixel."""
 
-    def __init__(self, c_in: int, c_out: int, *, rngs: nnx.Rngs):
+    def __init__(self, c_in: int, c_out: int, *, how: str = "auto", rngs: nnx.Rngs):
+        self.how = how
         self.kernel = _kernel_init(rngs, (3, 1, 1, c_in, c_out))
         self.bias = nnx.Param(jnp.zeros((c_out,), jnp.float32))
 
     def __call__(self, x: jax.Array, *, stride: int = 1) -> jax.Array:
         """x: [b n h w c_in] -> [b (n-3)/stride+1 h w c_out]."""
-        how = "columns" if jax.default_backend() == "cpu" else "native"
-        y = convolve(x, self.kernel[...], stride=(stride, 1, 1), how=how)
+        y = convolve(x, self.kernel[...], stride=(stride, 1, 1), how=self.how)
         return y + _bias(self.bias, x)
 
 
