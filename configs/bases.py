@@ -47,6 +47,10 @@ def override(base: str, **sections: Mapping[str, Any]) -> ml_collections.ConfigD
                 continue
             stage["task"]["dpa"] = {**stage["task"]["dpa"], **task.get("dpa", {})}
         stages.append(stage)
+    if not task.get("dit", {}).get("joint_motion", True) and "multipliers" in config.optim:
+        # A rate of its own for a part that is switched off would name no parameter.
+        rates = (rate for rate in config.optim.multipliers if "scale_head" not in rate[0])
+        sections = {**sections, "optim": {"multipliers": tuple(rates)}}
     with config.unlocked():
         config.update(ml_collections.ConfigDict(dict(sections)).to_dict())
         config.stages = tuple(stages)

@@ -17,6 +17,7 @@ import ml_collections
 from configs import sections, wan_vae
 
 VARIANTS = ("tune", "train", "ablation")
+RATES = ((r"^dit/scale_head/", 0.1), (r"kernel$", 1.0), (r".*", 0.2))
 WITHOUT_LOOP = {"dpa": False, "cycle": False}
 VIDEO_ONLY = {"joint_motion": False, **WITHOUT_LOOP}
 
@@ -55,7 +56,7 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
     config.optim = {
         "name": "muon",
         "learning_rate": 1e-2,
-        "multipliers": ((r"^dit/scale_head/", 0.1), (r"kernel$", 1.0), (r".*", 0.2)),
+        "multipliers": RATES,
         "schedule": "cosine",
         "warmup": 50,
         "final_fraction": 0.05,
@@ -73,9 +74,10 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         alone = {"dit": {"multi_view": False, "joint_motion": False}, "cycle": VIDEO_ONLY}
         config.train.checkpoint_every = 200
         config.stages = (
-            {"name": "video", "train": {"steps": 2000}, "task": alone},
+            {"name": "video", "train": {"steps": 2000}, "task": alone,
+             "optim": {"multipliers": RATES[1:]}},
             *_stages(mjd=1000, joint=60),
-        )
+        )  # fmt: skip
     else:
         config.train.steps = 40
         config.train.checkpoint_every = 20

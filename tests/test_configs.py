@@ -151,3 +151,15 @@ def test_the_row_of_equal_flops_has_equal_flops(base):
     full, video_only = bases.BASES[base](), load("ablations.multi_view", base)
     factor = training_flops(full) / training_flops(video_only)
     np.testing.assert_allclose(equal_flops.FACTORS[base], factor, rtol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OVERRIDES if name.startswith("ablations")])
+def test_rows_start(name):
+    """Learning rates name parameters that every stage of the row has."""
+    for stage, own in configuration.stages(load(name, "ablation")):
+        task = train.load_task(own)
+        params = tree.split(jax.eval_shape(task.init, jax.random.key(0)), task.trainable)[0]
+        settings = configuration.section(optim.OptimConfig, own.optim, "config.optim")
+        state = jax.eval_shape(lambda p, s=settings: optim.init(s, p), params)
+        assert tree.flatten(state["params"]), stage
