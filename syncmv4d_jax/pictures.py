@@ -42,6 +42,9 @@ class Pictures:
         self._example = found[1]
         self._task, self._frozen = task, frozen
         self._everywhere = jax.NamedSharding(mesh, jax.P())
+        # Every group of devices that trains on its own samples draws the same example.
+        self._groups = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._cut = parallel.batch_sharding(mesh)
         self._encode, self._decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
         self._whole = jax.jit(lambda x: x, out_shardings=self._everywhere)
 
@@ -60,5 +63,5 @@ class Pictures:
         return sheet.grid(drawn, {"video": example["video"], **cameras})
 
     def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        batch = {k: np.asarray(x)[None] for k, x in arrays.items()}
-        return parallel.put(batch, {k: self._everywhere for k in batch})
+        batch = {k: np.repeat(np.asarray(x)[None], self._groups, 0) for k, x in arrays.items()}
+        return parallel.put(batch, {k: self._cut for k in batch})
