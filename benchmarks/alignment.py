@@ -8,7 +8,8 @@ videos sent through the autoencoder with latent noise. Rows:
     coarse     confidence-weighted mean of the views as they came
     rigid      rigid alignment, confidence-weighted mean, smoothing over time
     per view   robust fit of scale and offset of each view, smoothing over time
-    start      the aligner before training: fusion in closed form
+    no rays    the aligner's closed form without the rays of frame 0
+    start      the aligner before training: its closed form
     DPA        the aligner, one step
     truth      for the smoothness
 
@@ -133,6 +134,11 @@ class Aligners:
             self.params["DPA"] = jax.tree.map(jnp.asarray, {"dpa": trained["dpa"]})
         else:
             self.params["DPA"] = jax.jit(self.task.init)(jax.random.key(0))
+        unaided = dpa_config.get_config("demo").unlock()
+        unaided.task.dpa.anchored = False
+        self.unaided = jax.jit(
+            lambda p, x: dpa.make(unaided).sample(p, x, jax.random.key(0))["tracks_per_view"]
+        )
         zero = dict(self.params["DPA"]["dpa"])
         zero["head"] = jax.tree.map(jnp.zeros_like, zero["head"])
         self.params["start"] = {"dpa": zero}
@@ -146,7 +152,7 @@ class Aligners:
         given = {key: jnp.asarray(scene[key])[None] for key in keys}
         given |= {"tracks": jnp.zeros((1, *coarse.shape[1:]))}
         given |= {"coarse": jnp.asarray(coarse)[None], "confidence": jnp.asarray(confidence)[None]}
-        rows = {}
+        rows = {"no rays": np.asarray(self.unaided(self.params["start"], given)[0])}
         for name, params in self.params.items():
             rows[name] = np.asarray(self.sample(params, given)["tracks_per_view"][0])
         return rows
@@ -181,7 +187,7 @@ def best_windows(table: dict) -> dict:
         key = min(rows, key=lambda key: rows[key]["mv_rpe"].mean())
         print(f"{name}: window {key.split('/')[1]} frames")
         kept[name] = rows[key]
-    return kept | {key: table[key] for key in ("start", "DPA", "truth") if key in table}
+    return kept | {key: table[key] for key in ("no rays", "start", "DPA", "truth") if key in table}
 
 
 def show(title: str, table: dict) -> None:
@@ -190,7 +196,7 @@ def show(title: str, table: dict) -> None:
     for name, row in table.items():
         cells = [f"{row[c].mean():.2f} ± {_error(row[c]):.2f}" for c in COLUMNS]
         print(f"| {name} | {' | '.join(cells)} |")
-    for name in ("start", "DPA"):
+    for name in ("no rays", "start", "DPA"):
         if name in table:
             ratios = [
                 f"{_ratio(table[name]['mv_rpe'], table[other]['mv_rpe'])} of {other!r}"

@@ -42,12 +42,14 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             "width": 64, "heads": 2, "depth": 1, "coarse_blocks": 1, "cpe_channels": 32,
             "patch": 256, "remat": False,
         }  # fmt: skip
-        config.task.size, config.task.points = (64, 96), 24
+        config.task.size, config.task.points = (64, 96), 48
+        config.task.time_shift = 4.0
         config.task.corruption = {"views": (0.0, 1.0)}
         config.optim = {
             "name": "muon", "learning_rate": 3e-3, "warmup": 30, "clip": 1.0, "ema": 0.99,
+            "schedule": "cosine", "final_fraction": 0.02,
         }  # fmt: skip
-        config.train.steps, config.train.batch_size = 1500, 6
+        config.train.steps, config.train.batch_size = 900, 6
         config.train.checkpoint_every = 100
         config.train.export = "float32"
     if variant == "debug":

@@ -5,8 +5,8 @@ Each view v of a sample measures, with o_v its camera centre,
     c = o_v + (1 + e_v) (x - o_v) + d_v + jitter        e_v: depth scale, d_v: a rigid offset
 
 A share of the points are outliers, some more are missing, singly or over a run of frames; points
-the view does not see are missing too. Confidence is a noisy hint: lower for outliers on average,
-0 for what is missing.
+the view does not see are missing too. In frame 0 pixels are given (the anchors): only depth is
+spoiled there. Confidence is a noisy hint: lower for outliers on average, 0 for what is missing.
 """
 
 import dataclasses
@@ -99,12 +99,21 @@ def corrupt(
     far = size[..., None] * jax.random.normal(second, coarse.shape)
     coarse = jnp.where(outlier[..., None], coarse + far, coarse)
 
+    coarse = coarse.at[:, :, 0].set(_on_rays(coarse[:, :, 0], tracks[:, :, 0], centre[:, :, 0]))
+
     seen = seen[:, :, None] if seen.ndim == 3 else seen
     seen = seen & ~_missing(keys["drop"], (b, v, n, k), draw("drop", *corruption.dropped))
     seen = seen & ~_gaps(keys["gap"], (b, v, n, k), draw("gap", *corruption.gaps))
     hint = jax.random.uniform(keys["hint"], (b, v, n, k), minval=0.5)
     confidence = jnp.where(seen, jnp.where(outlier, hint - 0.4, hint), 0.0)
     return jnp.where(seen[..., None], coarse, 0.0), confidence
+
+
+def _on_rays(points, tracks, centre):
+    """The nearest points on the rays from centre [b v 1 3] through tracks [b v k 3]."""
+    ray = tracks - centre
+    ray = ray / jnp.maximum(jnp.linalg.norm(ray, axis=-1, keepdims=True), 1e-6)
+    return centre + jnp.sum((points - centre) * ray, axis=-1, keepdims=True) * ray
 
 
 def _offset(rng, shape, largest):

@@ -202,7 +202,12 @@ def decode(
         pseudo,
         batch_size=settings.chunk,
     )
-    found = found & anchor_valid[None, :]
+    # Where an anchor is in frame 0 is given, not searched for; its depth is read there.
+    here, known = motion_match.read_depth(pseudo[0], anchors, settings=settings)
+    pixels = pixels.at[0].set(jnp.where(known[:, None], anchors, pixels[0]))
+    code = code.at[0].set(jnp.where(known, here, code[0]))
+    confidence = confidence.at[0].set(jnp.where(known, 1.0, confidence[0]))
+    found = found.at[0].set(found[0] | known) & anchor_valid[None, :]
     confidence = jnp.where(found, confidence, 0.0)
     ever = jnp.any(found, axis=0)
     total = jnp.sum(found)

@@ -138,12 +138,41 @@ def frame_depth(
       foreground; smoothing carries it to the rim and a little beyond: `known`. `mask` is the
       foreground, rim included, where depth is known.
     """
-    inner = foreground(frame, settings)
     outer = foreground(frame, dataclasses.replace(settings, erode=0))
+    code, known = _depth_code(frame, settings)
+    return scale[0] + code * extent(scale), outer & known, known
+
+
+def _depth_code(frame, settings):
+    """The third channel of one frame [h w 3], smoothed; and where the smoothing reaches."""
+    inner = foreground(frame, settings)
     both = jnp.stack([frame[..., 2], jnp.ones_like(frame[..., 2])], axis=-1).astype(jnp.float32)
     both = smooth(both, inner, max(settings.smooth, 0.5))
-    known = both[..., 1] > 0.5
-    return scale[0] + both[..., 0] * extent(scale), outer & known, known
+    return both[..., 0], both[..., 1] > 0.5
+
+
+def read_depth(
+    frame: jax.Array, anchors: jax.Array, *, settings: MatchSettings
+) -> tuple[jax.Array, jax.Array]:
+    """The depth code that frame 0 [h w 3] shows at the anchors' own pixels [k 2].
+
+    Returns:
+      (code [k] in [0, 1], known [k] bool: a foreground is there and the anchor lies in the frame).
+    """
+    height, width, _ = frame.shape
+    code, known = _depth_code(frame, settings)
+    place = jnp.floor(anchors).astype(jnp.int32)
+    part = anchors - place
+    total, value = 0.0, 0.0
+    for i in (0, 1):
+        for j in (0, 1):
+            x, y = place[:, 0] + i, place[:, 1] + j
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
+            share = jnp.abs(1 - i - part[:, 0]) * jnp.abs(1 - j - part[:, 1])
+            share = jnp.where(inside & known[y, x], share, 0.0)
+            total, value = total + share, value + share * code[y, x]
+    return value / jnp.maximum(total, 1e-6), total > 0.25
 
 
 def _sorted_candidates(frame, mask, anchors, settings):

@@ -29,6 +29,8 @@ class Options:
     Attributes:
       size: (height, width) of the views, pixels: their centres fix the normalisation.
       chamfer_weight: of the loss.
+      time_shift: training times are shift(U(0, 1)); above 1 they are nearer to noise, where the
+        single step of sampling starts.
       sample_steps, sample_shift: Euler steps and time shift of sampling; one step is the posterior
         mean (smallest error), more steps draw from the posterior.
       points: taken of each record in training; None: all (data.pipeline reads it).
@@ -36,6 +38,7 @@ class Options:
 
     size: tuple[int, int] = (480, 704)
     chamfer_weight: float = 1.0
+    time_shift: float = 1.0
     sample_steps: int = 1
     sample_shift: float = 1.0
     points: int | None = None
@@ -96,7 +99,7 @@ class DPA:
         """Returns the loss and its terms for a batch of schema.BATCH."""
         times, noises, levels, spoils = jax.random.split(rng, 4)
         scene = self._scene(batch)
-        t = flow.sample_uniform(times, scene["tracks"].shape[:1])
+        t = flow.sample_uniform(times, scene["tracks"].shape[:1], shift=self.options.time_shift)
         # A level of its own: one step from t = 1 must have met every level.
         level = jax.random.uniform(levels, t.shape)
         coarse, confidence = self._corrupt(scene, level, spoils)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax.models.dpa import fusion, smoothing
+from syncmv4d_jax.models.dpa import fusion, queries, smoothing
 
 EYES = np.array([[7.0, 0, 2], [0, 8.0, 1], [-5.0, -5, 4]])
 
@@ -88,7 +88,7 @@ def test_fusion_removes_scales_offsets_noise_and_outliers():
     coarse = coarse + 0.03 * rng.normal(size=coarse.shape)
     outlier = rng.random(coarse.shape[:-1]) < 0.1
     coarse = np.where(outlier[..., None], coarse + 0.4 * rng.normal(size=coarse.shape), coarse)
-    fused = fuse(coarse, np.ones(coarse.shape[:-1]))
+    fused = fuse(coarse, np.ones(coarse.shape[:-1]), anchored=False)
     gap = np.asarray(fused.points) - truth
     common = gap.mean((1, 2))  # what views alone cannot tell
     plain = coarse.mean(1) - truth
@@ -100,6 +100,51 @@ def test_fusion_removes_scales_offsets_noise_and_outliers():
     assert float(fused.weight[outlier].mean()) < 0.3 * float(fused.weight[~outlier].mean())
     np.testing.assert_allclose(fused.extent[0, :3], fused.points.mean((0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(fused.extent[0, 3:], fused.points.min((0, 1, 2)), atol=1e-5)
+
+
+def on_query_rays(coarse, truth, eyes=EYES):
+    """Frame 0 of coarse moved onto the rays through the true points."""
+    origin = np.broadcast_to(eyes[None, :, None], truth[:, None, 0].shape[:1] + (3, 1, 3))
+    ray = truth[:, None, 0] - origin
+    ray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+    along = ((coarse[:, :, 0] - origin) * ray).sum(-1, keepdims=True)
+    coarse = coarse.copy()
+    coarse[:, :, 0] = origin + along * ray
+    return coarse
+
+
+def test_the_rays_of_frame_0_settle_what_the_views_share():
+    truth = bodies(points=90)
+    rng = np.random.default_rng(0)
+    # All views are off alike, and every track is decoded at a wrong place of the surface.
+    common = np.array([0.2, -0.1, 0.1])
+    own = 0.05 * rng.normal(size=(1, 1, 1, 90, 3))
+    coarse = truth[:, None] + common + own + 0.01 * rng.normal(size=(1, 3, 8, 90, 3))
+    coarse = on_query_rays(coarse, truth)
+    confidence = np.ones(coarse.shape[:-1])
+    confidence[:, 1:, :, :10] = 0  # seen by one view
+    confidence[:, :, 0, 15:20] = 0  # not in frame 0
+    gap = {}
+    for anchored in (False, True):
+        fused = fuse(coarse, confidence, anchored=anchored)
+        gap[anchored] = error(fused.points, truth).mean((0, 1))
+        together = np.broadcast_to(fused.points[:, None], fused.aligned.shape)
+        np.testing.assert_allclose(fused.aligned - fused.residual, together, atol=1e-5)
+    assert gap[False][20:].mean() > 0.2  # nothing else tells
+    assert gap[True][20:].mean() < 0.04
+    assert gap[True][:10].mean() < 0.12 and gap[True][15:20].mean() < 0.15
+
+
+def test_a_ray_that_misses_the_others_counts_little():
+    points = jnp.asarray(bodies()[:, 0], jnp.float32)
+    coarse = np.broadcast_to(np.asarray(points)[:, None], (1, 3, 60, 3)).copy()
+    coarse[:, 2, :6] += np.array([0.0, 0.0, 0.5])
+    rays = jnp.asarray(rays_to(coarse[:, :, None])[:, :, 0], jnp.float32)
+    moved = np.asarray(queries.shift(points, jnp.ones((1, 3, 60)), rays))
+    assert np.linalg.norm(moved, axis=-1)[0, :6].max() < 0.06
+    assert np.linalg.norm(moved, axis=-1)[0, 6:].max() < 0.02
+    none = queries.shift(points, jnp.zeros((1, 3, 60)), rays)
+    np.testing.assert_array_equal(none, 0.0)
 
 
 def test_cameras_are_found_from_their_rays():

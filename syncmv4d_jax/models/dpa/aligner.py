@@ -5,9 +5,9 @@
 Tracks are normalised, X' = (X - centre) / unit, centre from the cameras alone and unit = 0.25 m
 (A16). Voxels come from M^, which is bounded at every t; curves alternate between M^ and M_t. The
 coarse tracks are first fused in closed form (models.dpa.fusion: errors of each view's scale and
-offset, outliers, noise) to one estimate c a track. The network corrects what a Gaussian of
-deviation s about c implies: preconditioning as in EDM (Karras et al., 2022), here for the velocity
-of rectified flow, with q = s^2 (1-t)^2 + t^2:
+offset, outliers, noise, the rays of frame 0) to one estimate c a track. The network corrects what a
+Gaussian of deviation s about c implies: preconditioning as in EDM (Karras et al., 2022), here for
+the velocity of rectified flow, with q = s^2 (1-t)^2 + t^2:
 
     v = (M_t - (1-t) c) (t - (1-t) s^2) / q - c + s / sqrt(q) head(x)
 
@@ -170,7 +170,9 @@ class Aligner(nnx.Module):
         placement = attention.LOCAL if placement is None else placement
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         tracks_t, coarse, confidence, rays = _sanitise(tracks_t, coarse, confidence, valid, rays)
-        fused = fusion.fuse(coarse, confidence, rays, ordered=config.temporal == "track")
+        ordered = config.temporal == "track"
+        anchored = ordered and config.anchored
+        fused = fusion.fuse(coarse, confidence, rays, ordered=ordered, anchored=anchored)
         geometry = jax.lax.stop_gradient(self._geometry(fused.aligned, tracks_t, valid))
         measured = einops.rearrange(confidence > 0, "b v n k -> (b n) (v k)")
         x, c = self._embed(tracks_t, confidence, valid, rays, fused)

@@ -32,6 +32,7 @@ class AlignerConfig:
       cpe_channels: width of the convolution.  patch: points a patch.
       voxel: edge in normalised units; curves use cells four times finer.
       octaves: Fourier features per coordinate.  temporal: one of TEMPORAL.
+      anchored: the closed form trusts the rays of frame 0 (models.dpa.queries); needs "track".
       sigma_coarse: deviation of the fused coarse tracks, normalised units; None: no
         preconditioning.
       remat: recompute super-blocks in the backward pass.  dtype: of activations.
@@ -46,6 +47,7 @@ class AlignerConfig:
     voxel: float = 0.032
     octaves: int = 8
     temporal: str = "track"
+    anchored: bool = True
     sigma_coarse: float | None = 0.15
     remat: bool = True
     dtype: str = "float32"

@@ -14,7 +14,9 @@ Three steps alternate `ROUNDS` times:
     smooth  x = weighted mean of the corrected views, then models.dpa.smoothing
     weigh   each measurement by its distance from x (Cauchy)
 
-The result is equivariant to permutations of points and views. Camera centres come from the rays.
+At last the tracks are moved onto the rays of frame 0 (models.dpa.queries), which settles the offset
+and scale that the views share. The result is equivariant to permutations of points and views.
+Camera centres come from the rays.
 """
 
 from typing import NamedTuple
@@ -24,13 +26,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from syncmv4d_jax.models.dpa import smoothing
+from syncmv4d_jax.models.dpa import queries, smoothing
 
 # Deviations in normalised units of 0.25 m; those of e are pure numbers.
 OUTLIER = 0.08  # 2 cm: scale of the Cauchy weights
 SCALE, OFFSET, CENTRE = 0.03, 0.08, 0.8  # priors: 3 %, 2 cm, 20 cm (weak: where, not how far)
 NOISE, COUNT = 0.04, 300.0  # 1 cm; measurements that count as independent, a view
 ROUNDS = 3
+FIRST = 0.01  # weight of frame 0 among the others, where its rays are used
 _TINY = 1e-9
 
 
@@ -53,7 +56,12 @@ class Fused(NamedTuple):
 
 
 def fuse(
-    coarse: jax.Array, confidence: jax.Array, rays: jax.Array, *, ordered: bool = True
+    coarse: jax.Array,
+    confidence: jax.Array,
+    rays: jax.Array,
+    *,
+    ordered: bool = True,
+    anchored: bool = True,
 ) -> Fused:
     """Fuses the views.
 
@@ -62,8 +70,11 @@ def fuse(
       confidence: [b v n k], 0 = not measured.
       rays: [b v n k 6] Pluecker coordinates of the rays through coarse, world axes.
       ordered: frames have an order, so that near frames smooth each other.
+      anchored: the rays of frame 0 go through the query pixels and are exact.
     """
     origin = _origins(rays, confidence)
+    # Frame 0 is off otherwise than the rest: first the rest, which frame 0 then places.
+    used = confidence.at[:, :, 0].multiply(FIRST) if anchored else confidence
 
     def step(carry, _):
         points, weight, _, _ = carry
@@ -72,12 +83,15 @@ def fuse(
         points = smoothing.smooth(*points, ordered=ordered)
         aligned = _correct(fit, coarse, points, origin)
         square = jnp.sum(jnp.square(aligned - points[:, None]), axis=-1)
-        weight = lax.stop_gradient(confidence / (1 + square / OUTLIER**2))
+        weight = lax.stop_gradient(used / (1 + square / OUTLIER**2))
         return (points, weight, fit, aligned), None
 
     fit = jnp.zeros((*coarse.shape[:2], 4))
-    carry = (_meet(coarse, confidence)[0], confidence, fit, coarse)
+    carry = (_meet(coarse, used)[0], used, fit, coarse)
     (points, weight, fit, aligned), _ = lax.scan(step, carry, length=ROUNDS)
+    if anchored:
+        moved = queries.shift(points[:, 0], confidence[:, :, 0], rays[:, :, 0])[:, None]
+        points, aligned = points + moved, aligned + moved[:, None]
     measured = confidence > 0
     aligned = jnp.where(measured[..., None], aligned, points[:, None])
     total = jnp.sum(confidence, axis=1)
