@@ -206,13 +206,13 @@ def put(host: Tree, placed: Tree) -> Tree:
 
 
 # kind of attention -> (mesh axes of the leading axis, mesh axes of the query tokens).
-# intra: q [(b v) s heads d]; inter: q [(b f) (v s) heads d]; cross: q [b (v s) heads d], keys are
+# intra: q [(b v) s heads d]; inter: q [(b f) (v s) heads d]; cross: q [(b v) s heads d], keys are
 # text, whole everywhere; extra: a few tokens a sample; patches, tracks: the aligner's, q [(b n m) s
 # heads d] and [(b k) s heads d]: only the leading axis is cut, by frames and by points.
 KINDS = {
     "intra": ((*BATCH, "view"), ("sequence",)),
     "inter": (BATCH, ("view", "sequence")),
-    "cross": (BATCH, ("view", "sequence")),
+    "cross": ((*BATCH, "view"), ("sequence",)),
     "extra": (BATCH, ()),
     "patches": ((*BATCH, "view", "sequence"), ()),
     "tracks": ((*BATCH, "view", "sequence"), ()),
@@ -290,11 +290,14 @@ class Placement:
         if b % self.ways(batch):
             raise ValueError(_uneven(f"the leading axis of {kind} attention", b, batch, self.mesh))
         exchange = self.ways(tokens) > 1 and kind != "cross"
+        by_heads = exchange and kind == "inter" and self.sequence == "ulysses"
         if exchange and self.sequence == "ulysses" and heads % self.ways(tokens):
             raise ValueError(
                 _uneven(f"Ulysses: heads of {kind} attention", heads, tokens, self.mesh)
                 + "; or use sequence='ring'"
             )
+        if by_heads:
+            return self._by_heads(q, k, v, mask, lengths, batch, tokens)
         q, k, v, mask, lengths = _pad(q, k, v, mask, lengths, self.ways(tokens), exchange)
         of_mask = None
         if mask is not None:
@@ -327,6 +330,9 @@ class Placement:
         (b, v), clips = jax.tree.leaves(arrays)[0].shape[:2], ("view", "sequence")
         if b % self.ways(BATCH):
             raise ValueError(_uneven("the batch of mapped views", b, BATCH, self.mesh))
+        # Whole on the devices of a sample before and after: views in uneven parts move badly.
+        together = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))  # noqa: E731
+        arrays = jax.tree.map(together, arrays)
         if pad := -v % self.ways(clips):
             index = np.minimum(np.arange(v + pad), v - 1)
             arrays = jax.tree.map(lambda x: x[:, index], arrays)
@@ -337,7 +343,7 @@ class Placement:
             out_specs=P(BATCH, clips),
             check_vma=False,
         )(shared, arrays)
-        return jax.tree.map(lambda x: x[:, :v], out) if pad else out
+        return jax.tree.map(lambda x: together(x)[:, :v], out) if pad else out
 
     def gather(self, layer: Tree, dtype: Any, *, minimum: int = 2**16) -> Tree:
         """Makes a layer's matrices whole on every device, at the activations' dtype.
@@ -355,6 +361,29 @@ class Placement:
             return _gather(x.astype(dtype), whole, NamedSharding(self.mesh, cut))
 
         return jax.tree.map(one, layer)
+
+    def _by_heads(self, q, k, v, mask, lengths, batch, axes):
+        """Inter-view attention whose heads are cut already, see `heads`: nothing moves."""
+        cut = P(batch, None, axes)
+        of_mask = None if mask is None else P(batch if mask.shape[0] == q.shape[0] > 1 else None)
+        return jax.shard_map(
+            self._run,
+            mesh=self.mesh,
+            in_specs=(cut, cut, cut, of_mask, P(batch)),
+            out_specs=cut,
+            check_vma=False,
+        )(q, k, v, mask, lengths)
+
+    def heads(self, x: jax.Array) -> jax.Array:
+        """As `nn.attention.Placement.heads`; a ring has no heads to spare and leaves x alone."""
+        if self.sequence != "ulysses" or x.shape[2] % self.ways(("view", "sequence")):
+            return x
+        spec = P(BATCH, None, ("view", "sequence"))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def tokens(self, count: int) -> int:
+        """As `nn.attention.Placement.tokens`: the next multiple of sequence."""
+        return count + -count % self.ways(("sequence",))
 
     def frames(self, count: int) -> int:
         """As `nn.attention.Placement.frames`: the next multiple of view x sequence."""

@@ -53,10 +53,10 @@ def model(params, x, text, placement, mask):
         x = x + attend(x, x, mask=mask)
         x = einops.rearrange(x, "(b v) (f s) d -> (b f) (v s) d", v=v, f=f)
         x = x + attend(x, x, kind="inter")
-        x = einops.rearrange(x, "(b f) (v s) d -> b (v f s) d", b=b, v=v)
-        lengths = jnp.full((b,), TEXT - 1, jnp.int32)
-        x = x + attend(x, text, lengths=lengths, kind="cross")
-        return einops.rearrange(x, "b (v f s) d -> b v f s d", v=v, f=f), None
+        x = einops.rearrange(x, "(b f) (v s) d -> (b v) (f s) d", b=b, v=v)
+        lengths = jnp.full((b * v,), TEXT - 1, jnp.int32)
+        x = x + attend(x, jnp.repeat(text, v, 0), lengths=lengths, kind="cross")
+        return einops.rearrange(x, "(b v) (f s) d -> b v f s d", v=v, f=f), None
 
     x, _ = jax.lax.scan(block, x, params["blocks"]["qkvo"]["kernel"])
     return x * params["scale"][None, None, None, None]

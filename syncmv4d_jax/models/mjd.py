@@ -91,12 +91,16 @@ class Conditions(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Static sizes: views, token grid (f, h, w), extra tokens, number of dense modalities."""
+    """Static sizes: views, token grid (f, h, w), extra tokens, number of dense modalities.
+
+    pad: tokens at the end that make a view's tokens divide over devices; nothing attends to them.
+    """
 
     views: int
     grid: tuple[int, int, int]
     extra: int
     modalities: int
+    pad: int = 0
 
     @property
     def dense(self) -> int:
@@ -105,7 +109,7 @@ class Layout(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        return self.extra + self.modalities * self.dense
+        return self.extra + self.modalities * self.dense + self.pad
 
     def spread(self, video: jax.Array, motion: jax.Array | None, extra: jax.Array | None):
         """video: [b 2 d] (t = 0, t); motion, extra: [b 1 d] -> [(b v) s d]."""
@@ -114,6 +118,7 @@ class Layout(NamedTuple):
         parts += [(video[:, :1], first), (video[:, 1:], self.dense - first)]
         if motion is not None:
             parts.append((motion, self.dense))
+        parts.append((video[:, 1:], self.pad))
         parts = [jnp.broadcast_to(x, (x.shape[0], n, x.shape[-1])) for x, n in parts if n]
         return einops.repeat(jnp.concatenate(parts, 1), "b s d -> (b v) s d", v=self.views)
 
@@ -157,12 +162,10 @@ class MJDBlock(dit.Block):
             scale=scale,
             gate=gate,
             rotation=conditions.intra_rotation,
-            mask=intra_mask(layout) if hide_motion else None,
+            mask=intra_mask(layout, hide_motion) if hide_motion or layout.pad else None,
             placement=placement,
         )
-        x = einops.rearrange(x, "(b v) s d -> b (v s) d", v=layout.views)
         x = self.cross(x, context, placement=placement)
-        x = einops.rearrange(x, "b (v s) d -> (b v) s d", v=layout.views)
         return self.feed(x, shift=ffn_shift, scale=ffn_scale, gate=ffn_gate)
 
     def vectors(self, conditions: Conditions, layout: Layout) -> list[jax.Array]:
@@ -191,11 +194,13 @@ class MJDBlock(dit.Block):
         if self.config.camera_embedding:
             y = y + self.camera_embedding(conditions.cameras.astype(y.dtype))
         v, e = layout.views, layout.extra
-        qkv = self.inter_view_attn.project(y, y)
+        # All tokens of some heads, instead of all heads of some: what follows moves tokens.
+        qkv = [placement.heads(a) for a in self.inter_view_attn.project(y, y)]
         # Reordered by head: then tokens are no tiled axis, and a TPU moves whole rows.
         sizes = {"v": v, "m": layout.modalities, "f": layout.grid[0]}
         tokens, frames = "(b v) (m f p) h d", "(b f) (v m p) h d"
-        dense = [einops.rearrange(a[:, e:], f"{tokens} -> {frames}", **sizes) for a in qkv]
+        last = e + layout.modalities * layout.dense
+        dense = [einops.rearrange(a[:, e:last], f"{tokens} -> {frames}", **sizes) for a in qkv]
         dense[:2] = (rope.apply(a, conditions.inter_rotation) for a in dense[:2])
         mask = inter_mask(layout) if hide_motion else None
         z = placement.attend(*dense, mask=mask, kind="inter")
@@ -205,13 +210,17 @@ class MJDBlock(dit.Block):
             extra = placement.attend(*extra, kind="extra")
             extra = einops.rearrange(extra, "b (v e) h d -> (b v) e h d", v=v)
             z = jnp.concatenate([extra, z], 1)
+        z = jnp.pad(z, ((0, 0), (0, layout.pad), (0, 0), (0, 0))) if layout.pad else z
+        z = placement.constrain(placement.heads(z), "(b v) s h d")
         return self.add(x, self.inter_view_attn.join(z), gate)
 
 
-def intra_mask(layout: Layout) -> jax.Array:
-    """[1 1 1 s] bool: the video tokens of a view."""
+def intra_mask(layout: Layout, hide_motion: bool) -> jax.Array:
+    """[1 1 1 s] bool: the video tokens of a view, or all tokens but the padding."""
     index = np.arange(layout.tokens)
-    seen = (index >= layout.extra) & (index < layout.extra + layout.dense)
+    seen = index < layout.tokens - layout.pad
+    if hide_motion:
+        seen = (index >= layout.extra) & (index < layout.extra + layout.dense)
     return jnp.asarray(einops.rearrange(seen, "s -> 1 1 1 s"))
 
 
@@ -282,7 +291,9 @@ class MJD(dit.DiT):
         self._check(video, motion, extrinsics)
         placement = attention.LOCAL if placement is None else placement
         b, views = video.shape[:2]
-        x, layout = self.tokens(video, motion, feedback)
+        x, layout = self.tokens(video, motion, feedback, placement=placement)
+        more = placement.tokens(x.shape[1]) - x.shape[1]
+        x, layout = jnp.pad(x, ((0, 0), (0, more), (0, 0))), layout._replace(pad=more)
         video_e = self.time_embedding(jnp.stack([jnp.zeros_like(t), t], 1).astype(jnp.float32))
         motion_time = None
         if config.joint_motion:
@@ -307,12 +318,19 @@ class MJD(dit.DiT):
             hide_motion=hide_motion,
             placement=placement,
         )
-        return self._heads(x, video_e, layout)
+        return self._heads(x, video_e, layout, placement)
 
-    def tokens(self, video, motion, feedback) -> tuple[jax.Array, Layout]:
-        """Embeds latents [b v f h w c]: tokens [(b v) s d] in the order extra, video, motion."""
+    def tokens(
+        self, video, motion, feedback, *, placement: attention.Placement = attention.LOCAL
+    ) -> tuple[jax.Array, Layout]:
+        """Embeds latents [b v f h w c]: tokens [(b v) s d] in the order extra, video, motion.
+
+        Here and at the heads tokens are whole on each device of a sample: parts of uneven length
+        are cut badly, and gathered with the whole batch.
+        """
         fold = "b v f h w c -> (b v) f h w c"
         x, grid = self.embed(einops.rearrange(video, fold))
+        x = placement.constrain(x, "(b v) any d")
         layout = Layout(video.shape[1], grid, self.config.extra_tokens, 1)
         if not self.config.joint_motion:
             return x, layout
@@ -323,8 +341,9 @@ class MJD(dit.DiT):
         if feedback is not None and not literal:
             y = y + self._motion_patches(feedback, self.feedback_embedding)
         y = y + self.motion_embedding[...].astype(y.dtype)[None, None]
+        y = placement.constrain(y, "(b v) any d")
         extra = einops.repeat(self.extra_embedding[...], "e d -> n e d", n=x.shape[0])
-        x = jnp.concatenate([extra.astype(x.dtype), x, y], 1)
+        x = placement.constrain(jnp.concatenate([extra.astype(x.dtype), x, y], 1), "(b v) any d")
         return x, layout._replace(modalities=2)
 
     def _motion_patches(self, latents: jax.Array, linear: layers.Linear) -> jax.Array:
@@ -334,8 +353,8 @@ class MJD(dit.DiT):
 
     def _intra_rotation(self, layout: Layout) -> rope.Rotation:
         grid = rope.grid_positions(layout.grid)
-        extra = np.zeros((layout.extra, 3), grid.dtype)
-        positions = np.concatenate([extra] + [grid] * layout.modalities)
+        extra, pad = (np.zeros((n, 3), grid.dtype) for n in (layout.extra, layout.pad))
+        positions = np.concatenate([extra] + [grid] * layout.modalities + [pad])
         return rope.rotations(positions, d_head=self.config.d_head)
 
     def _inter_rotation(self, layout: Layout, view_index: jax.Array) -> rope.Rotation:
@@ -351,20 +370,23 @@ class MJD(dit.DiT):
         )
         return tuple(einops.repeat(x, "b v p d -> (b f) (v m p) d", f=f, m=m) for x in joined)
 
-    def _heads(self, x: jax.Array, e: jax.Array, layout: Layout) -> Output:
+    def _heads(self, x: jax.Array, e: jax.Array, layout: Layout, placement) -> Output:
         """x: [(b v) s d], e: [b 2 d] -> `Output`."""
         first, last = layout.extra, layout.extra + layout.dense
-        dense = layout._replace(extra=0, modalities=1).spread(e, None, None)
+        whole = lambda x: placement.constrain(x, "(b v) any d")  # noqa: E731
+        x = whole(x)
+        dense = layout._replace(extra=0, modalities=1, pad=0).spread(e, None, None)
 
         def latents(patches):
             y = embeddings.unpatchify(patches, layout.grid, self.config.patch)
             return einops.rearrange(y, "(b v) f h w c -> b v f h w c", v=layout.views)
 
-        video = latents(self.head(x[:, first:last], dense))
+        video = latents(whole(self.head(whole(x[:, first:last]), dense)))
         if not self.config.joint_motion:
             return Output(video, None, None)
         t = einops.repeat(e[:, 1:], "b one d -> (b v) one d", v=layout.views)
-        motion = latents(self.motion_head(x[:, last:], t))
+        motion = whole(x[:, last : last + layout.dense])
+        motion = latents(whole(self.motion_head(motion, t)))
         scale = x[:, : self.config.scale_tokens].astype(jnp.float32)
         scale = self.scale_head(self.scale_norm(scale))
         scale = einops.rearrange(scale, "(b v) two 1 -> b v two", v=layout.views)

@@ -84,6 +84,14 @@ class Placement:
         del dtype
         return layer
 
+    def heads(self, x: jax.Array) -> jax.Array:
+        """Brings all tokens of a sample's views together, some heads a device: x [(b v) s h d]."""
+        return x
+
+    def tokens(self, count: int) -> int:
+        """Returns how many tokens to pad a view's `count` to, so that they divide over devices."""
+        return count
+
     def frames(self, count: int) -> int:
         """Returns how many frames to pad `count` to, so that they divide over devices."""
         return count

@@ -237,7 +237,9 @@ class Loop:
             valid=pad(self.scenes(self.valid_points(context, tracks_t))),
             rays=pad(rays),
             placement=self.placement,
-        )[:, :, : tracks_t.shape[2]]
+        )
+        # Pinned: else the partitioner sums the gradient of the aligner's head wrongly (view > 1).
+        velocity = self.placement.constrain(velocity, "b any n k c")[:, :, : tracks_t.shape[2]]
         if self.mjd_config.multi_view:
             return velocity
         return einops.rearrange(velocity, "(b v) 1 n k c -> b v n k c", v=views)

@@ -366,3 +366,11 @@ def test_parity_gradients(peer):
     got = tree.flatten(jax.jit(jax.grad(loss))(ours))
     for name, value in wanted.items():
         close(got[name], value, 1e-4 * max(1.0, float(np.abs(value).max())))
+
+
+def test_interleaving_by_padding_equals_stacking():
+    phases = [
+        jax.random.normal(key, (1, 2, 3, 4, 5)) for key in jax.random.split(jax.random.key(8), 4)
+    ]
+    wanted, got = vae_layers._by_stacking(phases), vae_layers._by_padding(phases)
+    np.testing.assert_array_equal(wanted, got)

@@ -114,8 +114,13 @@ class Attention(nnx.Module):
         placement: attention.Placement = attention.LOCAL,
         kind: str = "intra",
     ) -> jax.Array:
-        """x: [b s d], context: [b l d] (default x) -> [b s d]; masks as in attention.attend."""
+        """x: [b s d], context: [b l d] (default x) -> [b s d]; masks as in attention.attend.
+
+        A context of fewer rows serves as many consecutive rows of x each: [(b v) s d], [b l d].
+        """
         q, k, v = self.project(x, x if context is None else context)
+        if len(k) != len(q):  # several rows of tokens read one text
+            k, v = (einops.repeat(a, "b l h k -> (b v) l h k", v=len(q) // len(k)) for a in (k, v))
         if rotation is not None:
             q, k = rope.apply(q, rotation), rope.apply(k, rotation)
         return self.join(placement.attend(q, k, v, mask=mask, lengths=lengths, kind=kind))

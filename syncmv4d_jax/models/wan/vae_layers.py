@@ -199,8 +199,25 @@ class FrameConv(nnx.Module):
             for i, rows in enumerate(by_row)
             for j in range(2)
         ]
-        y = einops.rearrange(jnp.stack(phases), "(i j) b n h w c -> b n (h i) (w j) c", i=2, j=2)
-        return y + _bias(self.bias, x)
+        native = _choose(self.how, self.kernel[...]) == "native"
+        return (_by_padding if native else _by_stacking)(phases) + _bias(self.bias, x)
+
+
+def _by_stacking(phases: list[jax.Array]) -> jax.Array:
+    """Interleaves four [b n h w c], by row and column, to [b n 2h 2w c]."""
+    return einops.rearrange(jnp.stack(phases), "(i j) b n h w c -> b n (h i) (w j) c", i=2, j=2)
+
+
+def _by_padding(phases: list[jax.Array]) -> jax.Array:
+    """The same, channels always last: a TPU pads an inner axis of 2 to 128."""
+    keep, even, odd = (0, 0, 0), (0, 1, 1), (1, 0, 1)
+    zero = jnp.zeros((), phases[0].dtype)
+    rows = [
+        jax.lax.pad(a, zero, (keep, keep, keep, even, keep))
+        + jax.lax.pad(b, zero, (keep, keep, keep, odd, keep))
+        for a, b in (phases[:2], phases[2:])
+    ]
+    return einops.rearrange(jnp.stack(rows, 3), "b n h i w c -> b n (h i) w c")
 
 
 def _fold(kernel: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array]:
