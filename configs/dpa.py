@@ -5,8 +5,8 @@
 
 Expect hours on one accelerator. The start is the closed form of models.dpa.fusion; the loss terms
 `velocity` and `distance` (mean error of the clean estimate, units of 0.25 m) fall below it within
-some hundred steps. `:demo` is the size that a CPU trains in half an hour (690 steps: multi-view
-error 0.53x of rigid alignment on held-out scenes, docs/dpa.md), `:debug` four tiny steps:
+some hundred steps. `:demo` is the size that a CPU trains in half an hour (docs/dpa.md), `:debug` four
+tiny steps:
 
     python -m syncmv4d_jax.main --config=configs/dpa.py:debug --workdir=out/debug
 """
