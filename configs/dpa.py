@@ -3,10 +3,9 @@
     python -m syncmv4d_jax.main --config=configs/dpa.py --workdir=out/dpa \
         --config.data.records=/data/taco_records
 
-Expect hours on one accelerator. The start is the closed form of models.dpa.fusion; the loss terms
-`velocity` and `distance` (mean error of the clean estimate, units of 0.25 m) fall below it within
-some hundred steps. `:demo` is the size that a CPU trains in half an hour (docs/dpa.md), `:debug` four
-tiny steps:
+Expect hours on one accelerator. The start is the closed form of models.dpa.fusion; `distance` is
+the mean error of the clean estimate in units of 0.25 m. `:demo` is the size that a CPU trains in
+half an hour (docs/dpa.md), `:debug` four tiny steps:
 
     python -m syncmv4d_jax.main --config=configs/dpa.py:debug --workdir=out/debug
 """
