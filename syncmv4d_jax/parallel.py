@@ -379,6 +379,8 @@ class Placement:
         if self.sequence != "ulysses" or x.shape[2] % self.ways(("view", "sequence")):
             return x
         spec = P(BATCH, None, ("view", "sequence"))
+        # Tokens first: else the partitioner gathers what x is projected from.
+        x = self.constrain(x, "(b v) s h d")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def tokens(self, count: int) -> int:

@@ -287,7 +287,8 @@ def _sampling(task: Any, params: Tree, batch: Tree) -> tuple[Any, tuple[Tree, ..
 
     task._jit = catch
     v, _, h, w, c = task.latent_shape
-    inputs = {name: np.zeros(x.shape, x.dtype) for name, x in batch.items()}
+    inputs = {name: np.ones(x.shape, x.dtype) for name, x in batch.items()}
+    inputs["null_text"] = inputs["text"]  # both branches of guidance are encoded to one length
     size = inputs["text"].shape[0]
     inputs["first"] = np.zeros((size, v, 1, h, w, c), np.float32)
     task.sample(params, inputs, jax.random.key(0))

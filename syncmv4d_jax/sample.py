@@ -10,11 +10,15 @@ run continues where the first stopped:
 `sample.prompts` is a file with a prompt a line, for one folder of images; `sample.seeds` makes one
 sample a seed. With `sample.best_of` = n > 1 each sample is the one of n draws whose views agree
 best about the tracks (`disagreement`).
+
+Sampling takes the axes view and sequence of `config.mesh`, on that many devices: parameters and the
+tokens of a sample are cut over them. data and fsdp, which cut a batch, are training's.
 """
 
 import functools
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from syncmv4d_jax import configuration, motion, train, tree, weights
+from syncmv4d_jax import configuration, motion, parallel, train, tree, weights
 from syncmv4d_jax.data import folder, image, pipeline, records
 from syncmv4d_jax.tasks import syncmv4d
 from syncmv4d_jax.viz import video
@@ -47,7 +51,11 @@ def run(config: Any, workdir: str | Path) -> None:
     """
     workdir = Path(workdir)
     task = train.load_task(config)
-    params = load_params(task, config, workdir)
+    mesh = load_mesh(config)
+    if mesh is not None and hasattr(task, "placement"):
+        kernel, sequence = config.train.attention, config.train.sequence
+        task.placement = parallel.Placement(mesh, kernel=kernel, sequence=sequence)
+    params = load_params(task, config, workdir, mesh)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
     encode, decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
@@ -137,8 +145,22 @@ def disagreement(tracks: np.ndarray, confidence: np.ndarray) -> float:
     return float((weight * gap).sum() / weight.sum()) if weight.sum() > 0 else float("inf")
 
 
-def load_params(task: Any, config: Any, workdir: Path) -> dict[str, Any]:
-    """Returns all parts: trained in `workdir`, else from `config.weights`; placed on the device.
+def load_mesh(config: Any) -> jax.sharding.Mesh | None:
+    """Returns the mesh that a sample is cut over, None for one device; see the module docstring.
+
+    Raises:
+      ValueError: more devices wanted than this process has, or sizes that do not fit.
+    """
+    sizes = {axis: int(config.get("mesh", {}).get(axis, 1)) for axis in ("view", "sequence")}
+    devices, ways = jax.local_devices(), math.prod(sizes.values())
+    mesh = parallel.make_mesh(sizes, devices[:ways] if ways > 0 else devices)
+    return mesh if mesh.size > 1 else None
+
+
+def load_params(
+    task: Any, config: Any, workdir: Path, mesh: jax.sharding.Mesh | None = None
+) -> dict[str, Any]:
+    """Returns all parts: trained in `workdir`, else from `config.weights`; placed on the devices.
 
     Raises:
       FileNotFoundError: a part is neither trained nor named in `config.weights`.
@@ -161,7 +183,11 @@ def load_params(task: Any, config: Any, workdir: Path) -> dict[str, Any]:
     found = {part: found[part] for part in shapes}
     origin = f"the checkpoint ({there})" if there else "the checkpoint"
     tree.check_same(shapes, found, wanted_from="the configured model", got_from=origin)
-    return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), found, shapes)
+    if mesh is None:
+        return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), found, shapes)
+    rules = tuple((str(p), tuple(axes)) for p, axes in config.get("sharding", ()))
+    host = jax.tree.map(lambda x, s: np.asarray(x, s.dtype), found, shapes)
+    return parallel.put(host, parallel.shardings(shapes, mesh, rules))
 
 
 def _stages_there(config: Any, workdir: Path) -> str:

@@ -63,12 +63,15 @@ def make_batch(task):
     }
 
 
+quick = functools.partial(jax.jit, compiler_options=test_meshes.QUICK)
+
+
 def closed_loop_step(views, name=None):
     """(loss, gradients), loss terms and what the loop matched, on a mesh or one device."""
     task = make_task(views, "float64")
     batch = make_batch(task)
-    params = test_meshes.shaken(jax.jit(task.init)(jax.random.key(0)), jax.random.key(1))
-    halves = tree.split(params, task.trainable)
+    make = lambda: test_meshes.shaken(task.init(jax.random.key(0)), jax.random.key(1))  # noqa: E731
+    halves = tree.split(quick(make)(), task.trainable)
     if name:
         task.placement, halves, batch = test_meshes.placed(name, halves, batch)
 
@@ -80,7 +83,7 @@ def closed_loop_step(views, name=None):
         coarse, _ = task.functions({**halves[0], **halves[1]}, None).decode(*arrays, context)
         return (loss, gradients), terms, coarse
 
-    return jax.device_get(jax.jit(step, compiler_options=test_meshes.QUICK)(halves, batch))
+    return jax.device_get(quick(step)(halves, batch))
 
 
 whole_step = functools.cache(closed_loop_step)

@@ -211,7 +211,7 @@ class MJDBlock(dit.Block):
             extra = einops.rearrange(extra, "b (v e) h d -> (b v) e h d", v=v)
             z = jnp.concatenate([extra, z], 1)
         z = jnp.pad(z, ((0, 0), (0, layout.pad), (0, 0), (0, 0))) if layout.pad else z
-        z = placement.constrain(placement.heads(z), "(b v) s h d")
+        z = placement.constrain(z, "(b v) s h d")
         return self.add(x, self.inter_view_attn.join(z), gate)
 
 

@@ -1,0 +1,35 @@
+"""The full-size training step compiled for TPU pods that are not there: memory, collectives.
+
+Needs libtpu (`pip install 'syncmv4d_jax[tpu]'`), which one process of a machine may load at a time.
+"""
+
+import importlib.util
+
+import pytest
+
+from configs import taco
+from syncmv4d_jax import plan
+
+GIB = 2**30
+# topology -> mesh, most GiB of a device. Measured peaks are in docs/pods.md; a tenth is left.
+CASES = {
+    "v5p-16": ((1, 8, 1, 1), 30.0),
+    "v5e-64": ((1, 8, 1, 8), 9.0),
+}
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("topology", CASES)
+def test_full_size_step(topology, tmp_path):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("wants libtpu: pip install -e '.[tpu]'")
+    mesh, ceiling = CASES[topology]
+    settings = plan.PlanConfig(topologies=(topology,), mesh=mesh)
+    config = taco.get_config("full")
+    [row] = plan.plan(config, settings, *plan.load_devices(topology), "mjd_step", [])
+    assert row["fits"] and row["peak_bytes"] < ceiling * GIB
+    assert row["kernels"] > 0  # splash
+    sent = row["collectives"]
+    assert "all-gather" in sent
+    assert ("all-to-all" in sent) == (mesh[3] > 1)  # Ulysses
+    assert row["findings"] == []
