@@ -10,6 +10,7 @@ same arrays.
 """
 
 import argparse
+import os
 import time
 
 import jax
@@ -189,9 +190,12 @@ def whole(config: aligner.AlignerConfig, views: int, frames: int, points: int, n
 
     for kind, function in (("fwd", loss), ("fwd_bwd", jax.value_and_grad(loss))):
         run, megabytes = compiled(function, params, x, rays)
-        seconds = best({"run": run}, repeats=3 if points < 1000 else 1)["run"]
-        print(f"{name}_{kind}_s {seconds:.4g} - -")
         print(f"{name}_{kind}_temp_MB {megabytes:.4g} - -", flush=True)
+        if megabytes > 1e-6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"):
+            print(f"{name}_{kind}_s: more than this machine's free memory")
+            continue
+        seconds = best({"run": run}, repeats=3 if points < 1000 else 1)["run"]
+        print(f"{name}_{kind}_s {seconds:.4g} - -", flush=True)
 
 
 def main() -> None:
