@@ -1,0 +1,341 @@
+"""Do the parts matter: the rows of Tables 3 and 4 on embedded scenes, paired by scene.
+
+    python benchmarks/ablations.py --demo out/demo-train --out out/ablations          # all of it
+    python benchmarks/ablations.py --demo out/demo-train --out out/ablations --table  # tables only
+
+Trains every row of ROWS (base `ablation` of configs/bases.py) on the scenes of a finished `make
+demo-train`, samples held-out scenes that it makes itself, evaluates, prints Markdown (docs/
+ablations.md) and writes OUT/ablations.json. Stages that rows share are trained once and copied:
+`video` by all, `mjd` by the rows that differ in the closed loop only. Whatever is there is kept, so
+a stopped run continues. With `--seeds 0 1 2` every row is trained as often, in OUT/<row>-<seed>
+(seed 0: OUT/<row>); the table averages a scene's values over seeds first. `--features` is a folder
+of published weights (docs/metrics.md); with xfeat.pt in it matching pixels are counted too.
+
+A difference counts where it is beyond two standard errors over scenes. `colour_gap` is measured
+here: how far (0 to 255, root mean square) two generated views differ in the colour of one true
+surface point that both see; the truth's own gap is shading and interpolation.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from syncmv4d_jax import cameras
+from syncmv4d_jax.data import records
+from syncmv4d_jax.viz import samples
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE, FRAMES, POINTS = "64x96", 13, 256
+
+
+class Row(NamedTuple):
+    """A row: its configuration, whose stages it takes over, whose records it reads."""
+
+    title: str
+    config: str
+    shares: dict[str, str]
+    representation: str = "point_tracks"
+
+
+START = {"video": "multi_view"}
+ROWS = {
+    "multi_view": Row("multi-view, video only", "configs/ablations/multi_view.py", {}),
+    "full": Row("+ loop (full)", "configs/demo.py", START),
+    "aligner": Row("+ aligner", "configs/ablations/aligner.py", START | {"mjd": "full"}),
+    "joint_motion": Row(
+        "+ joint motion", "configs/ablations/joint_motion.py", START | {"mjd": "full"}
+    ),
+    "single_view": Row("single view", "configs/ablations/single_view.py", START),
+    "equal_flops": Row("video only, equal FLOPs", "configs/ablations/equal_flops.py", START),
+    "tracking_video": Row(
+        "tracking video (DaS)", "configs/ablations/tracking_video.py", START, "das_tracking"
+    ),
+}
+ORDER = ("single_view", "multi_view", "joint_motion", "aligner", "full", "equal_flops",
+         "tracking_video")  # fmt: skip
+
+
+class Metric(NamedTuple):
+    """A column: its head and whether more is better."""
+
+    head: str
+    higher: bool
+
+
+METRICS = {
+    "mv_rpe": Metric("MV RPE %", False),
+    "mv_rpe_cross_truth": Metric("MV RPE cross/truth %", False),
+    "mv_rpe_cross": Metric("MV RPE cross %", False),
+    "pi": Metric("PI %", True),
+    "matching_pixels": Metric("matching pixels", True),
+    "colour_gap": Metric("colour gap", False),
+    "psnr_moving": Metric("PSNR moving dB", True),
+    "temporal_correlation": Metric("temporal corr.", True),
+    "temporal_std_ratio": Metric("temporal std", True),
+    "object_correlation": Metric("centroid corr.", True),
+}
+BASELINES = ("frame_0", "frame_0_blurred", "time_mean", "truth")
+# Which of the paper's orderings are asked: (better row, worse row, metric, the paper's values).
+ORDERINGS = (
+    ("multi_view", "single_view", "matching_pixels", "122.7 -> 462.6"),
+    ("multi_view", "single_view", "colour_gap", "(122.7 -> 462.6)"),
+    ("full", "single_view", "mv_rpe", "75.3 -> 32.7"),
+    ("joint_motion", "multi_view", "matching_pixels", "462.6 -> 501.3"),
+    ("joint_motion", "multi_view", "psnr_moving", "-"),
+    ("joint_motion", "tracking_video", "matching_pixels", "483.8 -> 503.1"),
+    ("aligner", "joint_motion", "mv_rpe", "46.3 -> 33.5"),
+    ("aligner", "joint_motion", "mv_rpe_cross_truth", "(46.3 -> 33.5)"),
+    ("full", "aligner", "mv_rpe", "33.5 -> 32.7"),
+    ("full", "aligner", "matching_pixels", "498.2 -> 529.4"),
+    ("full", "aligner", "psnr_moving", "-"),
+    ("full", "equal_flops", "psnr_moving", "-"),
+    ("full", "equal_flops", "temporal_correlation", "-"),
+    ("full", "multi_view", "psnr_moving", "-"),
+)
+Values = dict[str, dict[str, float | None]]  # metric -> scene -> value
+
+
+def call(*arguments: Any) -> None:
+    """Runs one of the project's commands; stops the benchmark where it fails."""
+    command = [sys.executable, *map(str, arguments)]
+    print("  ".join(command[1:]), flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def prepare(data: Path, out: Path, weights: Path, representation: str) -> None:
+    """Scenes in TACO's layout -> records and their cache under `out`."""
+    if not (out / "records" / SIZE / "index.json").is_file():
+        call("data_prep/prepare_taco.py", "--taco", data / "taco", "--mano", data / "mano",
+             "--out", out / "records", "--size", SIZE, "--frames", FRAMES, "--points", POINTS,
+             "--val", 0, "--heldout-triplets", data / "heldout_triplets.txt",
+             "--representation", representation)  # fmt: skip
+    call("data_prep/cache_latents.py", "--data", out / "records", "--weights", weights,
+         "--out", out / "cache", "--size", SIZE, "--text-length", 48)  # fmt: skip
+
+
+def sources(args: argparse.Namespace, row: Row) -> tuple[Path, Path]:
+    """Folders with records and cache to train on and to test on; made where they are missing."""
+    held, weights = args.out / "heldout", args.demo / "weights"
+    if not (held / "data").is_dir():
+        call("data_prep/make_scenes.py", "--out", held / "data", "--scenes", 1,
+             "--test-scenes", args.scenes, "--cameras", "three")  # fmt: skip
+    if row.representation == "point_tracks":
+        prepare(held / "data", held, weights, row.representation)
+        return args.demo, held
+    train, test = args.out / "das", held / "das"
+    prepare(args.demo / "data", train, weights, row.representation)
+    prepare(held / "data", test, weights, row.representation)
+    return train, test
+
+
+def folder(out: Path, name: str, seed: int) -> Path:
+    """The working folder of a row and seed."""
+    return out / (f"{name}-{seed}" if seed else name)
+
+
+def run(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Trains, samples and evaluates one row."""
+    row, own = ROWS[name], folder(args.out, name, seed)
+    if (own / "eval.json").is_file():
+        return
+    train, test = sources(args, row)
+    for stage, source in row.shares.items():
+        share(stage, folder(args.out, source, seed), own)
+    weights = args.demo / "weights"
+    command = ["-m", "syncmv4d_jax.main", f"--config={row.config}:ablation", f"--workdir={own}",
+               f"--config.seed={seed}", f"--config.weights.vae={weights}",
+               f"--config.text.weights={weights}"]  # fmt: skip
+    evaluate = []
+    if args.features:
+        evaluate = [f"--config.evaluate.features={args.features}"]
+        evaluate += ["--config.evaluate.matcher=xfeat"]
+    for mode, extra in (("train", []), ("sample", []), ("evaluate", evaluate)):
+        data = train if mode == "train" else test
+        call(*command, f"--config.mode={mode}", f"--config.data.records={data / 'records' / SIZE}",
+             f"--config.data.cache={data / 'cache' / SIZE}", *extra)  # fmt: skip
+
+
+def share(stage: str, source: Path, own: Path) -> None:
+    """Takes over a finished stage of another row.
+
+    Raises:
+      FileNotFoundError: the other row has not finished it.
+    """
+    wanted, target = source / "checkpoints" / stage, own / "checkpoints" / stage
+    if target.is_dir():
+        return
+    if not (source / f"{stage}.safetensors").is_file():
+        raise FileNotFoundError(f"{source}: stage {stage} is not finished, {own} starts from it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{stage}.partial")
+    shutil.copytree(wanted, partial, dirs_exist_ok=True)
+    partial.rename(target)
+    shutil.copyfile(source / f"{stage}.safetensors", own / f"{stage}.safetensors")
+
+
+def colour_gaps(root: Path, own: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns {scene: colour gap} of the samples in `own` and of the truth."""
+    reader, found = records.Reader(root, "test"), samples.find(own / "samples")
+    generated, true = {}, {}
+    for window in reader.windows:
+        views = [reader.view(window, view) for view in window.views]
+        stacked = {key: np.stack([view[key] for view in views])
+                   for key in ("visibility", "intrinsics", "extrinsics")}  # fmt: skip
+        tracks = reader.tracks(window)["tracks"]
+        video = np.stack([records.decode(view["video"]) for view in views])
+        generated[window.id] = colour_gap(samples.read(found[window.id])["video"], tracks, stacked)
+        true[window.id] = colour_gap(video, tracks, stacked)
+    return generated, true
+
+
+def colour_gap(video: np.ndarray, tracks: np.ndarray, views: dict[str, np.ndarray]) -> float:
+    """Root mean square of colour differences between views at common points, frames 1 on.
+
+    Args:
+      video: [v n h w 3] uint8.
+      tracks: [n k 3] metres, world frame.
+      views: visibility [v n k], intrinsics [v 3 3], extrinsics [v 3 4].
+    """
+    colours = []
+    for clip, intrinsics, extrinsics in zip(
+        video, views["intrinsics"], views["extrinsics"], strict=True
+    ):
+        pixels = np.asarray(cameras.project(tracks, intrinsics, extrinsics)[0])
+        colours.append([_bilinear(f, p) for f, p in zip(clip, pixels, strict=True)])
+    colours, squares = np.array(colours, np.float64), []
+    for i, j in itertools.combinations(range(len(colours)), 2):
+        both = (views["visibility"][i] & views["visibility"][j])[1:]
+        squares.append(np.square(colours[i] - colours[j])[1:][both])
+    return float(np.sqrt(np.concatenate(squares).mean()))
+
+
+def _bilinear(frame: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Colours [k 3] of a frame [h w 3] at pixels [k 2]."""
+    at = pixels[:, ::-1].T
+    channels = np.moveaxis(frame.astype(np.float64), -1, 0)
+    return np.stack([ndimage.map_coordinates(c, at, order=1, mode="nearest") for c in channels], -1)
+
+
+def read(args: argparse.Namespace, name: str) -> tuple[Values, dict[str, Any]] | None:
+    """Returns a row's values a scene, averaged over seeds, and its last eval.json; None without."""
+    each = []
+    for seed in args.seeds:
+        own = folder(args.out, name, seed)
+        if not (own / "eval.json").is_file():
+            continue
+        evaluation = json.loads((own / "eval.json").read_text())
+        model = evaluation["rows"]["model"]
+        values = {key: model[key]["per_sample"] for key in METRICS if key in model}
+        gaps = colour_gaps(sources(args, ROWS[name])[1] / "records" / SIZE, own)
+        values["colour_gap"] = gaps[0]
+        evaluation["rows"].setdefault("truth", {})["colour_gap"] = {
+            "value": float(np.mean(list(gaps[1].values())))
+        }
+        each.append((values, evaluation))
+    if not each:
+        return None
+    metrics = {key for values, _ in each for key in values}
+    return {key: _over_seeds([v[key] for v, _ in each if key in v]) for key in metrics}, each[-1][1]
+
+
+def _over_seeds(each: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """A scene's mean over seeds; None where a seed has none."""
+    scenes = set.intersection(*(set(values) for values in each))
+    mean = lambda xs: None if None in xs else float(np.mean(xs))  # noqa: E731
+    return {scene: mean([values[scene] for values in each]) for scene in sorted(scenes)}
+
+
+def statistics(values: dict[str, float | None]) -> tuple[float, float, int]:
+    """Mean, standard error, count."""
+    found = np.array([x for x in values.values() if x is not None])
+    if len(found) < 2:
+        return float("nan"), float("nan"), len(found)
+    return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found))), len(found)
+
+
+def compare(better: Values, worse: Values, metric: str) -> dict[str, Any] | None:
+    """Paired difference by which `better` is better, its error and a verdict; None if undefined."""
+    if metric not in better or metric not in worse:
+        return None
+    sign = 1 if METRICS[metric].higher else -1
+    differences = {}
+    for scene in better[metric].keys() & worse[metric].keys():
+        pair = better[metric][scene], worse[metric][scene]
+        differences[scene] = None if None in pair else sign * (pair[0] - pair[1])
+    mean, error, n = statistics(differences)
+    verdict = "not resolved"
+    if abs(mean) > 2 * error:
+        verdict = "holds" if mean > 0 else "reversed"
+    return {"gain": mean, "se": error, "n": n, "verdict": verdict}
+
+
+def tables(found: dict[str, tuple[Values, dict[str, Any]]]) -> str:
+    """The means of every row, the baselines, and the paper's orderings, in Markdown."""
+    used = [key for key in METRICS if any(key in values for values, _ in found.values())]
+    lines = ["| row | " + " | ".join(METRICS[key].head for key in used) + " |"]
+    lines.append("|" + "---|" * (len(used) + 1))
+    for name in ORDER:
+        if name not in found:
+            continue
+        values, cells = found[name][0], []
+        for key in used:
+            mean, error, n = statistics(values.get(key, {}))
+            cells.append(f"{mean:.3g} ± {error:.2g}" if n > 1 else "-")
+        lines.append(f"| {ROWS[name].title} | " + " | ".join(cells) + " |")
+    rows = (
+        next(iter(found.values()))[1]["rows"] if "full" not in found else found["full"][1]["rows"]
+    )
+    for name in BASELINES:
+        cells = [rows.get(name, {}).get(key, {}).get("value") for key in used]
+        cells = ["-" if x is None else f"{x:.3g}" for x in cells]
+        lines.append(f"| *{name}* | " + " | ".join(cells) + " |")
+    lines += ["", "| better | than | by | gain | the paper | here |", "|---|---|---|---|---|---|"]
+    for better, worse, metric, paper in ORDERINGS:
+        if better not in found or worse not in found:
+            continue
+        result = compare(found[better][0], found[worse][0], metric)
+        if result is not None:
+            gain = f"{result['gain']:.3g} ± {result['se']:.2g} (n = {result['n']})"
+            titles = f"{ROWS[better].title} | {ROWS[worse].title}"
+            head = METRICS[metric].head
+            lines.append(f"| {titles} | {head} | {gain} | {paper} | {result['verdict']} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--demo", type=Path, default=Path("out/demo-train"))
+    parser.add_argument("--out", type=Path, default=Path("out/ablations"))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--scenes", type=int, default=40, help="held out; at least 32")
+    parser.add_argument("--features", default="", help="folder of published weights")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    args = parser.parse_args()
+    args.demo, args.out = args.demo.resolve(), args.out.resolve()
+    if not (args.demo / "mjd.safetensors").is_file():
+        sys.exit(f"{args.demo}: wanted a finished `make demo-train`, found no mjd.safetensors")
+    if not args.table:
+        for seed, name in itertools.product(args.seeds, (n for n in ROWS if n in args.rows)):
+            run(args, name, seed)
+    found = {name: one for name in args.rows if (one := read(args, name)) is not None}
+    if not found:
+        sys.exit(f"{args.out}: no row has been evaluated")
+    text = tables(found)
+    print(text)
+    partial = args.out / ".ablations.json.partial"
+    partial.write_text(json.dumps({name: values for name, (values, _) in found.items()}, indent=1))
+    os.replace(partial, args.out / "ablations.json")
+
+
+if __name__ == "__main__":
+    main()
