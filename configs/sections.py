@@ -28,6 +28,7 @@ def base() -> ml_collections.ConfigDict:
         "fps": 8.0,
         "cameras": "sample",
         "raw": False,
+        "latents": False,
         "augment": False,
         "jitter": 0.0,
         "skip_corrupt": False,

@@ -117,3 +117,14 @@ def test_texts_alone_can_be_cached(root, tmp_path):
     make(root, tmp_path / "cache", encode_video=None)
     batch = batch_of(root, tmp_path / "cache")
     assert "video" in batch and "video_latents" not in batch and batch["text"].shape[1:] == (7, 6)
+
+
+def test_pixels_and_cached_latents_can_be_read_together(root, tmp_path):
+    make(root, tmp_path / "cache")
+    alone = batch_of(root, tmp_path / "cache")
+    both = batch_of(root, tmp_path / "cache", raw=True, latents=True)
+    assert "video" not in alone and "video_latents" not in batch_of(
+        root, tmp_path / "cache", raw=True
+    )
+    np.testing.assert_array_equal(both["motion_latents"], alone["motion_latents"])
+    assert both["motion"].dtype == np.uint8

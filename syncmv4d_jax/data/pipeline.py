@@ -4,7 +4,8 @@
 
 The order is global: batch j holds positions [j B, (j + 1) B) of one shuffled, endless sequence
 whatever the number of shards, and everything drawn for an example (its cameras, their order, its
-turn, its colours) depends on (seed, position). An iterator's state is JSON-able.
+turn, its colours) depends on (seed, position). An iterator's state is JSON-able. Cached latents are
+read where there are any; `config.data.raw` reads pixels instead, `.latents` both.
 """
 
 import hashlib
@@ -176,7 +177,9 @@ class Examples:
                 "python data_prep/cache_latents.py --data RECORDS --weights DIR --out CACHE, then "
                 "--config.data.cache=CACHE"
             )
-        self.raw = raw or bool(data.get("raw", False)) or not (self.cache and self.cache.latents)
+        cached = self.cache is not None and self.cache.latents
+        self.raw = raw or bool(data.get("raw", False)) or not cached
+        self.latents = cached and (not self.raw or bool(data.get("latents", False)))
         self.name, self.skipped = reader, 0  # examples replaced by `get_or_next`, here
         self._lock = threading.Lock()
 
@@ -234,13 +237,12 @@ class Examples:
 
     def _view(self, window: records.Window, view: records.View) -> dict[str, np.ndarray]:
         result = {}
-        if self.cache and self.cache.latents and not self.raw:
+        if self.latents:
             values = self.cache.view(window, view)
             for key in ("video_latents", "motion_latents"):
                 result[key] = values[key].astype(np.float32)
-        else:
-            values = self.reader.view(window, view)
         if self.raw:
+            values = self.reader.view(window, view)
             result |= {key: records.decode(values[key]) for key in ("video", "motion")}
         return result | {key: values[key] for key in SMALL}
 
@@ -383,17 +385,13 @@ def _reorder(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any
 
 
 def _jitter(data: Mapping[str, Any], examples: Examples) -> float:
-    """Returns config.data.jitter.
-
-    Raises:
-      ValueError: outside of [0, 1), or asked for where no pixels are read.
-    """
+    """Returns config.data.jitter; ValueError outside of [0, 1), or where latents are read."""
     jitter = float(data.get("jitter", 0.0))
     if not 0 <= jitter < 1:
         raise ValueError(f"config.data.jitter: wanted 0 <= jitter < 1, got {jitter}")
-    if jitter and not examples.raw:
+    if jitter and examples.latents:
         raise ValueError(
             f"config.data.jitter={jitter} changes pixels, but cached latents are read: "
-            "--config.data.raw=True or --config.data.jitter=0"
+            "--config.data.raw=True with --config.data.latents=False, or --config.data.jitter=0"
         )
     return jitter

@@ -211,8 +211,8 @@ def test_colours_jitter_alike_in_all_views_and_only_the_videos(root):
 
 def test_jitter_without_pixels_is_refused(root, monkeypatch):
     made = pipeline.Examples(configuration(root), "train")
-    made.raw = False
-    with pytest.raises(ValueError, match="jitter=0.2 changes pixels.*data.raw=True"):
+    made.latents = True
+    with pytest.raises(ValueError, match="jitter=0.2 changes pixels.*data.latents=False"):
         pipeline._jitter({"jitter": 0.2}, made)
 
 
