@@ -33,15 +33,20 @@ from syncmv4d_jax import cycle_plan, flow
 Array = jax.Array
 plan_steps = cycle_plan.plan_steps
 plan_warps = cycle_plan.plan_warps
+plan_guidance = cycle_plan.plan_guidance
 DRAWS = ("video", "motion", "tracks", "coin", "corrupt")
 
 
 class Denoised(NamedTuple):
-    """Velocities [b v f h w c] and scale [b v 2] metres; motion and scale None without motion."""
+    """Velocities [b v f h w c] and scale [b v 2] metres; motion and scale None without motion.
+
+    memory: the network's, for the next sampling step, if it was given one.
+    """
 
     video: Array
     motion: Array | None
     scale: Array | None
+    memory: Any = None
 
 
 class Coarse(NamedTuple):
@@ -55,7 +60,8 @@ class Coarse(NamedTuple):
 class Functions:
     """What the loop is made of; `context` (any pytree) carries text, cameras and anchors.
 
-    mjd(video, motion, feedback: latents [b v f h w c], t [b], context) -> Denoised
+    mjd(video, motion, feedback: latents [b v f h w c], t [b], context) -> Denoised; in sampling
+      that reuses steps also memory=, again=, a scalar bool: whether this step may
     dpa(tracks_t [b v n k 3], coarse: Coarse, t [b], context) -> velocity [b v n k 3], normalised
     decode(latents [b v f h w c], scale [b v 2], context) -> (Coarse, pseudo video [b v n h w 3])
     warp(frame0 [b v h w 3], scale, context) -> how pixels follow anchors, any pytree of arrays
@@ -230,6 +236,7 @@ class SampleState(NamedTuple):
     video, motion, feedback: [b v f h w c]; *_memory: the stepper's; scale: [b v 2] metres;
     tracks_t: [b v n k 3] normalised, None until anchors are known; refined: metres, last estimate;
     warp: of the last feedback, None without one.
+    memory: what MJD keeps from step to step, None without reuse (models/reuse.py).
     """
 
     video: Array
@@ -241,6 +248,7 @@ class SampleState(NamedTuple):
     tracks_t: Array | None
     refined: Coarse | None
     warp: Any = None
+    memory: Any = None
 
 
 def sample_start(
@@ -296,18 +304,22 @@ def sample_plain(
     context: Any,
     *,
     settings: Settings,
+    again: Array | None = None,
 ) -> SampleState:
     """Runs consecutive plain steps as one scan: denoise, step both latents, re-impose frame 0.
 
     Args:
       rows: the schedule's rows of this run (scan inputs).
       first: [b v 1 h w c], reference latents.
+      again: [steps] bool, which steps may reuse the last one's (`state.memory`); None: none.
     """
+    again = jnp.zeros(rows.sigma.shape, bool) if again is None else again
 
-    def body(state, row):
-        return _denoise(functions, state, row, first, context, settings)[0], None
+    def body(state, inputs):
+        row, again = inputs
+        return _denoise(functions, state, row, first, context, settings, again=again)[0], None
 
-    return jax.lax.scan(body, state, rows)[0]
+    return jax.lax.scan(body, state, (rows, again))[0]
 
 
 def sample_refine(
@@ -322,6 +334,8 @@ def sample_refine(
     settings: Settings,
 ) -> SampleState:
     """One step with the loop closed: denoise, decode the clean estimate, align, feed back.
+
+    MJD runs whole: its estimate is decoded, and what was fed back before is new to it.
 
     Args:
       row: this step's row of the schedule.
@@ -349,12 +363,14 @@ def sample_refine(
     )
 
 
-def _denoise(functions, state, row, first, context, settings):
+def _denoise(functions, state, row, first, context, settings, *, again=False):
     """One MJD call and one sampler step of both latents; frame 0 of the video is re-imposed."""
     t = jnp.full((state.video.shape[0],), row.sigma, jnp.float32)
-    denoised = functions.mjd(state.video, state.motion, state.feedback, t, context)
+    kept = {} if state.memory is None else {"memory": state.memory, "again": jnp.asarray(again)}
+    denoised = functions.mjd(state.video, state.motion, state.feedback, t, context, **kept)
     video, video_memory = flow.step(state.video, denoised.video, state.video_memory, row)
-    state = state._replace(video=flow.hold_first(video, first), video_memory=video_memory)
+    video = flow.hold_first(video, first)
+    state = state._replace(video=video, video_memory=video_memory, memory=denoised.memory)
     if settings.joint_motion:
         motion, memory = flow.step(state.motion, denoised.motion, state.motion_memory, row)
         state = state._replace(motion=motion, motion_memory=memory, scale=denoised.scale)

@@ -47,3 +47,25 @@ def plan_warps(sigmas: Any, runs: list[tuple[int, int, bool]], settings: Any) ->
         fresh.append(refine and not settled)
         settled = settled or (refine and sigmas[begin] <= settings.anchor_time)
     return fresh
+
+
+def plan_guidance(
+    sigmas: Any, runs: list[tuple[int, int, bool]], interval: tuple[float, float]
+) -> list[tuple[int, int, bool, bool]]:
+    """Returns runs that are guided throughout or not at all: (first, last + 1, refine, guided).
+
+    Args:
+      sigmas: [steps + 1], host array.
+      runs: of `plan_steps`.
+      interval: (lowest, highest) sigma that is guided.
+    """
+    low, high = interval
+    result: list[tuple[int, int, bool, bool]] = []
+    for begin, end, refine in runs:
+        for i in range(begin, end):
+            guided = bool(low <= sigmas[i] <= high)
+            if i > begin and result[-1][3] == guided:
+                result[-1] = (result[-1][0], i + 1, refine, guided)
+            else:
+                result.append((i, i + 1, refine, guided))
+    return result

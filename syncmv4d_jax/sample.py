@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from syncmv4d_jax import configuration, motion, parallel, train, tree, weights
+from syncmv4d_jax import configuration, motion, parallel, sharded, train, tree, weights
 from syncmv4d_jax.data import folder, image, pipeline, records
 from syncmv4d_jax.tasks import syncmv4d
 from syncmv4d_jax.viz import video
@@ -54,7 +54,7 @@ def run(config: Any, workdir: str | Path) -> None:
     mesh = load_mesh(config)
     if mesh is not None and hasattr(task, "placement"):
         kernel, sequence = config.train.attention, config.train.sequence
-        task.placement = parallel.Placement(mesh, kernel=kernel, sequence=sequence)
+        task.placement = sharded.Placement(mesh, kernel=kernel, sequence=sequence)
     params = load_params(task, config, workdir, mesh)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,8 @@ def run(config: Any, workdir: str | Path) -> None:
                 result["motion"] = decode(params, result["motion"])
             result = {k: np.asarray(x)[0] for k, x in jax.device_get(result).items()}
             meta = _meta(config, task, name, arrays) | {"seed": seed} | chosen
+            if "reused_steps" in result:
+                meta["reused_steps"] = int(result["reused_steps"])
             write(target / name, result, arrays, meta)
             made += 1
     log.info("sampling: %d made, %d done before", made, done)

@@ -20,6 +20,7 @@ Video latent frame 0 is the reference image at t = 0; motion, scale and register
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import einops
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from syncmv4d_jax.models import reuse
 from syncmv4d_jax.models.wan import dit, embeddings
 from syncmv4d_jax.nn import attention, layers, module, rope
 
@@ -68,11 +70,15 @@ class MJDConfig(dit.DiTConfig):
 
 
 class Output(NamedTuple):
-    """video, motion: [b v f h w c] float32; scale: [b v 2] standardised (None without motion)."""
+    """video, motion: [b v f h w c] float32; scale: [b v 2] standardised (None without motion).
+
+    memory: what the next sampling step reads, with `memory` given (models/reuse.py).
+    """
 
     video: jax.Array
     motion: jax.Array | None
     scale: jax.Array | None
+    memory: reuse.Memory | None = None
 
 
 class Conditions(NamedTuple):
@@ -143,14 +149,14 @@ class MJDBlock(dit.Block):
     def __call__(
         self,
         x: jax.Array,
-        context: jax.Array,
+        context: jax.Array | dit.Keys,
         *,
         conditions: Conditions,
         layout: Layout,
         hide_motion: bool = False,
         placement: attention.Placement = attention.LOCAL,
     ) -> jax.Array:
-        """x: [(b v) s d] residual dtype; context: [b l d] embedded text -> [(b v) s d]."""
+        """x: [(b v) s d] residual dtype; context: text [b l d] or its keys -> [(b v) s d]."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate, *inter = self.vectors(
             conditions, layout
         )
@@ -259,13 +265,15 @@ class MJD(dit.DiT):
         video: jax.Array,
         motion: jax.Array | None,
         t: jax.Array,
-        context: jax.Array,
+        context: jax.Array | dit.Keys,
         *,
         context_lengths: jax.Array | None = None,
         feedback: jax.Array | None = None,
         view_index: jax.Array | None = None,
         extrinsics: jax.Array | None = None,
         hide_motion: bool = False,
+        memory: reuse.Memory | None = None,
+        reusing: reuse.Rule | None = None,
         placement: attention.Placement | None = None,
     ) -> Output:
         """Denoises video and motion latents of all views.
@@ -274,11 +282,13 @@ class MJD(dit.DiT):
           video: [b v f h w c], latent frame 0 is the clean reference.
           motion: [b v f h w c] noisy pseudo-video latents, or None without joint motion.
           t: [b] in 0..1000.
-          context: [b l d_text] text features; context_lengths: [b] int.
+          context: [b l d_text] text features, or what `text_keys` makes of them; context_lengths:
+            [b] int.
           feedback: [b v f h w c] latents of the refined motion (zeros: none yet), or None.
           view_index: [b v] int, the time slot of inter-view rope; None: 0..v-1.
           extrinsics: [b v 3 4], needed with camera_embedding only.
           hide_motion: mask motion, scale and register tokens out of attention (tests).
+          memory, reusing: of the last sampling step, and when its blocks may stand for this one's.
           placement: see nn/attention.py.
 
         Returns:
@@ -310,15 +320,24 @@ class MJD(dit.DiT):
             self._inter_rotation(layout, view_index) if config.multi_view else None,
             cameras,
         )
-        x = self.run_blocks(
-            placement.constrain(x, self.token_axes),
-            self.text_embedding(context, context_lengths),
-            conditions=conditions,
-            layout=layout,
-            hide_motion=hide_motion,
-            placement=placement,
-        )
-        return self._heads(x, video_e, layout, placement)
+        text = context
+        if not isinstance(context, dit.Keys):
+            text = self.text_embedding(context, context_lengths)
+        static = {"layout": layout, "hide_motion": hide_motion, "placement": placement}
+        run = functools.partial(self.run_blocks, context=text, conditions=conditions, **static)
+        x = placement.constrain(x, self.token_axes)
+        if memory is None:
+            return self._heads(run(x), video_e, layout, placement)
+        seen = self._first_input(x, conditions, layout, placement)
+        x, memory = reuse.step(run, x, seen, memory, rule=reusing)
+        return self._heads(x, video_e, layout, placement)._replace(memory=memory)
+
+    def _first_input(self, x, conditions, layout, placement) -> jax.Array:
+        """What the first block's self-attention would read of tokens x: [(b v) s d]."""
+        block = jax.tree.map(lambda weights: weights[0], self.blocks)
+        shift, scale, *_ = block.vectors(conditions, layout)
+        y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
+        return placement.constrain(y, self.token_axes)
 
     def tokens(
         self, video, motion, feedback, *, placement: attention.Placement = attention.LOCAL

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import cameras, corruption, cycle, flow, motion
-from syncmv4d_jax.models import mjd
+from syncmv4d_jax import cameras, corruption, cycle, flops, flow, motion
+from syncmv4d_jax.models import mjd, reuse
 from syncmv4d_jax.models.dpa import aligner
-from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.models.wan import dit, vae
 from syncmv4d_jax.nn import attention, module
 
 Array = jax.Array
@@ -45,6 +45,9 @@ class Options:
       foreground_gain: extra loss weight of latent cells that tracked points pass through.
       video_weight, motion_weight, scale_weight, dpa_weight, chamfer_weight: of the loss terms.
       sampler, sample_steps, sample_shift, guidance: of sampling (A22).
+      guidance_interval: (lowest, highest) sigma with guidance; other steps run one branch.
+      reuse_threshold: change of MJD's input below which a plain sampling step reuses what the
+        blocks did in the last (models/reuse.py); 0 for never.
       vae_batch: clips that the autoencoder takes at once inside the loop.
       vae_chunk: latent frames of a clip that it takes at once, 0 for all: less memory.
     """
@@ -69,6 +72,8 @@ class Options:
     sample_steps: int = 50
     sample_shift: float = 5.0
     guidance: float = 5.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    reuse_threshold: float = 0.0
     vae_batch: int = 1
     vae_chunk: int = 0
 
@@ -81,6 +86,13 @@ class Options:
             )
         if self.frames % 4 != 1:
             raise ValueError(f"task.frames: wanted 4 n + 1 frames, got {self.frames}")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"task.guidance_interval: wanted 0 <= lowest <= highest <= 1, got {low}, {high}"
+            )
+        if self.reuse_threshold < 0:
+            raise ValueError(f"task.reuse_threshold: wanted >= 0, got {self.reuse_threshold}")
 
 
 class Loop:
@@ -173,13 +185,14 @@ class Loop:
             corrupt=self._corrupt,
         )
 
-    def _mjd(self, params, first, guidance, video, motion_t, feedback, t, context):
+    def _mjd(
+        self, params, first, guidance, video, motion_t, feedback, t, context, *, memory=None,
+        again=None,
+    ):  # fmt: skip
         guided = guidance != 1.0 and context["null_text"] is not None
-        text, lengths = context["text"], context["text_lengths"]
+        text, lengths = self._text(context, guided)
         inputs = (video, motion_t, feedback, t, context["view_index"], context["extrinsics"])
         if guided:  # both branches as one batch
-            text = jnp.concatenate([text, context["null_text"]])
-            lengths = jnp.concatenate([lengths, context["null_text_lengths"]])
             inputs = jax.tree.map(lambda x: jnp.concatenate([x, x]), inputs)
         x, m, z, time, views, extrinsics = inputs
         out = module.bind(mjd.MJD, self.mjd_config, params["dit"])(
@@ -191,15 +204,54 @@ class Loop:
             feedback=z,
             view_index=views,
             extrinsics=extrinsics,
+            memory=memory,
+            reusing=None if memory is None else reuse.Rule(self.options.reuse_threshold, again),
             placement=self.placement,
         )
+        memory, out = out.memory, out._replace(memory=None)
         if guided:
             halves = [jax.tree.map(lambda x: jnp.split(x, 2)[i], out) for i in (0, 1)]  # noqa: B023
             guide = functools.partial(flow.guide, scale=guidance)
             out = halves[0]._replace(video=guide(halves[0].video, halves[1].video))
             if out.motion is not None:
                 out = out._replace(motion=guide(halves[0].motion, halves[1].motion))
-        return self._denoised(params, first, video, motion_t, out, t)
+        denoised = self._denoised(params, first, video, motion_t, out, t)
+        return denoised._replace(memory=memory)
+
+    def _text(self, context, guided):
+        """What MJD reads of the text, and its lengths; with guidance both branches as one batch.
+
+        The keys of all blocks where they were computed before (`text_keys`): the same in all steps.
+        """
+        keys = context.get("text_keys")
+        if keys is not None:
+            rows = len(context["text"]) * (1 + guided)
+            return jax.tree.map(lambda x: x[:, :rows], keys), None
+        text, lengths = context["text"], context["text_lengths"]
+        if guided:
+            text = jnp.concatenate([text, context["null_text"]])
+            lengths = jnp.concatenate([lengths, context["null_text_lengths"]])
+        return text, lengths
+
+    def empty_memory(self, rows: int) -> reuse.Memory:
+        """Returns MJD's memory before the first of the steps, of `rows` views."""
+        config, (_, *latents, _) = self.mjd_config, self.latent_shape
+        dense = flops.tokens(config, tuple(latents)) * (1 + config.joint_motion)
+        shape = (rows, self.placement.tokens(config.extra_tokens + dense), config.dim)
+        tokens = jax.ShapeDtypeStruct(shape, config.residual_dtype)
+        memory = reuse.empty(tokens, jax.ShapeDtypeStruct(shape, config.dtype))
+        cut = lambda x: self.placement.constrain(x, mjd.MJD.token_axes)  # noqa: E731
+        return memory._replace(seen=cut(memory.seen), moved=cut(memory.moved))
+
+    def text_keys(self, params: Params, context: dict[str, Array], *, guided: bool) -> dit.Keys:
+        """Returns keys and values of the text in all blocks [layers b l heads k], for `context`.
+
+        Args:
+          guided: those of the null text behind them, [layers 2b l heads k].
+        """
+        text, lengths = self._text(context, guided and context["null_text"] is not None)
+        model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
+        return model.text_keys(text, lengths, placement=self.placement)
 
     def _denoised(self, params, first, video, motion_t, out, t) -> cycle.Denoised:
         scale = out.scale

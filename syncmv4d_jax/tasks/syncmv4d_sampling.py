@@ -1,6 +1,9 @@
 """Sampling of SyncMV4D: the schedule's runs, each compiled once (DESIGN: jit boundaries).
 
-    noise -> { scan over plain steps | one refining step } -> latents, tracks, scale
+    text -> keys of all blocks;  noise -> { scan over plain steps | one refining step }
+    -> latents, tracks, scale
+
+Steps outside `guidance_interval` are runs of their own, whose program has one branch.
 
 Anchors are given (a record's frame-0 pixels) or set on the way from the motion generated so far
 (A23), when sigma first falls to `cycle.anchor_time`.
@@ -44,17 +47,19 @@ class Sampler(syncmv4d_loop.Loop):
         Returns:
           video, motion: latents [b v f h w c]; scale [b v 2] metres; tracks_per_view [b v n k 3]
           metres, confidence [b v n k], anchors [b v k 2], anchor_valid [b v k]: from the aligner,
-          without one read off the final motion (not from `das_tracking`, which has no depth).
+          without one read off the final motion (not from `das_tracking`, which has no depth);
+          with `reuse_threshold` reused_steps [b].
         """
         o = self.options
         schedule = flow.schedule(o.sampler, o.sample_steps, shift=o.sample_shift)
         sigmas = np.append(np.asarray(schedule.sigma), 0.0)
         given = inputs.get("anchors") is not None
-        runs = cycle.plan_steps(sigmas, self.settings, anchors_given=given)
-        warps = cycle.plan_warps(sigmas, runs, self.settings)
-        refining = [begin for begin, _, refine in runs if refine]
-        keys, first, context = jax.random.split(rng), inputs["first"], self.context(inputs)
-        b = first.shape[0]
+        plan = cycle.plan_steps(sigmas, self.settings, anchors_given=given)
+        runs = cycle.plan_guidance(sigmas, plan, o.guidance_interval)
+        warps = cycle.plan_warps(sigmas, [run[:3] for run in runs], self.settings)
+        refining = [begin for begin, _, refine, _ in runs if refine]
+        keys, first = jax.random.split(rng), inputs["first"]
+        context, b = self._with_text(params, self.context(inputs)), first.shape[0]
         state = cycle.sample_start(
             keys[0],
             schedule,
@@ -68,21 +73,23 @@ class Sampler(syncmv4d_loop.Loop):
             noise = jax.random.normal(keys[1], (b, o.views, o.frames, o.points, 3))
         if self.settings.dpa and given:
             state = self._start_tracks(state, None, noise, sigmas[0], context)
-        for (begin, end, refine), fresh in zip(runs, warps, strict=True):
+        for (begin, end, refine, guided), fresh in zip(runs, warps, strict=True):
+            state = self._remember(state, b * (1 + (guided and self._guides(context))))
             if refine and state.tracks_t is None:
-                context, tracks = self._jit("anchor", self._set_anchors)(
+                context, tracks = self._step("anchor", self._set_anchors, guided)(
                     params, state, schedule.row(begin), first, context
                 )
                 state = self._start_tracks(state, tracks, noise, sigmas[begin], context)
             if refine:
                 following = next((sigmas[i] for i in refining if i > begin), 0.0)
                 numbers = jnp.float32(following), jnp.asarray(fresh)
-                state = self._jit("refine", self._refine_run)(
+                state = self._step("refine", self._refine_run, guided)(
                     params, state, schedule.row(begin), *numbers, first, context
                 )
             else:
-                state = self._jit("plain", self._plain_run)(
-                    params, state, schedule.rows(begin, end), first, context
+                again = jnp.arange(begin, end) < schedule.steps - 1
+                state = self._step("plain", self._plain_run, guided)(
+                    params, state, schedule.rows(begin, end), again, first, context
                 )
             if progress is not None:
                 jax.block_until_ready(state.video)
@@ -93,6 +100,8 @@ class Sampler(syncmv4d_loop.Loop):
         result = {"video": state.video}
         if self.settings.joint_motion:
             result |= {"motion": state.motion, "scale": state.scale}
+        if state.memory is not None:
+            result["reused_steps"] = jnp.full(state.video.shape[:1], state.memory.reused)
         if self.settings.dpa:
             return result | _tracks(context, state.refined)
         if self.settings.joint_motion and self.options.motion_repr == "point_tracks":
@@ -102,12 +111,39 @@ class Sampler(syncmv4d_loop.Loop):
     def _jit(self, name: str, function: Any) -> Any:
         return self._runs.setdefault(name, jax.jit(function))
 
-    def _plain_run(self, params, state, rows, first, context):
-        functions = self.functions(params, first, guidance=self.options.guidance)
-        return cycle.sample_plain(functions, state, rows, first, context, settings=self.settings)
+    def _step(self, name: str, function: Any, guided: bool) -> Any:
+        """`_jit` of a function whose first argument is the guidance of its network calls."""
+        guidance = self.options.guidance if guided else 1.0
+        return self._jit(name if guided else f"{name}_alone", functools.partial(function, guidance))
 
-    def _refine_run(self, params, state, row, following, fresh, first, context):
-        functions = self.functions(params, first, guidance=self.options.guidance)
+    def _guides(self, context) -> bool:
+        return self.options.guidance != 1.0 and context["null_text"] is not None
+
+    def _with_text(self, params, context):
+        """The context with the keys of its text, which all steps read."""
+        prepare = functools.partial(self.text_keys, guided=self._guides(context))
+        return {**context, "text_keys": self._jit("text", prepare)(params, context)}
+
+    def _remember(self, state, rows):
+        """The state with a memory for `rows` samples; of both branches the first is the text's."""
+        if not self.options.reuse_threshold:
+            return state
+        memory, rows = state.memory, rows * self.options.views
+        if memory is None or len(memory.seen) < rows:
+            empty = self._jit(f"memory_{rows}", functools.partial(self.empty_memory, rows))()
+            done = 0 if memory is None else memory.reused
+            return state._replace(memory=empty._replace(reused=jnp.int32(done)))
+        cut = {"seen": memory.seen[:rows], "moved": memory.moved[:rows]}
+        return state._replace(memory=memory._replace(**cut))
+
+    def _plain_run(self, guidance, params, state, rows, again, first, context):
+        functions, settings = self.functions(params, first, guidance=guidance), self.settings
+        return cycle.sample_plain(
+            functions, state, rows, first, context, settings=settings, again=again
+        )
+
+    def _refine_run(self, guidance, params, state, row, following, fresh, first, context):
+        functions = self.functions(params, first, guidance=guidance)
         return cycle.sample_refine(
             functions, state, row, following, fresh, first, context, settings=self.settings
         )
@@ -122,9 +158,9 @@ class Sampler(syncmv4d_loop.Loop):
             warp = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return cycle.start_tracks(state, tracks, noise, sigma, warp=warp)
 
-    def _set_anchors(self, params, state, row, first, context):
+    def _set_anchors(self, guidance, params, state, row, first, context):
         """Anchors from frame 0 of the clean motion estimate, and first tracks, normalised (A23)."""
-        functions = self.functions(params, first, guidance=self.options.guidance)
+        functions = self.functions(params, first, guidance=guidance)
         t = jnp.full((first.shape[0],), row.sigma, jnp.float32)
         out = functions.mjd(state.video, state.motion, state.feedback, t, context)
         clean = flow.to_data(state.motion, out.motion, t)

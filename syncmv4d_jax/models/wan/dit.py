@@ -22,6 +22,7 @@ does.
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import einops
 import jax
@@ -90,6 +91,13 @@ TINY = DiTConfig(
 )
 
 
+class Keys(NamedTuple):
+    """Keys and values of embedded text, [b l heads k], or [layers b l heads k] of all blocks."""
+
+    k: jax.Array
+    v: jax.Array
+
+
 class Attention(nnx.Module):
     """Self or cross attention; q and k are RMS-normed over the full width, before the heads."""
 
@@ -106,7 +114,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        context: jax.Array | None = None,
+        context: jax.Array | Keys | None = None,
         *,
         rotation: rope.Rotation | None = None,
         mask: jax.Array | None = None,
@@ -118,7 +126,10 @@ class Attention(nnx.Module):
 
         A context of fewer rows serves as many consecutive rows of x each: [(b v) s d], [b l d].
         """
-        q, k, v = self.project(x, x if context is None else context)
+        if isinstance(context, Keys):
+            q, k, v = self.queries(x), *context
+        else:
+            q, k, v = self.project(x, x if context is None else context)
         if len(k) != len(q):  # several rows of tokens read one text
             k, v = (einops.repeat(a, "b l h k -> (b v) l h k", v=len(q) // len(k)) for a in (k, v))
         if rotation is not None:
@@ -127,10 +138,19 @@ class Attention(nnx.Module):
 
     def project(self, x: jax.Array, context: jax.Array) -> tuple[jax.Array, ...]:
         """x: [b s d], context: [b l d] -> normed queries [b s heads k], keys, values [b l ...]."""
-        q, k, v = self.q(x), self.k(context), self.v(context)
+        return (self.queries(x), *self.keys(context))
+
+    def queries(self, x: jax.Array) -> jax.Array:
+        """x: [b s d] -> normed queries [b s heads k]."""
+        q = self.q(x)
         q = q if self.norm_q is None else self.norm_q(q)
+        return einops.rearrange(q, "b s (h k) -> b s h k", h=self.heads)
+
+    def keys(self, context: jax.Array) -> Keys:
+        """context: [b l d] -> normed keys, and values."""
+        k, v = self.k(context), self.v(context)
         k = k if self.norm_k is None else self.norm_k(k)
-        return tuple(einops.rearrange(a, "b s (h k) -> b s h k", h=self.heads) for a in (q, k, v))
+        return Keys(*(einops.rearrange(a, "b l (h k) -> b l h k", h=self.heads) for a in (k, v)))
 
     def join(self, y: jax.Array) -> jax.Array:
         """y: [b s heads k] -> the output projection [b s d]."""
@@ -188,7 +208,7 @@ class Block(nnx.Module):
     def cross(
         self,
         x: jax.Array,
-        context: jax.Array,
+        context: jax.Array | Keys,
         *,
         placement: attention.Placement = attention.LOCAL,
     ) -> jax.Array:
@@ -407,14 +427,36 @@ class DiT(nnx.Module):
         times = jnp.stack([jnp.zeros_like(t), t], axis=1)
         return times, lambda vectors: jnp.where(chosen, vectors[:, :1], vectors[:, 1:])
 
-    def run_blocks(self, x: jax.Array, context: jax.Array, *, placement, **inputs) -> jax.Array:
-        """Scans the stacked blocks over x [b s d]; the other inputs are those of Block.__call__."""
+    def text_keys(
+        self,
+        context: jax.Array,
+        context_lengths: jax.Array | None = None,
+        *,
+        placement: attention.Placement = attention.LOCAL,
+    ) -> Keys:
+        """Returns what all blocks read of a text, [layers b l heads k]: it depends on nothing else.
 
-        def step(x, block):
+        Computed once a sample it serves every sampling step, in place of `context`.
+        """
+        text = self.text_embedding(context, context_lengths)
+
+        def step(_, block):
+            return None, placement.gather(block, self.config.dtype).cross_attn.keys(text)
+
+        return jax.lax.scan(step, None, self.blocks)[1]
+
+    def run_blocks(
+        self, x: jax.Array, context: jax.Array | Keys, *, placement, **inputs
+    ) -> jax.Array:
+        """Scans the stacked blocks over x [b s d]; the other inputs are those of Block.__call__."""
+        keys = context if isinstance(context, Keys) else None
+
+        def step(x, layer):
+            block, keys = layer
             x = checkpoint_name(x, BLOCK_INPUT_NAME)
             block = placement.gather(block, self.config.dtype)
-            x = block(x, context, placement=placement, **inputs)
+            x = block(x, context if keys is None else keys, placement=placement, **inputs)
             return placement.constrain(x, self.token_axes), None
 
-        x, _ = jax.lax.scan(rematerialise(step, self.config.remat), x, self.blocks)
+        x, _ = jax.lax.scan(rematerialise(step, self.config.remat), x, (self.blocks, keys))
         return x
