@@ -39,6 +39,7 @@ from syncmv4d_jax import (
     plan_report,
     pods,
     schema,
+    sharded,
     train,
     tree,
 )
@@ -253,7 +254,7 @@ def program(
       batch: samples.
     """
     task = train.load_task(config)
-    task.placement = parallel.Placement(
+    task.placement = sharded.Placement(
         mesh, kernel=config.train.attention, sequence=config.train.sequence
     )
     trainable, frozen = _split(config, task)

@@ -33,6 +33,7 @@ from syncmv4d_jax import (
     optim,
     parallel,
     preemption,
+    sharded,
     tree,
     update,
     watchdog,
@@ -67,7 +68,7 @@ class TrainConfig:
         none.
       wandb: project of Weights & Biases, "" = off; its mode is WANDB_MODE.
       silence: seconds without a heartbeat after which a process counts as lost (`watchdog`).
-      attention, sequence: kernel and form of sharded attention, see `parallel.Placement`.
+      attention, sequence: kernel and form of sharded attention, see `sharded.Placement`.
       minimum_sharded: leaves below this many elements are not cut.
     """
 
@@ -181,7 +182,7 @@ class Stage:
         task = load_task(self.config)
         self.mesh = parallel.make_mesh(dict(self.config.get("mesh", {"fsdp": -1})))
         if self.mesh.size > 1 and hasattr(task, "placement"):
-            task.placement = parallel.Placement(
+            task.placement = sharded.Placement(
                 self.mesh, kernel=self.settings.attention, sequence=self.settings.sequence
             )
         self.shard = parallel.data_shard(self.mesh, self.settings.batch_size)

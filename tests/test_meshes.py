@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from syncmv4d_jax import cameras, parallel, tree
+from syncmv4d_jax import cameras, parallel, sharded, tree
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.nn import attention, module
 
@@ -38,7 +38,7 @@ def placed(name, tree_, batch, **options):
     """Returns (placement, sharded parameters, sharded batch)."""
     axes, sequence = MESHES[name]
     mesh = parallel.make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))])
-    placement = parallel.Placement(mesh, sequence=sequence, **options)
+    placement = sharded.Placement(mesh, sequence=sequence, **options)
     params = jax.device_put(tree_, parallel.shardings(tree_, mesh, minimum=64))
     host = {key: np.asarray(x) for key, x in batch.items()}
     return placement, params, parallel.put_batch(host, mesh, B)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from syncmv4d_jax import parallel, tree
+from syncmv4d_jax import parallel, sharded, tree
 from syncmv4d_jax.models import mjd
 from syncmv4d_jax.nn import attention, module
 
@@ -84,7 +84,7 @@ def test_sharded_equals_unsharded(name):
     params, x, text, mask = inputs(views)
     wanted = jax.jit(value_and_grad, static_argnums=4)(params, x, text, mask, attention.LOCAL)
     mesh = parallel.make_mesh(axes, devices(axes))
-    placement = parallel.Placement(mesh, sequence=sequence)
+    placement = sharded.Placement(mesh, sequence=sequence)
     placed = jax.device_put(params, parallel.shardings(params, mesh, minimum=16))
     batch = parallel.put_batch({"x": np.asarray(x), "text": np.asarray(text)}, mesh, 8)
     step = jax.jit(value_and_grad, static_argnums=4)
@@ -100,7 +100,7 @@ def test_no_gather_of_queries_keys_values(name):
     """Ulysses is all-to-all, ring is collective-permute; neither gathers tokens."""
     axes, sequence = MESHES[name]
     mesh = parallel.make_mesh(axes)
-    placement = parallel.Placement(mesh, sequence=sequence)
+    placement = sharded.Placement(mesh, sequence=sequence)
     q = jax.ShapeDtypeStruct(
         (4, 64, HEADS, 16),
         jnp.float32,
@@ -123,14 +123,14 @@ def test_mesh_errors_name_the_axis_and_what_fits():
 
 
 def test_heads_that_do_not_divide():
-    placement = parallel.Placement(parallel.make_mesh({"sequence": 8}))
+    placement = sharded.Placement(parallel.make_mesh({"sequence": 8}))
     q = jnp.zeros((1, 16, HEADS, 4))
     with pytest.raises(ValueError, match=r"heads of intra attention: 12 does not divide.*ring"):
         placement.attend(q, q, q)
 
 
 def test_views_that_do_not_divide():
-    placement = parallel.Placement(parallel.make_mesh({"view": 2, "fsdp": 4}))
+    placement = sharded.Placement(parallel.make_mesh({"view": 2, "fsdp": 4}))
     with pytest.raises(ValueError, match=r"axis v of 'b v d': 3 does not divide over view=2"):
         placement.constrain(jnp.zeros((4, 3, 2)), "b v d")
 
@@ -189,7 +189,7 @@ def test_mjd_sharded_equals_unsharded(name):
     mesh = parallel.make_mesh(axes, devices(axes))
     placed = jax.device_put(params, parallel.shardings(params, mesh, minimum=64))
     batch = parallel.put_batch({k: np.asarray(x) for k, x in values.items()}, mesh, 8)
-    placement = parallel.Placement(mesh, sequence=sequence)
+    placement = sharded.Placement(mesh, sequence=sequence)
     got = step(model_config, placed, tuple(batch[k] for k in values), placement)
     np.testing.assert_allclose(got[0], wanted[0], rtol=1e-6)
     for path, leaf in tree.flatten(wanted[1]).items():
@@ -211,7 +211,7 @@ def test_each_view_on_its_own_device(axes):
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
     (wanted, y), gradients = step(weight, x, attention.LOCAL)
-    (got, z), others = step(weight, x, parallel.Placement(mesh))
+    (got, z), others = step(weight, x, sharded.Placement(mesh))
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
     np.testing.assert_allclose(z, y, rtol=1e-6)
     for a, b in zip(gradients, others, strict=True):
@@ -219,6 +219,6 @@ def test_each_view_on_its_own_device(axes):
 
 
 def test_views_of_an_uneven_batch():
-    placement = parallel.Placement(parallel.make_mesh({"fsdp": 8}))
+    placement = sharded.Placement(parallel.make_mesh({"fsdp": 8}))
     with pytest.raises(ValueError, match=r"batch of mapped views: 4 does not divide.*fsdp=8"):
         placement.each(lambda _, x: x, None, jnp.zeros((4, 3, 2)))

@@ -59,7 +59,7 @@ class Placement:
         lengths: jax.Array | None = None,
         kind: str = "intra",
     ) -> jax.Array:
-        """As `attend`; `kind` (parallel.KINDS) tells a sharded placement what meets what."""
+        """As `attend`; `kind` (sharded.KINDS) tells a sharded placement what meets what."""
         del kind
         return attend(q, k, v, mask=mask, lengths=lengths, kernel=self.kernel)
 

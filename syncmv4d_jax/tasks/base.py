@@ -31,7 +31,7 @@ class Task(Protocol):
       grow(params, given) -> params: derives parameters that no earlier weights have (all names but
         the frozenset `given`) from those that they have; runs under jit.
       placement: what models get as their `placement` argument; single-device when built, replaced
-        by the loop (`parallel.Placement`) where the mesh has several devices.
+        by the loop (`sharded.Placement`) where the mesh has several devices.
     """
 
     trainable: str
