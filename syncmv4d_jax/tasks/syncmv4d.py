@@ -63,11 +63,15 @@ class SyncMV4D(syncmv4d_sampling.Sampler):
         return syncmv4d_cost.parts(self)
 
     def cost(self, batch: dict[str, Array]) -> dict[str, float]:
-        """Returns tokens and FLOPs of a training step over a global batch (syncmv4d_cost)."""
+        """Returns tokens and FLOPs of a training step over a global batch (syncmv4d_cost).
+
+        What rematerialisation computes again does not count.
+        """
         v, *latents, _ = self.latent_shape
         dense = flops.tokens(self.mjd_config, tuple(latents)) * (1 + self.settings.joint_motion)
         samples = batch["text"].shape[0]
-        once = syncmv4d_cost.training(self, self._each, raw="video_latents" not in batch)
+        raw = "video_latents" not in batch
+        once = syncmv4d_cost.training(self, self._each, raw=raw, recomputed=False)
         tokens = samples * v * (dense + self.mjd_config.extra_tokens)
         return {"tokens": tokens, "flops": samples * sum(once.values())}
 

@@ -2,7 +2,8 @@
 
     training   3 (4 with remat) MJD + q decode + 3 DPA + p (condition + DPA + encode)
     condition  MJD + decode (x0_selfcond, sim), decode (noisy);   p, q = cycle.probability, .decoded
-    sampling   g MJD a step, and decode + DPA + encode a refining step;   g = 2 with guidance
+    sampling   g MJD a step, and decode + DPA + encode a refining step;   g = 2 with guidance, at
+               sigmas of guidance_interval; what only the text decides once a sample
 
 MJD by the closed formulas of `flops`, the autoencoder and the aligner by `flop_count` from their
 jaxprs. Matching and painting have no matrix products (benchmarks/cycle.py measures them).
@@ -93,18 +94,26 @@ def _aligner(task: Any) -> float:
     return float(flop_count.count(run, weights, shape(3), t, shape(), shape(6)))
 
 
-def training(task: Any, each: Cost, *, raw: bool = False) -> Cost:
+def text(task: Any) -> float:
+    """Returns the FLOPs of MJD that depend on one text only: its embedding, keys and values."""
+    c = task.mjd_config
+    embedding = flops.linear(c.text_len, c.text_dim, c.dim) + flops.linear(c.text_len, c.dim, c.dim)
+    return float(embedding + c.layers * flops.linear(c.text_len, c.dim, 2 * c.dim))
+
+
+def training(task: Any, each: Cost, *, raw: bool = False, recomputed: bool = True) -> Cost:
     """Returns the FLOPs of a training step over one sample, by part.
 
     Args:
       each: `parts(task)`.
       raw: clips are encoded in the step instead of read from a cache.
+      recomputed: count what rematerialisation computes again; False for a utilisation figure.
     """
-    s, rerun = task.settings, task.mjd_config.remat != "none"
+    s, rerun = task.settings, recomputed and task.mjd_config.remat != "none"
     again = s.probability * s.cycle
     result = {"mjd": each["mjd"] * (3 + rerun + again * (s.cond != "noisy"))}
     if s.dpa:
-        result["dpa"] = each["dpa"] * (3 + task.dpa_config.remat + again)
+        result["dpa"] = each["dpa"] * (3 + (recomputed and task.dpa_config.remat) + again)
         result["decode"] = each["decode"] * (s.decoded + again)
     if again:
         result["encode"] = each["encode"] * again
@@ -113,20 +122,26 @@ def training(task: Any, each: Cost, *, raw: bool = False) -> Cost:
     return result
 
 
-def sampling(task: Any, each: Cost, *, anchors_given: bool = True) -> Cost:
+def sampling(task: Any, each: Cost, *, anchors_given: bool = True, reused: int = 0) -> Cost:
     """Returns the FLOPs of sampling one sample, by part; without encoding the reference images and
     the final decode.
 
     Args:
       each: `parts(task)`.
       anchors_given: see `cycle.plan_steps`.
+      reused: steps that did not run the blocks (models/reuse.py), taken as guided like the average.
     """
     o = task.options
     sigmas = np.append(flow.schedule(o.sampler, o.sample_steps, shift=o.sample_shift).sigma, 0.0)
     runs = cycle.plan_steps(sigmas, task.settings, anchors_given=anchors_given)
     refining = sum(refine for *_, refine in runs)
-    branches = 2 if o.guidance != 1.0 else 1
-    result = {"mjd": branches * o.sample_steps * each["mjd"]}
+    guides = o.guidance != 1.0
+    plan = cycle.plan_guidance(sigmas, runs, o.guidance_interval)
+    doubled = guides * sum(end - begin for begin, end, _, guided in plan if guided)
+    # A step that reuses the blocks still embeds and reads out: next to nothing.
+    calls = (o.sample_steps + doubled) * (1 - reused / o.sample_steps)
+    once = text(task)
+    result = {"mjd": calls * (each["mjd"] - once) + (1 + (doubled > 0)) * once}
     if task.settings.dpa:
         result |= {"dpa": refining * each["dpa"], "decode": refining * each["decode"]}
     if task.settings.cycle:
