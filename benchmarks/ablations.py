@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from syncmv4d_jax import cameras
@@ -83,6 +84,7 @@ METRICS = {
     "temporal_std_ratio": Metric("temporal std", True),
     "object_correlation": Metric("centroid corr.", True),
 }
+COLOURS = ("#888888", "#1144aa", "#118833", "#cc7700", "#cc2222", "#55aadd", "#773399")
 BASELINES = ("frame_0", "frame_0_blurred", "time_mean", "truth")
 # Which of the paper's orderings are asked: (better row, worse row, metric, the paper's values).
 ORDERINGS = (
@@ -145,7 +147,7 @@ def folder(out: Path, name: str, seed: int) -> Path:
 def run(args: argparse.Namespace, name: str, seed: int) -> None:
     """Trains, samples and evaluates one row."""
     row, own = ROWS[name], folder(args.out, name, seed)
-    if (own / "eval.json").is_file():
+    if evaluated(own, args.features):
         return
     train, test = sources(args, row)
     for stage, source in row.shares.items():
@@ -162,6 +164,14 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
         data = train if mode == "train" else test
         call(*command, f"--config.mode={mode}", f"--config.data.records={data / 'records' / SIZE}",
              f"--config.data.cache={data / 'cache' / SIZE}", *extra)  # fmt: skip
+
+
+def evaluated(own: Path, features: str) -> bool:
+    """Whether a row is finished: with `features` its matching pixels are counted too."""
+    path = own / "eval.json"
+    if not path.is_file():
+        return False
+    return not features or "matching_pixels" in json.loads(path.read_text())["rows"]["model"]
 
 
 def share(stage: str, source: Path, own: Path) -> None:
@@ -311,6 +321,45 @@ def tables(found: dict[str, tuple[Values, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def curves(args: argparse.Namespace, out: Path, window: int = 15) -> None:
+    """Draws video and motion losses (running means) of the rows over steps as a small PNG."""
+    size, lines = (860, 330), []
+    image = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(image)
+    for index, name in enumerate(name for name in ORDER if name in args.rows):
+        log = folder(args.out, name, args.seeds[0]) / "metrics.jsonl"
+        if log.is_file():
+            rows = [json.loads(line) for line in log.read_text().splitlines()]
+            lines.append((name, COLOURS[index], [r for r in rows if r["stage"] != "video"]))
+    for panel, key in enumerate(("loss_video", "loss_motion")):
+        left, right, top, bottom = 40 + 420 * panel, 420 + 420 * panel, 30, 250
+        found = {n: [(r["step"], r[key]) for r in rows if key in r] for n, _, rows in lines}
+        found = {n: np.array(xs, float).T for n, xs in found.items() if len(xs) > window}
+        first = min(xs[0, 0] for xs in found.values())
+        last = max(xs[0, -1] for xs in found.values())
+        place = lambda x, y, a=first, b=last, o=left, p=right, t=top, u=bottom: (  # noqa: E731
+            o + (p - o) * (x - a) / (b - a),
+            u - (u - t) * min(y, 1.0),
+        )
+        pen.text((left, 8), key.replace("_", " of the "), fill="#222222")
+        for mark in np.arange(0, 1.01, 0.2):
+            pen.line([place(first, mark), place(last, mark)], fill="#dddddd")
+            pen.text((left - 26, place(first, mark)[1] - 6), f"{mark:.1f}", fill="#444444")
+        for mark in np.linspace(first, last, 4):
+            pen.text((place(mark, 0)[0] - 12, bottom + 4), f"{mark:.0f}", fill="#444444")
+        for name, colour, _ in lines:
+            if name in found:
+                steps, values = found[name]
+                smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+                points = zip(steps[window // 2 :], smooth, strict=False)
+                pen.line([place(x, y) for x, y in points], fill=colour, width=2)
+    for index, (name, colour, _) in enumerate(lines):
+        at = 40 + 270 * (index % 3), 275 + 16 * (index // 3)
+        pen.line([at[0], at[1] + 6, at[0] + 20, at[1] + 6], fill=colour, width=3)
+        pen.text((at[0] + 26, at[1]), ROWS[name].title, fill="#222222")
+    image.save(out, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", type=Path, default=Path("out/demo-train"))
@@ -319,6 +368,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--scenes", type=int, default=40, help="held out; at least 32")
     parser.add_argument("--features", default="", help="folder of published weights")
+    parser.add_argument("--curves", type=Path, help="draw the losses into this PNG")
     parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
     args.demo, args.out = args.demo.resolve(), args.out.resolve()
@@ -330,6 +380,8 @@ def main() -> None:
     found = {name: one for name in args.rows if (one := read(args, name)) is not None}
     if not found:
         sys.exit(f"{args.out}: no row has been evaluated")
+    if args.curves:
+        curves(args, args.curves)
     text = tables(found)
     print(text)
     partial = args.out / ".ablations.json.partial"
