@@ -1,0 +1,28 @@
+"""Batches that a training step can digest, of any size, without data on disk."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from syncmv4d_jax import parallel, plan
+
+
+def batch_of(config: Any, task: Any, batch: int = 1) -> dict[str, jax.Array]:
+    """Returns a random batch of schema.BATCH with cached latents; cameras see points at 1.5 m."""
+    rng, mesh = np.random.default_rng(0), parallel.make_mesh({"data": 1}, jax.devices()[:1])
+    shapes = plan.abstract_batch(config, task, mesh, batch)
+    made = {}
+    for name, x in shapes.items():
+        value = rng.standard_normal(x.shape)
+        made[name] = jnp.asarray(value if x.dtype == jnp.float32 else np.ones(x.shape), x.dtype)
+    height, width = task.options.size
+    eye = jnp.broadcast_to(jnp.eye(3, 4), made["extrinsics"].shape)
+    focal = jnp.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
+    made |= {"intrinsics": jnp.broadcast_to(focal, made["intrinsics"].shape)}
+    made["extrinsics"] = eye.at[:, :, 0, 3].set(jnp.arange(eye.shape[1])[None] * 0.1)
+    made["tracks"] = 0.2 * made["tracks"] + jnp.array([0, 0, 1.5])[None, None, None]
+    made["anchors"] = jnp.asarray(rng.uniform(0, height, made["anchors"].shape), jnp.float32)
+    made["scale"] = jnp.broadcast_to(jnp.array([1.2, 1.8]), made["scale"].shape)
+    return made

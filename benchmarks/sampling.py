@@ -1,0 +1,211 @@
+"""What sampling with fewer FLOPs saves, and what it changes: the demo's weights, held-out scenes.
+
+    python benchmarks/sampling.py [--demo out/demo-train] [--steps 8 16] [--scenes 4] [--draws 1]
+
+Reads a folder that `make demo` or `make demo-train` made (records, cache, weights); without one two
+embedded scenes are made here. Rows of VARIANTS differ in switches of `config.task`; all of them
+sample the same scenes from the same noise, in turn. Prints `name ours peer ratio`, seconds of a
+sample beside those of the row without the switch; under it FLOPs (tasks/syncmv4d_cost) as a share,
+steps that were reused, PSNR between both videos, and how the error of the fused tracks against the
+truth (mm) and the PSNR against the true video change. The last lines time one guided network call:
+both branches in one batch beside one after the other.
+
+The demo was trained without dropped text, so guidance does not improve its samples: rows with
+guidance say what the switch saves and how far the samples move, not how good they are.
+"""
+
+import argparse
+import dataclasses
+import functools
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import timing  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for `from configs import ...`
+
+from configs import demo  # noqa: E402
+from syncmv4d_jax import embedded, sample, train  # noqa: E402
+from syncmv4d_jax.tasks import syncmv4d, syncmv4d_cost  # noqa: E402
+
+# name -> (the row it is compared with, switches)
+GUIDED = {"guidance": 2.0}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("", {}),
+    "text_every_step": ("plain", {"text": True}),
+    "reuse_0.1": ("plain", {"reuse_threshold": 0.1}),
+    "reuse_0.2": ("plain", {"reuse_threshold": 0.2}),
+    "reuse_0.4": ("plain", {"reuse_threshold": 0.4}),
+    "guided": ("", GUIDED),
+    "interval": ("guided", GUIDED | {"guidance_interval": (0.75, 1.0)}),
+    "interval_reuse_0.2": (
+        "guided",
+        GUIDED | {"guidance_interval": (0.75, 1.0), "reuse_threshold": 0.2},
+    ),
+}
+SHORT = ("plain", "reuse_0.2", "guided", "interval")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--demo", type=Path, help="default: out/demo-train, out/demo, or none")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8])
+    parser.add_argument("--scenes", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", default=list(SHORT), choices=[*VARIANTS, "all"])
+    return parser.parse_args()
+
+
+def load(folder: Path | None, scratch: Path) -> Any:
+    """The demo's configuration with its data, made here where there is none."""
+    config = demo.get_config()
+    shipped = ROOT / "demo" / "weights" / "model.safetensors"
+    with config.unlocked():
+        for part in ("dit", "dpa", "prior"):
+            config.weights[part] = str(shipped)
+        if folder is None:
+            config.weights.vae = str(shipped.parent)
+            embedded.ensure(config, scratch)
+        else:
+            config.data.records = str(folder / "records" / "64x96")
+            config.data.cache = str(folder / "cache" / "64x96")
+            config.weights.vae = config.text.weights = str(folder / "weights")
+    return config
+
+
+def vary(config: Any, steps: int, switches: dict[str, Any]) -> Any:
+    """A task of one row."""
+    task = train.load_task(config)
+    own = {key: x for key, x in switches.items() if key != "text"}
+    task.options = dataclasses.replace(task.options, sample_steps=steps, **own)
+    if switches.get("text"):  # what sampling did before: the text anew in every step
+        task._with_text = lambda params, context: context
+    return task
+
+
+def inputs_of(arrays: dict[str, np.ndarray], encode: Any, params: Any) -> dict[str, jax.Array]:
+    batch = {k: jnp.asarray(arrays[k])[None] for k in sample.CONTEXT if k in arrays}
+    return batch | {"first": encode(params, jnp.asarray(arrays["images"])[None, :, None])}
+
+
+def run(task: Any, params: Any, batch: Any, seed: int) -> tuple[dict[str, Any], float]:
+    start = time.perf_counter()
+    out = jax.block_until_ready(task.sample(params, batch, jax.random.key(seed)))
+    return out, time.perf_counter() - start
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Of videos in [-1, 1]."""
+    return float(
+        10 * np.log10(4 / max(np.mean((np.clip(a, -1, 1) - np.clip(b, -1, 1)) ** 2), 1e-9))
+    )
+
+
+def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None:
+    """Samples all scenes by all rows in turn and prints the table."""
+    tasks = {name: vary(config, steps, VARIANTS[name][1]) for name in rows}
+    task = tasks[rows[0]]
+    params = sample.load_params(task, config, Path("none"))
+    encode, decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
+    for index, arrays in enumerate([scenes[0], *scenes]):  # the first round compiles
+        batch, videos = inputs_of(arrays, encode, params), {}
+        truth = arrays["video"].astype(np.float32) / 127.5 - 1
+        for name, own in tasks.items():
+            out, seconds = run(own, params, batch, index)
+            videos[name] = np.asarray(decode(params, out["video"]))[0]
+            fused = syncmv4d.fuse(out["tracks_per_view"], out["confidence"])[0]
+            error = np.linalg.norm(np.asarray(fused) - arrays["tracks"], axis=-1)
+            base = VARIANTS[name][0] or name
+            values = {
+                "seconds": seconds,
+                "between": psnr(videos[name], videos[base]),
+                "truth": psnr(videos[name], truth),
+                "mm": 1e3 * float(np.mean(error)),
+                "reused": float(out.get("reused_steps", [0])[0]),
+            }
+            if index:
+                found[name].append(values)
+    show(tasks, steps, found)
+
+
+def show(tasks: dict[str, Any], steps: int, found: dict[str, list[dict[str, float]]]) -> None:
+    each = syncmv4d_cost.parts(next(iter(tasks.values())))
+    mean = {n: {k: np.mean([r[k] for r in rows]) for k in rows[0]} for n, rows in found.items()}
+    best = {n: min(r["seconds"] for r in rows) for n, rows in found.items()}
+
+    def tera(name):
+        cost = syncmv4d_cost.sampling(tasks[name], each, reused=mean[name]["reused"])
+        if VARIANTS[name][1].get("text"):
+            cost = cost | {"text": (steps - 1) * syncmv4d_cost.text(tasks[name])}
+        return sum(cost.values()) / 1e12, cost["mjd"] / 1e12
+
+    for name in tasks:
+        base = VARIANTS[name][0] or name
+        timing.row(f"sampling_{steps}_{name}", best[name], best[base])
+        own, other = mean[name], mean[base]
+        (total, mjd), (total_base, mjd_base) = tera(name), tera(base)
+        print(
+            f"# of the FLOPs {total / total_base:.3f} (of the network's {mjd / mjd_base:.3f}), "
+            f"reused {own['reused']:.1f} of {steps}, between {own['between']:.1f} dB, "
+            f"tracks {own['mm']:.1f} mm ({own['mm'] - other['mm']:+.2f}), "
+            f"video {own['truth']:.2f} dB ({own['truth'] - other['truth']:+.2f})",
+            flush=True,
+        )
+
+
+def branches(config: Any, arrays: Any, rounds: int = 5) -> None:
+    """One guided network call: both branches in one batch, and in two calls."""
+    task = vary(config, 8, GUIDED)
+    params = sample.load_params(task, config, Path("none"))
+    batch = inputs_of(arrays, jax.jit(task.encode_pixels), params)
+    context = task.context(batch)
+    null = {**context, "text": context["null_text"], "text_lengths": context["null_text_lengths"]}
+    shape = (1, *task.latent_shape)
+    x, t = jax.random.normal(jax.random.key(0), shape), jnp.full((1,), 0.7)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def call(params, guidance, context):
+        return task._mjd(
+            params, batch["first"], guidance, x, x, jnp.zeros(shape), t, context
+        ).motion
+
+    runs = {
+        "batched": lambda: call(params, 2.0, context),
+        "sequential": lambda: [call(params, 1.0, c) for c in (context, null)],
+    }
+    times = timing.interleaved(runs, rounds)
+    timing.row("guidance_batched_over_sequential", times["batched"].best, times["sequential"].best)
+
+
+def main() -> None:
+    args = parse()
+    places = [args.demo] if args.demo else [ROOT / "out" / x for x in ("demo-train", "demo")]
+    there = [x for x in places if (x / "cache" / "64x96" / "cache.json").is_file()]
+    if args.demo and not there:
+        sys.exit(f"{args.demo}: wanted what `make demo` leaves there, found no cache/64x96")
+    rows = list(VARIANTS) if "all" in args.rows else args.rows
+    rows = [n for n in VARIANTS if n in rows or n in {VARIANTS[r][0] for r in rows}]
+    with tempfile.TemporaryDirectory(prefix="sampling-") as scratch:
+        config = load(there[0] if there else None, Path(scratch))
+        config.sample.count = args.scenes
+        task = train.load_task(config)
+        scenes = [arrays for _, arrays in sample._inputs(config, task)]
+        print(f"# {there[0] if there else 'scenes made here'}: {len(scenes)} scenes")
+        print("name ours peer ratio")
+        for steps in args.steps:
+            measure(config, steps, rows, scenes)
+        branches(config, scenes[0])
+
+
+if __name__ == "__main__":
+    main()
