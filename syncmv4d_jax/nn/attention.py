@@ -30,8 +30,12 @@ KERNELS = ("auto", "xla", "chunked", "splash", "cudnn")
 # in time too (1024 tokens, width 512, float32: forward 12 ms against 27, with backward 49 and 102).
 XLA_LIMIT = {"cpu": 256 * 256, "gpu": 2048 * 2048, "tpu": 2048 * 2048}
 CHUNK = 256
+# Splash reads queries in blocks of up to SPLASH_BLOCK, keys in up to SPLASH_KEYS, SPLASH_BLOCK of
+# them at a time. Backward writes a part of the queries' gradient for every block of keys: with 17
+# blocks of 512 these parts were the largest value of a training step at full size, 2.5 GiB.
 SPLASH_TILE = 128
 SPLASH_BLOCK = 512
+SPLASH_KEYS = 3072
 MASKED = -1e30
 
 
@@ -267,12 +271,14 @@ def _splash(q, k, v, mask, *, interpret):
     if mask is not None and mask.shape[1:3] != (1, 1):
         raise ValueError(f"attend: splash wanted a mask over keys [b 1 1 s_k], got {mask.shape}")
     (b, s, heads, d), s_k = q.shape, k.shape[1]
-    pad_q, pad_k, pad_d = -s % SPLASH_TILE, -s_k % SPLASH_TILE, -d % SPLASH_TILE
+    pad_q, pad_d = -s % SPLASH_TILE, -d % SPLASH_TILE
+    block_k, compute = key_tiles(s_k)
+    pad_k = -s_k % block_k
     valid = jnp.ones((b, s_k), bool) if mask is None else jnp.broadcast_to(mask[:, 0, 0], (b, s_k))
     # Segments: real keys are 0, as all queries; masked keys are 1 and meet no query.
     kv_segment = jnp.pad(~valid, ((0, 0), (0, pad_k)), constant_values=True).astype(jnp.int32)
     segments = splash.SegmentIds(q=jnp.zeros((b, s + pad_q), jnp.int32), kv=kv_segment)
-    kernel = _splash_kernel(heads, s + pad_q, s_k + pad_k, interpret)
+    kernel = _splash_kernel(heads, s + pad_q, s_k + pad_k, block_k, compute, interpret)
 
     def prepare(x, pad):
         x = jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, pad_d)))
@@ -283,17 +289,17 @@ def _splash(q, k, v, mask, *, interpret):
     return einops.rearrange(out[:, :, :s, :d], "b h s d -> b s h d")
 
 
-def _splash_kernel(heads, s_q, s_k, interpret):
+def _splash_kernel(heads, s_q, s_k, block_k, compute, interpret):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    block_q, block_k = tile(s_q), tile(s_k)
+    block_q = tile(s_q)
     sizes = splash.BlockSizes(
         block_q=block_q,
         block_kv=block_k,
-        block_kv_compute=block_k,
+        block_kv_compute=compute,
         block_q_dkv=block_q,
         block_kv_dkv=block_k,
-        block_kv_dkv_compute=block_k,
+        block_kv_dkv_compute=compute,
         use_fused_bwd_kernel=True,
     )
     return splash.make_splash_mha(
@@ -309,6 +315,18 @@ def _splash_kernel(heads, s_q, s_k, interpret):
 def tile(s: int) -> int:
     """Returns the largest multiple of SPLASH_TILE up to SPLASH_BLOCK that divides s."""
     return max(n for n in range(SPLASH_TILE, SPLASH_BLOCK + 1, SPLASH_TILE) if s % n == 0)
+
+
+def key_tiles(s: int) -> tuple[int, int]:
+    """Returns (keys of a block, keys computed at a time) for s keys, to be padded to whole blocks.
+
+    As few blocks of up to SPLASH_KEYS as there can be, of equal size.
+    """
+    if s <= SPLASH_BLOCK:
+        whole = s + -s % SPLASH_TILE
+        return whole, whole
+    blocks = -(-s // SPLASH_KEYS)
+    return SPLASH_BLOCK * -(-s // (blocks * SPLASH_BLOCK)), SPLASH_BLOCK
 
 
 def _cudnn(q, k, v, mask, lengths):

@@ -115,15 +115,37 @@ def apply(x: jax.Array, rotation: Rotation) -> jax.Array:
 
     Args:
       x: [b s heads d_head].
-      rotation: (cos, sin), each [s d_head/2] or [b s d_head/2].
+      rotation: (cos, sin), each [s d_head/2] or [b s d_head/2]; nothing is differentiated by them.
 
     Returns:
       [b s heads d_head], dtype of x.
     """
     cos, sin = (r[None, :, None] if r.ndim == 2 else r[:, :, None] for r in rotation)
-    cos, sin = (jnp.repeat(r, 2, axis=-1) for r in (cos, sin))
-    y = x.astype(jnp.float32)
-    # The other of each pair by a shift along the width: an axis of size two is slow on a TPU.
-    even = jnp.arange(x.shape[-1]) % 2 == 0
-    other = jnp.where(even[None, None, None], -jnp.roll(y, -1, axis=-1), jnp.roll(y, 1, axis=-1))
-    return (y * cos + other * sin).astype(x.dtype)
+    return _turn(x, jnp.repeat(cos, 2, axis=-1), jnp.repeat(sin, 2, axis=-1))
+
+
+@jax.custom_vjp
+def _turn(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """x cos + (the other of each pair, signed) sin."""
+    # The other comes by a product with a signed permutation, exact in every dtype: on a TPU
+    # it fuses with what follows, where shifts along the width, or an axis of size two, write
+    # float32 copies of x, padded to whole tiles: they were the largest values of a training step.
+    other = jnp.einsum(
+        "bshd,de->bshe", x, _swap(x.shape[-1], x.dtype), preferred_element_type=jnp.float32,
+        precision=None if x.dtype == jnp.bfloat16 else "highest",
+    )  # fmt: skip
+    return (x.astype(jnp.float32) * cos + other * sin).astype(x.dtype)
+
+
+_turn.defvjp(
+    lambda x, cos, sin: (_turn(x, cos, sin), (cos, sin)),
+    # Turned back: a pair has one angle, so the tables commute with the swap.
+    lambda tables, g: (_turn(g, tables[0], -tables[1]), None, None),
+)
+
+
+def _swap(width: int, dtype: jnp.dtype) -> jax.Array:
+    """[d e]: entry 2 i + 1 goes to 2 i with its sign turned, entry 2 i to 2 i + 1."""
+    index = np.arange(width)
+    signs = np.where(index % 2 == 0, 1, -1)
+    return jnp.asarray((index[:, None] ^ 1 == index[None]) * signs[:, None], dtype)

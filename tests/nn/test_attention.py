@@ -70,6 +70,13 @@ def test_splash_matches_softmax_in_the_interpreter(masked):
     check("splash", lengths=lengths, interpret=True, s=150, s_k=200, d=128, atol=1e-4)
 
 
+def test_splash_with_several_blocks_of_keys(monkeypatch):
+    monkeypatch.setattr(attention, "SPLASH_KEYS", 256)
+    monkeypatch.setattr(attention, "SPLASH_BLOCK", 128)
+    assert attention.key_tiles(600) == (256, 128)
+    check("splash", lengths=None, interpret=True, s=150, s_k=600, d=128, atol=1e-4)
+
+
 def test_chunked_keeps_no_square_buffer():
     q, k, v, _ = inputs(s=1100)
 
@@ -105,6 +112,13 @@ def test_auto_chooses_by_platform_and_size():
 
 def test_tile_divides():
     assert [attention.tile(s) for s in (128, 640, 1024, 8704)] == [128, 128, 512, 512]
+
+
+def test_keys_come_in_few_equal_blocks():
+    sizes = (100, 512, 1980, 8588, 8704, 25764)
+    tiles = [attention.key_tiles(s) for s in sizes]
+    assert tiles == [(128, 128), (512, 512), (2048, 512), (3072, 512), (3072, 512), (3072, 512)]
+    assert -(-8588 // 3072) == 3  # parts of the queries' gradient at full size
 
 
 def test_wrong_calls_raise():
