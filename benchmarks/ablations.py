@@ -92,15 +92,18 @@ ORDERINGS = (
     ("multi_view", "single_view", "colour_gap", "(122.7 -> 462.6)"),
     ("full", "single_view", "mv_rpe", "75.3 -> 32.7"),
     ("joint_motion", "multi_view", "matching_pixels", "462.6 -> 501.3"),
+    ("joint_motion", "multi_view", "colour_gap", "(462.6 -> 501.3)"),
     ("joint_motion", "multi_view", "psnr_moving", "-"),
     ("joint_motion", "tracking_video", "matching_pixels", "483.8 -> 503.1"),
     ("aligner", "joint_motion", "mv_rpe", "46.3 -> 33.5"),
     ("aligner", "joint_motion", "mv_rpe_cross_truth", "(46.3 -> 33.5)"),
     ("full", "aligner", "mv_rpe", "33.5 -> 32.7"),
     ("full", "aligner", "matching_pixels", "498.2 -> 529.4"),
+    ("full", "aligner", "colour_gap", "(498.2 -> 529.4)"),
     ("full", "aligner", "psnr_moving", "-"),
     ("full", "equal_flops", "psnr_moving", "-"),
     ("full", "equal_flops", "temporal_correlation", "-"),
+    ("full", "equal_flops", "colour_gap", "-"),
     ("full", "multi_view", "psnr_moving", "-"),
 )
 Values = dict[str, dict[str, float | None]]  # metric -> scene -> value
@@ -125,18 +128,21 @@ def prepare(data: Path, out: Path, weights: Path, representation: str) -> None:
 
 
 def sources(args: argparse.Namespace, row: Row) -> tuple[Path, Path]:
-    """Folders with records and cache to train on and to test on; made where they are missing."""
-    held, weights = args.out / "heldout", args.demo / "weights"
+    """Folders with records and cache to train on and to test on."""
+    if row.representation == "point_tracks":
+        return args.demo, args.out / "heldout"
+    return args.out / "das", args.out / "heldout" / "das"
+
+
+def make_sources(args: argparse.Namespace, row: Row) -> None:
+    """Makes what is missing of `sources`."""
+    (train, test), held, weights = sources(args, row), args.out / "heldout", args.demo / "weights"
     if not (held / "data").is_dir():
         call("data_prep/make_scenes.py", "--out", held / "data", "--scenes", 1,
              "--test-scenes", args.scenes, "--cameras", "three")  # fmt: skip
-    if row.representation == "point_tracks":
-        prepare(held / "data", held, weights, row.representation)
-        return args.demo, held
-    train, test = args.out / "das", held / "das"
-    prepare(args.demo / "data", train, weights, row.representation)
     prepare(held / "data", test, weights, row.representation)
-    return train, test
+    if train != args.demo:
+        prepare(args.demo / "data", train, weights, row.representation)
 
 
 def folder(out: Path, name: str, seed: int) -> Path:
@@ -149,6 +155,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     row, own = ROWS[name], folder(args.out, name, seed)
     if evaluated(own, args.features):
         return
+    make_sources(args, row)
     train, test = sources(args, row)
     for stage, source in row.shares.items():
         share(stage, folder(args.out, source, seed), own)
@@ -259,7 +266,7 @@ def read(args: argparse.Namespace, name: str) -> tuple[Values, dict[str, Any]] |
 
 def _over_seeds(each: list[dict[str, float | None]]) -> dict[str, float | None]:
     """A scene's mean over seeds; None where a seed has none."""
-    scenes = set.intersection(*(set(values) for values in each))
+    scenes = set.intersection(*map(set, each))
     mean = lambda xs: None if None in xs else float(np.mean(xs))  # noqa: E731
     return {scene: mean([values[scene] for values in each]) for scene in sorted(scenes)}
 
@@ -382,8 +389,7 @@ def main() -> None:
         sys.exit(f"{args.out}: no row has been evaluated")
     if args.curves:
         curves(args, args.curves)
-    text = tables(found)
-    print(text)
+    print(tables(found))
     partial = args.out / ".ablations.json.partial"
     partial.write_text(json.dumps({name: values for name, (values, _) in found.items()}, indent=1))
     os.replace(partial, args.out / "ablations.json")
