@@ -33,6 +33,7 @@ SAME_FLOOR = [
     (r"tasks/.+", r"configuration\.py"),  # make(config): sections become dataclasses here
     (r"models/__init__\.py", r"models/.+"),
     (r"models/mjd\.py", r"models/wan/.+"),
+    (r"models/motion_codec\.py", r"models/wan/vae_layers\.py"),
     (r"models/dpa/.+", r"models/dpa/.+"),
     (r"motion\w*\.py", r"(cameras|motion\w*)\.py"),
     (r"bounds\.py", r"pods\.py"),
