@@ -26,8 +26,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import curves
 import numpy as np
-from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from syncmv4d_jax import cameras
@@ -39,30 +39,40 @@ SIZE, FRAMES, POINTS = "64x96", 13, 256
 
 
 class Row(NamedTuple):
-    """A row: its configuration, whose stages it takes over, whose records it reads."""
+    """A row: its configuration, whose stages it takes over, whose records it reads, more flags."""
 
     title: str
     config: str
     shares: dict[str, str]
     representation: str = "point_tracks"
+    flags: tuple[str, ...] = ()
 
 
 START = {"video": "multi_view"}
+LONGER = START | {"mjd": "full", "joint": "full"}
 ROWS = {
-    "multi_view": Row("multi-view, video only", "configs/ablations/multi_view.py", {}),
-    "full": Row("+ loop (full)", "configs/demo.py", START),
-    "aligner": Row("+ aligner", "configs/ablations/aligner.py", START | {"mjd": "full"}),
+    "multi_view": Row("multi-view, video only", "configs/ablations/multi_view.py:ablation", {}),
+    "full": Row("+ loop (full)", "configs/demo.py:ablation", START),
+    "aligner": Row("+ aligner", "configs/ablations/aligner.py:ablation", START | {"mjd": "full"}),
     "joint_motion": Row(
-        "+ joint motion", "configs/ablations/joint_motion.py", START | {"mjd": "full"}
+        "+ joint motion", "configs/ablations/joint_motion.py:ablation", START | {"mjd": "full"}
     ),
-    "single_view": Row("single view", "configs/ablations/single_view.py", START),
-    "equal_flops": Row("video only, equal FLOPs", "configs/ablations/equal_flops.py", START),
+    "single_view": Row("single view", "configs/ablations/single_view.py:ablation", START),
+    "loop": Row("loop, trained longer", "configs/demo.py:loop", LONGER),
+    "loop_open": Row(
+        "the same weights, loop open", "configs/demo.py:loop", LONGER | {"loop": "loop"},
+        flags=("--config.task.cycle.cycle=False",),
+    ),
+    "equal_flops": Row(
+        "video only, equal FLOPs", "configs/ablations/equal_flops.py:ablation", START
+    ),
     "tracking_video": Row(
-        "tracking video (DaS)", "configs/ablations/tracking_video.py", START, "das_tracking"
+        "tracking video (DaS)", "configs/ablations/tracking_video.py:ablation", START,
+        "das_tracking",
     ),
-}
-ORDER = ("single_view", "multi_view", "joint_motion", "aligner", "full", "equal_flops",
-         "tracking_video")  # fmt: skip
+}  # fmt: skip
+ORDER = ("single_view", "multi_view", "joint_motion", "aligner", "full", "loop_open", "loop",
+         "equal_flops", "tracking_video")  # fmt: skip
 
 
 class Metric(NamedTuple):
@@ -84,7 +94,6 @@ METRICS = {
     "temporal_std_ratio": Metric("temporal std", True),
     "object_correlation": Metric("centroid corr.", True),
 }
-COLOURS = ("#888888", "#1144aa", "#118833", "#cc7700", "#cc2222", "#55aadd", "#773399")
 BASELINES = ("frame_0", "frame_0_blurred", "time_mean", "truth")
 # Which of the paper's orderings are asked: (better row, worse row, metric, the paper's values).
 ORDERINGS = (
@@ -101,6 +110,10 @@ ORDERINGS = (
     ("full", "aligner", "matching_pixels", "498.2 -> 529.4"),
     ("full", "aligner", "colour_gap", "(498.2 -> 529.4)"),
     ("full", "aligner", "psnr_moving", "-"),
+    ("loop", "loop_open", "mv_rpe", "33.5 -> 32.7"),
+    ("loop", "loop_open", "matching_pixels", "498.2 -> 529.4"),
+    ("loop", "loop_open", "colour_gap", "(498.2 -> 529.4)"),
+    ("loop", "loop_open", "psnr_moving", "-"),
     ("full", "equal_flops", "psnr_moving", "-"),
     ("full", "equal_flops", "temporal_correlation", "-"),
     ("full", "equal_flops", "colour_gap", "-"),
@@ -160,7 +173,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> None:
     for stage, source in row.shares.items():
         share(stage, folder(args.out, source, seed), own)
     weights = args.demo / "weights"
-    command = ["-m", "syncmv4d_jax.main", f"--config={row.config}:ablation", f"--workdir={own}",
+    command = ["-m", "syncmv4d_jax.main", f"--config={row.config}", f"--workdir={own}", *row.flags,
                f"--config.seed={seed}", f"--config.weights.vae={weights}",
                f"--config.text.weights={weights}"]  # fmt: skip
     evaluate = []
@@ -328,45 +341,6 @@ def tables(found: dict[str, tuple[Values, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def curves(args: argparse.Namespace, out: Path, window: int = 15) -> None:
-    """Draws video and motion losses (running means) of the rows over steps as a small PNG."""
-    size, lines = (860, 330), []
-    image = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(image)
-    for index, name in enumerate(name for name in ORDER if name in args.rows):
-        log = folder(args.out, name, args.seeds[0]) / "metrics.jsonl"
-        if log.is_file():
-            rows = [json.loads(line) for line in log.read_text().splitlines()]
-            lines.append((name, COLOURS[index], [r for r in rows if r["stage"] != "video"]))
-    for panel, key in enumerate(("loss_video", "loss_motion")):
-        left, right, top, bottom = 40 + 420 * panel, 420 + 420 * panel, 30, 250
-        found = {n: [(r["step"], r[key]) for r in rows if key in r] for n, _, rows in lines}
-        found = {n: np.array(xs, float).T for n, xs in found.items() if len(xs) > window}
-        first = min(xs[0, 0] for xs in found.values())
-        last = max(xs[0, -1] for xs in found.values())
-        place = lambda x, y, a=first, b=last, o=left, p=right, t=top, u=bottom: (  # noqa: E731
-            o + (p - o) * (x - a) / (b - a),
-            u - (u - t) * min(y, 1.0),
-        )
-        pen.text((left, 8), key.replace("_", " of the "), fill="#222222")
-        for mark in np.arange(0, 1.01, 0.2):
-            pen.line([place(first, mark), place(last, mark)], fill="#dddddd")
-            pen.text((left - 26, place(first, mark)[1] - 6), f"{mark:.1f}", fill="#444444")
-        for mark in np.linspace(first, last, 4):
-            pen.text((place(mark, 0)[0] - 12, bottom + 4), f"{mark:.0f}", fill="#444444")
-        for name, colour, _ in lines:
-            if name in found:
-                steps, values = found[name]
-                smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-                points = zip(steps[window // 2 :], smooth, strict=False)
-                pen.line([place(x, y) for x, y in points], fill=colour, width=2)
-    for index, (name, colour, _) in enumerate(lines):
-        at = 40 + 270 * (index % 3), 275 + 16 * (index // 3)
-        pen.line([at[0], at[1] + 6, at[0] + 20, at[1] + 6], fill=colour, width=3)
-        pen.text((at[0] + 26, at[1]), ROWS[name].title, fill="#222222")
-    image.save(out, optimize=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", type=Path, default=Path("out/demo-train"))
@@ -388,7 +362,8 @@ def main() -> None:
     if not found:
         sys.exit(f"{args.out}: no row has been evaluated")
     if args.curves:
-        curves(args, args.curves)
+        logs = {n: folder(args.out, n, args.seeds[0]) / "metrics.jsonl" for n in ORDER}
+        curves.draw({ROWS[n].title: log for n, log in logs.items() if n in found}, args.curves)
     print(tables(found))
     partial = args.out / ".ablations.json.partial"
     partial.write_text(json.dumps({name: values for name, (values, _) in found.items()}, indent=1))

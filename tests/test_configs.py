@@ -16,7 +16,7 @@ from syncmv4d_jax.tasks import syncmv4d_cost as cost
 CONFIGS = Path(__file__).parent.parent / "configs"
 MAIN = {
     "taco": ("full", "debug", "stages"),
-    "demo": ("tune", "train", "ablation"),
+    "demo": ("tune", "train", "ablation", "loop"),
     "dpa": ("full", "demo", "debug"),
     "wan_ti2v": ("full", "lora", "debug"),
     "wan_vae": ("demo", "debug"),
@@ -153,11 +153,14 @@ def test_the_row_of_equal_flops_has_equal_flops(base):
     np.testing.assert_allclose(equal_flops.FACTORS[base], factor, rtol=0.01)
 
 
+ROWS = [name for name in OVERRIDES if name.startswith("ablations")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in OVERRIDES if name.startswith("ablations")])
+@pytest.mark.parametrize("name", [*ROWS, "demo"])
 def test_rows_start(name):
     """Learning rates name parameters that every stage of the row has."""
-    for stage, own in configuration.stages(load(name, "ablation")):
+    for stage, own in configuration.stages(load(name, "loop" if name == "demo" else "ablation")):
         task = train.load_task(own)
         params = tree.split(jax.eval_shape(task.init, jax.random.key(0)), task.trainable)[0]
         settings = configuration.section(optim.OptimConfig, own.optim, "config.optim")
