@@ -29,7 +29,7 @@ demo-train: $(VENV)/test
 	$(BIN)/python -m syncmv4d_jax.demo --train --out out/demo-train
 
 bench: $(VENV)/parity
-	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	$(BIN)/python benchmarks/run.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

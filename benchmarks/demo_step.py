@@ -33,22 +33,25 @@ from syncmv4d_jax import configuration, optim, train, tree  # noqa: E402
 MATRIX = 1536
 
 
-def step(probability: float) -> tuple[Any, Callable[[], Any]]:
-    """Returns (task, a step that can run again and again), the loop closed so often."""
+def update(probability: float) -> tuple[Any, tuple[Any, ...]]:
+    """Returns (the jitted step, its arguments), the loop closed so often."""
     config = demo.get_config()
     config.task.cycle = {**config.task.cycle, "probability": probability}
     task = train.load_task(config)
-    params = jax.jit(task.init)(jax.random.key(0))
-    trainable, frozen = tree.split(params, task.trainable)
+    trainable, frozen = tree.split(jax.jit(task.init)(jax.random.key(0)), task.trainable)
     options = {"steps": 40, **dict(config.optim)}
     settings = configuration.section(optim.OptimConfig, options, "config.optim")
     state, batch = optim.init(settings, trainable), inputs.batch_of(config, task)
-    update = jax.jit(train.make_update(task, settings))
+    return jax.jit(train.make_update(task, settings)), (state, frozen, batch, jax.random.key(1))
 
-    def run():
-        return update(state, frozen, batch, jax.random.key(1))
 
-    return task, run
+def step(probability: float) -> tuple[float, Callable[[], Any]]:
+    """Returns (FLOPs of a step, the step), the loop closed so often."""
+    config = demo.get_config()
+    config.task.cycle = {**config.task.cycle, "probability": probability}
+    batch = {"text": np.ones(1), "video_latents": np.ones(1)}
+    function, arguments = update(probability)
+    return train.load_task(config).cost(batch)["flops"], functools.partial(function, *arguments)
 
 
 def parts(rounds: int) -> None:
@@ -81,9 +84,8 @@ def main() -> None:
     args = parser.parse_args()
     product, flops = timing.matrix_product(MATRIX, "float32")
     for name, probability in (("closed", 1.0), ("open", 0.0)):
-        task, run = step(probability)
+        cost, run = step(probability)
         times = timing.interleaved({"step": run, "matrix": product}, args.rounds)
-        cost = task.cost({"text": np.ones(1), "video_latents": np.ones(1)})["flops"]
         rates = [cost / times["step"].best / 1e12, flops / times["matrix"].best / 1e12]
         timing.row(f"demo_step_{name}_tflops", *rates)
         print(f"# {times['step'].best:.3f} s a step, spread {times['step'].spread:.0%}")

@@ -24,7 +24,12 @@ def count(
     function: Callable[..., Any], *args: Any, rounds: int = 1, elementwise: bool = False
 ) -> int:
     """Returns the FLOPs of `function(*args)`; args are arrays or shapes (jax.ShapeDtypeStruct)."""
-    return _jaxpr(jax.make_jaxpr(function)(*args).jaxpr, rounds, elementwise)
+    return of_jaxpr(jax.make_jaxpr(function)(*args), rounds=rounds, elementwise=elementwise)
+
+
+def of_jaxpr(jaxpr: Any, *, rounds: int = 1, elementwise: bool = False) -> int:
+    """Returns the FLOPs of a traced program (a closed jaxpr, as `jit(f).trace(...).jaxpr`)."""
+    return _jaxpr(jaxpr.jaxpr, rounds, elementwise)
 
 
 def _jaxpr(jaxpr: Any, rounds: int, elementwise: bool) -> int:

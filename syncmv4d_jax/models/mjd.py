@@ -125,8 +125,13 @@ class Layout(NamedTuple):
         if motion is not None:
             parts.append((motion, self.dense))
         parts.append((video[:, 1:], self.pad))
-        parts = [jnp.broadcast_to(x, (x.shape[0], n, x.shape[-1])) for x, n in parts if n]
-        return einops.repeat(jnp.concatenate(parts, 1), "b s d -> (b v) s d", v=self.views)
+        # Chosen, not concatenated: it fuses with what reads it, and cut tokens stay in place.
+        index, end = np.arange(sum(n for _, n in parts))[None, :, None], 0
+        rows, *others = parts
+        rows, end = rows
+        for x, n in others:
+            rows, end = jnp.where(index < end, rows, x), end + n
+        return einops.repeat(rows, "b s d -> (b v) s d", v=self.views)
 
 
 class MJDBlock(dit.Block):

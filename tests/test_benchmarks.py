@@ -1,0 +1,74 @@
+"""The benchmarks that no other test runs: what the runner names exists; the GPU script, tiny."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Loads a script of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def one(name):
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return one
+
+
+def test_the_runner_names_scripts_that_exist_and_reads_their_lines(load, capsys, monkeypatch):
+    run = load("run")
+    assert all((FOLDER / f"{name}.py").is_file() for name in run.SCRIPTS)
+    assert run.LINE.match("wan_dit_forward 0.254 0.537 0.47")
+    assert run.LINE.match("block64_s 1e-05 inf 0.1")
+    assert not run.LINE.match("block64_fwd_bwd_s 0.1 - -")
+    assert not run.LINE.match("# of the FLOPs 0.5, reused 2.0")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--list", "--only", "mjd_cpu"])
+    assert run.main() == 0
+    assert capsys.readouterr().out == "python benchmarks/mjd_cpu.py --rounds 3\n"
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setattr(run, "PEERS", ("torch_that_is_not_there",))
+    with pytest.raises(SystemExit, match="torch_that_is_not_there.*not installed; `make bench`"):
+        run.main()
+
+
+def test_interleaved_times_take_turns(load):
+    calls = []
+    functions = {name: (lambda n=name: calls.append(n)) for name in "ab"}
+    times = load("timing").interleaved(functions, 2)
+    assert "".join(calls) == "ab" + "abab"
+    assert all(t.best >= 0 and t.spread >= 0 for t in times.values())
+
+
+def test_the_gpu_script_wants_a_gpu(load):
+    with pytest.raises(SystemExit, match=r"wanted a GPU, JAX sees cpu; --rehearse runs"):
+        load("gpu").main(["--only", "dpa"])
+
+
+def rehearsed(load, capsys, *names):
+    assert load("gpu").main(["--rehearse", "--rounds", "1", "--only", *names]) == 0
+    lines = [x.split() for x in capsys.readouterr().out.splitlines() if x.startswith("gpu_")]
+    for line in lines:
+        assert len(line) == 4 and all(float(x) > 0 for x in line[1:])
+    return [line[0] for line in lines]
+
+
+def test_the_gpu_script_in_rehearsal(load, capsys):
+    names = ["vae_encode", "dit"]
+    found = rehearsed(load, capsys, *names)
+    assert found[:2] == [f"gpu_{name}_tflops" for name in names]
+
+
+@pytest.mark.slow
+def test_every_entry_of_the_gpu_script_in_rehearsal(load, capsys):
+    names = ["train", "loop", "sample", "vae_decode", "dpa"]
+    found = rehearsed(load, capsys, *names)
+    assert found == [f"gpu_{name}_tflops" for name in names] + ["gpu_loop_over_train_s"]
