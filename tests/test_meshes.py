@@ -86,6 +86,7 @@ def aligner_loss(params, batch, placement, config):
     return aligner.loss(
         velocity, target=batch["noise"] - batch["tracks"][:, None], tracks_t=batch["tracks_t"],
         tracks=batch["tracks"], t=batch["t"], valid=batch["valid"],
+        placement=placement,
     )[0]  # fmt: skip
 
 

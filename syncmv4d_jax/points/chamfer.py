@@ -42,16 +42,18 @@ def distance(a: jax.Array, b: jax.Array, *, a_valid: jax.Array, b_valid: jax.Arr
             f"got {a.shape}, {b.shape}, {a_valid.shape}, {b_valid.shape}"
         )
 
-    @jax.checkpoint
-    def frame(sets):
-        a, b, a_valid, b_valid = sets
-        both = jnp.any(a_valid) & jnp.any(b_valid)
-        one = _mean(a, b, nearest(a, b, b_valid), a_valid)
-        two = _mean(b, a, nearest(b, a, a_valid), b_valid)
-        return jnp.where(both, one + two, 0.0)
+    return lax.map(frame, (a, b, a_valid, b_valid))
 
-    sets = (a.astype(jnp.float32), b.astype(jnp.float32), a_valid, b_valid)
-    return lax.map(frame, sets)
+
+@jax.checkpoint
+def frame(sets: tuple[jax.Array, ...]) -> jax.Array:
+    """The distance of one frame's sets (a [p 3], b [q 3], a_valid [p], b_valid [q]): []."""
+    a, b, a_valid, b_valid = sets
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    both = jnp.any(a_valid) & jnp.any(b_valid)
+    one = _mean(a, b, nearest(a, b, b_valid), a_valid)
+    two = _mean(b, a, nearest(b, a, a_valid), b_valid)
+    return jnp.where(both, one + two, 0.0)
 
 
 def nearest(a: jax.Array, b: jax.Array, b_valid: jax.Array) -> jax.Array:

@@ -115,6 +115,7 @@ class DPA:
             t=t,
             valid=scene["valid"] & _known(confidence),
             chamfer_weight=self.options.chamfer_weight,
+            placement=self.placement,
         )
 
     def sample(self, params: Params, inputs: dict[str, Array], rng: Array) -> dict[str, Array]:

@@ -163,6 +163,7 @@ class SyncMV4D(syncmv4d_sampling.Sampler):
             tracks=tracks[:, 0],
             t=jnp.repeat(t, tracks.shape[0] // t.shape[0]),
             valid=self.scenes(self.valid_points(context, out.tracks_t)),
+            placement=self.placement,
         )
         return {"dpa": terms["velocity"], "chamfer": terms["chamfer"]}
 

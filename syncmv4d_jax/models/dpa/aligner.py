@@ -81,12 +81,14 @@ def loss(
     t: jax.Array,
     valid: jax.Array,
     chamfer_weight: float = 1.0,
+    placement: attention.Placement = attention.LOCAL,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """L_DPA: velocity MSE plus Chamfer of the clean estimate, in normalised units.
 
     Args:
       velocity, target, tracks_t: [b v n k 3]; target = noise - tracks.
       tracks: [b n k 3], the truth.  t: [b].  valid: [b v n k] bool.
+      placement: spreads the frames of the Chamfer distance.
 
     Returns:
       (loss [] float32, {"velocity", "chamfer", "distance"}): distance is the mean error of the
@@ -96,12 +98,14 @@ def loss(
     square = jnp.mean(jnp.square(velocity - target), axis=-1)
     velocity_loss = jnp.sum(jnp.where(valid, square, 0.0)) / count
     clean = tracks_t - _like(t, tracks_t) * velocity
-    sets = chamfer.distance(
-        einops.rearrange(clean, "b v n k c -> (b n) (v k) c"),
-        einops.rearrange(tracks, "b n k c -> (b n) k c"),
-        a_valid=einops.rearrange(valid, "b v n k -> (b n) (v k)"),
-        b_valid=einops.rearrange(jnp.any(valid, axis=1), "b n k -> (b n) k"),
+    sets = (
+        einops.rearrange(clean, "b v n k c -> b n (v k) c"),
+        tracks,
+        einops.rearrange(valid, "b v n k -> b n (v k)"),
+        jnp.any(valid, axis=1),
     )
+    # Frame by frame on every device: a loop over cut frames gathers them all in each turn.
+    sets = placement.each(lambda _, frame: chamfer.frame(frame), None, sets)
     frames = jnp.maximum(jnp.sum(jnp.any(valid, axis=(1, 3))), 1)
     chamfer_loss = jnp.sum(sets) / frames
     gap = jnp.linalg.norm(jax.lax.stop_gradient(clean) - tracks[:, None], axis=-1)
@@ -181,7 +185,8 @@ class Aligner(nnx.Module):
 
         def encode(c, inputs):
             block, index = inputs
-            return block(c, geometry.along(index % 4), placement=placement), None
+            c = block(c, geometry.along(index % 4), placement=placement)
+            return placement.constrain(c, "(b n) any d"), None
 
         c, _ = jax.lax.scan(
             self._remat(encode), c, (self.coarse_blocks, jnp.arange(config.coarse_blocks))
