@@ -73,6 +73,7 @@ def base() -> ml_collections.ConfigDict:
         "mesh": (),
         "samples": 1,
         "compiled": 2,
+        "until": "whole",
     }
     return config
 

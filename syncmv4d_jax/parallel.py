@@ -41,25 +41,34 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
         devices (a smaller mesh would silently leave processes out).
     """
     devices = list(jax.devices() if devices is None else devices)
+    grid = _arrange(devices, tuple(sizes(axes, len(devices)).values()))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def sizes(axes: Mapping[str, int], devices: int) -> dict[str, int]:
+    """Returns the sizes of all four axes on a number of devices.
+
+    Raises:
+      ValueError: see `make_mesh`.
+    """
     if unknown := sorted(set(axes) - set(AXES)):
         raise ValueError(f"mesh: unknown axes {unknown}; the axes are {AXES}")
-    sizes = {name: int(axes.get(name, 1)) for name in AXES}
-    rest = [name for name, size in sizes.items() if size == -1]
-    if len(rest) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise ValueError(f"mesh: wanted sizes >= 1 and at most one -1, got {sizes}")
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    if rest and len(devices) % fixed == 0:
-        sizes[rest[0]] = len(devices) // fixed
-    wanted = math.prod(sizes.values())
-    if wanted != len(devices):
-        shown = {name: size for name, size in sizes.items() if size != 1}
+    found = {name: int(axes.get(name, 1)) for name in AXES}
+    rest = [name for name, size in found.items() if size == -1]
+    if len(rest) > 1 or any(size < 1 and size != -1 for size in found.values()):
+        raise ValueError(f"mesh: wanted sizes >= 1 and at most one -1, got {found}")
+    fixed = math.prod(size for size in found.values() if size != -1)
+    if rest and devices % fixed == 0:
+        found[rest[0]] = devices // fixed
+    wanted = math.prod(found.values())
+    if wanted != devices:
+        shown = {name: size for name, size in found.items() if size != 1}
         raise ValueError(
-            f"mesh {shown or sizes} wants {fixed if rest else wanted} devices"
-            f"{' or a multiple' if rest else ''}, there are {len(devices)}; "
-            + "; ".join(_fits(name, sizes, len(devices)) for name in (shown or {"fsdp": 1}))
+            f"mesh {shown or found} wants {fixed if rest else wanted} devices"
+            f"{' or a multiple' if rest else ''}, there are {devices}; "
+            + "; ".join(_fits(name, found, devices) for name in (shown or {"fsdp": 1}))
         )
-    grid = _arrange(devices, tuple(sizes.values()))
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return found
 
 
 def _fits(name: str, sizes: Mapping[str, int], devices: int) -> str:

@@ -10,6 +10,9 @@ are not there (`pip install 'syncmv4d_jax[tpu]'`; one process of a machine may l
     closed_loop_step  the whole training step, with autoencoder, matching, painting, aligner
     sample_step       a refining step of sampling, guidance included: sampling's largest program
 
+`until="memory"` stops once the compiler has assigned the memory (`plan_memory`): a minute for ten.
+Rows of kind "memory" give all bytes that a program is assigned, and count no kernels.
+
 Written are `plan.json` and `plan.md`. What is on disk is not compiled again.
 """
 
@@ -26,7 +29,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -36,6 +38,8 @@ from syncmv4d_jax import (
     hlo,
     optim,
     parallel,
+    plan_inputs,
+    plan_memory,
     plan_report,
     pods,
     schema,
@@ -48,6 +52,8 @@ from syncmv4d_jax.tasks import syncmv4d_cost
 log = logging.getLogger(__name__)
 Tree = Any
 ENTRIES = plan_report.ENTRIES
+UNTIL = ("whole", "memory")
+PROGRAMS = ("update", "refine", "plain")  # names of the jitted functions of the entries
 # Keeps libtpu from asking the cloud's metadata server who it is.
 QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -67,6 +73,7 @@ class PlanConfig:
       mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
       samples: of the batch for each data x fsdp shard.
       compiled: candidates to compile for each topology and entry, until one fits.
+      until: of UNTIL, where to stop compiling.
     """
 
     topologies: tuple[str, ...] = ()
@@ -74,12 +81,17 @@ class PlanConfig:
     mesh: tuple[int, ...] = ()
     samples: int = 1
     compiled: int = 2
+    until: str = "whole"
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.entries) - set(ENTRIES)):
             raise ValueError(f"config.plan.entries: unknown {unknown}; wanted some of {ENTRIES}")
         if len(self.mesh) not in (0, len(parallel.AXES)):
             raise ValueError(f"config.plan.mesh: wanted sizes of {parallel.AXES}, got {self.mesh}")
+        if self.until not in UNTIL:
+            raise ValueError(f"config.plan.until: wanted one of {UNTIL}, got {self.until!r}")
+        if self.until == "memory" and pods.LOCAL in self.topologies:
+            raise ValueError('config.plan.until="memory" is for TPUs, not for "local"')
         if not self.topologies:
             raise ValueError(
                 "config.plan.topologies is empty; give names of "
@@ -102,7 +114,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     report = json.loads(path.read_text()) if path.is_file() else {"entries": []}
     _, config = configuration.stages(config)[-1]  # the last stage is the largest
     for name in settings.topologies:
-        topology, devices = load_devices(name)
+        if settings.until == "memory":  # another process loads libtpu
+            topology, devices = pods.find(name), []
+        else:
+            topology, devices = load_devices(name)
         for entry in settings.entries:
             for row in plan(config, settings, topology, devices, entry, report["entries"]):
                 report["entries"] = [x for x in report["entries"] if key(x) != key(row)] + [row]
@@ -174,14 +189,18 @@ def plan(
     chip = pods.chip_of(topology.chip)
     rows = []
     for axes in candidates:
-        mesh = dict(parallel.make_mesh(axes, devices).shape)
+        mesh = parallel.sizes(axes, topology.devices)
         batch = settings.samples * mesh["data"] * mesh["fsdp"]
         row = {"topology": topology.name, "entry": entry, "mesh": mesh, "batch": batch}
         rows.append(row | bounds.estimate(_work(config, task, entry, batch), chip, mesh))
     rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
     done = {key(row): row for row in known if "compile_s" in row}
     for i, row in enumerate(rows[: settings.compiled]):
-        rows[i] = done.get(key(row)) or _compiled(config, topology, devices, chip, row)
+        rows[i] = done.get(key(row))
+        if rows[i] is None and settings.until == "memory":
+            rows[i] = _assigned(config, topology, chip, row)
+        elif rows[i] is None:
+            rows[i] = _compiled(config, topology, devices, chip, row)
         if rows[i]["fits"]:
             break
     return rows
@@ -199,18 +218,8 @@ def of_entry(config: ml_collections.ConfigDict, entry: str) -> ml_collections.Co
     return own
 
 
-def _split(config: ml_collections.ConfigDict, task: Any) -> tuple[Tree, Tree]:
-    """Returns shapes of (trainable, frozen); a step without the aligner does not read the VAE."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    if not task.settings.dpa:
-        shapes.pop("vae")
-    trainable, frozen = tree.split(shapes, task.trainable)
-    dtype = jnp.dtype(config.train.get("frozen_dtype", "float32"))
-    return trainable, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), frozen)
-
-
 def _work(config: ml_collections.ConfigDict, task: Any, entry: str, batch: int) -> bounds.Work:
-    trainable, frozen = _split(config, task)
+    trainable, frozen = plan_inputs.split(config, task)
     v, f, h, w, _ = task.latent_shape
     patch, options = task.mjd_config.patch, task.options
     dense = (f // patch[0]) * (h // patch[1]) * (w // patch[2])
@@ -257,11 +266,11 @@ def program(
     task.placement = sharded.Placement(
         mesh, kernel=config.train.attention, sequence=config.train.sequence
     )
-    trainable, frozen = _split(config, task)
-    place = functools.partial(_place, config, mesh)
+    trainable, frozen = plan_inputs.split(config, task)
+    place = functools.partial(plan_inputs.place, config, mesh)
     batched = abstract_batch(config, task, mesh, batch)
     if entry == "sample_step":
-        return _sampling(task, place({**trainable, **frozen}), batched)
+        return plan_inputs.sampling(task, place({**trainable, **frozen}), batched)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, P()))
     options = {"steps": config.train.steps, **dict(config.get("optim", {}))}
@@ -272,44 +281,6 @@ def program(
         train.make_update(task, settings), donate_argnums=0, out_shardings=(shardings, None)
     )
     return update, (state, place(frozen), batched, rng)
-
-
-def _sampling(task: Any, params: Tree, batch: Tree) -> tuple[Any, tuple[Tree, ...]]:
-    """The refining step of `task.sample`, caught on its way to jit: nothing large is computed."""
-    caught: dict[str, tuple[Any, tuple[Tree, ...]]] = {}
-
-    def catch(name, function):
-        def call(*arguments):
-            caught.setdefault(name, (function, arguments))
-            shapes = jax.eval_shape(function, *arguments)
-            return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-
-        return call
-
-    task._jit = catch
-    v, _, h, w, c = task.latent_shape
-    inputs = {name: np.ones(x.shape, x.dtype) for name, x in batch.items()}
-    inputs["null_text"] = inputs["text"]  # both branches of guidance are encoded to one length
-    size = inputs["text"].shape[0]
-    inputs["first"] = np.zeros((size, v, 1, h, w, c), np.float32)
-    task.sample(params, inputs, jax.random.key(0))
-    function, arguments = caught["refine" if "refine" in caught else "plain"]
-    cut = batch["text"].sharding
-
-    def place(x):
-        whole = NamedSharding(cut.mesh, P())
-        batched = np.ndim(x) > 0 and x.shape[0] == size
-        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=cut if batched else whole)
-
-    return jax.jit(function), (params, *jax.tree.map(place, arguments[1:]))
-
-
-def _place(config: ml_collections.ConfigDict, mesh: Mesh, shapes: Tree) -> Tree:
-    rules = tuple((str(p), tuple(axes)) for p, axes in config.get("sharding", ()))
-    placed = parallel.shardings(shapes, mesh, rules)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
-    )
 
 
 def abstract_batch(
@@ -349,8 +320,9 @@ def _compiled(
         refused = hlo.shortage(str(error))
         if refused is None:
             raise
-        row |= {"fits": False, "limit_bytes": int(refused.available), "compile_s": _since(start)}
+        row |= {"kind": "refused", "fits": False, "compile_s": _since(start)}
         return row | {
+            "limit_bytes": int(refused.available),
             "peak_bytes": int(refused.used),
             "largest": [list(x) for x in refused.largest],
             "findings": [str(error).splitlines()[0][:300]],
@@ -358,30 +330,65 @@ def _compiled(
         }
     row |= {"fits": True, "compile_s": _since(start), "limit_bytes": int(chip.hbm)}
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    found = hlo.collectives(text, slice_devices=_slice_devices(topology))
-    fast = sum(x.sent * x.times for x in found if not x.across)
-    task = train.load_task(config)
-    work = _work(config, task, row["entry"], row["batch"])
-    row |= bounds.estimate(work, chip, row["mesh"], sent=fast)
-    slow = sum(x.sent * x.times for x in found if x.across)
-    if slow:
-        row["seconds"]["network"] = round(slow / chip.network, 4)
-    shapes = [x.shape for x in jax.tree.leaves(_split(config, task)[0])]
-    return row | {
+    return _described(config, topology, chip, row, text) | {
+        "kind": "whole",
         "peak_bytes": memory.peak_memory_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
+        "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
+    }
+
+
+def _assigned(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    chip: pods.Chip,
+    row: dict[str, Any],
+) -> dict[str, Any]:
+    """As `_compiled`, in a process that is stopped when the memory is assigned."""
+    start = time.perf_counter()
+    found = plan_memory.run(_apart, config.to_dict(), topology.name, row, names=PROGRAMS)
+    if not isinstance(found, plan_memory.Assigned):
+        return found  # refused, or done before it was noticed
+    row |= {"fits": found.used <= chip.hbm, "compile_s": _since(start)}
+    return _described(config, topology, chip, row, found.text) | {
+        "kind": "memory",
+        "peak_bytes": found.used,
+        "limit_bytes": int(chip.hbm),
+    }
+
+
+def _apart(config: Mapping[str, Any], name: str, row: dict[str, Any]) -> dict[str, Any]:
+    topology, devices = load_devices(name)
+    config = ml_collections.ConfigDict(config)
+    return _compiled(config, topology, devices, pods.chip_of(topology.chip), row)
+
+
+def _described(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    chip: pods.Chip,
+    row: dict[str, Any],
+    text: str,
+) -> dict[str, Any]:
+    """Returns the row with what a program's text tells: bytes sent, bounds by them, findings."""
+    devices = topology.devices // topology.slices if topology.slices > 1 else 0
+    found = hlo.collectives(text, slice_devices=devices)
+    fast = sum(x.sent * x.times for x in found if not x.across)
+    task = train.load_task(config)
+    work = _work(config, task, row["entry"], row["batch"])
+    row = row | bounds.estimate(work, chip, row["mesh"], sent=fast)
+    slow = sum(x.sent * x.times for x in found if x.across)
+    if slow:
+        row["seconds"]["network"] = round(slow / chip.network, 4)
+    shapes = [x.shape for x in jax.tree.leaves(plan_inputs.split(config, task)[0])]
+    return row | {
         "flops": work.flops,
         "largest": [list(x) for x in hlo.largest(text)],
         "collectives": hlo.summary(found),
-        "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
         "findings": plan_report.findings(hlo.whole_weights(found, shapes)),
     }
 
 
 def _since(start: float) -> float:
     return round(time.perf_counter() - start, 1)
-
-
-def _slice_devices(topology: pods.Topology) -> int:
-    return topology.devices // topology.slices if topology.slices > 1 else 0

@@ -10,8 +10,8 @@ from syncmv4d_jax import hlo, pods
 GIB = 2**30
 ENTRIES = ("mjd_step", "closed_loop_step", "sample_step")
 COLUMNS = (
-    "topology", "entry", "mesh", "batch", "fits", "peak GiB", "of GiB", "compute s", "HBM s",
-    "link s", "device-s/sample", "sent GB", "findings",
+    "topology", "entry", "mesh", "batch", "compiled", "fits", "peak GiB", "of GiB", "compute s",
+    "HBM s", "link s", "device-s/sample", "sent GB", "findings",
 )  # fmt: skip
 
 
@@ -69,7 +69,8 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
         "entry": row["entry"],
         "mesh": pods.show(row["mesh"]),
         "batch": row["batch"],
-        "fits": ("yes" if row["fits"] else "no") if compiled else "not compiled",
+        "compiled": row.get("kind", "whole") if compiled else "estimate",
+        "fits": ("yes" if row["fits"] else "no") if compiled else "-",
         "compute s": f"{row['seconds']['compute']:.2f}",
         "HBM s": f"{row['seconds']['hbm']:.2f}",
         "link s": f"{row['seconds']['link']:.2f}",

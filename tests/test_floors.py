@@ -40,7 +40,7 @@ SAME_FLOOR = [
     (r"sharded\.py", r"parallel\.py"),
     (r"(lora|schema|flops|torch_pickle|flow|cameras)\.py", r"tree\.py"),
     (r"(nn|points)/.+", r"(tree|nn/.+|points/.+)\.py"),
-    (r"plan\.py", r"(train|sample|plan_report)\.py"),
+    (r"plan\.py", r"(train|sample|plan_(report|inputs|memory))\.py"),
     (r"(sample|evaluate|cache)\.py", r"(train|weights)\.py"),
     (r"train\.py", r"(weights|update)\.py"),
     (r"pictures\.py", r"sample\.py"),

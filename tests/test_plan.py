@@ -32,6 +32,10 @@ def test_unknown_topology_lists_the_names():
         plan.PlanConfig()
     with pytest.raises(ValueError, match=r"entries: unknown \['step'\]"):
         plan.PlanConfig(topologies=("v5e-8",), entries=("step",))
+    with pytest.raises(ValueError, match=r"until: wanted one of .*'whole', 'memory'.*got 'soon'"):
+        plan.PlanConfig(topologies=("v5e-8",), until="soon")
+    with pytest.raises(ValueError, match=r'"memory" is for TPUs'):
+        plan.PlanConfig(topologies=("local",), until="memory")
     with pytest.raises(ValueError, match=r"no figures for a 'abacus'; there are some for v5e"):
         pods.chip_of("abacus")
     assert pods.chip_of("NVIDIA H200") == pods.CHIPS["h200"]

@@ -1,0 +1,58 @@
+"""A compilation that is stopped when its memory is assigned: the process, and what it leaves."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from syncmv4d_jax import plan_memory
+
+TEXT = """HloModule jit_update, is_scheduled=true
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  ROOT %b = f32[8,4]{1,0} negate(f32[8,4]{1,0} %a), metadata={op_name="jit(update)/neg"}
+}
+"""
+
+
+def pretend(name, seconds):
+    """What a compiler leaves, then how long it would go on."""
+    flags = os.environ["XLA_FLAGS"].split()
+    folder = Path(next(x.split("=")[1] for x in flags if x.startswith("--xla_dump_to=")))
+    (folder / f"module_0000.jit_{name}.cpu_{plan_memory.REPORT}").write_text("the host's")
+    (folder / f"module_0003.jit_{name}.cl_1.after_optimizations.txt").write_text(TEXT)
+    report = "Memory Space: default (color=0)\nTotal bytes: 4096 (4KiB)\n\nMemory Space: vmem\n"
+    (folder / f"module_0003.jit_{name}.cl_1.{plan_memory.REPORT}").write_text(report)
+    time.sleep(seconds)
+    return "done"
+
+
+def refuse():
+    raise ValueError("used 32 of 16")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(plan_memory, "POLL", 0.1)
+    monkeypatch.setattr(plan_memory, "SETTLE", 0.0)
+
+
+def test_stopped_when_memory_is_assigned():
+    before, start = os.environ.get("XLA_FLAGS"), time.time()
+    found = plan_memory.run(pretend, "update", 300, names=("update", "refine"))
+    assert time.time() - start < 100 and os.environ.get("XLA_FLAGS") == before
+    assert found.used == 4096 and found.text == TEXT
+    assert found.largest == [(128, "f32[8,4]", "negate: jit(update)/neg")]
+
+
+def test_other_programs_do_not_stop_it():
+    assert plan_memory.run(pretend, "stage", 1, names=("update",)) == "done"
+
+
+def test_errors_come_back():
+    with pytest.raises(RuntimeError, match="ValueError: used 32 of 16"):
+        plan_memory.run(refuse, names=("update",))
+    with pytest.raises(RuntimeError, match=r"the compiling process died \(3\)"):
+        plan_memory.run(os._exit, 3, names=("update",))
