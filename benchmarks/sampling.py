@@ -53,7 +53,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         GUIDED | {"guidance_interval": (0.75, 1.0), "reuse_threshold": 0.2},
     ),
 }
-SHORT = ("plain", "reuse_0.2", "guided", "interval")
+SHORT = ("plain", "reuse_0.2")
 
 
 def parse() -> argparse.Namespace:

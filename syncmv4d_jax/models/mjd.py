@@ -125,13 +125,36 @@ class Layout(NamedTuple):
         if motion is not None:
             parts.append((motion, self.dense))
         parts.append((video[:, 1:], self.pad))
-        # Chosen, not concatenated: it fuses with what reads it, and cut tokens stay in place.
-        index, end = np.arange(sum(n for _, n in parts))[None, :, None], 0
-        rows, *others = parts
-        rows, end = rows
-        for x, n in others:
-            rows, end = jnp.where(index < end, rows, x), end + n
-        return einops.repeat(rows, "b s d -> (b v) s d", v=self.views)
+        vectors, lengths = zip(*parts, strict=True)
+        return _spread(jnp.concatenate(vectors, 1), lengths, self.views)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _spread(vectors: jax.Array, lengths: tuple[int, ...], views: int) -> jax.Array:
+    """Repeats vectors [b p d] `lengths` [p] times, for every view: [(b v) s d].
+
+    Chosen, not concatenated: it fuses with what reads it, and tokens that are cut over devices stay
+    where they are. Back it is a product, which reads the gradient once.
+    """
+    index, end = np.arange(sum(lengths))[None, :, None], lengths[0]
+    rows = vectors[:, :1]
+    for i, length in enumerate(lengths[1:], 1):
+        rows, end = jnp.where(index < end, rows, vectors[:, i : i + 1]), end + length
+    return einops.repeat(rows, "b s d -> (b v) s d", v=views)
+
+
+def _spread_forward(vectors, lengths, views):
+    return _spread(vectors, lengths, views), None
+
+
+def _spread_backward(lengths, views, _, gradient):
+    chosen = jnp.asarray(np.repeat(np.eye(len(lengths)), lengths, axis=1), gradient.dtype)
+    gradient = einops.rearrange(gradient, "(b v) s d -> b v s d", v=views)
+    highest = jax.lax.Precision.HIGHEST
+    return (jnp.einsum("ps,bvsd->bpd", chosen, gradient, precision=highest),)
+
+
+_spread.defvjp(_spread_forward, _spread_backward)
 
 
 class MJDBlock(dit.Block):
