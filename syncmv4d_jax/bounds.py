@@ -20,8 +20,12 @@ from syncmv4d_jax import pods
 # Reads and writes of [tokens d] bf16 by a block in one pass, norms and residuals unfused: an
 # estimate, within the spread of compiled programs.
 ACTIVATIONS = 60
-# Copies of the residual stream that live inside a block, beside the one kept for each block.
-LIVE = 14
+# Fitted to what libtpu assigned full-size programs (docs/pods.md). Bytes for each value of the
+# residual stream that live inside a block in training, beside the one kept for each block: hidden
+# values of the feed-forward (4 x 14336 / 3072 x 2 bytes alone), queries, keys, their gradients; and
+# how many of the autoencoder's largest activations live at once, up-sampled copies included.
+LIVE, LIVE_RESIDUAL = 92.0, 12.5
+CLIPS = 8.5
 RESERVE = 0.92  # of the memory: estimates above are tried last
 
 
@@ -90,10 +94,13 @@ def estimate(
         # q k v o of intra-view and inter-view attention, in every pass
         sent += 16 * stream * work.layers * (1 - 1 / group) * (forward_and_back + 1)
     kept = work.layers if work.training else 0
-    memory = (work.state + (4 if work.training else 0)) * work.parameters / cut
+    memory = work.state * work.parameters / cut
     memory += 4 * work.frozen / cut + 4 * work.frozen * bool(work.clip)
-    memory += (kept * work.residual + LIVE * 4) * stream + 4 * weights / max(work.layers, 1)
-    memory += 3 * work.clip
+    memory += kept * work.residual * stream + 4 * weights / max(work.layers, 1)
+    # Blocks and autoencoder take turns; gradients exist only while blocks run backward.
+    block = (LIVE + LIVE_RESIDUAL * work.residual) * stream
+    block += 4 * work.parameters / cut if work.training else 0
+    memory += max(block, CLIPS * work.clip)
     seconds = {"compute": compute, "hbm": traffic / chip.bandwidth, "link": sent / chip.link}
     return {
         "seconds": {name: round(x, 4) for name, x in seconds.items()},

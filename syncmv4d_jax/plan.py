@@ -11,7 +11,7 @@ are not there (`pip install 'syncmv4d_jax[tpu]'`; one process of a machine may l
     sample_step       a refining step of sampling, guidance included: sampling's largest program
 
 `until="memory"` stops once the compiler has assigned the memory (`plan_memory`): a minute for ten.
-Rows of kind "memory" give all bytes that a program is assigned, and count no kernels.
+Rows of kind "memory" give all bytes that a program is assigned, a little more than its peak.
 
 Written are `plan.json` and `plan.md`. What is on disk is not compiled again.
 """
@@ -335,7 +335,6 @@ def _compiled(
         "peak_bytes": memory.peak_memory_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
     }
 
 
@@ -386,6 +385,7 @@ def _described(
         "flops": work.flops,
         "largest": [list(x) for x in hlo.largest(text)],
         "collectives": hlo.summary(found),
+        "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
         "findings": plan_report.findings(hlo.whole_weights(found, shapes)),
     }
 

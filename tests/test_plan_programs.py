@@ -3,12 +3,18 @@
 Fast to make: XLA partitions, then does as little as it can.
 """
 
+import dataclasses
+import functools
 import math
 
+import jax
 import pytest
+import test_meshes
 
 from configs import taco
-from syncmv4d_jax import hlo, parallel, plan, train
+from syncmv4d_jax import hlo, parallel, plan, sharded, train
+from syncmv4d_jax.models.dpa import aligner
+from syncmv4d_jax.nn import module
 
 # mesh sizes, form of sequence sharding -> the collective that it needs
 FORMS = {
@@ -48,3 +54,30 @@ def test_no_collective_moves_whole_tokens(entry):
         if any(math.prod(dims) >= tokens for _, dims in one.shapes):
             wrong.append((one.kind, one.shapes, one.times, one.source))
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def aligner_bytes(fsdp):
+    """Bytes that a device sends in a step of the aligner, one sample a device."""
+    axes = {"fsdp": fsdp, "sequence": 2}
+    config = dataclasses.replace(aligner.TINY, depth=1, coarse_blocks=1, patch=32)
+    params = jax.eval_shape(lambda: module.init(aligner.Aligner, config, jax.random.key(0)))
+    mesh = parallel.make_mesh(axes, jax.devices()[: 2 * fsdp])
+    cut = parallel.batch_sharding(mesh)
+    place = lambda tree_, to: jax.tree.map(  # noqa: E731
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree_, to
+    )
+    scene = {k: x[:fsdp] for k, x in test_meshes.scene(3).items()}
+    batch = place(scene, jax.tree.map(lambda _: cut, scene))
+    step = jax.value_and_grad(functools.partial(test_meshes.aligner_loss, config=config))
+    lowered = jax.jit(step, static_argnums=2).lower(
+        place(params, parallel.shardings(params, mesh)), batch, sharded.Placement(mesh)
+    )
+    found = hlo.collectives(lowered.compile(compiler_options=QUICK).as_text())
+    # Around a ring a device sends (n - 1) / n of a value: not more, when values stay as they are.
+    return sum(one.sent * one.times * one.group / (one.group - 1) for one in found)
+
+
+@pytest.mark.slow
+def test_what_the_aligner_sends_does_not_grow_with_the_batch():
+    """Its own gradients and its exchange within a sample: as much at 4 samples as at 2."""
+    assert aligner_bytes(4) <= 1.02 * aligner_bytes(2)
