@@ -3,6 +3,8 @@
 Bounds: loss 1e-6, each gradient leaf 1e-5 of its own largest value. In float32 norms over nearly
 constant features amplify the order of summation (5e-5 to 2e-4 of a leaf on these inputs), so the
 program runs in float64, where rounding is far below the bound: a difference is then an error.
+Attention is our "chunked" kernel there: that of jax.nn, which "auto" takes for few tokens, has
+float32 logits in float64 too.
 """
 
 import dataclasses
@@ -131,9 +133,9 @@ def aligner_step(views, name=None):
     """Loss and gradients on the mesh called `name`; None: one device."""
     config = dataclasses.replace(aligner.TINY, heads=4, depth=1, patch=32, dtype="float64")
     params = shaken(module.init(aligner.Aligner, config, jax.random.key(0)), jax.random.key(1))
-    batch, placement = scene(views), attention.LOCAL
+    batch, placement = scene(views), attention.Placement(kernel="chunked")
     if name:
-        placement, params, batch = placed(name, params, batch)
+        placement, params, batch = placed(name, params, batch, kernel="chunked")
     run = jax.value_and_grad(functools.partial(aligner_loss, config=config))
     step = jax.jit(run, static_argnums=2, compiler_options=QUICK)
     return jax.device_get(step(params, batch, placement))

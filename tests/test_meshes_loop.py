@@ -15,6 +15,7 @@ from test_meshes import B, K, N
 
 from configs import taco
 from syncmv4d_jax import cameras, train, tree
+from syncmv4d_jax.nn import attention
 
 
 def make_task(views, dtype="float32"):
@@ -69,11 +70,12 @@ quick = functools.partial(jax.jit, compiler_options=test_meshes.QUICK)
 def closed_loop_step(views, name=None):
     """(loss, gradients), loss terms and what the loop matched, on a mesh or one device."""
     task = make_task(views, "float64")
+    task.placement = attention.Placement(kernel="chunked")  # see test_meshes
     batch = make_batch(task)
     make = lambda: test_meshes.shaken(task.init(jax.random.key(0)), jax.random.key(1))  # noqa: E731
     halves = tree.split(quick(make)(), task.trainable)
     if name:
-        task.placement, halves, batch = test_meshes.placed(name, halves, batch)
+        task.placement, halves, batch = test_meshes.placed(name, halves, batch, kernel="chunked")
 
     def step(halves, batch):
         run = jax.value_and_grad(task.loss, has_aux=True)
