@@ -30,7 +30,8 @@ SCRIPTS = {
     "data": ["--quick"],
 }
 PEERS = ("torch", "diffusers")
-LINE = re.compile(r"^\S+( [\d.einfa+-]+){2} [\d.einfa+-]+$")
+NUMBER = r"-?(?:\d[\d.e+-]*|inf|nan)"
+LINE = re.compile(rf"^\S+ {NUMBER} {NUMBER} {NUMBER}$")
 
 
 def main() -> int:

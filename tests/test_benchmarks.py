@@ -62,13 +62,18 @@ def rehearsed(load, capsys, *names):
 
 
 def test_the_gpu_script_in_rehearsal(load, capsys):
-    names = ["vae_encode", "dit"]
-    found = rehearsed(load, capsys, *names)
-    assert found[:2] == [f"gpu_{name}_tflops" for name in names]
+    names = ["vae_encode", "sample"]
+    assert rehearsed(load, capsys, *names) == [f"gpu_{name}_tflops" for name in names]
+
+
+@pytest.mark.parity
+def test_the_transformer_beside_diffusers_in_rehearsal(load, capsys):
+    wanted = ["gpu_dit_tflops", "gpu_dit_forward_backward_s"]
+    assert rehearsed(load, capsys, "dit") == wanted
 
 
 @pytest.mark.slow
 def test_every_entry_of_the_gpu_script_in_rehearsal(load, capsys):
-    names = ["train", "loop", "sample", "vae_decode", "dpa"]
+    names = ["train", "loop", "vae_decode", "dpa"]
     found = rehearsed(load, capsys, *names)
     assert found == [f"gpu_{name}_tflops" for name in names] + ["gpu_loop_over_train_s"]
