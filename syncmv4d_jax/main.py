@@ -15,7 +15,9 @@ and otherwise this is a single process.
 import importlib
 import os
 import runpy
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ from ml_collections import config_flags
 
 MODES = ("train", "sample", "evaluate", "plan")
 HEARTBEAT_SECONDS = 30  # jax's own; the watchdog, which names the process, is faster
+START_SECONDS = 300  # for process 0 to listen
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/X.py[:variant]", lock_config=True
@@ -74,12 +77,39 @@ def _from_contract(contract: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def wait_for(address: str, *, seconds: float = START_SECONDS) -> None:
+    """Returns once something listens at host:port.
+
+    Raises:
+      ConnectionError: nothing did for so long; jax would end the process without a word on where.
+    """
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise ConnectionError(
+                    f"COORD={address}: no coordinator answers there ({error}), tried for "
+                    f"{seconds:.0f} s; process 0 must run on that host and the port be open"
+                ) from error
+            time.sleep(min(1.0, seconds / 4))
+
+
 def join() -> None:
-    """Joins the other processes, if there are any; before any device is touched."""
+    """Joins the other processes, if there are any; before any device is touched.
+
+    Raises:
+      ValueError: see `distributed_arguments`.  ConnectionError: see `wait_for`.
+    """
     arguments = distributed_arguments(os.environ)
     if arguments is not None:
         import jax
 
+        if arguments.get("process_id", 0) > 0:
+            wait_for(arguments["coordinator_address"])
         jax.distributed.initialize(**arguments)
         logging.info("process %d of %d", jax.process_index(), jax.process_count())
 

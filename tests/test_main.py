@@ -1,6 +1,7 @@
 """Flags, dispatch, the environment's contract, and errors in one paragraph."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_contract():
 def test_contract_in_part(environment):
     with pytest.raises(ValueError, match="wanted COORD=host:port, NPROC=n and PID=0..n-1"):
         main.distributed_arguments(environment)
+
+
+def test_a_coordinator_that_is_not_there():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"  # bound, but nobody listens
+        with pytest.raises(ConnectionError, match=rf"COORD={address}: no coordinator.*process 0"):
+            main.wait_for(address, seconds=0.5)
+        probe.listen()
+        main.wait_for(address, seconds=0.5)
 
 
 def test_slurm_and_pods():
