@@ -232,6 +232,21 @@ def summary(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
     return result
 
 
+def asynchronous(text: str) -> dict[str, int]:
+    """Returns {kind: count} of collectives that something else may run beside.
+
+    They are split into a start and a done, or fused with a computation ("async_collective_fusion").
+    """
+    kinds = "|".join((*COLLECTIVES, "async"))
+    found: dict[str, int] = {}
+    for kind in re.findall(rf"\b({kinds})-start\(", text):
+        found[kind] = found.get(kind, 0) + 1
+    fused = re.findall(r"^ENTRY|^%?(async_collective_fusion[\w.]*) ", text, re.MULTILINE)
+    if count := sum(map(bool, fused)):
+        found["fused"] = count
+    return found
+
+
 def whole_weights(
     found: Sequence[Collective], shapes: Sequence[tuple[int, ...]], *, minimum: int = 2**20
 ) -> list[Collective]:

@@ -385,6 +385,7 @@ def _described(
         "flops": work.flops,
         "largest": [list(x) for x in hlo.largest(text)],
         "collectives": hlo.summary(found),
+        "asynchronous": hlo.asynchronous(text),
         "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
         "findings": plan_report.findings(hlo.whole_weights(found, shapes)),
     }

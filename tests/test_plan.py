@@ -124,6 +124,21 @@ ENTRY %main (p: bf16[4,8]) -> bf16[8,8] {
         hlo.collectives("nothing")
 
 
+def test_reader_of_asynchronous_collectives():
+    text = """
+%async_collective_fusion.3 (p: f32[4]) -> f32[4] {
+  %c = f32[4]{0} collective-permute-start(%p), source_target_pairs={{0,1},{1,0}}
+}
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %copy = f32[4]{0} copy-start(%p)
+  %a = f32[4]{0} all-gather(%p), replica_groups={{0,1}}
+  %b = f32[4]{0} all-reduce-start(%p), replica_groups={{0,1}}
+}
+"""
+    assert hlo.asynchronous(text) == {"collective-permute": 1, "all-reduce": 1, "fused": 1}
+    assert hlo.asynchronous("ENTRY %main (p: f32[4]) -> f32[4] {") == {}
+
+
 def test_reader_of_a_refusal():
     found = hlo.shortage(REFUSED)
     assert (found.used, found.available) == (23.40 * 2**30, 15.75 * 2**30)
