@@ -23,7 +23,7 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 from diffusers.models.transformers import transformer_wan as wan  # noqa: E402
 
-from syncmv4d_jax.models import mjd  # noqa: E402
+from syncmv4d_jax.models import mjd, token_layout  # noqa: E402
 from syncmv4d_jax.nn import module  # noqa: E402
 
 VIEWS, GRID = 3, (4, 8, 8)
@@ -104,7 +104,7 @@ def build(config: mjd.MJDConfig):
     params = jax.tree.map(
         lambda s: jnp.asarray(0.05 * rng.standard_normal(s.shape), jnp.float32), shapes
     )
-    layout = mjd.Layout(VIEWS, GRID, config.extra_tokens, 2)
+    layout = token_layout.Layout(VIEWS, GRID, config.extra_tokens, 2)
     x = rng.standard_normal((VIEWS, layout.tokens, config.dim)).astype(np.float32)
     text = rng.standard_normal((1, config.text_len, config.dim)).astype(np.float32)
     whole = jax.eval_shape(lambda: module.init(mjd.MJD, config, jax.random.key(0)))

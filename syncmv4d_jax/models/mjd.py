@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.models import reuse
+from syncmv4d_jax.models import reuse, token_layout
 from syncmv4d_jax.models.wan import dit, embeddings
 from syncmv4d_jax.nn import attention, layers, module, rope
 
@@ -96,67 +96,6 @@ class Conditions(NamedTuple):
     cameras: jax.Array | None
 
 
-class Layout(NamedTuple):
-    """Static sizes: views, token grid (f, h, w), extra tokens, number of dense modalities.
-
-    pad: tokens at the end that make a view's tokens divide over devices; nothing attends to them.
-    """
-
-    views: int
-    grid: tuple[int, int, int]
-    extra: int
-    modalities: int
-    pad: int = 0
-
-    @property
-    def dense(self) -> int:
-        """Tokens of one modality of one view."""
-        return self.grid[0] * self.grid[1] * self.grid[2]
-
-    @property
-    def tokens(self) -> int:
-        return self.extra + self.modalities * self.dense + self.pad
-
-    def spread(self, video: jax.Array, motion: jax.Array | None, extra: jax.Array | None):
-        """video: [b 2 d] (t = 0, t); motion, extra: [b 1 d] -> [(b v) s d]."""
-        first = self.grid[1] * self.grid[2]
-        parts = [] if extra is None else [(extra, self.extra)]
-        parts += [(video[:, :1], first), (video[:, 1:], self.dense - first)]
-        if motion is not None:
-            parts.append((motion, self.dense))
-        parts.append((video[:, 1:], self.pad))
-        vectors, lengths = zip(*parts, strict=True)
-        return _spread(jnp.concatenate(vectors, 1), lengths, self.views)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _spread(vectors: jax.Array, lengths: tuple[int, ...], views: int) -> jax.Array:
-    """Repeats vectors [b p d] `lengths` [p] times, for every view: [(b v) s d].
-
-    Chosen, not concatenated: it fuses with what reads it, and tokens that are cut over devices stay
-    where they are. Back it is a product, which reads the gradient once.
-    """
-    index, end = np.arange(sum(lengths))[None, :, None], lengths[0]
-    rows = vectors[:, :1]
-    for i, length in enumerate(lengths[1:], 1):
-        rows, end = jnp.where(index < end, rows, vectors[:, i : i + 1]), end + length
-    return einops.repeat(rows, "b s d -> (b v) s d", v=views)
-
-
-def _spread_forward(vectors, lengths, views):
-    return _spread(vectors, lengths, views), None
-
-
-def _spread_backward(lengths, views, _, gradient):
-    chosen = jnp.asarray(np.repeat(np.eye(len(lengths)), lengths, axis=1), gradient.dtype)
-    gradient = einops.rearrange(gradient, "(b v) s d -> b v s d", v=views)
-    highest = jax.lax.Precision.HIGHEST
-    return (jnp.einsum("ps,bvsd->bpd", chosen, gradient, precision=highest),)
-
-
-_spread.defvjp(_spread_forward, _spread_backward)
-
-
 class MJDBlock(dit.Block):
     """Wan's block behind inter-view geometry attention, modulated per modality."""
 
@@ -180,7 +119,7 @@ class MJDBlock(dit.Block):
         context: jax.Array | dit.Keys,
         *,
         conditions: Conditions,
-        layout: Layout,
+        layout: token_layout.Layout,
         hide_motion: bool = False,
         placement: attention.Placement = attention.LOCAL,
     ) -> jax.Array:
@@ -196,13 +135,15 @@ class MJDBlock(dit.Block):
             scale=scale,
             gate=gate,
             rotation=conditions.intra_rotation,
-            mask=intra_mask(layout, hide_motion) if hide_motion or layout.pad else None,
+            mask=token_layout.intra_mask(layout, hide_motion)
+            if hide_motion or layout.pad
+            else None,
             placement=placement,
         )
         x = self.cross(x, context, placement=placement)
         return self.feed(x, shift=ffn_shift, scale=ffn_scale, gate=ffn_gate)
 
-    def vectors(self, conditions: Conditions, layout: Layout) -> list[jax.Array]:
+    def vectors(self, conditions: Conditions, layout: token_layout.Layout) -> list[jax.Array]:
         """The modulation vectors of all tokens, 6 or 9 of [(b v) s d] float32 (A12)."""
         tables = [self.modulation[...][None] + conditions.video_time]
         if self.config.multi_view:
@@ -236,7 +177,7 @@ class MJDBlock(dit.Block):
         last = e + layout.modalities * layout.dense
         dense = [einops.rearrange(a[:, e:last], f"{tokens} -> {frames}", **sizes) for a in qkv]
         dense[:2] = (rope.apply(a, conditions.inter_rotation) for a in dense[:2])
-        mask = inter_mask(layout) if hide_motion else None
+        mask = token_layout.inter_mask(layout) if hide_motion else None
         z = placement.attend(*dense, mask=mask, kind="inter")
         z = einops.rearrange(z, f"{frames} -> {tokens}", **sizes)
         if e:
@@ -247,22 +188,6 @@ class MJDBlock(dit.Block):
         z = jnp.pad(z, ((0, 0), (0, layout.pad), (0, 0), (0, 0))) if layout.pad else z
         z = placement.constrain(z, "(b v) s h d")
         return self.add(x, self.inter_view_attn.join(z), gate)
-
-
-def intra_mask(layout: Layout, hide_motion: bool) -> jax.Array:
-    """[1 1 1 s] bool: the video tokens of a view, or all tokens but the padding."""
-    index = np.arange(layout.tokens)
-    seen = index < layout.tokens - layout.pad
-    if hide_motion:
-        seen = (index >= layout.extra) & (index < layout.extra + layout.dense)
-    return jnp.asarray(einops.rearrange(seen, "s -> 1 1 1 s"))
-
-
-def inter_mask(layout: Layout) -> jax.Array:
-    """[1 1 1 (v m p)] bool: the video tokens of a latent frame."""
-    seen = np.arange(layout.modalities) == 0
-    patch = layout.grid[1] * layout.grid[2]
-    return jnp.asarray(einops.repeat(seen, "m -> 1 1 1 (v m p)", v=layout.views, p=patch))
 
 
 class MJD(dit.DiT):
@@ -369,7 +294,7 @@ class MJD(dit.DiT):
 
     def tokens(
         self, video, motion, feedback, *, placement: attention.Placement = attention.LOCAL
-    ) -> tuple[jax.Array, Layout]:
+    ) -> tuple[jax.Array, token_layout.Layout]:
         """Embeds latents [b v f h w c]: tokens [(b v) s d] in the order extra, video, motion.
 
         Here and at the heads tokens are whole on each device of a sample: parts of uneven length
@@ -378,7 +303,7 @@ class MJD(dit.DiT):
         fold = "b v f h w c -> (b v) f h w c"
         x, grid = self.embed(einops.rearrange(video, fold))
         x = placement.constrain(x, "(b v) any d")
-        layout = Layout(video.shape[1], grid, self.config.extra_tokens, 1)
+        layout = token_layout.Layout(video.shape[1], grid, self.config.extra_tokens, 1)
         if not self.config.joint_motion:
             return x, layout
         literal = self.config.inject == "literal_sum"
@@ -398,13 +323,13 @@ class MJD(dit.DiT):
         patches = embeddings.patchify(latents, self.config.patch).astype(self.config.dtype)
         return linear(patches).astype(self.config.residual_dtype)
 
-    def _intra_rotation(self, layout: Layout) -> rope.Rotation:
+    def _intra_rotation(self, layout: token_layout.Layout) -> rope.Rotation:
         grid = rope.grid_positions(layout.grid)
         extra, pad = (np.zeros((n, 3), grid.dtype) for n in (layout.extra, layout.pad))
         positions = np.concatenate([extra] + [grid] * layout.modalities + [pad])
         return rope.rotations(positions, d_head=self.config.d_head)
 
-    def _inter_rotation(self, layout: Layout, view_index: jax.Array) -> rope.Rotation:
+    def _inter_rotation(self, layout: token_layout.Layout, view_index: jax.Array) -> rope.Rotation:
         d_head, (f, h, w), m = self.config.d_head, layout.grid, layout.modalities
         rows = jnp.stack([view_index] + 2 * [jnp.zeros_like(view_index)], -1)
         views = rope.rotations(rows, d_head=d_head)  # [b v d_head/2]
@@ -417,7 +342,7 @@ class MJD(dit.DiT):
         )
         return tuple(einops.repeat(x, "b v p d -> (b f) (v m p) d", f=f, m=m) for x in joined)
 
-    def _heads(self, x: jax.Array, e: jax.Array, layout: Layout, placement) -> Output:
+    def _heads(self, x: jax.Array, e: jax.Array, layout: token_layout.Layout, placement) -> Output:
         """x: [(b v) s d], e: [b 2 d] -> `Output`."""
         first, last = layout.extra, layout.extra + layout.dense
         whole = lambda x: placement.constrain(x, "(b v) any d")  # noqa: E731

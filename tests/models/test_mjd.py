@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import flop_count, flops, tree
-from syncmv4d_jax.models import mjd
+from syncmv4d_jax.models import mjd, token_layout
 from syncmv4d_jax.models.wan import dit
 from syncmv4d_jax.nn import module, rope
 
@@ -149,7 +149,7 @@ def test_full_size_parts_and_tokens():
     wan = tree.flatten(module.shapes(dit.DiT, dit.TI2V_5B))
     mine = tree.flatten(shapes)
     assert all(mine[name].shape == leaf.shape for name, leaf in wan.items())
-    layout = mjd.Layout(3, (13, 15, 22), config.extra_tokens, 2)
+    layout = token_layout.Layout(3, (13, 15, 22), config.extra_tokens, 2)
     assert layout.tokens + config.text_len == 9100
 
 
@@ -167,7 +167,7 @@ def test_parameters_of_the_new_parts_are_those_of_the_golden_file():
 def test_flops_of_a_block_follow_the_closed_formula():
     """The built block at full size against `flops.mjd_block`, counted from its jaxpr."""
     config = mjd.MJDConfig()
-    layout = mjd.Layout(3, (13, 15, 22), config.extra_tokens, 2)
+    layout = token_layout.Layout(3, (13, 15, 22), config.extra_tokens, 2)
     params = module.shapes(mjd.MJDBlock, config)
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
     dense = 3 * 2 * 330

@@ -1,0 +1,89 @@
+"""Where the tokens of a view stand: [scale and register tokens | video | motion | padding].
+
+Sizes are static; masks and the spreading of per-modality vectors over tokens follow from them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """Static sizes: views, token grid (f, h, w), extra tokens, number of dense modalities.
+
+    pad: tokens at the end that make a view's tokens divide over devices; nothing attends to them.
+    """
+
+    views: int
+    grid: tuple[int, int, int]
+    extra: int
+    modalities: int
+    pad: int = 0
+
+    @property
+    def dense(self) -> int:
+        """Tokens of one modality of one view."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def tokens(self) -> int:
+        return self.extra + self.modalities * self.dense + self.pad
+
+    def spread(self, video: jax.Array, motion: jax.Array | None, extra: jax.Array | None):
+        """video: [b 2 d] (t = 0, t); motion, extra: [b 1 d] -> [(b v) s d]."""
+        first = self.grid[1] * self.grid[2]
+        parts = [] if extra is None else [(extra, self.extra)]
+        parts += [(video[:, :1], first), (video[:, 1:], self.dense - first)]
+        if motion is not None:
+            parts.append((motion, self.dense))
+        parts.append((video[:, 1:], self.pad))
+        vectors, lengths = zip(*parts, strict=True)
+        return _spread(jnp.concatenate(vectors, 1), lengths, self.views)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _spread(vectors: jax.Array, lengths: tuple[int, ...], views: int) -> jax.Array:
+    """Repeats vectors [b p d] `lengths` [p] times, for every view: [(b v) s d].
+
+    Chosen, not concatenated: it fuses with what reads it, and tokens that are cut over devices stay
+    where they are. Back it is a product, which reads the gradient once.
+    """
+    index, end = np.arange(sum(lengths))[None, :, None], lengths[0]
+    rows = vectors[:, :1]
+    for i, length in enumerate(lengths[1:], 1):
+        rows, end = jnp.where(index < end, rows, vectors[:, i : i + 1]), end + length
+    return einops.repeat(rows, "b s d -> (b v) s d", v=views)
+
+
+def _spread_forward(vectors, lengths, views):
+    return _spread(vectors, lengths, views), None
+
+
+def _spread_backward(lengths, views, _, gradient):
+    chosen = jnp.asarray(np.repeat(np.eye(len(lengths)), lengths, axis=1), gradient.dtype)
+    gradient = einops.rearrange(gradient, "(b v) s d -> b v s d", v=views)
+    highest = jax.lax.Precision.HIGHEST
+    return (jnp.einsum("ps,bvsd->bpd", chosen, gradient, precision=highest),)
+
+
+_spread.defvjp(_spread_forward, _spread_backward)
+
+
+def intra_mask(layout: Layout, hide_motion: bool) -> jax.Array:
+    """[1 1 1 s] bool: the video tokens of a view, or all tokens but the padding."""
+    index = np.arange(layout.tokens)
+    seen = index < layout.tokens - layout.pad
+    if hide_motion:
+        seen = (index >= layout.extra) & (index < layout.extra + layout.dense)
+    return jnp.asarray(einops.rearrange(seen, "s -> 1 1 1 s"))
+
+
+def inter_mask(layout: Layout) -> jax.Array:
+    """[1 1 1 (v m p)] bool: the video tokens of a latent frame."""
+    seen = np.arange(layout.modalities) == 0
+    patch = layout.grid[1] * layout.grid[2]
+    return jnp.asarray(einops.repeat(seen, "m -> 1 1 1 (v m p)", v=layout.views, p=patch))
