@@ -21,6 +21,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -89,7 +90,7 @@ class Watchdog:
         if self.count == 1:
             return
         failed = isinstance(error, Exception)
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if error is not None and _of_the_runtime(error):
             self._blame_another()
         self._stop.set()
         self._thread.join()
@@ -187,3 +188,13 @@ class Watchdog:
         behind = [i for i, step in steps.items() if step == min(steps.values())]
         who = f"behind is process {behind}" if len(behind) < len(steps) else "all are at one step"
         return REQUEUE, f"no step was begun for {now - self._begun:.0f} s, steps {steps}: {who}"
+
+
+def _of_the_runtime(error: BaseException) -> bool:
+    """Whether XLA raised it.
+
+    What fails while a call is dispatched comes as a ValueError that begins with a status, such as
+    "UNKNOWN: Gloo AllGather failed: ...".
+    """
+    status = isinstance(error, ValueError) and re.match(r"[A-Z_]{5,}: ", str(error))
+    return isinstance(error, jax.errors.JaxRuntimeError) or bool(status)

@@ -86,6 +86,19 @@ def test_a_silent_process_is_named(tmp_path, caplog):
     assert "process 1 (host " in caplog.text and "step 7) stopped: no heartbeat" in caplog.text
 
 
+def test_a_collective_that_fails_is_blamed_on_the_silent_one(tmp_path, caplog):
+    """A killed peer breaks a collective at once: the error must not pass for one of our own."""
+    left = []
+    first, second = dogs(tmp_path, left)
+    second.__enter__()
+    with pytest.raises(ValueError, match="Gloo"), first:
+        wait_until(lambda: first._peers[1].changed is not None)
+        second._stop.set()
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+    assert left == [(0, watchdog.REQUEUE)]
+    assert "process 1 (host " in caplog.text and "stopped: no heartbeat" in caplog.text
+
+
 def test_an_error_of_another_ends_this_one_for_good(tmp_path, caplog):
     left = []
     first, second = dogs(tmp_path, left)
