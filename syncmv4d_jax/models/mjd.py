@@ -70,15 +70,11 @@ class MJDConfig(dit.DiTConfig):
 
 
 class Output(NamedTuple):
-    """video, motion: [b v f h w c] float32; scale: [b v 2] standardised (None without motion).
-
-    memory: what the next sampling step reads, with `memory` given (models/reuse.py).
-    """
+    """video, motion: [b v f h w c] float32; scale: [b v 2] standardised (None without motion)."""
 
     video: jax.Array
     motion: jax.Array | None
     scale: jax.Array | None
-    memory: reuse.Memory | None = None
 
 
 class Conditions(NamedTuple):
@@ -228,7 +224,7 @@ class MJD(dit.DiT):
         memory: reuse.Memory | None = None,
         reusing: reuse.Rule | None = None,
         placement: attention.Placement | None = None,
-    ) -> Output:
+    ) -> Output | tuple[Output, reuse.Memory]:
         """Denoises video and motion latents of all views.
 
         Args:
@@ -245,7 +241,7 @@ class MJD(dit.DiT):
           placement: see nn/attention.py.
 
         Returns:
-          `Output`.
+          `Output`; with `memory` given also the memory for the next step.
 
         Raises:
           ValueError: inputs that do not fit the configuration.
@@ -283,7 +279,7 @@ class MJD(dit.DiT):
             return self._heads(run(x), video_e, layout, placement)
         seen = self._first_input(x, conditions, layout, placement)
         x, memory = reuse.step(run, x, seen, memory, rule=reusing)
-        return self._heads(x, video_e, layout, placement)._replace(memory=memory)
+        return self._heads(x, video_e, layout, placement), memory
 
     def _first_input(self, x, conditions, layout, placement) -> jax.Array:
         """What the first block's self-attention would read of tokens x: [(b v) s d]."""

@@ -208,7 +208,8 @@ class Loop:
             reusing=None if memory is None else reuse.Rule(self.options.reuse_threshold, again),
             placement=self.placement,
         )
-        memory, out = out.memory, out._replace(memory=None)
+        if memory is not None:
+            out, memory = out
         if guided:
             halves = [jax.tree.map(lambda x: jnp.split(x, 2)[i], out) for i in (0, 1)]  # noqa: B023
             guide = functools.partial(flow.guide, scale=guidance)

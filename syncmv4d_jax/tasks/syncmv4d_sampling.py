@@ -81,16 +81,14 @@ class Sampler(syncmv4d_loop.Loop):
                 )
                 state = self._start_tracks(state, tracks, noise, sigmas[begin], context)
             if refine:
+                name, function, rows = "refine", self._refine_run, schedule.row(begin)
                 following = next((sigmas[i] for i in refining if i > begin), 0.0)
                 numbers = jnp.float32(following), jnp.asarray(fresh)
-                state = self._step("refine", self._refine_run, guided)(
-                    params, state, schedule.row(begin), *numbers, first, context
-                )
             else:
-                again = jnp.arange(begin, end) < schedule.steps - 1
-                state = self._step("plain", self._plain_run, guided)(
-                    params, state, schedule.rows(begin, end), again, first, context
-                )
+                name, function, rows = "plain", self._plain_run, schedule.rows(begin, end)
+                numbers = (jnp.arange(begin, end) < schedule.steps - 1,)  # which may be reused
+            step = self._step(name, function, guided)
+            state = step(params, state, rows, *numbers, first, context)
             if progress is not None:
                 jax.block_until_ready(state.video)
                 progress(end, schedule.steps)
