@@ -51,6 +51,7 @@ def test_a_stage_of_another_task_replaces_the_section():
 @pytest.mark.slow
 def test_all_stages_hand_over(tmp_path):
     config = taco.get_config("stages").copy_and_resolve_references()
+    config.train.batch_size = jax.device_count()  # fsdp takes all devices
     embedded.ensure(config, tmp_path)
     train.run(config, tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
