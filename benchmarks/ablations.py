@@ -368,7 +368,8 @@ def main() -> None:
         sys.exit(f"{args.out}: no row has been evaluated")
     if args.curves:
         logs = {n: folder(args.out, n, args.seeds[0]) / "metrics.jsonl" for n in ORDER}
-        curves.draw({ROWS[n].title: log for n, log in logs.items() if n in found}, args.curves)
+        logs = {ROWS[n].title: x for n, x in logs.items() if n in found and x.is_file()}
+        curves.draw(logs, args.curves)
     print(tables(found))
     partial = args.out / ".ablations.json.partial"
     partial.write_text(json.dumps({name: values for name, (values, _) in found.items()}, indent=1))

@@ -1,15 +1,17 @@
 """Where the time of a step goes: XLA's own profile, added up by what the program calls it.
 
-    python benchmarks/breakdown.py [--what open closed refine] [--depth 3] [--rows 15]
+    python benchmarks/breakdown.py [--what network open closed refine] [--depth 3] [--rows 15]
 
-`open` and `closed` are the demo's training step without and with the closed loop, `refine` is a
-refining step of sampling. Runs the compiled program under jax.profiler, sums the time of every
-instruction and prints shares by source (scopes of the program) and by kind of instruction. Times
-of instructions that run side by side add up to more than the clock says.
+`network` is the gradient of the demo's transformer alone, `open` and `closed` are the demo's
+training step without and with the closed loop, `refine` is a refining step of sampling. Runs the
+compiled program under jax.profiler, sums the time of every instruction and prints shares by source
+(scopes of the program) and by kind of instruction. Times of instructions that run side by side add
+up to more than the clock says.
 """
 
 import argparse
 import collections
+import functools
 import os
 import re
 import sys
@@ -24,12 +26,15 @@ sys.path.insert(0, str(ROOT))  # for `from configs import ...`
 import demo_step  # noqa: E402
 import inputs  # noqa: E402
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 from jax import profiler  # noqa: E402
 
 from configs import demo  # noqa: E402
 from syncmv4d_jax import hlo, train  # noqa: E402
+from syncmv4d_jax.models import mjd  # noqa: E402
+from syncmv4d_jax.nn import module  # noqa: E402
 
-WHAT = ("open", "closed", "refine")
+WHAT = ("network", "open", "closed", "refine")
 
 
 def program(what: str) -> tuple[Any, tuple[Any, ...]]:
@@ -39,6 +44,8 @@ def program(what: str) -> tuple[Any, tuple[Any, ...]]:
     config = demo.get_config()
     task = train.load_task(config)
     batch = inputs.batch_of(config, task)
+    if what == "network":
+        return network(task, batch)
     batch["first"] = batch["video_latents"][:, :, :1]
     caught = {}
     original = task._jit
@@ -55,6 +62,19 @@ def program(what: str) -> tuple[Any, tuple[Any, ...]]:
     task._jit = catch
     task.sample(jax.jit(task.init)(jax.random.key(0)), batch, jax.random.key(0))
     return caught["refine"]
+
+
+def network(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Gradient of the squared output by the transformer's parameters."""
+    x, t = batch["video_latents"], jnp.full((1,), 500.0)
+
+    def loss(params):
+        model = module.bind(mjd.MJD, task.mjd_config, params)
+        out = model(x, x, t, batch["text"], feedback=x)
+        return jnp.sum(jnp.square(out.video)) + jnp.sum(jnp.square(out.motion))
+
+    params = jax.jit(functools.partial(mjd.init, task.mjd_config))(jax.random.key(0))
+    return jax.jit(jax.grad(loss)), (params,)
 
 
 def events(folder: Path) -> collections.Counter:

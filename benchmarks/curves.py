@@ -18,16 +18,17 @@ def draw(logs: Mapping[str, Path], out: Path) -> None:
     """Draws video and motion losses, running means between 0 and 1, one panel each.
 
     Args:
-      logs: title -> metrics.jsonl; the stage that all runs share (`video`) is left out.
+      logs: title -> metrics.jsonl; the stage that all runs share (`video`) is left out, and a run
+        with fewer values than a mean takes.
       out: the PNG.
     """
-    runs = {title: _read(log) for title, log in logs.items()}
+    runs = {title: found for title, log in logs.items() if (found := _read(log))}
     image = Image.new("RGB", SIZE, "white")
     pen = ImageDraw.Draw(image)
     for panel, key in enumerate(KEYS):
         found = {title: rows.get(key) for title, rows in runs.items()}
         _panel(pen, (40 + 420 * panel, 30, 420 + 420 * panel, 250), key, found)
-    for index, title in enumerate(logs):
+    for index, title in enumerate(runs):
         x, y = 40 + 270 * (index % 3), 278 + 18 * (index // 3)
         pen.line([x, y + 6, x + 20, y + 6], fill=COLOURS[index], width=3)
         pen.text((x + 26, y), title, fill="#222222")
