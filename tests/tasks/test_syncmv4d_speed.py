@@ -113,7 +113,8 @@ def test_cost_of_sampling_is_that_of_its_programs():
     sample(task)
     assert set(caught) == {"text", "plain", "plain_alone"}
     wanted = syncmv4d_cost.sampling(task, each)["mjd"]
-    assert sum(caught.values()) == pytest.approx(wanted, rel=0.02)
+    # The formulas leave out rope's rotations: products too, a large part at heads this narrow.
+    assert wanted <= sum(caught.values()) <= 1.08 * wanted
     assert caught["text"] == pytest.approx(2 * syncmv4d_cost.text(task))
     assert caught["plain"] / guided == pytest.approx(
         2 * caught["plain_alone"] / (4 - guided), rel=0.02
