@@ -11,7 +11,6 @@ up to more than the clock says.
 
 import argparse
 import collections
-import functools
 import os
 import re
 import sys
@@ -60,7 +59,7 @@ def program(what: str) -> tuple[Any, tuple[Any, ...]]:
         return call
 
     task._jit = catch
-    task.sample(jax.jit(task.init)(jax.random.key(0)), batch, jax.random.key(0))
+    task.sample(inputs.weights_of(task), batch, jax.random.key(0))
     return caught["refine"]
 
 
@@ -73,8 +72,7 @@ def network(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
         out = model(x, x, t, batch["text"], feedback=x)
         return jnp.sum(jnp.square(out.video)) + jnp.sum(jnp.square(out.motion))
 
-    params = jax.jit(functools.partial(mjd.init, task.mjd_config))(jax.random.key(0))
-    return jax.jit(jax.grad(loss)), (params,)
+    return jax.jit(jax.grad(loss)), (inputs.weights_of(task)["dit"],)
 
 
 def events(folder: Path) -> collections.Counter:

@@ -38,7 +38,7 @@ def update(probability: float) -> tuple[Any, tuple[Any, ...]]:
     config = demo.get_config()
     config.task.cycle = {**config.task.cycle, "probability": probability}
     task = train.load_task(config)
-    trainable, frozen = tree.split(jax.jit(task.init)(jax.random.key(0)), task.trainable)
+    trainable, frozen = tree.split(inputs.weights_of(task), task.trainable)
     options = {"steps": 40, **dict(config.optim)}
     settings = configuration.section(optim.OptimConfig, options, "config.optim")
     state, batch = optim.init(settings, trainable), inputs.batch_of(config, task)
@@ -60,7 +60,7 @@ def parts(rounds: int) -> None:
     for probability in (1.0, 0.0):
         config.task.cycle = {**config.task.cycle, "probability": probability}
         task = train.load_task(config)
-        params = jax.jit(task.init)(jax.random.key(0))
+        params = inputs.weights_of(task)
         trainable, frozen = tree.split(params, task.trainable)
         batch, key = inputs.batch_of(config, task), jax.random.key(1)
         latents = jnp.ones((1, *task.latent_shape))

@@ -24,5 +24,13 @@ def batch_of(config: Any, task: Any, batch: int = 1) -> dict[str, jax.Array]:
     made["extrinsics"] = eye.at[:, :, 0, 3].set(jnp.arange(eye.shape[1])[None] * 0.1)
     made["tracks"] = 0.2 * made["tracks"] + jnp.array([0, 0, 1.5])[None, None, None]
     made["anchors"] = jnp.asarray(rng.uniform(0, height, made["anchors"].shape), jnp.float32)
+    made["null_text"] = jnp.zeros_like(made["text"])  # of one length, as data_prep makes them
     made["scale"] = jnp.broadcast_to(jnp.array([1.2, 1.8]), made["scale"].shape)
     return made
+
+
+def weights_of(task: Any) -> dict[str, Any]:
+    """Returns small random numbers for all parts of a task, without compiling its `init`."""
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(task.init, jax.random.key(0))
+    make = lambda x: jnp.asarray(0.02 * rng.standard_normal(x.shape, np.float32), x.dtype)  # noqa: E731
+    return jax.tree.map(make, shapes)
