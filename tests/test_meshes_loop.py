@@ -67,13 +67,19 @@ def make_batch(task):
 quick = functools.partial(jax.jit, compiler_options=test_meshes.QUICK)
 
 
+@functools.cache
+def parameters(views):
+    """Made once: compiling what draws them takes as long as a step."""
+    task = make_task(views, "float64")
+    make = lambda: test_meshes.shaken(task.init(jax.random.key(0)), jax.random.key(1))  # noqa: E731
+    return jax.device_get(quick(make)())
+
+
 def closed_loop_step(views, name=None):
     """(loss, gradients), loss terms and what the loop matched, on a mesh or one device."""
     task = make_task(views, "float64")
     task.placement = attention.Placement(kernel="chunked")  # see test_meshes
-    batch = make_batch(task)
-    make = lambda: test_meshes.shaken(task.init(jax.random.key(0)), jax.random.key(1))  # noqa: E731
-    halves = tree.split(quick(make)(), task.trainable)
+    batch, halves = make_batch(task), tree.split(parameters(views), task.trainable)
     if name:
         task.placement, halves, batch = test_meshes.placed(name, halves, batch, kernel="chunked")
 
