@@ -6,6 +6,9 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile more than they compute: half of the suite's time was LLVM's optimiser.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# Programs of several fake devices that XLA:CPU reads back from a cache may run their collectives in
+# another order on each device, and wait for each other for ever.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
 import jax  # noqa: E402
