@@ -248,6 +248,7 @@ def _flops(task: Any, entry: str) -> dict[str, float]:
     each = syncmv4d_cost.parts(task)
     if entry != "sample_step":
         return syncmv4d_cost.training(task, each)
+    del each["pixels"]  # encoding videos: no step of sampling does
     return each | {"mjd": each["mjd"] * (2 if task.options.guidance != 1.0 else 1)}
 
 

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from configs import taco
 from syncmv4d_jax import bounds, hlo, parallel, plan, plan_report, pods, train
+from syncmv4d_jax.tasks import syncmv4d_cost
 
 FAKE = pods.Chip(8 * 2**30, 1e12, 1e11, 1e10)
 REFUSED = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.40G of 15.75G hbm. \
@@ -236,3 +237,14 @@ def test_estimates_are_near_what_the_compiler_assigned(entry, sizes, assigned):
     work = dataclasses.replace(full_size_work(entry), batch=mesh["data"] * mesh["fsdp"])
     found = bounds.estimate(work, pods.CHIPS["v5p"], mesh)["estimate_bytes"] / 2**30
     assert found == pytest.approx(assigned, rel=0.16)
+
+
+def test_a_sampling_step_encodes_no_video():
+    config = taco.get_config("debug").copy_and_resolve_references()
+    config.task.guidance = 5.0
+    task = train.load_task(config)
+    each = plan._flops(task, "sample_step")
+    assert each == {
+        "mjd": 2 * syncmv4d_cost.parts(task)["mjd"],
+        **{k: x for k, x in syncmv4d_cost.parts(task).items() if k not in ("mjd", "pixels")},
+    }
