@@ -99,11 +99,13 @@ def test_cost_adds_up_what_the_switches_leave():
     off = syncmv4d_cost.training(tiny.make(cycle__dpa=False, cycle__cycle=False), each)
     assert off == {"mjd": 300.0}
     assert syncmv4d_cost.training(task, each, raw=True)["pixels"] == 22.0
+    text = syncmv4d_cost.text(task)  # once a sample, not in every step
+    each["mjd"] += text
     sampling = syncmv4d_cost.sampling(task, each)
-    assert sampling["mjd"] == 400.0 and sampling["decode"] == 200.0  # four steps, all refine
+    assert sampling["mjd"] == 400.0 + text and sampling["decode"] == 200.0  # four, all refine
     every = tiny.make(cycle__refine_every=4, cycle__refine_last=1, guidance=3.0)
     sampling = syncmv4d_cost.sampling(every, each)
-    assert sampling["mjd"] == 800.0 and sampling["decode"] == 100.0
+    assert sampling["mjd"] == 800.0 + 2 * text and sampling["decode"] == 100.0
 
 
 def test_at_full_size_few_steps_cost_a_quarter_at_most():
@@ -113,6 +115,7 @@ def test_at_full_size_few_steps_cost_a_quarter_at_most():
 
     task = syncmv4d.make(few_steps.get_config())
     each = {"mjd": 387.9, "encode": 174.7, "decode": 849.2, "dpa": 10.9}  # benchmarks/cycle.py
+    each = {part: 1e12 * x for part, x in each.items()}
     for cost, plain in (
         (syncmv4d_cost.training(task, each), 4 * each["mjd"]),
         (syncmv4d_cost.sampling(task, each), 100 * each["mjd"]),
