@@ -15,7 +15,6 @@ import argparse
 import functools
 import importlib.util
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 
 from syncmv4d_jax import flop_count, motion
 from syncmv4d_jax.models import mjd, motion_codec
@@ -118,14 +118,8 @@ def arrays(shapes: Any) -> Any:
 
 def seconds(function: Callable, *args: Any, repeats: int) -> float:
     """Returns the best time of a compiled call."""
-    run = jax.jit(function)
-    jax.block_until_ready(run(*args))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run(*args))
-        times.append(time.perf_counter() - start)
-    return min(times)
+    run = functools.partial(jax.jit(function), *args)
+    return timing.interleaved({"run": run}, repeats)["run"].best
 
 
 def main() -> None:

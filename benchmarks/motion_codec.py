@@ -15,13 +15,13 @@ and seconds of a decode and an encode of all views, interleaved.
 
 import argparse
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 from alignment import read
 
 from configs.readings import learned_codec
@@ -74,17 +74,6 @@ def error(tracks: jax.Array, scene: dict[str, np.ndarray]) -> float:
     return float(1e3 * np.linalg.norm(gap, axis=-1)[seen].mean())
 
 
-def seconds(calls: dict[str, Any], repeats: int) -> dict[str, float]:
-    """Best time of each call, interleaved."""
-    best = dict.fromkeys(calls, np.inf)
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
 def spread(values: np.ndarray) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
 
@@ -129,11 +118,9 @@ def main() -> None:
         ("decode", lambda way: way.decode(clean, scale, context)),
         ("encode", lambda way: way.encode(tracks, scale, clean, context)),
     ):
-        took = seconds({n: functools.partial(call, w) for n, w in ways.items()}, args.repeats)
-        print(
-            f"{title}_seconds {took['codec']:.4f} {took['autoencoder']:.4f} "
-            f"{took['codec'] / took['autoencoder']:.3f}"
-        )
+        runs = {name: functools.partial(call, way) for name, way in ways.items()}
+        took = timing.interleaved(runs, args.repeats)
+        timing.row(f"{title}_seconds", took["codec"].best, took["autoencoder"].best)
 
 
 if __name__ == "__main__":

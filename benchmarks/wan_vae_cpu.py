@@ -11,13 +11,13 @@ ours at once, diffusers in its chunks.
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import timing  # noqa: E402
 import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
@@ -26,19 +26,6 @@ import vae_reference as reference  # noqa: E402
 
 from syncmv4d_jax.models.wan import vae  # noqa: E402
 from syncmv4d_jax.nn import module  # noqa: E402
-
-
-def best(functions: dict, rounds: int) -> dict:
-    """Returns the best time of each function in ms; they take turns."""
-    times = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: min(values) for name, values in times.items()}
 
 
 def pairs(config: vae.VAEConfig, model, params: dict) -> dict:
@@ -87,8 +74,8 @@ def main() -> None:
     model = reference.build(config, seed=0)
     params = jax.tree.map(jax.numpy.asarray, reference.ours(model.state_dict()))
     for name, (ours, peer) in pairs(config, model, params).items():
-        times = best({"ours": ours, "peer": peer}, options.rounds)
-        print(f"{name} {times['ours']:.1f} {times['peer']:.1f} {times['ours'] / times['peer']:.2f}")
+        times = timing.interleaved({"ours": ours, "peer": peer}, options.rounds)
+        timing.row(name, 1e3 * times["ours"].best, 1e3 * times["peer"].best)
 
 
 if __name__ == "__main__":

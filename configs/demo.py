@@ -19,6 +19,7 @@ from configs import sections, wan_vae
 
 VARIANTS = ("tune", "train", "ablation", "loop")
 RATES = ((r"^dit/scale_head/", 0.1), (r"kernel$", 1.0), (r".*", 0.2))
+SLOWER = (r"^(dit|prior)/", 0.2), (r".*", 1.0)  # what was there before the aligner
 WITHOUT_LOOP = {"dpa": False, "cycle": False}
 VIDEO_ONLY = {"joint_motion": False, **WITHOUT_LOOP}
 
@@ -91,23 +92,21 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
 
 def _stages(*, mjd: int, joint: int) -> tuple[dict, ...]:
     """MJD alone, then the closed loop at a lower rate for what was there before."""
-    slower = (r"^(dit|prior)/", 0.2), (r".*", 1.0)
     return (
         {"name": "mjd", "train": {"steps": mjd}, "task": {"cycle": WITHOUT_LOOP}},
         {
             "name": "joint",
             "train": {"steps": joint},
-            "optim": {"learning_rate": 3e-3, "multipliers": slower},
+            "optim": {"learning_rate": 3e-3, "multipliers": SLOWER},
         },
     )
 
 
 def _closed(*, steps: int) -> dict:
     """Every step closes the loop; the embedding of the feedback, zero until `joint`, is fast."""
-    rates = (r"^dit/feedback_", 10.0), (r"^(dit|prior)/", 0.2), (r".*", 1.0)
     return {
         "name": "loop",
         "train": {"steps": steps},
         "task": {"cycle": {"probability": 1.0}},
-        "optim": {"learning_rate": 3e-3, "multipliers": rates},
+        "optim": {"learning_rate": 3e-3, "multipliers": ((r"^dit/feedback_", 10.0), *SLOWER)},
     }

@@ -14,6 +14,7 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,3 +27,11 @@ def _forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Every cast to float32 goes to float64: the same program at twice the precision."""
+    monkeypatch.setattr(jnp, "float32", jnp.float64)
+    with jax.enable_x64(True):
+        yield

@@ -121,14 +121,6 @@ def scene(views):
     }
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Every cast to float32 goes to float64: the same program at twice the precision."""
-    monkeypatch.setattr(jnp, "float32", jnp.float64)
-    with jax.enable_x64(True):
-        yield
-
-
 def aligner_step(views, name=None):
     """Loss and gradients on the mesh called `name`; None: one device."""
     config = dataclasses.replace(aligner.TINY, heads=4, depth=1, patch=32, dtype="float64")

@@ -95,7 +95,6 @@ def closed_loop_step(views, name=None):
 
 
 whole_step = functools.cache(closed_loop_step)
-double = test_meshes.double
 
 
 @pytest.mark.slow

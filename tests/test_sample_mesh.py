@@ -27,9 +27,6 @@ def test_the_mesh_of_a_sample_is_view_and_sequence():
         sample.load_mesh(config)
 
 
-double = test_meshes.double
-
-
 @pytest.fixture
 def drawn(tmp_path_factory, double):
     """drawn(mesh) -> arrays of tracks.npz of one sample with the same random weights."""

@@ -53,17 +53,10 @@ def coarse_and_context(task, batch, views):
 PER_VIEW = ("intrinsics", "extrinsics", "anchors", "anchor_valid", "view_index", "scale")
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Float64 throughout: a view's depth by itself is found by a solve that magnifies rounding."""
-    monkeypatch.setattr(jnp, "float32", jnp.float64)
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_without_multi_view_the_aligner_sees_each_view_by_itself():
+    """In float64: a view's depth by itself is found by a solve that magnifies rounding."""
     batch = tiny.make_batch()
     task = tiny.make(dit__multi_view=False)
     single = tiny.make(dit__multi_view=False, views=1)
