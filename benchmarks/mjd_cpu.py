@@ -23,7 +23,7 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 from diffusers.models.transformers import transformer_wan as wan  # noqa: E402
 
-from syncmv4d_jax.models import mjd, token_layout  # noqa: E402
+from syncmv4d_jax.models import mjd, mjd_block, token_layout  # noqa: E402
 from syncmv4d_jax.nn import module  # noqa: E402
 
 VIEWS, GRID = 3, (4, 8, 8)
@@ -100,7 +100,7 @@ def fill(peer: Peer, params: dict) -> None:
 def build(config: mjd.MJDConfig):
     """Returns (parameters, inputs x and text, our forward, the peer, its forward)."""
     rng = np.random.default_rng(0)
-    shapes = module.shapes(mjd.MJDBlock, config)
+    shapes = module.shapes(mjd_block.MJDBlock, config)
     params = jax.tree.map(
         lambda s: jnp.asarray(0.05 * rng.standard_normal(s.shape), jnp.float32), shapes
     )
@@ -112,13 +112,13 @@ def build(config: mjd.MJDConfig):
     intra = model._intra_rotation(layout)
     inter = model._inter_rotation(layout, jnp.arange(VIEWS)[None])
     time = [jnp.asarray(rng.standard_normal((1, n, 6, config.dim)), jnp.float32) for n in (2, 1)]
-    conditions = mjd.Conditions(*time, intra, inter, None)
+    conditions = mjd_block.Conditions(*time, intra, inter, None)
 
     def ours(params, x):
-        block = module.bind(mjd.MJDBlock, config, params)
+        block = module.bind(mjd_block.MJDBlock, config, params)
         return block(x, jnp.asarray(text), conditions=conditions, layout=layout)
 
-    vectors = module.bind(mjd.MJDBlock, config, params).vectors(conditions, layout)
+    vectors = module.bind(mjd_block.MJDBlock, config, params).vectors(conditions, layout)
     vectors = torch.tensor(np.stack([np.array(a) for a in vectors], 2))
     cos, sin = (torch.tensor(np.repeat(np.array(a), 2, -1))[None, :, None] for a in intra)
     between = [torch.tensor(np.array(a[0])) for a in inter]

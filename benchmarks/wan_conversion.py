@@ -16,7 +16,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from syncmv4d_jax import weights
+from syncmv4d_jax import release
 from syncmv4d_jax.conversion import engine, files
 from syncmv4d_jax.models.wan import dit
 
@@ -25,8 +25,8 @@ def write_source(folder: Path) -> int:
     """Writes an official folder of random weights; returns the size of its largest shard."""
     folder.mkdir(parents=True)
     config = dit.TI2V_5B
-    shapes = weights._shapes("dit", config)
-    planned = engine.reference_slices(weights.TABLES["dit"](config, "official"), shapes)
+    shapes = release.shapes_of("dit", config)
+    planned = engine.reference_slices(release.TABLES["dit"](config, "official"), shapes)
     rng = np.random.default_rng(0)
 
     def entry(shape):
@@ -81,7 +81,7 @@ def main() -> None:
             memory = Memory()
             memory.start()
             begin = time.perf_counter()
-            weights.convert(base / src, base / out, to=to, parts=["dit"])
+            release.convert(base / src, base / out, to=to, parts=["dit"])
             seconds = time.perf_counter() - begin
             memory.done.set()
             memory.join()
@@ -102,8 +102,8 @@ def check(folder: Path) -> None:
     """Compares the exported tensors with the random source, in the order it was written."""
     rng = np.random.default_rng(0)
     config = dit.TI2V_5B
-    shapes = weights._shapes("dit", config)
-    tables = [weights.TABLES["dit"](config, layout) for layout in ("official", "diffusers")]
+    shapes = release.shapes_of("dit", config)
+    tables = [release.TABLES["dit"](config, layout) for layout in ("official", "diffusers")]
     official, diffusers = (engine.reference_slices(rules, shapes) for rules in tables)
     names = {
         a.key: b.key

@@ -8,7 +8,7 @@ See docs/wan.md for sizes and times.
 
 import argparse
 
-from syncmv4d_jax import weights
+from syncmv4d_jax import release
 from syncmv4d_jax.conversion import folders
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the source's")
     flags = parser.parse_args()
     try:
-        weights.convert(
+        release.convert(
             flags.src, flags.out, to=flags.to, parts=flags.parts.split(","), dtype=flags.dtype
         )
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Converted weights on disk: convert a release folder, load a part onto any sharding, export.
+"""Converted weights on disk: save a part, load it onto any sharding; release.py converts.
 
 A converted folder holds one folder per part:
 
@@ -14,9 +14,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
-import math
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,17 +22,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from syncmv4d_jax import models, tokenizer, tree
-from syncmv4d_jax.conversion import engine, files, folders, store, umt5, wan_dit, wan_vae
-from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.conversion import store
 from syncmv4d_jax.nn import module
 
 FORMAT = 1
-TABLES = {"dit": wan_dit.rules, "vae": wan_vae.rules, "umt5": umt5.rules}
-IGNORED = {"umt5": umt5.ALIASES}
-SHARD_BYTES = 5 * 10**9  # of an exported safetensors file
 READERS = 4
 
 
@@ -60,69 +53,18 @@ class Leaves(NamedTuple):
     tokenizer: list[Path]
 
 
-def _build_config(part: str, sizes: dict[str, Any]) -> Any:
+def build_config(part: str, sizes: dict[str, Any]) -> Any:
+    """Returns the part's config of fields read from JSON.
+
+    Raises:
+      ValueError: unknown fields, named.
+    """
     cls = models.CONFIGS[part]
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(sizes.keys() - known):
         raise ValueError(f"{part}: the config has unknown fields {unknown}")
     as_tuple = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
     return cls(**as_tuple)
-
-
-def _shapes(part: str, config: Any) -> dict[str, tuple[int, ...]]:
-    wanted = tree.flatten(module.shapes(models.MODELS[part], config))
-    return {path: tuple(leaf.shape) for path, leaf in wanted.items()}
-
-
-def _stacked(rules: list[engine.Rule], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    planned = engine.reference_slices(rules, shapes)
-    return {path: tuple(s.layer for s in slices) for path, slices in planned.slices.items()}
-
-
-def _from_release(src: Path, part: str) -> Leaves:
-    found = folders.find(src, part)
-    sizes = dict(found.sizes)
-    if part == "vae" and "latents_mean" not in sizes and sizes["z_dim"] == len(vae.WAN_MEAN):
-        # The official code keeps the statistics, the checkpoint does not have them.
-        sizes |= {"latents_mean": vae.WAN_MEAN, "latents_std": vae.WAN_STD}
-    largest = max(found.tensors.entries.values(), key=lambda entry: math.prod(entry.shape))
-    sizes["dtype"] = str(largest.dtype)
-    config = _build_config(part, sizes)
-    shapes = _shapes(part, config)
-    planned = engine.plan(
-        TABLES[part](config, found.layout),
-        found.tensors.shapes,
-        shapes,
-        source=f"{part} of {src} ({found.layout})",
-        ignore=IGNORED.get(part),
-    )
-    places = {(s.path, s.layer): s for slices in planned.slices.values() for s in slices}
-
-    def read(path: str, layer: int | None) -> np.ndarray:
-        place = places[path, layer]
-        return place.transform.forward(found.tensors.entries[place.key].read())
-
-    def digest() -> dict[str, Any]:
-        return {
-            "layout": found.layout,
-            "files": {
-                str(file.relative_to(src)): {
-                    "bytes": file.stat().st_size,
-                    "sha256": files.sha256(file),
-                }
-                for file in found.tensors.files
-            },
-        }
-
-    return Leaves(
-        config=config,
-        shapes=shapes,
-        dtypes={path: found.tensors.entries[s[0].key].dtype for path, s in planned.slices.items()},
-        slices={path: tuple(s.layer for s in slices) for path, slices in planned.slices.items()},
-        read=read,
-        provenance=digest,
-        tokenizer=found.tokenizer,
-    )
 
 
 def _part_folder(part: str, path: Path) -> Path:
@@ -136,7 +78,13 @@ def _part_folder(part: str, path: Path) -> Path:
     )
 
 
-def _read_index(part: str, path: Path) -> tuple[Path, dict[str, Any]]:
+def read_index(part: str, path: Path) -> tuple[Path, dict[str, Any]]:
+    """Returns the part's folder and its index.json.
+
+    Raises:
+      FileNotFoundError: no converted weights there.
+      ValueError: another part or format.
+    """
     folder = _part_folder(part, path)
     index = json.loads((folder / "index.json").read_text())
     if index.get("format") != FORMAT or index.get("part") != part:
@@ -147,27 +95,10 @@ def _read_index(part: str, path: Path) -> tuple[Path, dict[str, Any]]:
     return folder, index
 
 
-def _from_converted(src: Path, part: str) -> Leaves:
-    folder, index = _read_index(part, src)
-    config = _build_config(part, index["config"])
-    shapes = {path: tuple(shape) for path, shape in index["shapes"].items()}
-
-    def read(path: str, layer: int | None) -> np.ndarray:
-        array = store.open_array(folder, path)
-        return array[... if layer is None else layer].read().result()
-
-    return Leaves(
-        config=config,
-        shapes=shapes,
-        dtypes={path: np.dtype(name) for path, name in index["dtypes"].items()},
-        slices=_stacked(TABLES[part](config, "diffusers"), shapes),
-        read=read,
-        provenance=lambda: index["source"],
-        tokenizer=sorted((folder / "tokenizer").glob("*")),
-    )
-
-
-def _write_converted(leaves: Leaves, part: str, folder: Path, dtype: Any, progress) -> None:
+def write(
+    leaves: Leaves, part: str, folder: Path, dtype: Any, progress: Callable[[int], Any]
+) -> None:
+    """Writes a part into an existing folder, in `dtype` or its own; `progress` is told bytes."""
     dtypes = {path: np.dtype(dtype or own) for path, own in leaves.dtypes.items()}
     for path, shape in leaves.shapes.items():
         store.write_array(
@@ -182,7 +113,7 @@ def _write_converted(leaves: Leaves, part: str, folder: Path, dtype: Any, progre
     config = dataclasses.asdict(leaves.config)
     if dtype:
         config["dtype"] = np.dtype(dtype).name
-    _copy_tokenizer(leaves, folder / "tokenizer")
+    copy_tokenizer(leaves, folder / "tokenizer")
     index = {
         "format": FORMAT,
         "part": part,
@@ -194,100 +125,12 @@ def _write_converted(leaves: Leaves, part: str, folder: Path, dtype: Any, progre
     (folder / "index.json").write_text(json.dumps(index, indent=1))
 
 
-def _write_diffusers(leaves: Leaves, part: str, folder: Path, dtype: Any, progress) -> None:
-    planned = engine.reference_slices(TABLES[part](leaves.config, "diffusers"), leaves.shapes)
-    entries: dict[str, files.Entry] = {}
-    for path, slices in planned.slices.items():
-        target = np.dtype(dtype or leaves.dtypes[path])
-        for s in slices:
-
-            def read(s=s, target=target):
-                array = leaves.read(s.path, s.layer).astype(target, copy=False)
-                return s.transform.backward(array)
-
-            entries[s.key] = files.Entry(planned.shapes[s.key], target, read)
-    stem = folders.SUBFOLDERS[part][1]
-    files.write_sharded(folder, stem, entries, shard_bytes=SHARD_BYTES, progress=progress)
-    config = folders.diffusers_config(part, leaves.config)
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-
-
-def _copy_tokenizer(leaves: Leaves, folder: Path) -> None:
+def copy_tokenizer(leaves: Leaves, folder: Path) -> None:
+    """Copies the part's tokenizer files, where it has any, to a new folder."""
     if leaves.tokenizer:
         folder.mkdir(parents=True)
         for file in leaves.tokenizer:
             shutil.copyfile(file, folder / file.name)
-
-
-def convert(
-    src: str | Path,
-    out: str | Path,
-    *,
-    to: str = "jax",
-    parts: Sequence[str] = folders.PARTS,
-    dtype: Any = None,
-) -> None:
-    """Converts a folder of weights. Nothing is left behind if it fails.
-
-    Args:
-      src: an official or a diffusers release folder of Wan2.2-TI2V-5B, or a converted folder.
-      out: the new folder; parts may be added to an existing one.
-      to: "jax", what `load` reads, or "diffusers", a folder that diffusers loads.
-      parts: of folders.PARTS.
-      dtype: e.g. "bfloat16"; None keeps the source's.
-
-    Raises:
-      ValueError: tensors that do not fit the model (all listed), a truncated file, another release.
-      FileNotFoundError: a missing part or shard.
-      FileExistsError: `out` has one of the parts already.
-    """
-    src, out = Path(src), Path(out)
-    if to not in ("jax", "diffusers") or not set(parts) <= set(folders.PARTS) or not parts:
-        raise ValueError(
-            f"wanted to= of ('jax', 'diffusers') and parts of {folders.PARTS}, got {to!r}, {parts}"
-        )
-    name_of = {p: p if to == "jax" else folders.SUBFOLDERS[p][0] for p in parts}
-    if there := [name for name in name_of.values() if (out / name).exists()]:
-        raise FileExistsError(f"{out} has {', '.join(there)} already")
-    converted = any((src / part / "index.json").exists() for part in folders.PARTS)
-    opened = {p: (_from_converted if converted else _from_release)(src, p) for p in parts}
-    write = _write_converted if to == "jax" else _write_diffusers
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        for part, leaves in opened.items():
-            folder = partial / name_of[part]
-            folder.mkdir()
-            with tqdm.tqdm(
-                total=_bytes(leaves, dtype), unit="B", unit_scale=True, desc=part
-            ) as bar:
-                write(leaves, part, folder, dtype, bar.update)
-        if to == "diffusers":
-            _finish_diffusers(opened, partial)
-        out.mkdir(exist_ok=True)
-        for item in sorted(partial.iterdir()):
-            if item.is_dir() or not (out / item.name).exists():
-                item.rename(out / item.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _finish_diffusers(opened: dict[str, Leaves], folder: Path) -> None:
-    """Tokenizer, scheduler and, for a whole release, the pipeline's index."""
-    if "umt5" in opened:
-        _copy_tokenizer(opened["umt5"], folder / "tokenizer")
-    if set(opened) == set(folders.PARTS):
-        for name, content in folders.PIPELINE.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps(content, indent=2))
-
-
-def _bytes(leaves: Leaves, dtype: Any) -> int:
-    sizes = (
-        math.prod(shape) * np.dtype(dtype or leaves.dtypes[path]).itemsize
-        for path, shape in leaves.shapes.items()
-    )
-    return sum(sizes)
 
 
 def save(
@@ -327,7 +170,7 @@ def save(
     partial = folder.with_name(f".{part}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_converted(leaves, part, partial, dtype, lambda *_: None)
+    write(leaves, part, partial, dtype, lambda *_: None)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -352,8 +195,8 @@ def load(
       FileNotFoundError: no converted weights there.
       ValueError: weights that do not fit their config.
     """
-    folder, index = _read_index(part, Path(path))
-    config = _build_config(part, index["config"])
+    folder, index = read_index(part, Path(path))
+    config = build_config(part, index["config"])
     if dtype is not None:
         config = dataclasses.replace(config, dtype=jnp.dtype(dtype).name)
     wanted = module.shapes(models.MODELS[part], config)

@@ -22,7 +22,7 @@ FLOORS = [
     (r"(tasks/.+|cycle\w*)\.py", 2),
     (r"(parallel|sharded|optim|checkpoint|writers|configuration|preemption|watchdog)\.py", 3),
     (r"(conversion|data|metrics|viz)/.+\.py", 3),
-    (r"(train|sample|evaluate|plan\w*|weights|cache|view|embedded|update|pictures)\.py", 4),
+    (r"(train|sample|evaluate|plan\w*|weights|release|cache|view|embedded|update|pictures)\.py", 4),
     (r"(feature_weights|evaluate_networks)\.py", 4),
     (r"(main|demo)\.py", 5),
 ]
@@ -32,7 +32,7 @@ SAME_FLOOR = [
     (r"cycle\.py", r"cycle_plan\.py"),
     (r"tasks/.+", r"configuration\.py"),  # make(config): sections become dataclasses here
     (r"models/__init__\.py", r"models/.+"),
-    (r"models/mjd\.py", r"models/wan/.+"),
+    (r"models/mjd\w*\.py", r"models/wan/.+"),
     (r"models/motion_codec\.py", r"models/wan/vae_layers\.py"),
     (r"models/dpa/.+", r"models/dpa/.+"),
     (r"motion\w*\.py", r"(cameras|motion\w*)\.py"),
@@ -42,6 +42,7 @@ SAME_FLOOR = [
     (r"(nn|points)/.+", r"(tree|nn/.+|points/.+)\.py"),
     (r"plan\.py", r"(train|sample|plan_(report|inputs|memory))\.py"),
     (r"(sample|evaluate|cache)\.py", r"(train|weights)\.py"),
+    (r"release\.py", r"weights\.py"),
     (r"train\.py", r"(weights|update)\.py"),
     (r"pictures\.py", r"sample\.py"),
     (r"embedded\.py", r"(cache|weights)\.py"),
@@ -63,7 +64,7 @@ OUTSIDE = {
     "ml_collections": r"(main|configuration|train|sample|evaluate|plan\w*|cache|demo)\.py",
     "orbax": r"checkpoint\.py",
     "grain": r"data/.+",
-    "safetensors": r"(checkpoint|weights)\.py|conversion/.+",
+    "safetensors": r"checkpoint\.py|conversion/.+",
     "trimesh": r"data/.+",
 }
 # Floors 0 and 1: arrays or bytes in, arrays out.

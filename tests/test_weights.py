@@ -13,12 +13,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from syncmv4d_jax import models, tree, weights
+from syncmv4d_jax import models, release, tree, weights
 from syncmv4d_jax.conversion import files
 
 sys.path.insert(0, str(Path(__file__).parent / "conversion"))
 
-import folders as release  # noqa: E402
+import folders  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
     folder = tmp_path_factory.mktemp("official") / "src"
-    release.write_official(folder)
+    folders.write_official(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def converted(official, tmp_path_factory):
     out = tmp_path_factory.mktemp("converted") / "weights"
-    weights.convert(official, out)
+    release.convert(official, out)
     return out
 
 
@@ -47,11 +47,11 @@ def same(wanted, got):
 @pytest.mark.parametrize("part", models.MODELS)
 def test_official(converted, part):
     config, params = weights.load(part, converted)
-    wanted = release.CONFIGS[part]
+    wanted = folders.CONFIGS[part]
     if part == "umt5":
         wanted = dataclasses.replace(wanted, max_distance=128)
     assert config == wanted
-    same(release.params(part), params)
+    same(folders.params(part), params)
     same(params, weights.load(part, converted / part)[1])
 
 
@@ -66,12 +66,12 @@ def test_index_tells_the_source(converted, official):
 
 def test_diffusers_and_back(tmp_path):
     src = tmp_path / "src"
-    release.write_diffusers(src)
-    weights.convert(src, tmp_path / "w")
-    weights.convert(tmp_path / "w", tmp_path / "back", to="diffusers")
+    folders.write_diffusers(src)
+    release.convert(src, tmp_path / "w")
+    release.convert(tmp_path / "w", tmp_path / "back", to="diffusers")
     for part in models.MODELS:
-        same(release.params(part), weights.load(part, tmp_path / "w")[1])
-        sub, stem = weights.folders.SUBFOLDERS[part]
+        same(folders.params(part), weights.load(part, tmp_path / "w")[1])
+        sub, stem = release.folders.SUBFOLDERS[part]
         ours = files.open_sharded(tmp_path / "back" / sub, stem).entries
         theirs = files.open_sharded(src / sub, stem).entries
         assert ours.keys() == theirs.keys()
@@ -83,23 +83,23 @@ def test_diffusers_and_back(tmp_path):
 
 
 def test_official_to_diffusers_directly(official, tmp_path):
-    weights.convert(official, tmp_path / "d", to="diffusers", parts=["dit"])
-    weights.convert(tmp_path / "d", tmp_path / "w", parts=["dit"])
-    same(release.params("dit"), weights.load("dit", tmp_path / "w")[1])
+    release.convert(official, tmp_path / "d", to="diffusers", parts=["dit"])
+    release.convert(tmp_path / "d", tmp_path / "w", parts=["dit"])
+    same(folders.params("dit"), weights.load("dit", tmp_path / "w")[1])
 
 
 def test_dtype_and_parts(official, tmp_path):
-    weights.convert(official, tmp_path / "w", parts=["dit"], dtype="bfloat16")
+    release.convert(official, tmp_path / "w", parts=["dit"], dtype="bfloat16")
     assert [p.name for p in (tmp_path / "w").iterdir()] == ["dit"]
     config, params = weights.load("dit", tmp_path / "w")
     assert config.dtype == "bfloat16"
-    same(jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), release.params("dit")), params)
-    weights.convert(official, tmp_path / "w", parts=["umt5"])
+    same(jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), folders.params("dit")), params)
+    release.convert(official, tmp_path / "w", parts=["umt5"])
     assert weights.load("umt5", tmp_path / "w", dtype="bfloat16")[0].dtype == "bfloat16"
     tokenizer = weights.load_tokenizer(tmp_path / "w", max_length=8)
     assert tokenizer.encode_batch(["a hand"])[0].shape == (1, 8)
     with pytest.raises(FileExistsError, match="umt5"):
-        weights.convert(official, tmp_path / "w", parts=["umt5"])
+        release.convert(official, tmp_path / "w", parts=["umt5"])
 
 
 def test_shardings(converted):
@@ -112,14 +112,14 @@ def test_shardings(converted):
         ]
         return jax.sharding.NamedSharding(mesh, spec(*axes))
 
-    shardings = jax.tree.map(place, release.params("dit"))
+    shardings = jax.tree.map(place, folders.params("dit"))
     _, params = weights.load("dit", converted, shardings)
-    same(release.params("dit"), params)
+    same(folders.params("dit"), params)
     kernel = params["blocks"]["self_attn"]["q"]["kernel"]
     assert kernel.sharding.is_equivalent_to(shardings["blocks"]["self_attn"]["q"]["kernel"], 3)
     assert kernel.addressable_shards[0].data.shape == (2, 48, 12)
     replicated = jax.sharding.NamedSharding(mesh, spec())
-    same(release.params("umt5"), weights.load("umt5", converted, replicated)[1])
+    same(folders.params("umt5"), weights.load("umt5", converted, replicated)[1])
     with pytest.raises(ValueError, match="differ in blocks"):
         weights.load("dit", converted, {"head": shardings["head"]})
 
@@ -163,7 +163,7 @@ def test_text_encoder(converted):
 def fails(src, tmp_path, match, error=ValueError, parts=("dit", "vae", "umt5")):
     out = tmp_path / "out"
     with pytest.raises(error, match=match):
-        weights.convert(src, out, parts=parts)
+        release.convert(src, out, parts=parts)
     assert not out.exists() and not list(tmp_path.glob(".out*"))
 
 
@@ -209,7 +209,7 @@ def test_unknown_and_missing_keys(copy, tmp_path):
 
 
 def test_failure_half_way(copy, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "_copy_tokenizer", lambda *_: 1 / 0)
+    monkeypatch.setattr(weights, "copy_tokenizer", lambda *_: 1 / 0)
     fails(copy, tmp_path, "division", ZeroDivisionError)
 
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from syncmv4d_jax import models, weights
+from syncmv4d_jax import models, release, weights
 from syncmv4d_jax.conversion import files
 from syncmv4d_jax.conversion import folders as layouts
 
 sys.path.insert(0, str(Path(__file__).parent / "conversion"))
 
-import folders as release  # noqa: E402
+import folders  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -98,7 +98,7 @@ def save_official(theirs, folder):
 def converted(request, theirs, tmp_path_factory):
     base = tmp_path_factory.mktemp(request.param)
     {"diffusers": save_diffusers, "official": save_official}[request.param](theirs, base / "src")
-    weights.convert(base / "src", base / "weights")
+    release.convert(base / "src", base / "weights")
     return base / "weights"
 
 
@@ -164,7 +164,7 @@ def test_back_to_diffusers(converted, theirs, tmp_path):
     import diffusers
     import transformers
 
-    weights.convert(converted, tmp_path / "out", to="diffusers")
+    release.convert(converted, tmp_path / "out", to="diffusers")
     classes = {
         "dit": diffusers.WanTransformer3DModel,
         "vae": diffusers.AutoencoderKLWan,
@@ -185,8 +185,8 @@ def test_bfloat16_round_trip(theirs, tmp_path):
     model = diffusers.WanTransformer3DModel.from_config(theirs["dit"].config)
     model = randomise(torch, model).to(torch.bfloat16)
     model.save_pretrained(tmp_path / "src/transformer")
-    weights.convert(tmp_path / "src", tmp_path / "w", parts=["dit"])
-    weights.convert(tmp_path / "w", tmp_path / "out", to="diffusers", parts=["dit"])
+    release.convert(tmp_path / "src", tmp_path / "w", parts=["dit"])
+    release.convert(tmp_path / "w", tmp_path / "out", to="diffusers", parts=["dit"])
     before = files.open_sharded(tmp_path / "src/transformer", "diffusion_pytorch_model").entries
     after = files.open_sharded(tmp_path / "out/transformer", "diffusion_pytorch_model").entries
     assert before.keys() == after.keys()
@@ -201,7 +201,7 @@ def test_official_folder_by_torch_equals_ours(tmp_path):
     """The fixtures of the torch-free tests are files that torch reads."""
     import torch
 
-    release.write_official(tmp_path / "src", parts=("vae",))
+    folders.write_official(tmp_path / "src", parts=("vae",))
     state = torch.load(tmp_path / "src/Wan2.2_VAE.pth", weights_only=True)
-    for key, value in release.reference("vae", "official").items():
+    for key, value in folders.reference("vae", "official").items():
         np.testing.assert_array_equal(state[key].numpy(), value)

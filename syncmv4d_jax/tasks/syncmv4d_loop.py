@@ -21,7 +21,7 @@ import numpy as np
 from syncmv4d_jax import cameras, corruption, cycle, flops, flow, motion
 from syncmv4d_jax.models import mjd, reuse
 from syncmv4d_jax.models.dpa import aligner
-from syncmv4d_jax.models.wan import dit, vae
+from syncmv4d_jax.models.wan import dit_block, vae
 from syncmv4d_jax.nn import attention, module
 
 Array = jax.Array
@@ -244,7 +244,9 @@ class Loop:
         cut = lambda x: self.placement.constrain(x, mjd.MJD.token_axes)  # noqa: E731
         return memory._replace(seen=cut(memory.seen), moved=cut(memory.moved))
 
-    def text_keys(self, params: Params, context: dict[str, Array], *, guided: bool) -> dit.Keys:
+    def text_keys(
+        self, params: Params, context: dict[str, Array], *, guided: bool
+    ) -> dit_block.Keys:
         """Returns keys and values of the text in all blocks [layers b l heads k], for `context`.
 
         Args:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from syncmv4d_jax import models, torch_pickle, tree, weights
+from syncmv4d_jax import models, release, torch_pickle, tree
 from syncmv4d_jax.conversion import engine, files
 from syncmv4d_jax.conversion import folders as layouts
 from syncmv4d_jax.models.wan import dit, umt5, vae
@@ -27,7 +27,7 @@ def params(part, seed=0):
 
 
 def reference(part, layout):
-    state = engine.to_reference(weights.TABLES[part](CONFIGS[part], layout), params(part))
+    state = engine.to_reference(release.TABLES[part](CONFIGS[part], layout), params(part))
     return {key: np.ascontiguousarray(value) for key, value in state.items()}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from syncmv4d_jax import models, tree, weights
+from syncmv4d_jax import models, release, tree
 from syncmv4d_jax.conversion import engine
 from syncmv4d_jax.models.wan import dit, umt5, vae
 from syncmv4d_jax.nn import module
@@ -27,8 +27,8 @@ def test_full_size(part, layout):
     shapes = module.shapes(models.MODELS[part], config)
     assert tree.count(shapes) == COUNTS[part]
     wanted = {path: leaf.shape for path, leaf in tree.flatten(shapes).items()}
-    rules, given = weights.TABLES[part](config, layout), keys(layout, part)
-    ignore = weights.IGNORED.get(part)
+    rules, given = release.TABLES[part](config, layout), keys(layout, part)
+    ignore = release.IGNORED.get(part)
     planned = engine.plan(rules, given, wanted, source=layout, ignore=ignore)
     given.pop("encoder.embed_tokens.weight", None)
     assert planned.shapes == given  # from our shapes back to their keys and shapes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import flop_count, flops, tree
-from syncmv4d_jax.models import mjd, token_layout
+from syncmv4d_jax.models import mjd, mjd_block, token_layout
 from syncmv4d_jax.models.wan import dit
 from syncmv4d_jax.nn import module, rope
 
@@ -168,19 +168,19 @@ def test_flops_of_a_block_follow_the_closed_formula():
     """The built block at full size against `flops.mjd_block`, counted from its jaxpr."""
     config = mjd.MJDConfig()
     layout = token_layout.Layout(3, (13, 15, 22), config.extra_tokens, 2)
-    params = module.shapes(mjd.MJDBlock, config)
+    params = module.shapes(mjd_block.MJDBlock, config)
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
     dense = 3 * 2 * 330
     table = lambda *s: jax.eval_shape(  # noqa: E731
         lambda: rope.rotations(jnp.zeros((*s, 3), jnp.int32), d_head=config.d_head)
     )
-    conditions = mjd.Conditions(
+    conditions = mjd_block.Conditions(
         shape(1, 2, 6, config.dim), shape(1, 1, 6, config.dim), table(layout.tokens),
         table(13, dense), None,
     )  # fmt: skip
 
     def run(params, x, text, conditions):
-        block = module.bind(mjd.MJDBlock, config, params)
+        block = module.bind(mjd_block.MJDBlock, config, params)
         return block(x, text, conditions=conditions, layout=layout)
 
     got = flop_count.count(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import wan_reference
 
-from syncmv4d_jax import flow, models, tree, weights
+from syncmv4d_jax import flow, models, release, tree
 from syncmv4d_jax.conversion import engine
 from syncmv4d_jax.models.wan import dit
 from syncmv4d_jax.nn import module
@@ -27,7 +27,7 @@ GUIDANCE = 5.0
 def params_of(theirs):
     shapes = module.shapes(dit.DiT, CONFIG)
     wanted = {path: leaf.shape for path, leaf in tree.flatten(shapes).items()}
-    rules = weights.TABLES["dit"](CONFIG, "diffusers")
+    rules = release.TABLES["dit"](CONFIG, "diffusers")
     return engine.to_ours(rules, wan_reference.arrays(theirs), wanted, source="diffusers")
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from configs import wan_ti2v as wan_ti2v_config
-from syncmv4d_jax import checkpoint, flow, lora, sample, tokenizer, train, tree, weights
+from syncmv4d_jax import checkpoint, flow, lora, release, sample, tokenizer, train, tree
 from syncmv4d_jax.data import image
 from syncmv4d_jax.models.wan import dit, vae
 from syncmv4d_jax.nn import module
@@ -22,7 +22,7 @@ from syncmv4d_jax.viz import video
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
 
-import folders as release  # noqa: E402
+import folders  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -308,8 +308,8 @@ def test_the_negative_prompt_is_the_release_s():
 def converted(tmp_path_factory):
     """An official release folder of tiny random weights, converted."""
     root = tmp_path_factory.mktemp("release")
-    release.write_official(root / "official")
-    weights.convert(root / "official", root / "converted")
+    folders.write_official(root / "official")
+    release.convert(root / "official", root / "converted")
     return root / "converted"
 
 
