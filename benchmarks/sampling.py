@@ -1,21 +1,22 @@
 """What sampling with fewer FLOPs saves, and what it changes: the demo's weights, held-out scenes.
 
-    python benchmarks/sampling.py [--demo out/demo-train] [--steps 8 16] [--scenes 4] [--draws 1]
+    python benchmarks/sampling.py [--demo out/demo-train] [--steps 8 16] [--scenes 4] [--rows all]
 
 Reads a folder that `make demo` or `make demo-train` made (records, cache, weights); without one two
 embedded scenes are made here. Rows of VARIANTS differ in switches of `config.task`; all of them
 sample the same scenes from the same noise, in turn. Prints `name ours peer ratio`, seconds of a
 sample beside those of the row without the switch; under it FLOPs (tasks/syncmv4d_cost) as a share,
-steps that were reused, PSNR between both videos, and how the error of the fused tracks against the
-truth (mm) and the PSNR against the true video change. The last lines time one guided network call:
-both branches in one batch beside one after the other.
+steps that were reused, PSNR between both videos, and the error of the fused tracks against the
+truth (mm) and the PSNR against the true video, with the paired change and its standard error over
+scenes. The last lines time one guided network call: both branches in one batch beside one after the
+other.
 
-The demo was trained without dropped text, so guidance does not improve its samples: rows with
-guidance say what the switch saves and how far the samples move, not how good they are.
+The shipped weights were trained without dropped text, so guidance cannot improve their samples.
+`--guidance` names weights that were (`--config=configs/demo.py:guidance`, docs/speed.md).
+`--codec` names a trained motion codec (configs/motion_codec.py:demo) for the row of that name.
 """
 
 import argparse
-import dataclasses
 import functools
 import os
 import sys
@@ -34,19 +35,22 @@ import timing  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for `from configs import ...`
 
-from configs import demo  # noqa: E402
+from configs import demo, motion_codec  # noqa: E402
 from syncmv4d_jax import embedded, sample, train  # noqa: E402
 from syncmv4d_jax.tasks import syncmv4d, syncmv4d_cost  # noqa: E402
 
-# name -> (the row it is compared with, switches)
+# name -> (the row it is compared with, switches of config.task; "text": as it was before)
 GUIDED = {"guidance": 2.0}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("", {}),
     "text_every_step": ("plain", {"text": True}),
+    "refine_every": ("plain", {"cycle": {"refine_every": 1}}),
+    "refine_few": ("plain", {"cycle": {"refine_every": 12, "refine_last": 1}}),
+    "codec": ("plain", {"codec": dict(motion_codec.DEMO)}),
     "reuse_0.1": ("plain", {"reuse_threshold": 0.1}),
     "reuse_0.2": ("plain", {"reuse_threshold": 0.2}),
     "reuse_0.4": ("plain", {"reuse_threshold": 0.4}),
-    "guided": ("", GUIDED),
+    "guided": ("plain", GUIDED),
     "interval": ("guided", GUIDED | {"guidance_interval": (0.75, 1.0)}),
     "interval_reuse_0.2": (
         "guided",
@@ -62,16 +66,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=[8])
     parser.add_argument("--scenes", type=int, default=2)
     parser.add_argument("--rows", nargs="+", default=list(SHORT), choices=[*VARIANTS, "all"])
+    parser.add_argument("--guidance", type=Path, help="weights trained with dropped text")
+    parser.add_argument("--codec", type=Path, help="weights of a motion codec")
     return parser.parse_args()
 
 
-def load(folder: Path | None, scratch: Path) -> Any:
+def load(folder: Path | None, scratch: Path, args: argparse.Namespace) -> Any:
     """The demo's configuration with its data, made here where there is none."""
     config = demo.get_config()
     shipped = ROOT / "demo" / "weights" / "model.safetensors"
     with config.unlocked():
         for part in ("dit", "dpa", "prior"):
-            config.weights[part] = str(shipped)
+            config.weights[part] = str((part != "dpa" and args.guidance) or shipped)
+        config.weights.codec = str(args.codec or "")
         if folder is None:
             config.weights.vae = str(shipped.parent)
             embedded.ensure(config, scratch)
@@ -82,14 +89,18 @@ def load(folder: Path | None, scratch: Path) -> Any:
     return config
 
 
-def vary(config: Any, steps: int, switches: dict[str, Any]) -> Any:
-    """A task of one row."""
-    task = train.load_task(config)
+def vary(config: Any, steps: int, switches: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A task of one row and its parameters."""
+    config = config.copy_and_resolve_references()
     own = {key: x for key, x in switches.items() if key != "text"}
-    task.options = dataclasses.replace(task.options, sample_steps=steps, **own)
+    with config.unlocked():
+        if "codec" not in switches:
+            config.weights.codec = ""
+        config.task.update({"sample_steps": steps, **own})
+    task = train.load_task(config)
     if switches.get("text"):  # what sampling did before: the text anew in every step
         task._with_text = lambda params, context: context
-    return task
+    return task, sample.load_params(task, config, Path("none"))
 
 
 def inputs_of(arrays: dict[str, np.ndarray], encode: Any, params: Any) -> dict[str, jax.Array]:
@@ -113,15 +124,14 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None:
     """Samples all scenes by all rows in turn and prints the table."""
     tasks = {name: vary(config, steps, VARIANTS[name][1]) for name in rows}
-    task = tasks[rows[0]]
-    params = sample.load_params(task, config, Path("none"))
+    task, params = tasks[rows[0]]
     encode, decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     for index, arrays in enumerate([scenes[0], *scenes]):  # the first round compiles
         batch, videos = inputs_of(arrays, encode, params), {}
         truth = arrays["video"].astype(np.float32) / 127.5 - 1
         for name, own in tasks.items():
-            out, seconds = run(own, params, batch, index)
+            out, seconds = run(*own, batch, index)
             videos[name] = np.asarray(decode(params, out["video"]))[0]
             fused = syncmv4d.fuse(out["tracks_per_view"], out["confidence"])[0]
             error = np.linalg.norm(np.asarray(fused) - arrays["tracks"], axis=-1)
@@ -135,15 +145,27 @@ def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None
             }
             if index:
                 found[name].append(values)
-    show(tasks, steps, found)
+    show({name: own[0] for name, own in tasks.items()}, steps, found)
+
+
+def change(rows: list[dict[str, float]], others: list[dict[str, float]], key: str) -> str:
+    """`mean (change ± its standard error)` of one value over the scenes."""
+    own, other = (np.array([r[key] for r in x]) for x in (rows, others))
+    gap = own - other
+    error = gap.std(ddof=1) / len(gap) ** 0.5 if len(gap) > 1 else np.nan
+    return f"({gap.mean():+.2f} ± {error:.2f})"
 
 
 def show(tasks: dict[str, Any], steps: int, found: dict[str, list[dict[str, float]]]) -> None:
-    each = syncmv4d_cost.parts(next(iter(tasks.values())))
+    parts = {
+        codec: syncmv4d_cost.parts(next(t for n, t in tasks.items() if (n == "codec") == codec))
+        for codec in {n == "codec" for n in tasks}
+    }
     mean = {n: {k: np.mean([r[k] for r in rows]) for k in rows[0]} for n, rows in found.items()}
     best = {n: min(r["seconds"] for r in rows) for n, rows in found.items()}
 
     def tera(name):
+        each = parts[name == "codec"]
         cost = syncmv4d_cost.sampling(tasks[name], each, reused=mean[name]["reused"])
         if VARIANTS[name][1].get("text"):
             cost = cost | {"text": (steps - 1) * syncmv4d_cost.text(tasks[name])}
@@ -152,21 +174,20 @@ def show(tasks: dict[str, Any], steps: int, found: dict[str, list[dict[str, floa
     for name in tasks:
         base = VARIANTS[name][0] or name
         timing.row(f"sampling_{steps}_{name}", best[name], best[base])
-        own, other = mean[name], mean[base]
+        own, both = mean[name], (found[name], found[base])
         (total, mjd), (total_base, mjd_base) = tera(name), tera(base)
         print(
             f"# of the FLOPs {total / total_base:.3f} (of the network's {mjd / mjd_base:.3f}), "
             f"reused {own['reused']:.1f} of {steps}, between {own['between']:.1f} dB, "
-            f"tracks {own['mm']:.1f} mm ({own['mm'] - other['mm']:+.2f}), "
-            f"video {own['truth']:.2f} dB ({own['truth'] - other['truth']:+.2f})",
+            f"tracks {own['mm']:.1f} mm {change(*both, 'mm')}, "
+            f"video {own['truth']:.2f} dB {change(*both, 'truth')}",
             flush=True,
         )
 
 
 def branches(config: Any, arrays: Any, rounds: int = 5) -> None:
     """One guided network call: both branches in one batch, and in two calls."""
-    task = vary(config, 8, GUIDED)
-    params = sample.load_params(task, config, Path("none"))
+    task, params = vary(config, 8, GUIDED)
     batch = inputs_of(arrays, jax.jit(task.encode_pixels), params)
     context = task.context(batch)
     null = {**context, "text": context["null_text"], "text_lengths": context["null_text_lengths"]}
@@ -194,9 +215,11 @@ def main() -> None:
     if args.demo and not there:
         sys.exit(f"{args.demo}: wanted what `make demo` leaves there, found no cache/64x96")
     rows = list(VARIANTS) if "all" in args.rows else args.rows
+    if args.codec is None:
+        rows = [n for n in rows if n != "codec"]
     rows = [n for n in VARIANTS if n in rows or n in {VARIANTS[r][0] for r in rows}]
     with tempfile.TemporaryDirectory(prefix="sampling-") as scratch:
-        config = load(there[0] if there else None, Path(scratch))
+        config = load(there[0] if there else None, Path(scratch), args)
         config.sample.count = args.scenes
         task = train.load_task(config)
         scenes = [arrays for _, arrays in sample._inputs(config, task)]

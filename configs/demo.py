@@ -5,7 +5,8 @@
 
 `:ablation` is the base of the rows of docs/ablations.md: single views and video alone first, as the
 paper starts from Wan, then what a row switches on. `:loop` goes on from its end with the loop
-closed in every step.
+closed in every step. `:guidance` goes on from shipped weights with text dropped now and then: what
+guidance needs and the other variants leave out (docs/speed.md).
 
 64 x 96 pixels, 13 frames at 8 fps, three views, 256 points; four MJD blocks of width 192, an
 aligner of two super-blocks, an autoencoder of Wan2.2's form (48 channels, 4 x 8 x 8). What differs
@@ -17,7 +18,7 @@ import ml_collections
 
 from configs import sections, wan_vae
 
-VARIANTS = ("tune", "train", "ablation", "loop")
+VARIANTS = ("tune", "train", "ablation", "loop", "guidance")
 RATES = ((r"^dit/scale_head/", 0.1), (r"kernel$", 1.0), (r".*", 0.2))
 SLOWER = (r"^(dit|prior)/", 0.2), (r".*", 1.0)  # what was there before the aligner
 WITHOUT_LOOP = {"dpa": False, "cycle": False}
@@ -82,6 +83,12 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         )  # fmt: skip
         if variant == "loop":
             config.stages += (_closed(steps=100),)
+    elif variant == "guidance":
+        config.task.text_drop = 0.25
+        config.task.cycle.update(WITHOUT_LOOP)
+        config.train.steps = 500
+        config.train.checkpoint_every = 100
+        config.optim.learning_rate = 3e-3
     else:
         config.train.steps = 40
         config.train.checkpoint_every = 20

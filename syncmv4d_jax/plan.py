@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 Tree = Any
 ENTRIES = plan_report.ENTRIES
 UNTIL = ("whole", "memory")
-PROGRAMS = ("update", "refine", "plain")  # names of the jitted functions of the entries
+PROGRAMS = ("update", "sample_step")  # names of the jitted functions of the entries
 # Keeps libtpu from asking the cloud's metadata server who it is.
 QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",

@@ -1,5 +1,6 @@
 """What a planned step is given: parameters, batch and state as shapes with shardings."""
 
+import functools
 from typing import Any
 
 import jax
@@ -51,7 +52,9 @@ def sampling(task: Any, params: Tree, batch: Tree) -> tuple[Any, tuple[Tree, ...
         batched = np.ndim(x) > 0 and x.shape[0] == size
         return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=cut if batched else whole)
 
-    return jax.jit(function), (params, *jax.tree.map(place, arguments[1:]))
+    step = functools.partial(function)
+    step.__name__ = "sample_step"  # what the compiler calls it, see plan.PROGRAMS
+    return jax.jit(step), (params, *jax.tree.map(place, arguments[1:]))
 
 
 def place(config: ml_collections.ConfigDict, mesh: Mesh, shapes: Tree) -> Tree:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,10 +69,17 @@ def run(function: Callable[..., Any], *arguments: Any, names: tuple[str, ...]) -
 
 
 def _call(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipe.send((True, function(*arguments)))
     except Exception as error:
         pipe.send((False, f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    """A compiler that nobody waits for would keep its memory, and libtpu, for itself."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @contextlib.contextmanager

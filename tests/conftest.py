@@ -13,9 +13,16 @@ FLAGS += " --xla_cpu_collective_call_terminate_timeout_seconds=900"
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
+# Threads of XLA's pool. With one a device, two collectives that do not wait for each other may each
+# hold some of them, and both wait for the rest for ever.
+os.environ["NPROC"] = "64"
+
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
+
+jax.devices()  # makes the pool
+del os.environ["NPROC"]  # to a launched process it is the number of processes
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

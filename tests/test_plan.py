@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +161,15 @@ def test_mesh_that_does_not_fit(tmp_path, monkeypatch):
     monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
     with pytest.raises(ValueError, match=r"wants 3 devices, there are 8.*fsdp=8 would fit"):
         plan.run(settings(mesh=(1, 3, 1, 1), entries=("mjd_step",)), tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["mjd_step", "sample_step"])
+def test_programs_have_the_names_that_until_memory_waits_for(entry):
+    config = plan.of_entry(settings(), entry)
+    mesh = parallel.make_mesh({"fsdp": 4, "sequence": 2})
+    function, arguments = plan.program(config, mesh, entry, 4)
+    name = re.match(r"module @jit_(\w+)", function.lower(*arguments).as_text()).group(1)
+    assert name in plan.PROGRAMS
 
 
 @pytest.mark.slow

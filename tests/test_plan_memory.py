@@ -1,6 +1,8 @@
 """A compilation that is stopped when its memory is assigned: the process, and what it leaves."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +29,25 @@ def pretend(name, seconds):
     (folder / f"module_0003.jit_{name}.cl_1.{plan_memory.REPORT}").write_text(report)
     time.sleep(seconds)
     return "done"
+
+
+def wait(path):
+    partial = path.with_suffix(".partial")
+    partial.write_text(str(os.getpid()))
+    partial.rename(path)
+    time.sleep(300)
+
+
+def alive(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def until(condition, seconds=100):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.1)
 
 
 def refuse():
@@ -56,3 +77,15 @@ def test_errors_come_back():
         plan_memory.run(refuse, names=("update",))
     with pytest.raises(RuntimeError, match=r"the compiling process died \(3\)"):
         plan_memory.run(os._exit, 3, names=("update",))
+
+
+def test_a_compilation_ends_with_the_process_that_waits_for_it(tmp_path):
+    path, here = tmp_path / "pid", Path(__file__).parent
+    code = "import pathlib, test_plan_memory as t; "
+    code += f"t.plan_memory.run(t.wait, pathlib.Path({str(path)!r}), names=())"
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    until(path.exists)
+    process.kill()
+    process.wait()
+    until(lambda: not alive(int(path.read_text())))
