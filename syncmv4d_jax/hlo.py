@@ -159,13 +159,38 @@ def collectives(text: str, *, slice_devices: int = 0) -> list[Collective]:
       slice_devices: devices of a slice, 0 for one slice.
     """
     computations, entry = parse(text)
+    started = {
+        _channel(line) for lines in computations.values() if _starts(lines) for line in lines
+    }
+    fused = _fused(computations)
     found = []
     for name, times in _runs(computations, entry).items():
+        goes_on = started if name in fused and not _starts(computations[name]) else ()
         for instruction in computations[name]:
             kind = instruction.op.removesuffix("-start")
-            if kind in COLLECTIVES:
+            if kind in COLLECTIVES and _channel(instruction) not in goes_on:
                 found.append(_collective(kind, instruction, times, slice_devices))
     return found
+
+
+def _channel(line: Instruction) -> str:
+    found = re.search(r"channel_id=(\d+)", line.rest)
+    return found.group(1) if found else line.name
+
+
+def _starts(lines: Sequence[Instruction]) -> bool:
+    """Whether a collective begins here that later fusions go on with, where it is repeated."""
+    return any('custom_call_target="AsyncCollectiveStart"' in line.rest for line in lines)
+
+
+def _fused(computations: dict[str, list[Instruction]]) -> set[str]:
+    return {
+        name
+        for lines in computations.values()
+        for line in lines
+        if line.op == "fusion"
+        for name in _called(line)
+    }
 
 
 def _collective(kind: str, line: Instruction, times: int, slice_devices: int) -> Collective:

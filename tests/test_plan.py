@@ -126,6 +126,24 @@ ENTRY %main (p: bf16[4,8]) -> bf16[8,8] {
         hlo.collectives("nothing")
 
 
+def test_a_collective_that_fusions_carry_on_counts_once():
+    """As libtpu prints it for v5e: begun, gone on with beside a computation, and ended."""
+    gather = "%g = bf16[8,8]{1,0} all-gather(%p), channel_id=7, replica_groups=[1,4]<=[4]"
+    parts = {
+        "start": 'ROOT %c = (bf16[8,8]) custom-call(%g), custom_call_target="AsyncCollectiveStart"',
+        "beside": "ROOT %t = (bf16[8,8]) tuple(%g)",
+        "done": 'ROOT %c = bf16[8,8] custom-call(%g), custom_call_target="AsyncCollectiveDone"',
+    }
+    lines = ["HloModule m", ""]
+    for name, last in parts.items():
+        lines += [f"%{name} (p: bf16[2,8]) -> bf16[8,8] {{", f"  {gather}", f"  {last}", "}", ""]
+    lines += ["ENTRY %main (p: bf16[2,8]) -> bf16[8,8] {"]
+    lines += [f"  %f{n} = bf16[8,8] fusion(%p), kind=kLoop, calls=%{n}" for n in parts]
+    lines += [f"  {gather.replace('%g', '%other').replace('=7', '=8')}", "}"]
+    found = hlo.collectives("\n".join(lines))
+    assert [one.sent for one in found] == [96.0, 96.0]
+
+
 def test_reader_of_asynchronous_collectives():
     text = """
 %async_collective_fusion.3 (p: f32[4]) -> f32[4] {
