@@ -37,7 +37,10 @@ _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_AXES = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}"
+)
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 
 
@@ -216,22 +219,33 @@ def _groups(rest: str) -> list[list[int]]:
     if found := _AXES.search(rest):
         return _axis_groups(*found.groups())
     if found := _IOTA.search(rest):
-        shape, dims, order = (
-            [int(x) for x in part.split(",")] if part else None for part in found.groups()
-        )
-        ids = np.arange(math.prod(dims)).reshape(dims)
-        return (ids if order is None else ids.transpose(order)).reshape(shape).tolist()
+        shape, dims, order = found.groups()
+        return _iota(dims, order).reshape(_numbers(shape)).tolist()
     found = _LISTED.search(rest) or _PAIRS.search(rest)
-    if not found:
-        return []
-    return [[int(x) for x in group] for group in _lists(found.group(1))]
+    if not found and "replica_groups=" in rest and "replica_groups={}" not in rest:
+        raise ValueError(f"hlo: cannot read the groups of devices in {rest[:300]}")
+    return [[int(x) for x in group] for group in _lists(found.group(1))] if found else []
 
 
-def _axis_groups(mesh: str, names: str) -> list[list[int]]:
-    """Groups given as "'a'=4,'b'=2" and "'b'": devices that differ in the named axes only."""
+def _numbers(text: str) -> list[int]:
+    return [int(x) for x in text.split(",")]
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    """Devices 0, 1, ... laid out as "4,2", their axes then permuted by "1,0"."""
+    ids = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+    return ids.transpose(_numbers(order)) if order else ids
+
+
+def _axis_groups(mesh: str, dims: str | None, order: str | None, names: str) -> list[list[int]]:
+    """Groups given as "'a'=4,'b'=2" and "'b'": devices that differ in the named axes only.
+
+    `dims` and `order` say which devices the mesh has in its places, as in `_iota`.
+    """
     sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", mesh)}
     named = [name for name in re.findall(r"'(\w+)'", names) if name in sizes]
-    ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    ids = np.arange(math.prod(sizes.values())) if dims is None else _iota(dims, order)
+    ids = ids.reshape(tuple(sizes.values()))
     last = [list(sizes).index(name) for name in named]
     ids = np.moveaxis(ids, last, range(ids.ndim - len(last), ids.ndim))
     return ids.reshape(-1, math.prod(sizes[name] for name in named)).tolist()

@@ -178,19 +178,13 @@ def init(config: OptimConfig, params: Tree) -> State:
                 f"e.g. {tree.sample(flat)}"
             )
     params = _stored(config, params)
-    zero = jnp.zeros((), jnp.int32)
-    guard = {
-        "accepted": zero,
-        "nonfinite": zero,
-        "spikes": zero,
-        "in_a_row": zero,
-        "norm": jnp.zeros((), jnp.float32),
-    }
+    # Arrays and copies of their own: the state is donated, and no buffer can be donated twice.
+    guard = {name: jnp.zeros((), jnp.int32) for name in ("accepted", "nonfinite", "spikes")}
+    guard |= {"in_a_row": jnp.zeros((), jnp.int32), "norm": jnp.zeros((), jnp.float32)}
     return {
         "params": params,
         "opt": {"inner": _stored(config, transformation(config).init(params)), "guard": guard},
-        "step": zero,
-        # A copy: the state is donated, and one buffer must not be donated twice.
+        "step": jnp.zeros((), jnp.int32),
         "ema": jax.tree.map(jnp.copy, params) if config.ema else {},
     }
 

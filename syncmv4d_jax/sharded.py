@@ -185,6 +185,15 @@ class Placement:
 
         return jax.tree.map(one, layer)
 
+    def replicate(self, layer: Tree) -> Tree:
+        """Makes the weights of a small layer outside of the blocks whole, and their gradients.
+
+        Left alone, the partitioner may gather the tokens of the whole batch to get its shard of a
+        gradient, where a sum of the layer's size does.
+        """
+        place = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, place), layer)
+
     def _by_heads(self, q, k, v, mask, lengths, batch, axes):
         """Inter-view attention whose heads are cut already, see `heads`: nothing moves."""
         cut = P(batch, None, axes)

@@ -162,3 +162,10 @@ def test_bad_settings_say_what_was_wanted():
         optim.OptimConfig(name="sgd")
     with pytest.raises(ValueError, match="matches none of 4 trainable paths"):
         optim.init(optim.OptimConfig(multipliers=(("vae", 0.1),)), parameters())
+
+
+def test_no_buffer_of_the_state_is_two_arrays():
+    """It is donated as a whole."""
+    state = optim.init(optim.OptimConfig(ema=0.9), {"a": {"kernel": jnp.ones((4, 4))}})
+    places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
+    assert len(set(places)) == len(places)

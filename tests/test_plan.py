@@ -126,6 +126,25 @@ ENTRY %main (p: bf16[4,8]) -> bf16[8,8] {
         hlo.collectives("nothing")
 
 
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("{{0,1},{2,3}}", [[0, 1], [2, 3]]),
+        ("[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("[4,2]<=[2,4]T(1,0)", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        ("mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+        ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
+    ],
+)
+def test_reader_of_groups(groups, devices):
+    assert hlo._groups(f"%p), channel_id=1, replica_groups={groups}, to_apply=%add") == devices
+
+
+def test_groups_that_cannot_be_read():
+    with pytest.raises(ValueError, match="cannot read the groups of devices in .*new form"):
+        hlo._groups("%p), replica_groups=new form, to_apply=%add")
+
+
 def test_a_collective_that_fusions_carry_on_counts_once():
     """As libtpu prints it for v5e: begun, gone on with beside a computation, and ended."""
     gather = "%g = bf16[8,8]{1,0} all-gather(%p), channel_id=7, replica_groups=[1,4]<=[4]"

@@ -188,7 +188,7 @@ class MJD(dit.DiT):
         are cut badly, and gathered with the whole batch.
         """
         fold = "b v f h w c -> (b v) f h w c"
-        x, grid = self.embed(einops.rearrange(video, fold))
+        x, grid = self.embed(einops.rearrange(video, fold), placement=placement)
         x = placement.constrain(x, "(b v) any d")
         layout = token_layout.Layout(video.shape[1], grid, self.config.extra_tokens, 1)
         if not self.config.joint_motion:
@@ -196,19 +196,19 @@ class MJD(dit.DiT):
         literal = self.config.inject == "literal_sum"
         if feedback is not None and literal:
             motion = motion + feedback
-        y = self._motion_patches(motion, self.motion_patch_embedding)
+        y = self._motion_patches(motion, self.motion_patch_embedding, placement)
         if feedback is not None and not literal:
-            y = y + self._motion_patches(feedback, self.feedback_embedding)
+            y = y + self._motion_patches(feedback, self.feedback_embedding, placement)
         y = y + self.motion_embedding[...].astype(y.dtype)[None, None]
         y = placement.constrain(y, "(b v) any d")
         extra = einops.repeat(self.extra_embedding[...], "e d -> n e d", n=x.shape[0])
         x = placement.constrain(jnp.concatenate([extra.astype(x.dtype), x, y], 1), "(b v) any d")
         return x, layout._replace(modalities=2)
 
-    def _motion_patches(self, latents: jax.Array, linear: layers.Linear) -> jax.Array:
+    def _motion_patches(self, latents, linear, placement) -> jax.Array:
         latents = einops.rearrange(latents, "b v f h w c -> (b v) f h w c")
         patches = embeddings.patchify(latents, self.config.patch).astype(self.config.dtype)
-        return linear(patches).astype(self.config.residual_dtype)
+        return placement.replicate(linear)(patches).astype(self.config.residual_dtype)
 
     def _intra_rotation(self, layout: token_layout.Layout) -> rope.Rotation:
         grid = rope.grid_positions(layout.grid)
@@ -240,12 +240,12 @@ class MJD(dit.DiT):
             y = embeddings.unpatchify(patches, layout.grid, self.config.patch)
             return einops.rearrange(y, "(b v) f h w c -> b v f h w c", v=layout.views)
 
-        video = latents(whole(self.head(whole(x[:, first:last]), dense)))
+        video = latents(whole(placement.replicate(self.head)(whole(x[:, first:last]), dense)))
         if not self.config.joint_motion:
             return Output(video, None, None)
         t = einops.repeat(e[:, 1:], "b one d -> (b v) one d", v=layout.views)
         motion = whole(x[:, last : last + layout.dense])
-        motion = latents(whole(self.motion_head(motion, t)))
+        motion = latents(whole(placement.replicate(self.motion_head)(motion, t)))
         scale = x[:, : self.config.scale_tokens].astype(jnp.float32)
         scale = self.scale_head(self.scale_norm(scale))
         scale = einops.rearrange(scale, "(b v) two 1 -> b v two", v=layout.views)

@@ -88,6 +88,10 @@ class Placement:
         del dtype
         return layer
 
+    def replicate(self, layer: Any) -> Any:
+        """Makes a small layer's weights (any pytree) whole on every device, and their gradients."""
+        return layer
+
     def heads(self, x: jax.Array) -> jax.Array:
         """Brings all tokens of a sample's views together, some heads a device: x [(b v) s h d]."""
         return x

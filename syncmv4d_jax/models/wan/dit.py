@@ -176,7 +176,7 @@ class DiT(nnx.Module):
           ValueError: shapes that do not fit.
         """
         placement = attention.LOCAL if placement is None else placement
-        x, grid = self.embed(latents)
+        x, grid = self.embed(latents, placement=placement)
         tokens = x.shape[1]
         if pad_to is not None and pad_to < tokens:
             raise ValueError(f"dit: {tokens} tokens (grid {grid}) do not fit in pad_to={pad_to}")
@@ -194,10 +194,12 @@ class DiT(nnx.Module):
             lengths=lengths,
             placement=placement,
         )
-        patches = self.head(x, spread(e))[:, :tokens]
+        patches = placement.replicate(self.head)(x, spread(e))[:, :tokens]
         return embeddings.unpatchify(patches, grid, self.config.patch)
 
-    def embed(self, latents: jax.Array) -> tuple[jax.Array, tuple[int, int, int]]:
+    def embed(
+        self, latents: jax.Array, *, placement: attention.Placement = attention.LOCAL
+    ) -> tuple[jax.Array, tuple[int, int, int]]:
         """latents: [b f h w c] -> tokens [b s d] residual dtype and their grid (f, h, w).
 
         Raises:
@@ -210,7 +212,8 @@ class DiT(nnx.Module):
             )
         patches = embeddings.patchify(latents, config.patch).astype(config.dtype)
         grid = tuple(n // p for n, p in zip(latents.shape[1:4], config.patch, strict=True))
-        return self.patch_embedding(patches).astype(config.residual_dtype), grid
+        tokens = placement.replicate(self.patch_embedding)(patches)
+        return tokens.astype(config.residual_dtype), grid
 
     def rotation(self, grid: tuple[int, int, int], *, pad_to: int | None = None) -> rope.Rotation:
         """Rope tables of a token grid, each [s d_head/2] float32."""
