@@ -84,11 +84,12 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         if variant == "loop":
             config.stages += (_closed(steps=100),)
     elif variant == "guidance":
-        config.task.text_drop = 0.25
-        config.task.cycle.update(WITHOUT_LOOP)
-        config.train.steps = 500
         config.train.checkpoint_every = 100
-        config.optim.learning_rate = 3e-3
+        task = {"text_drop": 0.25, "cycle": WITHOUT_LOOP}
+        config.stages = (
+            {"name": "guidance", "train": {"steps": 500}, "task": task,
+             "optim": {"learning_rate": 3e-3}},
+        )  # fmt: skip
     else:
         config.train.steps = 40
         config.train.checkpoint_every = 20
