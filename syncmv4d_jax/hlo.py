@@ -41,6 +41,9 @@ _AXES = re.compile(
     r"replica_groups=mesh\[([^\]]*)\]"
     r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}"
 )
+_MEGASCALE = re.compile(
+    r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"'
+)
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 
 
@@ -173,6 +176,8 @@ def collectives(text: str, *, slice_devices: int = 0) -> list[Collective]:
             kind = instruction.op.removesuffix("-start")
             if kind in COLLECTIVES and _channel(instruction) not in goes_on:
                 found.append(_collective(kind, instruction, times, slice_devices))
+            elif instruction.op == "send" and (between := _MEGASCALE.search(instruction.rest)):
+                found.append(_between_slices(*between.groups(), instruction, times))
     return found
 
 
@@ -203,16 +208,28 @@ def _collective(kind: str, line: Instruction, times: int, slice_devices: int) ->
     if line.op.endswith("-start") and len(shapes) > 1:
         shapes = (max(shapes, key=size),)  # (operands, results, ...): the result of a gather
     total = sum(size(shape) for shape in shapes)
+    across = bool(slice_devices) and any(
+        len({device // slice_devices for device in group}) > 1 for group in groups
+    )
+    return Collective(kind, shapes, n, times, _sent(kind, total, n), across, line.source)
+
+
+def _between_slices(target: str, kind: str, line: Instruction, times: int) -> Collective:
+    """What a program of a TPU slice hands to its host for the other slices, "{1,2}x{0:63}"."""
+    kind, shapes = kind.lower().replace("_", "-"), line.shapes[:1]
+    bounds = [_numbers(part.replace(":", ",")) for part in target.split(",")]
+    n = sum(part[-1] - part[0] + 1 for part in bounds)
+    return Collective(kind, shapes, n, times, _sent(kind, size(shapes[0]), n), True, line.source)
+
+
+def _sent(kind: str, total: float, n: int) -> float:
+    """Bytes that one of n sends for a result of `total` bytes."""
     part = (n - 1) / n
-    sent = {
+    return {
         "all-reduce": 2 * total * part,
         "reduce-scatter": total * (n - 1),
         "collective-permute": total,
     }.get(kind, total * part)
-    across = bool(slice_devices) and any(
-        len({device // slice_devices for device in group}) > 1 for group in groups
-    )
-    return Collective(kind, shapes, n, times, sent, across, line.source)
 
 
 def _groups(rest: str) -> list[list[int]]:

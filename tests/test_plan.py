@@ -140,6 +140,19 @@ def test_reader_of_groups(groups, devices):
     assert hlo._groups(f"%p), channel_id=1, replica_groups={groups}, to_apply=%add") == devices
 
 
+def test_what_slices_send_each_other():
+    """As libtpu prints it for two slices: each one's program hands its part to the host."""
+    text = """HloModule m, num_partitions=4
+ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %s = (bf16[4,8]{1,0}, u32[], token[]) send(%p), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %t = (bf16[4,8]{1,0}, u32[], token[]) send(%p), channel_id=3, is_host_transfer=true
+}
+"""  # noqa: E501
+    (found,) = hlo.collectives(text, slice_devices=4)
+    assert (found.kind, found.across, found.group, found.sent) == ("all-reduce", True, 2, 64)
+
+
 def test_groups_that_cannot_be_read():
     with pytest.raises(ValueError, match="cannot read the groups of devices in .*new form"):
         hlo._groups("%p), replica_groups=new form, to_apply=%add")

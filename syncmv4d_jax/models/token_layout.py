@@ -50,7 +50,8 @@ def _spread(vectors: jax.Array, lengths: tuple[int, ...], views: int) -> jax.Arr
     """Repeats vectors [b p d] `lengths` [p] times, for every view: [(b v) s d].
 
     Chosen, not concatenated: it fuses with what reads it, and tokens that are cut over devices stay
-    where they are. Back it is a product, which reads the gradient once.
+    where they are. Back it is a product for every view, which reads the gradient once; summed over
+    views before, the gradient is made again for every sum.
     """
     index, end = np.arange(sum(lengths))[None, :, None], lengths[0]
     rows = vectors[:, :1]
@@ -67,7 +68,7 @@ def _spread_backward(lengths, views, _, gradient):
     chosen = jnp.asarray(np.repeat(np.eye(len(lengths)), lengths, axis=1), gradient.dtype)
     gradient = einops.rearrange(gradient, "(b v) s d -> b v s d", v=views)
     highest = jax.lax.Precision.HIGHEST
-    return (jnp.einsum("ps,bvsd->bpd", chosen, gradient, precision=highest),)
+    return (jnp.einsum("ps,bvsd->bvpd", chosen, gradient, precision=highest).sum(1),)
 
 
 _spread.defvjp(_spread_forward, _spread_backward)

@@ -249,21 +249,27 @@ def _flash_forward(q, k, v, mask):
 
 
 def _flash_backward(saved, g):
+    # Logits are [b h c s] here: then two of the three products that read them need no transpose.
     q, k, v, mask, out, log_total = saved
-    scale = 1 / math.sqrt(q.shape[-1])
-    inner = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
+    inner = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), -1)[:, :, None]
+    log_total, mask = jnp.swapaxes(log_total, -1, -2), _swap(mask)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def step(dq, chunk):
         k, v, mask = chunk
-        p = jnp.exp(_logits(q, k, mask) - log_total)
-        dv = dot("bhsc,bhsd->bhcd", p.astype(g.dtype), g)
-        ds = (p * (dot("bhsd,bhcd->bhsc", g, v) - inner) * scale).astype(q.dtype)
-        dk = dot("bhsc,bhsd->bhcd", ds, q)
-        return dq + dot("bhsc,bhcd->bhsd", ds, k), (dk.astype(k.dtype), dv.astype(v.dtype))
+        p = jnp.exp(_logits(k, q, mask) - log_total)
+        dv = dot("bhcs,bhsd->bhcd", p.astype(g.dtype), g)
+        ds = p * (dot("bhcd,bhsd->bhcs", v, g) - inner) / math.sqrt(q.shape[-1])
+        ds = ds.astype(q.dtype)
+        dk = dot("bhcs,bhsd->bhcd", ds, q)
+        return dq + dot("bhcs,bhcd->bhsd", ds, k), (dk.astype(k.dtype), dv.astype(v.dtype))
 
     dq, (dk, dv) = jax.lax.scan(step, jnp.zeros(q.shape, jnp.float32), (k, v, mask))
     return dq.astype(q.dtype), dk, dv, None
+
+
+def _swap(mask):
+    return None if mask is None else jnp.swapaxes(mask, -1, -2)
 
 
 _flash.defvjp(_flash_forward, _flash_backward)
