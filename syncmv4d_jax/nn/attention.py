@@ -27,8 +27,9 @@ from jax.ad_checkpoint import checkpoint_name
 OUTPUT_NAME = "attention"
 KERNELS = ("auto", "xla", "chunked", "splash", "cudnn")
 # "auto" leaves "xla" for "chunked" where a head has more logits than this. On a CPU the chunks win
-# in time too (1024 tokens, width 512, float32: forward 12 ms against 27, with backward 49 and 102).
-XLA_LIMIT = {"cpu": 256 * 256, "gpu": 2048 * 2048, "tpu": 2048 * 2048}
+# in time too (1024 tokens, width 512, float32: forward 12 ms against 27, with backward 49 and 102),
+# from the aligner's patches of 256 points on; for 776 tokens and 48 of text they do not.
+XLA_LIMIT = {"cpu": 200 * 200, "gpu": 2048 * 2048, "tpu": 2048 * 2048}
 CHUNK = 256
 # Splash reads queries in blocks of up to SPLASH_BLOCK, keys in up to SPLASH_KEYS, SPLASH_BLOCK of
 # them at a time. Backward writes a part of the queries' gradient for every block of keys: with 17
