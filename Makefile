@@ -23,10 +23,10 @@ test-all: $(VENV)/parity
 	$(PYTEST) -m "not accelerator"
 
 demo: $(VENV)/test
-	$(BIN)/python -m syncmv4d_jax.demo --out out/demo $(DEMO_ARGS)
+	$(BIN)/python -m syncmv4d_jax.demo $(DEMO_ARGS)
 
 demo-train: $(VENV)/test
-	$(BIN)/python -m syncmv4d_jax.demo --train --out out/demo-train
+	$(BIN)/python -m syncmv4d_jax.demo --train
 
 bench: $(VENV)/parity
 	$(BIN)/python benchmarks/run.py

@@ -28,11 +28,15 @@ SIZE = "64x96"
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("out/demo"))
+    parser.add_argument("--out", type=Path, help="default: out/demo, -short or -train behind it")
     parser.add_argument("--short", action="store_true", help="two scenes, a few steps: CI")
     parser.add_argument("--train", action="store_true", help="make the shipped weights (hours)")
     parser.add_argument("--ship", action="store_true", help="put trained weights in demo/weights")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.out is None:  # each has data of its own
+        trained = args.train or args.ship
+        args.out = Path("out/demo" + ("-short" if args.short else "-train" if trained else ""))
+    return args
 
 
 def main(argv: list[str]) -> int:

@@ -42,3 +42,17 @@ def test_shipped_weights_are_small_and_passed_their_checks():
 def test_shipping_an_unfinished_training_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="make demo-train"):
         demo.ship(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        ([], "out/demo"),
+        (["--short"], "out/demo-short"),
+        (["--train"], "out/demo-train"),
+        (["--ship"], "out/demo-train"),
+        (["--short", "--out", "x"], "x"),
+    ],
+)
+def test_each_form_of_the_demo_has_a_folder(flags, folder):
+    assert str(demo.parse(flags).out) == folder
