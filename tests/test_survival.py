@@ -180,7 +180,7 @@ def test_short(tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(tmp_path):
-    """SIGKILL of one of two, 20 times: at most the interval is lost, and what runs during a save."""
+    """SIGKILL of one of two, 20 times: at most the interval is lost, and what a save takes."""
     work, whole, interval = tmp_path / "run", tmp_path / "whole", 20
     options = (*SMALL, "--config.train.steps=1200", f"--config.train.checkpoint_every={interval}")
     draw, lost, named, flying = random.Random(0), [], 0, 0
