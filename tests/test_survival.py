@@ -186,7 +186,8 @@ def test_twenty_kills_at_random_moments(tmp_path):
     draw, lost, named, flying = random.Random(0), [], 0, 0
     gang.finish(whole, gang.gang(whole, *options, devices=1))
     for attempt in range(20):
-        processes = gang.gang(work, *options, devices=1)
+        # Slowly, so that 20 kills come before the end on a fast machine too.
+        processes = gang.gang(work, *options, "--config.data.sleep=0.03", devices=1)
         if attempt % 4:  # three in four while it trains, the others while it starts
             before = len(rows(work))
             while len(rows(work)) <= before:
