@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))  # for `from configs import ...`
 
 from configs import demo, motion_codec  # noqa: E402
 from syncmv4d_jax import embedded, sample, train  # noqa: E402
+from syncmv4d_jax.metrics import summary  # noqa: E402
 from syncmv4d_jax.tasks import syncmv4d, syncmv4d_cost  # noqa: E402
 
 # name -> (the row it is compared with, switches of config.task; "text": as it was before)
@@ -150,10 +151,10 @@ def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None
 
 def change(rows: list[dict[str, float]], others: list[dict[str, float]], key: str) -> str:
     """`mean (change ± its standard error)` of one value over the scenes."""
-    own, other = (np.array([r[key] for r in x]) for x in (rows, others))
-    gap = own - other
-    error = gap.std(ddof=1) / len(gap) ** 0.5 if len(gap) > 1 else np.nan
-    return f"({gap.mean():+.2f} ± {error:.2f})"
+    gaps = (a[key] - b[key] for a, b in zip(rows, others, strict=True))
+    gap = summary.mean(dict(enumerate(gaps)))
+    error = np.nan if gap["se"] is None else gap["se"]
+    return f"({gap['value']:+.2f} ± {error:.2f})"
 
 
 def show(tasks: dict[str, Any], steps: int, found: dict[str, list[dict[str, float]]]) -> None:

@@ -168,7 +168,7 @@ def collectives(text: str, *, slice_devices: int = 0) -> list[Collective]:
     started = {
         _channel(line) for lines in computations.values() if _starts(lines) for line in lines
     }
-    fused = _fused(computations)
+    fused = _called_by(computations, ("fusion",))
     found = []
     for name, times in _runs(computations, entry).items():
         goes_on = started if name in fused and not _starts(computations[name]) else ()
@@ -191,12 +191,13 @@ def _starts(lines: Sequence[Instruction]) -> bool:
     return any('custom_call_target="AsyncCollectiveStart"' in line.rest for line in lines)
 
 
-def _fused(computations: dict[str, list[Instruction]]) -> set[str]:
+def _called_by(computations: dict[str, list[Instruction]], ops: Sequence[str]) -> set[str]:
+    """Returns the computations that instructions of these kinds call."""
     return {
         name
         for lines in computations.values()
         for line in lines
-        if line.op == "fusion"
+        if line.op in ops
         for name in _called(line)
     }
 
@@ -330,13 +331,8 @@ def largest(text: str, count: int = 8) -> list[tuple[float, str, str]]:
     A value is listed where it is made outside fusions; not all live at the same time.
     """
     computations, entry = parse(text)
-    fused = {
-        name
-        for lines in computations.values()
-        for line in lines
-        if line.op in ("fusion", "reduce", "sort", "scatter", "map", "all-reduce")
-        for name in _called(line)
-    }
+    inside = ("fusion", "reduce", "sort", "scatter", "map", "all-reduce")
+    fused = _called_by(computations, inside)
     made: dict[str, tuple[float, str, str]] = {}
     for name in _runs(computations, entry):
         for line in () if name in fused else computations[name]:

@@ -179,8 +179,9 @@ def init(config: OptimConfig, params: Tree) -> State:
             )
     params = _stored(config, params)
     # Arrays and copies of their own: the state is donated, and no buffer can be donated twice.
-    guard = {name: jnp.zeros((), jnp.int32) for name in ("accepted", "nonfinite", "spikes")}
-    guard |= {"in_a_row": jnp.zeros((), jnp.int32), "norm": jnp.zeros((), jnp.float32)}
+    counts = ("accepted", "nonfinite", "spikes", "in_a_row")
+    guard = {name: jnp.zeros((), jnp.int32) for name in counts}
+    guard["norm"] = jnp.zeros((), jnp.float32)
     return {
         "params": params,
         "opt": {"inner": _stored(config, transformation(config).init(params)), "guard": guard},

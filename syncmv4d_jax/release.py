@@ -133,7 +133,7 @@ def convert(
     Args:
       src: an official or a diffusers release folder of Wan2.2-TI2V-5B, or a converted folder.
       out: the new folder; parts may be added to an existing one.
-      to: "jax", what `load` reads, or "diffusers", a folder that diffusers loads.
+      to: "jax", what weights.load reads, or "diffusers", a folder that diffusers loads.
       parts: of folders.PARTS.
       dtype: e.g. "bfloat16"; None keeps the source's.
 

@@ -143,7 +143,7 @@ def save(
     tokenizer_files: Sequence[Path] = (),
     dtype: Any = None,
 ) -> None:
-    """Writes parameters made here (trained, or from a seed) as `convert` writes converted ones.
+    """Writes parameters made here (trained, or from a seed) as release.py writes converted ones.
 
     Args:
       out: the weights' folder; `out/part` is replaced as a whole.

@@ -196,19 +196,16 @@ class MJD(dit.DiT):
         literal = self.config.inject == "literal_sum"
         if feedback is not None and literal:
             motion = motion + feedback
-        y = self._motion_patches(motion, self.motion_patch_embedding, placement)
+        motion = einops.rearrange(motion, fold)
+        y = self.embed_patches(motion, self.motion_patch_embedding, placement)
         if feedback is not None and not literal:
-            y = y + self._motion_patches(feedback, self.feedback_embedding, placement)
+            feedback = einops.rearrange(feedback, fold)
+            y = y + self.embed_patches(feedback, self.feedback_embedding, placement)
         y = y + self.motion_embedding[...].astype(y.dtype)[None, None]
         y = placement.constrain(y, "(b v) any d")
         extra = einops.repeat(self.extra_embedding[...], "e d -> n e d", n=x.shape[0])
         x = placement.constrain(jnp.concatenate([extra.astype(x.dtype), x, y], 1), "(b v) any d")
         return x, layout._replace(modalities=2)
-
-    def _motion_patches(self, latents, linear, placement) -> jax.Array:
-        latents = einops.rearrange(latents, "b v f h w c -> (b v) f h w c")
-        patches = embeddings.patchify(latents, self.config.patch).astype(self.config.dtype)
-        return placement.replicate(linear)(patches).astype(self.config.residual_dtype)
 
     def _intra_rotation(self, layout: token_layout.Layout) -> rope.Rotation:
         grid = rope.grid_positions(layout.grid)

@@ -210,10 +210,15 @@ class DiT(nnx.Module):
             raise ValueError(
                 f"dit: wanted latents [b f h w {config.in_channels}], got {latents.shape}"
             )
-        patches = embeddings.patchify(latents, config.patch).astype(config.dtype)
         grid = tuple(n // p for n, p in zip(latents.shape[1:4], config.patch, strict=True))
-        tokens = placement.replicate(self.patch_embedding)(patches)
-        return tokens.astype(config.residual_dtype), grid
+        return self.embed_patches(latents, self.patch_embedding, placement), grid
+
+    def embed_patches(
+        self, latents: jax.Array, linear: layers.Linear, placement: attention.Placement
+    ) -> jax.Array:
+        """latents: [b f h w c] -> their patches through `linear`, [b s d] residual dtype."""
+        patches = embeddings.patchify(latents, self.config.patch).astype(self.config.dtype)
+        return placement.replicate(linear)(patches).astype(self.config.residual_dtype)
 
     def rotation(self, grid: tuple[int, int, int], *, pad_to: int | None = None) -> rope.Rotation:
         """Rope tables of a token grid, each [s d_head/2] float32."""
