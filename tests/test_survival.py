@@ -200,14 +200,14 @@ def test_twenty_kills_at_random_moments(tmp_path):
         processes[victim].kill()
         named += left_by_itself(processes[1 - victim])
         reached = max((row["step"] for row in rows(work)), default=0)
+        torn = any((work / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+        flying += torn
         lost.append(reached - saved(work))
-        # Saves are written while training goes on. With one in flight, which may not have made its
-        # folder yet, the one before it counts: it ended before this one began.
-        flying += reached // interval * interval > saved(work)
-        assert lost[-1] < 2 * interval, (reached, saved(work))
+        # Saves are written while training goes on. With one in flight the one before it counts: it
+        # ended before this one began. Some steps pass before it has a folder.
+        assert lost[-1] <= interval * (2 if torn else 1.5), (reached, saved(work), torn)
     gang.finish(work, gang.gang(work, *options, devices=1))
     print(f"lost {lost}, saves in flight {flying}, survivors that left by themselves {named}")
-    assert flying < 10 and sum(one > interval for one in lost) <= flying
     assert_ends_alike(work, whole, 1200)
     assert board_steps(work) == board_steps(whole) == list(range(1, 1201))
 
