@@ -23,10 +23,10 @@ test-all: $(VENV)/parity
 	$(PYTEST) -m "not accelerator"
 
 demo: $(VENV)/test
-	$(BIN)/python -m syncmv4d_jax.demo $(DEMO_ARGS)
+	$(BIN)/python demo/make.py $(DEMO_ARGS)
 
 demo-train: $(VENV)/test
-	$(BIN)/python -m syncmv4d_jax.demo --train
+	$(BIN)/python demo/make.py --train
 
 bench: $(VENV)/parity
 	$(BIN)/python benchmarks/run.py

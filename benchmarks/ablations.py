@@ -30,9 +30,9 @@ import curves
 import numpy as np
 from scipy import ndimage
 
-from syncmv4d_jax import cameras
 from syncmv4d_jax.data import records
-from syncmv4d_jax.viz import samples
+from syncmv4d_jax.geometry import cameras
+from syncmv4d_jax.results import samples
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, FRAMES, POINTS = "64x96", 13, 256

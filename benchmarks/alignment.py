@@ -29,11 +29,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from configs import dpa as dpa_config
-from syncmv4d_jax import cameras, checkpoint, corruption, models, motion, weights
+from syncmv4d_jax import models
 from syncmv4d_jax.data import records
+from syncmv4d_jax.geometry import cameras, corruption, matching, pseudo_video
 from syncmv4d_jax.metrics import baselines_alignment, multiview
 from syncmv4d_jax.metrics import motion as track_metrics
+from syncmv4d_jax.run import checkpoint
 from syncmv4d_jax.tasks import dpa
+from syncmv4d_jax.weights import store
 
 WINDOWS = (0.5, 0.8, 1.2)  # frames
 SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
@@ -83,8 +86,8 @@ MATCHED = ("anchors", "anchor_valid", "scale", "intrinsics", "extrinsics")
 
 @jax.jit
 def _match(pseudo, *given):
-    settings = motion.settings_for(*pseudo.shape[1:3])
-    return motion.decode(jnp.clip(pseudo, 0, 1), *given, settings=settings)
+    settings = matching.settings_for(*pseudo.shape[1:3])
+    return pseudo_video.decode(jnp.clip(pseudo, 0, 1), *given, settings=settings)
 
 
 def score(per_view: np.ndarray, scene: dict) -> dict[str, float]:
@@ -270,7 +273,7 @@ def main() -> None:
     table = evaluate(scenes, simulate, aligners, arguments.draws)
     show("(a) simulated corruption", best_windows(table))
     if arguments.vae:
-        config, params = weights.load("vae", arguments.vae, dtype=jnp.float32)
+        config, params = store.load("vae", arguments.vae, dtype=jnp.float32)
         for noise in arguments.noise:
 
             def measure(scene, seed, noise=noise):

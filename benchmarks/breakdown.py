@@ -29,9 +29,10 @@ import jax.numpy as jnp  # noqa: E402
 from jax import profiler  # noqa: E402
 
 from configs import demo  # noqa: E402
-from syncmv4d_jax import hlo, train  # noqa: E402
-from syncmv4d_jax.models import mjd  # noqa: E402
-from syncmv4d_jax.nn import module  # noqa: E402
+from syncmv4d_jax.machines.planning import hlo  # noqa: E402
+from syncmv4d_jax.models.mjd import mjd  # noqa: E402
+from syncmv4d_jax.models.nn import module  # noqa: E402
+from syncmv4d_jax.run import assembly  # noqa: E402
 
 WHAT = ("network", "open", "closed", "refine")
 
@@ -41,7 +42,7 @@ def program(what: str) -> tuple[Any, tuple[Any, ...]]:
     if what in ("open", "closed"):
         return demo_step.update(1.0 if what == "closed" else 0.0)
     config = demo.get_config()
-    task = train.load_task(config)
+    task = assembly.load_task(config)
     batch = inputs.batch_of(config, task)
     if what == "network":
         return network(task, batch)

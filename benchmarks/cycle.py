@@ -6,9 +6,9 @@
 
 First the parts, one forward each for one sample of all views; then a training step and a sampling
 run. TFLOP are matrix products and convolutions from the traced program (flop_count), of MJD by
-flops.py; matching and painting have none, there elementwise operations are counted. The last lines
-are `name ours peer ratio`: what everything but MJD costs over MJD alone, peer 0.25, the aim with
-the faithful autoencoder.
+models/flops.py; matching and painting have none, there elementwise operations are counted. The
+last lines are `name ours peer ratio`: what everything but MJD costs over MJD alone, peer 0.25, the
+aim with the faithful autoencoder.
 """
 
 import argparse
@@ -24,11 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from syncmv4d_jax import flop_count, motion
-from syncmv4d_jax.models import mjd, motion_codec
+from syncmv4d_jax.geometry import painting, pseudo_video
+from syncmv4d_jax.models import flops, motion_codec
+from syncmv4d_jax.models.mjd import mjd, warm_start
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.nn import module
-from syncmv4d_jax.tasks import syncmv4d, syncmv4d_cost
+from syncmv4d_jax.tasks import syncmv4d
+from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
 ROOT = Path(__file__).resolve().parent.parent
 AIM = 0.25
@@ -54,7 +56,7 @@ def load(name: str) -> Any:
     return file.get_config(*[variant] * bool(variant))
 
 
-def functions(task: syncmv4d.SyncMV4D) -> dict[str, tuple[Callable, tuple]]:
+def functions(task: syncmv4d.task.SyncMV4D) -> dict[str, tuple[Callable, tuple]]:
     """Returns {part: (function of parameters and arrays, shapes)}: one forward, one sample."""
     o, (v, f, h, w, c) = task.options, task.latent_shape
     shape = lambda *s: jax.ShapeDtypeStruct((1, *s), jnp.float32)  # noqa: E731
@@ -72,7 +74,7 @@ def functions(task: syncmv4d.SyncMV4D) -> dict[str, tuple[Callable, tuple]]:
         }  # fmt: skip
 
     def match(params, pseudo, scale, *rest):
-        find = lambda *x: motion.decode(*x, settings=task.match).tracks  # noqa: E731
+        find = lambda *x: pseudo_video.decode(*x, settings=task.match).tracks  # noqa: E731
         given = task._anchored(scale, context(*rest))
         return task._per_view(find, pseudo, *given)
 
@@ -81,7 +83,7 @@ def functions(task: syncmv4d.SyncMV4D) -> dict[str, tuple[Callable, tuple]]:
 
     def paint(params, tracks, frame0, warp, scale, *rest):
         def one(warp, *view):
-            return motion.render(*view, settings=task.match, warp=warp)
+            return painting.render(*view, settings=task.match, warp=warp)
 
         given = task._anchored(scale, context(*rest))
         return task._per_view(one, warp, tracks, frame0, *given)
@@ -130,7 +132,7 @@ def main() -> None:
     took = {}
     if not args.full:
         params = {
-            "dit": jax.jit(lambda key: mjd.init(task.mjd_config, key))(jax.random.key(0)),
+            "dit": jax.jit(lambda key: warm_start.init(task.mjd_config, key))(jax.random.key(0)),
             "vae": module.init(vae.VAE, task.vae_config, jax.random.key(1)),
         }
         if hasattr(task, "codec_config"):
@@ -144,7 +146,7 @@ def main() -> None:
             count = each[name]
         else:
             function, shapes = parts[name]
-            count = flop_count.count(functools.partial(function, {}), *shapes, elementwise=True)
+            count = flops.count(functools.partial(function, {}), *shapes, elementwise=True)
         print(f"{name:10} {count / 1e12:10.4f} {took.get(name, float('nan')):9.3f}")
     steps = {"training": syncmv4d_cost.training(task, each)}
     steps["sampling"] = syncmv4d_cost.sampling(task, each)

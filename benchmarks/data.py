@@ -24,21 +24,20 @@ import ml_collections
 import numpy as np
 import trimesh
 
-from syncmv4d_jax import cache
 from syncmv4d_jax.data import (
+    cache,
     clips,
     contact_sheet,
-    layouts,
-    mano,
     pipeline,
     prepare,
     raycast,
     records,
-    synthetic,
-    synthetic_hand,
-    taco_writer,
-    windows,
 )
+from syncmv4d_jax.data import (
+    frames as clip_frames,
+)
+from syncmv4d_jax.data.scenes import hand, scene
+from syncmv4d_jax.data.sources import mano, recordings, taco_writer
 
 SIZE, PREPARED, FACES = (3000, 4096), 5, 20_000
 CRF = 20, 14  # of the videos: two bit rates
@@ -75,9 +74,9 @@ def write_recording(root: Path, frames: int, crf: int) -> float:
     (folder / "surfaces").mkdir(parents=True)
     text = {"fps": 30, "action": "stir", "tool": "spoon", "target": "bowl"}
     (folder / "recording.json").write_text(json.dumps(text))
-    synthetic_hand.write(root / "mano")
-    spec = synthetic.specify(0, seed=0, held_out=False)
-    world = synthetic.World(spec, frames, mano.load_hands(root / "mano"))
+    hand.write(root / "mano")
+    spec = scene.specify(0, seed=0, held_out=False)
+    world = scene.World(spec, frames, mano.load_hands(root / "mano"))
     for side, vertices in world.hands.items():
         np.savez(folder / "surfaces" / side, vertices=vertices, faces=world.faces[side])
     for role, thing in world.objects.items():
@@ -86,7 +85,7 @@ def write_recording(root: Path, frames: int, crf: int) -> float:
             vertices, faces = trimesh.remesh.subdivide(vertices, faces)
         file, poses = folder / "surfaces" / role, getattr(world.motion, role)
         np.savez(file, vertices=vertices, faces=faces, poses=poses)
-    rig = synthetic.rig(SIZE)
+    rig = scene.rig(SIZE)
     taco_writer.write_calibration(folder / "cameras.json", rig)
     names = sorted(rig)
     first = folder / f"{names[0]}.mp4"
@@ -128,17 +127,17 @@ class Times(dict):
 
 
 def preparation(root: Path, crf: int) -> None:
-    settings = prepare.Settings(frames=PREPARED, val=0.0)
+    settings = clips.Settings(frames=PREPARED, val=0.0)
     frames = int((PREPARED - 1) * 3.75 + 0.5) + 1
     rate = write_recording(root / "in", frames, crf)
-    source = layouts.folder_sources(root / "in")[0]
+    source = recordings.folder_sources(root / "in")[0]
     times = Times()
-    times.watch("decoding", clips, "_frames")
-    times.watch("decoding", clips.av, "open")
-    times.watch("cutting and resizing", clips, "_shrink")
+    times.watch("decoding", clip_frames, "_frames")
+    times.watch("decoding", clip_frames.av, "open")
+    times.watch("cutting and resizing", clip_frames, "_shrink")
     times.watch("building ray casting scenes", raycast.Scene, "__init__")
-    times.watch("painting and visibility", windows, "_paint_frame")
-    times.watch("painting and visibility", windows, "_seen")
+    times.watch("painting and visibility", clips, "_paint_frame")
+    times.watch("painting and visibility", clips, "_seen")
     times.watch("coding and writing", records, "encode")
     times.watch("coding and writing", records, "write_file")
     times.watch("contact sheet", contact_sheet, "write_sheet")

@@ -28,21 +28,26 @@ import numpy as np  # noqa: E402
 import timing  # noqa: E402
 
 from configs import demo  # noqa: E402
-from syncmv4d_jax import configuration, optim, train, tree  # noqa: E402
+from syncmv4d_jax import configuration, tree  # noqa: E402
+from syncmv4d_jax.run import (  # noqa: E402
+    assembly,
+    optim,
+    update,  # noqa: E402
+)
 
 MATRIX = 1536
 
 
-def update(probability: float) -> tuple[Any, tuple[Any, ...]]:
+def program(probability: float) -> tuple[Any, tuple[Any, ...]]:
     """Returns (the jitted step, its arguments), the loop closed so often."""
     config = demo.get_config()
     config.task.cycle = {**config.task.cycle, "probability": probability}
-    task = train.load_task(config)
+    task = assembly.load_task(config)
     trainable, frozen = tree.split(inputs.weights_of(task), task.trainable)
     options = {"steps": 40, **dict(config.optim)}
     settings = configuration.section(optim.OptimConfig, options, "config.optim")
     state, batch = optim.init(settings, trainable), inputs.batch_of(config, task)
-    return jax.jit(train.make_update(task, settings)), (state, frozen, batch, jax.random.key(1))
+    return jax.jit(update.make_update(task, settings)), (state, frozen, batch, jax.random.key(1))
 
 
 def step(probability: float) -> tuple[float, Callable[[], Any]]:
@@ -50,8 +55,8 @@ def step(probability: float) -> tuple[float, Callable[[], Any]]:
     config = demo.get_config()
     config.task.cycle = {**config.task.cycle, "probability": probability}
     batch = {"text": np.ones(1), "video_latents": np.ones(1)}
-    function, arguments = update(probability)
-    return train.load_task(config).cost(batch)["flops"], functools.partial(function, *arguments)
+    function, arguments = program(probability)
+    return assembly.load_task(config).cost(batch)["flops"], functools.partial(function, *arguments)
 
 
 def parts(rounds: int) -> None:
@@ -59,7 +64,7 @@ def parts(rounds: int) -> None:
     config = demo.get_config()
     for probability in (1.0, 0.0):
         config.task.cycle = {**config.task.cycle, "probability": probability}
-        task = train.load_task(config)
+        task = assembly.load_task(config)
         params = inputs.weights_of(task)
         trainable, frozen = tree.split(params, task.trainable)
         batch, key = inputs.batch_of(config, task), jax.random.key(1)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import scene
 
 BUDGET = 120.0

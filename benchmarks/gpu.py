@@ -35,11 +35,20 @@ import jax.numpy as jnp  # noqa: E402
 import timing  # noqa: E402
 
 from configs import taco  # noqa: E402
-from syncmv4d_jax import configuration, flops, optim, plan, train, tree, writers  # noqa: E402
+from syncmv4d_jax import configuration, tree  # noqa: E402
+from syncmv4d_jax.models import flops  # noqa: E402
 from syncmv4d_jax.models.dpa import aligner  # noqa: E402
+from syncmv4d_jax.models.nn import module  # noqa: E402
+from syncmv4d_jax.models.wan import config as wan_config  # noqa: E402
 from syncmv4d_jax.models.wan import dit  # noqa: E402
-from syncmv4d_jax.nn import module  # noqa: E402
-from syncmv4d_jax.tasks import syncmv4d_cost  # noqa: E402
+from syncmv4d_jax.run import (  # noqa: E402
+    assembly,
+    log,
+    optim,
+    programs,
+    update,  # noqa: E402
+)
+from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost  # noqa: E402
 
 Entry = tuple[Callable[[], Any], float]  # what is timed, its FLOPs
 
@@ -49,7 +58,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=30, help="of the transformer's 30")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--remat", default="full", choices=dit.REMAT)
+    parser.add_argument("--remat", default="full", choices=wan_config.REMAT)
     parser.add_argument("--only", nargs="+", choices=list(ENTRIES), default=list(ENTRIES))
     parser.add_argument("--rehearse", action="store_true", help="tiny, on any device")
     return parser.parse_args(arguments)
@@ -63,13 +72,13 @@ def configure(args: argparse.Namespace, entry: str = "closed_loop_step") -> Any:
             config.task.vae = {**config.task.vae, "dtype": "bfloat16"}
             config.optim.ema = 0.0  # 20 GB less
         config.task.guidance = 5.0
-    return plan.of_entry(config, entry)
+    return programs.of_entry(config, entry)
 
 
 def training(args: argparse.Namespace, entry: str) -> Entry:
     """A training step; its state is donated from call to call."""
     config = configure(args, entry)
-    task = train.load_task(config)
+    task = assembly.load_task(config)
     trainable, frozen = tree.split(jax.jit(task.init)(jax.random.key(0)), task.trainable)
     if not task.settings.dpa:
         frozen = {}
@@ -77,11 +86,11 @@ def training(args: argparse.Namespace, entry: str) -> Entry:
     settings = configuration.section(optim.OptimConfig, options, "config.optim")
     kept = {"state": optim.init(settings, trainable)}
     del trainable
-    update = jax.jit(train.make_update(task, settings), donate_argnums=0)
+    step = jax.jit(update.make_update(task, settings), donate_argnums=0)
     batch, key = inputs.batch_of(config, task, args.batch), jax.random.key(1)
 
     def run():
-        kept["state"], scalars = update(kept["state"], frozen, batch, key)
+        kept["state"], scalars = step(kept["state"], frozen, batch, key)
         return scalars
 
     return run, task.cost(batch)["flops"]
@@ -89,7 +98,7 @@ def training(args: argparse.Namespace, entry: str) -> Entry:
 
 def sampling(args: argparse.Namespace) -> Entry:
     config = configure(args, "mjd_step")
-    task = train.load_task(config)
+    task = assembly.load_task(config)
     params = {"dit": jax.jit(task.init)(jax.random.key(0))["dit"]}
     if not args.rehearse:
         params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -106,7 +115,7 @@ def sampling(args: argparse.Namespace) -> Entry:
 
 
 def autoencoder(args: argparse.Namespace, method: str) -> Entry:
-    task = train.load_task(configure(args))
+    task = assembly.load_task(configure(args))
     o, (v, f, h, w, c) = task.options, task.latent_shape
     params = {"vae": jax.jit(task.init)(jax.random.key(0))["vae"]}
     shape = (1, 1, o.frames, *o.size, 3) if method == "encode" else (1, 1, f, h, w, c)
@@ -116,7 +125,7 @@ def autoencoder(args: argparse.Namespace, method: str) -> Entry:
 
 
 def alignment(args: argparse.Namespace) -> Entry:
-    task = train.load_task(configure(args))
+    task = assembly.load_task(configure(args))
     o, config = task.options, task.dpa_config
     shape = (args.batch, o.views, o.frames, o.points)
     x = jax.random.normal(jax.random.key(0), (*shape, 3))
@@ -134,11 +143,11 @@ def alignment(args: argparse.Namespace) -> Entry:
     return lambda: run(params, x), 3 * args.batch * syncmv4d_cost.parts(task)["dpa"]
 
 
-def wan_config(args: argparse.Namespace) -> tuple[dit.DiTConfig, tuple[int, ...]]:
+def wan_config(args: argparse.Namespace) -> tuple[wan_config.DiTConfig, tuple[int, ...]]:
     """Wan's transformer and the latents of three clips."""
     if args.rehearse:
-        return dit.TINY, (2, 2, 4, 4, 4)
-    config = dit.DiTConfig(layers=args.blocks, remat=args.remat)
+        return wan_config.TINY, (2, 2, 4, 4, 4)
+    config = wan_config.DiTConfig(layers=args.blocks, remat=args.remat)
     return config, (3, 13, 30, 44, config.in_channels)
 
 
@@ -207,7 +216,7 @@ def report(args: argparse.Namespace, name: str) -> float:
     times = timing.interleaved({"run": run, "product": product}, args.rounds)
     seconds, rate = times["run"].best, cost / times["run"].best / 1e12
     timing.row(f"gpu_{name}_tflops", rate, product_flops / times["product"].best / 1e12)
-    peak = writers.peak_flops(jax.devices()[0].device_kind)
+    peak = log.peak_flops(jax.devices()[0].device_kind)
     share = f"{1e12 * rate / peak:.1%} of the data sheet's peak" if peak else "peak unknown"
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9
     print(f"# {seconds:.4f} s, spread {times['run'].spread:.0%}, {share}, {memory:.1f} GB at most")

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import parallel, plan
+from syncmv4d_jax.machines import mesh as meshes
+from syncmv4d_jax.run import programs
 
 
 def batch_of(config: Any, task: Any, batch: int = 1) -> dict[str, jax.Array]:
     """Returns a random batch of schema.BATCH with cached latents; cameras see points at 1.5 m."""
-    rng, mesh = np.random.default_rng(0), parallel.make_mesh({"data": 1}, jax.devices()[:1])
-    shapes = plan.abstract_batch(config, task, mesh, batch)
+    rng, mesh = np.random.default_rng(0), meshes.make_mesh({"data": 1}, jax.devices()[:1])
+    shapes = programs.abstract_batch(config, task, mesh, batch)
     made = {}
     for name, x in shapes.items():
         value = rng.standard_normal(x.shape)

@@ -23,8 +23,10 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 from diffusers.models.transformers import transformer_wan as wan  # noqa: E402
 
-from syncmv4d_jax.models import mjd, mjd_block, token_layout  # noqa: E402
-from syncmv4d_jax.nn import module  # noqa: E402
+from syncmv4d_jax.models.mjd import block as mjd_block  # noqa: E402
+from syncmv4d_jax.models.mjd import config as mjd_config
+from syncmv4d_jax.models.mjd import mjd, tokens
+from syncmv4d_jax.models.nn import module  # noqa: E402
 
 VIEWS, GRID = 3, (4, 8, 8)
 
@@ -32,7 +34,7 @@ VIEWS, GRID = 3, (4, 8, 8)
 class Peer(torch.nn.Module):
     """Inter-view attention, then diffusers' block; its tokens are [extra | video | motion]."""
 
-    def __init__(self, config: mjd.MJDConfig):
+    def __init__(self, config: mjd_config.MJDConfig):
         super().__init__()
         self.norm = wan.FP32LayerNorm(config.dim, config.eps, elementwise_affine=False)
         self.inter = wan.WanAttention(
@@ -97,14 +99,14 @@ def fill(peer: Peer, params: dict) -> None:
     peer.block.scale_shift_table.data = torch.tensor(np.array(params["modulation"]))
 
 
-def build(config: mjd.MJDConfig):
+def build(config: mjd_config.MJDConfig):
     """Returns (parameters, inputs x and text, our forward, the peer, its forward)."""
     rng = np.random.default_rng(0)
     shapes = module.shapes(mjd_block.MJDBlock, config)
     params = jax.tree.map(
         lambda s: jnp.asarray(0.05 * rng.standard_normal(s.shape), jnp.float32), shapes
     )
-    layout = token_layout.Layout(VIEWS, GRID, config.extra_tokens, 2)
+    layout = tokens.Layout(VIEWS, GRID, config.extra_tokens, 2)
     x = rng.standard_normal((VIEWS, layout.tokens, config.dim)).astype(np.float32)
     text = rng.standard_normal((1, config.text_len, config.dim)).astype(np.float32)
     whole = jax.eval_shape(lambda: module.init(mjd.MJD, config, jax.random.key(0)))
@@ -139,7 +141,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
     d = args.width
-    config = mjd.MJDConfig(dim=d, ffn_dim=4 * d, heads=d // 128, layers=1, dtype="float32")
+    config = mjd_config.MJDConfig(dim=d, ffn_dim=4 * d, heads=d // 128, layers=1, dtype="float32")
     params, x, ours, peer, theirs = build(config)
     forward = jax.jit(ours)
     backward = jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.square(ours(p, x))), argnums=(0, 1)))

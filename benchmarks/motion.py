@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import cameras, motion, motion_match
+from syncmv4d_jax.geometry import cameras, matching, painting, pseudo_video
 
 MJD_FORWARD_PER_VIEW = 129.5  # TFLOP at 49 x 480 x 704, two modalities
 
 
 def drifting_disc(frames: int, height: int, width: int, points: int):
     """A bent surface over a third of the frame that drifts and recedes: inputs of `decode`."""
-    grid = np.asarray(motion_match.pixel_grid(height, width))
+    grid = np.asarray(matching.pixel_grid(height, width))
     middle = np.array([width / 2, height / 2])
     radius = 0.33 * height
     scale = np.array([0.6, 0.9], np.float32)
@@ -38,7 +38,7 @@ def drifting_disc(frames: int, height: int, width: int, points: int):
         origins.append(origin)
         depths.append(0.65 + 0.05 * off + 0.15 * frame / max(frames - 1, 1))
         masks.append(off < 1)
-    pseudo = motion.paint_surface(np.stack(origins), np.stack(depths), np.stack(masks), scale)
+    pseudo = pseudo_video.paint_surface(np.stack(origins), np.stack(depths), np.stack(masks), scale)
     angle = np.random.default_rng(0).uniform(0, 2 * np.pi, points)
     reach = radius * 0.95 * np.sqrt(np.random.default_rng(1).uniform(size=points))
     anchors = middle + reach[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -66,20 +66,20 @@ def row(name: str, ours: float, peer: float) -> None:
 def demo(views: int = 3) -> None:
     height, width, frames, points = 64, 96, 13, 256
     pseudo, view = drifting_disc(frames, height, width, points)
-    settings = motion.settings_for(height, width)
+    settings = matching.settings_for(height, width)
     stack = [jnp.stack([x] * views) for x in (pseudo, *view)]
-    decode = jax.vmap(functools.partial(motion.decode, settings=settings))
-    weigh = jax.vmap(functools.partial(motion.warp_weights, settings=settings))
-    paint = jax.vmap(lambda t, f, w, *v: motion.render(t, f, *v, settings=settings, warp=w))
+    decode = jax.vmap(functools.partial(pseudo_video.decode, settings=settings))
+    weigh = jax.vmap(functools.partial(painting.warp_weights, settings=settings))
+    paint = jax.vmap(lambda t, f, w, *v: painting.render(t, f, *v, settings=settings, warp=w))
     seconds, _, decoded = timed(decode, *stack, repeats=10)
     tracks, frame0 = decoded.tracks, stack[0][:, 0]
     warping, _, warp = timed(weigh, frame0, *stack[1:], repeats=10)
-    painting, _, _ = timed(paint, tracks, frame0, warp, *stack[1:], repeats=10)
+    rendering, _, _ = timed(paint, tracks, frame0, warp, *stack[1:], repeats=10)
     truth, _ = cameras.project(tracks, stack[4], stack[5])
     assert np.isfinite(truth).all()
-    for name, value in (("decode", seconds), ("warp_weights", warping), ("render", painting)):
+    for name, value in (("decode", seconds), ("warp_weights", warping), ("render", rendering)):
         row(f"motion/demo/{name}_seconds", value, 0.15)
-    row("motion/demo/all_seconds", seconds + warping + painting, 0.15)
+    row("motion/demo/all_seconds", seconds + warping + rendering, 0.15)
 
 
 def full(frames: int = 5) -> None:
@@ -87,14 +87,14 @@ def full(frames: int = 5) -> None:
     other)."""
     height, width, points = 480, 704, 1600
     pseudo, view = drifting_disc(frames, height, width, points)
-    settings = motion.settings_for(height, width)
-    decode = functools.partial(motion.decode, settings=settings)
-    weigh = functools.partial(motion.warp_weights, settings=settings)
+    settings = matching.settings_for(height, width)
+    decode = functools.partial(pseudo_video.decode, settings=settings)
+    weigh = functools.partial(painting.warp_weights, settings=settings)
     seconds, decode_flops, decoded = timed(decode, pseudo, *view, repeats=2)
     frame0 = pseudo[0]
     warping, warp_flops, warp = timed(weigh, frame0, *view, repeats=1)
-    painting, paint_flops, _ = timed(
-        lambda t, f, w, *v: motion.render(t, f, *v, settings=settings, warp=w),
+    rendering, paint_flops, _ = timed(
+        lambda t, f, w, *v: painting.render(t, f, *v, settings=settings, warp=w),
         *(decoded.tracks, frame0, warp, *view),
         repeats=2,
     )
@@ -104,7 +104,7 @@ def full(frames: int = 5) -> None:
     row("motion/full/render_tflop", paint_flops * 49 / min(frames, settings.chunk), bound)
     row("motion/full/warp_tflop", warp_flops * height, bound)
     print(f"# {jax.devices()[0].device_kind}: seconds a frame: decode {seconds / frames:.3f},")
-    print(f"# render {painting / frames:.3f}; warp weights once a sample {warping:.2f} s")
+    print(f"# render {rendering / frames:.3f}; warp weights once a sample {warping:.2f} s")
 
 
 def main() -> None:

@@ -25,8 +25,9 @@ import timing
 from alignment import read
 
 from configs.readings import learned_codec
-from syncmv4d_jax import checkpoint, weights
+from syncmv4d_jax.run import checkpoint
 from syncmv4d_jax.tasks import syncmv4d
+from syncmv4d_jax.weights import store
 
 WAYS = ("autoencoder", "codec")
 CONTEXT = ("anchors", "anchor_valid", "intrinsics", "extrinsics")
@@ -35,7 +36,7 @@ CONTEXT = ("anchors", "anchor_valid", "intrinsics", "extrinsics")
 class Way:
     """One task's decoding and encoding, compiled."""
 
-    def __init__(self, task: syncmv4d.SyncMV4D, params: dict[str, Any]):
+    def __init__(self, task: syncmv4d.task.SyncMV4D, params: dict[str, Any]):
         def encode(p, tracks, scale, latents, context):
             """Tracks painted by the warp that frame 0 of `latents` gives, as in the loop."""
             _, pseudo = task._decode(p, latents, scale, context)
@@ -61,7 +62,7 @@ def make(vae: Path, codec: Path) -> tuple[Any, dict[str, Way]]:
     faithful_config = config.copy_and_resolve_references().unlock()
     del faithful_config.task["codec"]
     task = syncmv4d.make(faithful_config)
-    params = {"vae": weights.load("vae", vae, dtype=jnp.float32)[1]}
+    params = {"vae": store.load("vae", vae, dtype=jnp.float32)[1]}
     learned = {"codec": checkpoint.load_params(codec, "codec")}
     return task, {"autoencoder": Way(task, params), "codec": Way(with_codec, params | learned)}
 

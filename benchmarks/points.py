@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax.models.dpa import aligner, point_transformer
-from syncmv4d_jax.nn import module
-from syncmv4d_jax.points import sparse_conv, voxel_hash
+from syncmv4d_jax.models.dpa import aligner
+from syncmv4d_jax.models.dpa import config as dpa_config
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.points import sparse_conv, voxel_hash
+from syncmv4d_jax.models.ptv3 import layers
 
 POINTS = 4800
 
@@ -156,10 +158,10 @@ def block() -> None:
     """
     cells = surface(POINTS)[None]
     valid = np.ones(cells.shape[:2], bool)
-    geometry = point_transformer.build(jnp.asarray(cells), jnp.asarray(valid), depth=10).along(0)
+    geometry = layers.build(jnp.asarray(cells), jnp.asarray(valid), depth=10).along(0)
     config = (64, 4)
 
-    class Block(point_transformer.Block):
+    class Block(layers.Block):
         def __init__(self, config, *, rngs):
             super().__init__(*config, patch=256, rngs=rngs)
 
@@ -171,7 +173,9 @@ def block() -> None:
     print(f"block64_temp_MB {megabytes:.4g} - -", flush=True)
 
 
-def whole(config: aligner.AlignerConfig, views: int, frames: int, points: int, name: str) -> None:
+def whole(
+    config: dpa_config.AlignerConfig, views: int, frames: int, points: int, name: str
+) -> None:
     """Forward and backward of the aligner's loss."""
     shape = (1, views, frames, points)
     rng = np.random.default_rng(0)
@@ -208,9 +212,9 @@ def main() -> None:
     tables()
     block()
     growth()
-    whole(aligner.DEMO, 3, 13, 256, "aligner_demo")
+    whole(dpa_config.DEMO, 3, 13, 256, "aligner_demo")
     if arguments.full:
-        whole(aligner.BASE, 3, 49, 1600, "aligner_base")
+        whole(dpa_config.BASE, 3, 49, 1600, "aligner_base")
 
 
 if __name__ == "__main__":

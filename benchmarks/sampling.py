@@ -36,9 +36,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for `from configs import ...`
 
 from configs import demo, motion_codec  # noqa: E402
-from syncmv4d_jax import embedded, sample, train  # noqa: E402
+from syncmv4d_jax.geometry import tracks  # noqa: E402
 from syncmv4d_jax.metrics import summary  # noqa: E402
-from syncmv4d_jax.tasks import syncmv4d, syncmv4d_cost  # noqa: E402
+from syncmv4d_jax.run import assembly, embedded, inputs  # noqa: E402
+from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost  # noqa: E402
 
 # name -> (the row it is compared with, switches of config.task; "text": as it was before)
 GUIDED = {"guidance": 2.0}
@@ -98,14 +99,14 @@ def vary(config: Any, steps: int, switches: dict[str, Any]) -> tuple[Any, dict[s
         if "codec" not in switches:
             config.weights.codec = ""
         config.task.update({"sample_steps": steps, **own})
-    task = train.load_task(config)
+    task = assembly.load_task(config)
     if switches.get("text"):  # what sampling did before: the text anew in every step
         task._with_text = lambda params, context: context
-    return task, sample.load_params(task, config, Path("none"))
+    return task, assembly.load_params(task, config, Path("none"))
 
 
 def inputs_of(arrays: dict[str, np.ndarray], encode: Any, params: Any) -> dict[str, jax.Array]:
-    batch = {k: jnp.asarray(arrays[k])[None] for k in sample.CONTEXT if k in arrays}
+    batch = {k: jnp.asarray(arrays[k])[None] for k in inputs.CONTEXT if k in arrays}
     return batch | {"first": encode(params, jnp.asarray(arrays["images"])[None, :, None])}
 
 
@@ -134,7 +135,7 @@ def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None
         for name, own in tasks.items():
             out, seconds = run(*own, batch, index)
             videos[name] = np.asarray(decode(params, out["video"]))[0]
-            fused = syncmv4d.fuse(out["tracks_per_view"], out["confidence"])[0]
+            fused = tracks.fuse(out["tracks_per_view"], out["confidence"])[0]
             error = np.linalg.norm(np.asarray(fused) - arrays["tracks"], axis=-1)
             base = VARIANTS[name][0] or name
             values = {
@@ -222,8 +223,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sampling-") as scratch:
         config = load(there[0] if there else None, Path(scratch), args)
         config.sample.count = args.scenes
-        task = train.load_task(config)
-        scenes = [arrays for _, arrays in sample._inputs(config, task)]
+        task = assembly.load_task(config)
+        scenes = [arrays for _, arrays in inputs.of_config(config, task)]
         print(f"# {there[0] if there else 'scenes made here'}: {len(scenes)} scenes")
         print("name ours peer ratio")
         for steps in args.steps:

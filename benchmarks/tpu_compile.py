@@ -24,8 +24,10 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 from configs import taco  # noqa: E402
-from syncmv4d_jax import flops, plan, plan_memory, pods, train  # noqa: E402
-from syncmv4d_jax.nn import attention  # noqa: E402
+from syncmv4d_jax.machines.planning import compiler, pods  # noqa: E402
+from syncmv4d_jax.models import flops  # noqa: E402
+from syncmv4d_jax.models.nn import attention  # noqa: E402
+from syncmv4d_jax.run import assembly, plan, programs  # noqa: E402
 
 GIB = 2**30
 POLICIES = ("full", "save_attention", "offload", "none")
@@ -56,7 +58,7 @@ def planned(topology, config):
 
 def recomputed(config, policy):
     """FLOPs computed again in the backward pass, as a share of one forward pass."""
-    task = train.load_task(plan.of_entry(config, "mjd_step"))
+    task = assembly.load_task(programs.of_entry(config, "mjd_step"))
     (v, f, h, w, _), (pf, ph, pw) = task.latent_shape, task.mjd_config.patch
     cost = flops.mjd_block(
         task.mjd_config, views=v, frames=f // pf, positions=(h // ph) * (w // pw)
@@ -114,7 +116,7 @@ def tiles(topology):
         for keys in BLOCKS:
             attention.SPLASH_KEYS = keys
             block, compute = attention.key_tiles(tokens)
-            found = plan_memory.run(kernel, topology, tokens, keys, names=("none",))
+            found = compiler.run(kernel, topology, tokens, keys, names=("none",))
             print(f"tiles {topology} {what}, blocks of {block} by {compute}: {found}", flush=True)
 
 

@@ -16,15 +16,14 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from syncmv4d_jax import release
-from syncmv4d_jax.conversion import engine, files
-from syncmv4d_jax.models.wan import dit
+from syncmv4d_jax.models.wan import config as wan_config
+from syncmv4d_jax.weights import engine, files, release
 
 
 def write_source(folder: Path) -> int:
     """Writes an official folder of random weights; returns the size of its largest shard."""
     folder.mkdir(parents=True)
-    config = dit.TI2V_5B
+    config = wan_config.TI2V_5B
     shapes = release.shapes_of("dit", config)
     planned = engine.reference_slices(release.TABLES["dit"](config, "official"), shapes)
     rng = np.random.default_rng(0)
@@ -101,7 +100,7 @@ def main() -> None:
 def check(folder: Path) -> None:
     """Compares the exported tensors with the random source, in the order it was written."""
     rng = np.random.default_rng(0)
-    config = dit.TI2V_5B
+    config = wan_config.TI2V_5B
     shapes = release.shapes_of("dit", config)
     tables = [release.TABLES["dit"](config, layout) for layout in ("official", "diffusers")]
     official, diffusers = (engine.reference_slices(rules, shapes) for rules in tables)

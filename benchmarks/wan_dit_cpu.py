@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -23,10 +23,11 @@ import torch  # noqa: E402
 import wan_reference as reference  # noqa: E402
 
 from syncmv4d_jax import tree  # noqa: E402
-from syncmv4d_jax.models.wan import dit  # noqa: E402
-from syncmv4d_jax.nn import module  # noqa: E402
+from syncmv4d_jax.models.nn import module  # noqa: E402
+from syncmv4d_jax.models.wan import config as wan_config  # noqa: E402
+from syncmv4d_jax.models.wan import dit
 
-CONFIG = dit.DiTConfig(dim=512, ffn_dim=2304, heads=4, layers=8, dtype="float32")
+CONFIG = wan_config.DiTConfig(dim=512, ffn_dim=2304, heads=4, layers=8, dtype="float32")
 
 
 def seconds(run) -> float:

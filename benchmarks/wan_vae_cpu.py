@@ -20,12 +20,12 @@ import numpy as np  # noqa: E402
 import timing  # noqa: E402
 import torch  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import vae_reference as reference  # noqa: E402
 
+from syncmv4d_jax.models.nn import module  # noqa: E402
 from syncmv4d_jax.models.wan import vae  # noqa: E402
-from syncmv4d_jax.nn import module  # noqa: E402
 
 
 def pairs(config: vae.VAEConfig, model, params: dict) -> dict:

@@ -11,7 +11,8 @@ import logging
 import sys
 from pathlib import Path
 
-from syncmv4d_jax import cache
+from syncmv4d_jax.data import cache
+from syncmv4d_jax.weights import encoders
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -38,9 +39,9 @@ def main(argv: list[str]) -> int:
         folder = cache.run(
             args.data,
             args.out,
-            encode_video=None if args.texts_only else cache.video_encoder(args.weights),
-            encode_text=cache.text_encoder(args.weights, max_length=args.text_length),
-            weights_hash=cache.weights_hash(args.weights),
+            encode_video=None if args.texts_only else encoders.video_encoder(args.weights),
+            encode_text=encoders.text_encoder(args.weights, max_length=args.text_length),
+            weights_hash=encoders.weights_hash(args.weights),
             size=tuple(int(x) for x in args.size.split("x")) if args.size else None,
             shard_index=index,
             shard_count=count,

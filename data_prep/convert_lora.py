@@ -11,8 +11,8 @@ are read by --config.weights.lora. `--alpha` is config.task.lora.alpha.
 
 import argparse
 
-from syncmv4d_jax import checkpoint
-from syncmv4d_jax.conversion import lora
+from syncmv4d_jax.run import checkpoint
+from syncmv4d_jax.weights import lora
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ See docs/wan.md for sizes and times.
 
 import argparse
 
-from syncmv4d_jax import release
-from syncmv4d_jax.conversion import folders
+from syncmv4d_jax.weights import folders, release
 
 
 def main() -> None:

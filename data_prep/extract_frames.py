@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from syncmv4d_jax.data import folder, taco
+from syncmv4d_jax.data import user
+from syncmv4d_jax.data.sources import taco
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--frame", type=int, default=0, help="counted from 0")
     args = parser.parse_args()
     try:
-        names = folder.from_videos(args.videos, args.calibration, args.out, frame=args.frame)
+        names = user.from_videos(args.videos, args.calibration, args.out, frame=args.frame)
     except (OSError, ValueError, KeyError, taco.BadSequence) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{args.out}: frame {args.frame} of {', '.join(names)}, cameras.json")

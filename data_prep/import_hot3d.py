@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from syncmv4d_jax.data import hot3d, synthetic
+from syncmv4d_jax.data.scenes import hot3d, scene
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     add("--size", default="240x320", help="height x width of the videos")
     add("--cameras", choices=("all", "three"), default="all")
     args = parser.parse_args(argv)
-    names = synthetic.THREE if args.cameras == "three" else tuple(synthetic.RIG)
+    names = scene.THREE if args.cameras == "three" else tuple(scene.RIG)
     try:
         height, width = (int(x) for x in args.size.split("x"))
         capture = hot3d.load(args.hot3d, args.recording, tool=args.tool, target=args.target)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from syncmv4d_jax.data import mano, synthetic, synthetic_hand, taco
+from syncmv4d_jax.data.scenes import hand, scene
+from syncmv4d_jax.data.sources import mano, taco
 
 
 def size(text: str) -> tuple[int, int]:
@@ -52,10 +53,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def one(
-    spec: synthetic.Spec, *, out: Path, frames: int, size: tuple[int, int], names: tuple[str, ...]
+    spec: scene.Spec, *, out: Path, frames: int, size: tuple[int, int], names: tuple[str, ...]
 ) -> str:
     hands = mano.load_hands(out / "mano")
-    synthetic.write_scene(out / "taco", spec, hands, frames=frames, size=size, names=names)
+    scene.write_scene(out / "taco", spec, hands, frames=frames, size=size, names=names)
     return spec.sequence_id
 
 
@@ -67,7 +68,7 @@ def claim(args: argparse.Namespace) -> None:
     """
     path = args.out / "scenes.json"
     wanted = {
-        "version": synthetic.VERSION,
+        "version": scene.VERSION,
         "seed": args.seed,
         "frames": args.frames,
         "size": list(args.size),
@@ -95,11 +96,11 @@ def main(argv: list[str]) -> int:
         claim(args)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    synthetic_hand.write(args.out / "mano")
-    held_out = [taco.triplet_name(triplet) for triplet in synthetic.HELD_OUT]
+    hand.write(args.out / "mano")
+    held_out = [taco.triplet_name(triplet) for triplet in scene.HELD_OUT]
     (args.out / "heldout_triplets.txt").write_text("\n".join(held_out) + "\n")
     specs = [
-        synthetic.specify(i, seed=args.seed, held_out=held_out)
+        scene.specify(i, seed=args.seed, held_out=held_out)
         for held_out, number in ((False, args.scenes), (True, args.test_scenes))
         for i in range(number)
     ]
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> int:
         for spec in specs
         if not taco.Entry(root, spec.triplet, spec.sequence_id).folder(taco.HANDS).is_dir()
     ]
-    names = synthetic.THREE if args.cameras == "three" else tuple(synthetic.RIG)
+    names = scene.THREE if args.cameras == "three" else tuple(scene.RIG)
     work = functools.partial(one, out=args.out, frames=args.frames, size=args.size, names=names)
     print(f"{len(specs)} scenes, {len(specs) - len(todo)} done before")
     if todo:

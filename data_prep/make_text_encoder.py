@@ -10,7 +10,7 @@ that a model trained on them needs; for real prompts convert the real umT5-XXL.
 import argparse
 from pathlib import Path
 
-from syncmv4d_jax import embedded
+from syncmv4d_jax.run import embedded
 
 
 def main() -> None:

@@ -19,11 +19,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not an installed package
 
 from configs import wan_vae as configuration
-from syncmv4d_jax import train, tree, weights
+from syncmv4d_jax import tree
 from syncmv4d_jax.data import pipeline
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_linear
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.run import assembly, train
 from syncmv4d_jax.tasks import wan_vae
+from syncmv4d_jax.weights import store
 
 
 def clips(config, count: int) -> np.ndarray:
@@ -86,17 +88,17 @@ def main() -> None:
         scaled = jnp.asarray(some, jnp.float32) / 127.5 - 1
         params = jax.jit(lambda p, x: vae_linear.fit(task.config, p, x))(params, scaled)
         report("linear start", task.config, params, some)
-        weights.save("vae", task.config, params, start, source={"by": "models.wan.vae_linear"})
+        store.save("vae", task.config, params, start, source={"by": "models.wan.vae_linear"})
     config.weights.vae = str(start)
     config.train.steps = config.optim.steps = args.steps
     train.run(config, args.out / "training")
-    params = train.trained_params(config, args.out / "training")["vae"]
+    params = assembly.trained_params(config, args.out / "training")["vae"]
     report("trained", task.config, params, some)
     mean, std = wan_vae.statistics(task.config, params, some[:, None])
     params = fold(task.config, params, mean, std)
     report("folded", task.config, params, some)
     source = {"by": "data_prep/make_vae.py", "steps": args.steps}
-    weights.save("vae", task.config, params, args.out, source=source)
+    store.save("vae", task.config, params, args.out, source=source)
 
 
 if __name__ == "__main__":

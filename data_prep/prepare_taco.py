@@ -12,10 +12,11 @@ import logging
 import sys
 from pathlib import Path
 
-from syncmv4d_jax import motion
-from syncmv4d_jax.data import layouts, prepare, taco
+from syncmv4d_jax.data import clips, prepare
+from syncmv4d_jax.data.sources import recordings, taco
+from syncmv4d_jax.geometry import pseudo_video
 
-DEFAULTS = prepare.Settings()
+DEFAULTS = clips.Settings()
 
 
 def size(text: str) -> tuple[int, int]:
@@ -47,7 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--cameras", choices=("all", "first"), default="all", help="first: one a cluster")
     add(
         "--representation",
-        choices=motion.REPRESENTATIONS,
+        choices=pseudo_video.REPRESENTATIONS,
         default=DEFAULTS.representation,
         help="of the pseudo video; das_tracking: depth of frame 0 in all frames",
     )
@@ -67,7 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def choose(sources: list[layouts.Source], args: argparse.Namespace) -> list[layouts.Source]:
+def choose(sources: list[recordings.Source], args: argparse.Namespace) -> list[recordings.Source]:
     """Leaves out what --exclude names, and with --marker-removed what has no such videos."""
     left_out = set(args.exclude.read_text().split()) if args.exclude else set()
     if unknown := left_out - {source.id for source in sources}:
@@ -95,9 +96,9 @@ def main(argv: list[str]) -> int:
             held_out_triplets=triplets,
         )
         if args.folder:
-            sources = layouts.folder_sources(args.folder)
+            sources = recordings.folder_sources(args.folder)
         else:
-            sources = layouts.taco_sources(args.taco, args.mano, flip_left=args.flip_left)
+            sources = recordings.taco_sources(args.taco, args.mano, flip_left=args.flip_left)
         sources = choose(sources, args)[: args.limit or None]
         summary = prepare.run(sources, args.out, settings, jobs=args.jobs)
     except (ValueError, OSError) as error:

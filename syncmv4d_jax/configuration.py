@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib
+import runpy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -67,3 +69,24 @@ def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.
         own.update(ml_collections.ConfigDict(overrides).to_dict())
         result.append((name, own))
     return result or [("", config)]
+
+
+def unknown_keys(argv: list[str]) -> list[str]:
+    """Returns one message for each --config.a.b=c whose key the configuration does not have."""
+    named = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
+    path, _, variant = (named or [""])[-1].partition(":")
+    if not Path(path).is_file():
+        return []
+    config, messages = runpy.run_path(path)["get_config"](*[variant] * bool(variant)), []
+    for arg in argv:
+        if not arg.startswith("--config."):
+            continue
+        section, path = config, arg.removeprefix("--config.").split("=")[0].split(".")
+        for i, key in enumerate(path):
+            keys = list(section.keys()) if hasattr(section, "keys") else []
+            if key not in keys:
+                where = ".".join(["config", *path[:i]])
+                messages.append(f"{arg}: {where} has no key {key!r}; it has {keys}")
+                break
+            section = section[key]
+    return messages

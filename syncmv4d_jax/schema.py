@@ -77,3 +77,8 @@ def check(batch: dict, *, where: str) -> dict[str, int]:
     if problems:
         raise ValueError(f"{where} does not follow schema.BATCH: " + "; ".join(problems))
     return sizes
+
+
+# Keys whose first axis is the view; SMALL are those that are no clips and go into a cache.
+SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
+PER_VIEW = ("video", "motion", "video_latents", "motion_latents", "view_index", *SMALL)

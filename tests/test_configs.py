@@ -10,8 +10,9 @@ import pytest
 
 from configs import bases
 from configs.ablations import equal_flops
-from syncmv4d_jax import configuration, optim, train, tree
-from syncmv4d_jax.tasks import syncmv4d_cost as cost
+from syncmv4d_jax import configuration, tree
+from syncmv4d_jax.run import assembly, optim, update
+from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MAIN = {
@@ -58,13 +59,13 @@ def inputs(config):
 def trace_update(config):
     """Traces a whole training step of every stage; returns the names of its scalars."""
     for _, own in configuration.stages(config):
-        task = train.load_task(own)
+        task = assembly.load_task(own)
         settings = configuration.section(optim.OptimConfig, own.optim, "config.optim")
         params = jax.eval_shape(task.init, jax.random.key(0))
         trainable, frozen = tree.split(params, task.trainable)
         state = jax.eval_shape(lambda p, s=settings: optim.init(s, p), trainable)
-        update = train.make_update(task, settings)
-        state, scalars = jax.eval_shape(update, state, frozen, inputs(own), jax.random.key(0))
+        step = update.make_update(task, settings)
+        state, scalars = jax.eval_shape(step, state, frozen, inputs(own), jax.random.key(0))
     return set(scalars)
 
 
@@ -76,7 +77,7 @@ def test_every_file_is_listed():
 def test_configurations_build_their_tasks(name):
     for variant in MAIN[name]:
         for _, own in configuration.stages(load(name, variant)):
-            task = train.load_task(own)
+            task = assembly.load_task(own)
             assert task.trainable and not own.stages
     with pytest.raises(ValueError, match="wanted"):
         load(name, "no_such_variant")
@@ -98,7 +99,7 @@ def test_overrides_build_with_every_base(name):
         differs = config.task.to_dict() != plain.task.to_dict()
         assert differs or same and base in ("taco", "debug"), "changes nothing"
         for stage, own in configuration.stages(config):
-            assert train.load_task(own), stage
+            assert assembly.load_task(own), stage
     with pytest.raises(ValueError, match="wanted a base"):
         load(name, "full")
 
@@ -126,9 +127,9 @@ def test_stages_of_the_paper():
 @pytest.mark.slow
 def test_rows_start_from_the_same_weights():
     """Parameters that two rows of Table 3 share have the same initial values."""
-    full = tree.flatten(train.load_task(load("taco", "debug")).init(jax.random.key(0)))
+    full = tree.flatten(assembly.load_task(load("taco", "debug")).init(jax.random.key(0)))
     for row in ("multi_view", "joint_motion", "aligner", "single_view"):
-        own = train.load_task(load(f"ablations.{row}", "debug")).init(jax.random.key(0))
+        own = assembly.load_task(load(f"ablations.{row}", "debug")).init(jax.random.key(0))
         own = tree.flatten(own)
         assert own.keys() <= full.keys(), row
         wrong = [n for n, x in own.items() if not np.array_equal(x, full[n])]
@@ -140,8 +141,10 @@ def training_flops(config):
     total = 0.0
     for name, own in configuration.stages(config):
         if own.task.name == "syncmv4d" and name != "video":
-            task = train.load_task(own)
-            total += own.train.steps * sum(cost.training(task, cost.parts(task)).values())
+            task = assembly.load_task(own)
+            total += own.train.steps * sum(
+                syncmv4d_cost.training(task, syncmv4d_cost.parts(task)).values()
+            )
     return total
 
 
@@ -161,7 +164,7 @@ ROWS = [name for name in OVERRIDES if name.startswith("ablations")]
 def test_rows_start(name):
     """Learning rates name parameters that every stage of the row has."""
     for stage, own in configuration.stages(load(name, "loop" if name == "demo" else "ablation")):
-        task = train.load_task(own)
+        task = assembly.load_task(own)
         params = tree.split(jax.eval_shape(task.init, jax.random.key(0)), task.trainable)[0]
         settings = configuration.section(optim.OptimConfig, own.optim, "config.optim")
         state = jax.eval_shape(lambda p, s=settings: optim.init(s, p), params)

@@ -6,7 +6,10 @@ import jax
 import pytest
 
 from configs import demo as configuration
-from syncmv4d_jax import checkpoint, demo, train, tree, weights
+from demo import make as demo
+from syncmv4d_jax import tree
+from syncmv4d_jax.run import assembly, checkpoint
+from syncmv4d_jax.weights import store
 
 pytestmark = pytest.mark.skipif(not demo.SHIPPED.is_dir(), reason="no weights are shipped")
 
@@ -17,17 +20,17 @@ def test_the_demo_is_not_smaller_than_agreed(variant):
     assert task.views == 3 and task.frames >= 13 and task.points >= 256
     assert task.size[0] >= 64 and task.size[1] >= 96
     assert task.dit.layers >= 4 and task.dpa.depth >= 2
-    made = train.load_task(configuration.get_config(variant))
+    made = assembly.load_task(configuration.get_config(variant))
     assert made.mjd_config.multi_view and made.mjd_config.joint_motion
     assert made.settings.dpa and made.settings.cycle
 
 
 def test_shipped_weights_fit_the_demo():
-    task = train.load_task(configuration.get_config())
+    task = assembly.load_task(configuration.get_config())
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     found = {p: checkpoint.load_params(demo.SHIPPED / "model.safetensors", p) for p in shapes
              if p != "vae"}  # fmt: skip
-    found["vae"] = weights.load("vae", demo.SHIPPED)[1]
+    found["vae"] = store.load("vae", demo.SHIPPED)[1]
     tree.check_same(shapes, found, wanted_from="configs/demo.py", got_from="demo/weights")
 
 

@@ -1,137 +1,168 @@
-"""The import table of the house: which file may import which, and what no file may import.
+"""The house holds: which room may import which, no circle, nothing hidden, few doors at the root.
 
-A file that no line of FLOORS names fails the test: give it a floor here, and in the design.
+A room is a folder of the package; the words of the house (flow, schema, ...) are files at its root.
+Imports by `importlib.import_module` count like any other, f-strings by their fixed part.
 """
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent / "syncmv4d_jax"
 
-# path (regex over "a/b.py", whole) -> floor. The first match counts.
-FLOORS = [
-    (r"models/__init__\.py", 1),  # models.apply
-    (r"(.*/)?__init__\.py", -1),  # package markers: import nothing of ours
-    (r"(tree|schema|flop\w+|lora|flow|corruption|cameras|motion\w*|torch_pickle|tokenizer)\.py", 0),
-    (r"(pods|bounds|hlo)\.py", 0),
-    (r"(nn|points)/.+\.py", 0),
-    (r"models/.+\.py", 1),
-    (r"(tasks/.+|cycle\w*)\.py", 2),
-    (r"(parallel|sharded|optim|checkpoint|writers|configuration|preemption|watchdog)\.py", 3),
-    (r"(conversion|data|metrics|viz)/.+\.py", 3),
-    (r"(train|sample|evaluate|plan\w*|weights|release|cache|view|embedded|update|pictures)\.py", 4),
-    (r"(feature_weights|evaluate_networks)\.py", 4),
-    (r"(main|demo)\.py", 5),
-]
-# (file, imported) pairs allowed on one floor or upwards beside "inside a folder".
-SAME_FLOOR = [
-    (r"tasks/.+", r"cycle\.py"),
-    (r"cycle\.py", r"cycle_plan\.py"),
-    (r"tasks/.+", r"configuration\.py"),  # make(config): sections become dataclasses here
-    (r"models/__init__\.py", r"models/.+"),
-    (r"models/mjd\w*\.py", r"models/wan/.+"),
-    (r"models/motion_codec\.py", r"models/wan/vae_layers\.py"),
-    (r"models/dpa/.+", r"models/dpa/.+"),
-    (r"motion\w*\.py", r"(cameras|motion\w*)\.py"),
-    (r"bounds\.py", r"pods\.py"),
-    (r"sharded\.py", r"parallel\.py"),
-    (r"(lora|schema|flops|torch_pickle|flow|cameras)\.py", r"tree\.py"),
-    (r"(nn|points)/.+", r"(tree|nn/.+|points/.+)\.py"),
-    (r"plan\.py", r"(train|sample|plan_(report|inputs|memory))\.py"),
-    (r"(sample|evaluate|cache)\.py", r"(train|weights)\.py"),
-    (r"release\.py", r"weights\.py"),
-    (r"train\.py", r"(weights|update)\.py"),
-    (r"pictures\.py", r"sample\.py"),
-    (r"embedded\.py", r"(cache|weights)\.py"),
-    (r"evaluate\.py", r"evaluate_networks\.py"),
-    (r"evaluate_networks\.py", r"feature_weights\.py"),
-]
-# Floor 3 stands on floor 0 only; these may also see what is named.
-FLOOR_3 = [(r"metrics/features/.+", r"nn/.+"), (r"data/.+", r"data/.+")]
+WORDS = ("flow", "schema", "configuration", "tree")
+# Floors from the ground up. A room imports what lies below it; rooms of one floor know each other
+# only where ARROWS draws it, and these arrows may not close a circle either.
+FLOORS = (
+    WORDS,
+    ("models", "geometry", "data", "weights", "metrics", "results", "machines"),
+    ("tasks",),
+    ("run",),
+    ("main", "view"),
+)
+ARROWS = {
+    ("models", "geometry"),  # units and rays of tracks
+    ("machines", "models"),  # the Protocol of a placement, kernels that a mesh wraps
+    ("weights", "models"),  # which network a part is
+    ("data", "geometry"),
+    ("data", "weights"),  # encoders of a cache, pickles
+    ("metrics", "geometry"),
+    ("metrics", "models"),  # layers of pretrained networks
+    ("metrics", "weights"),
+    ("results", "geometry"),
+}
 
 # third-party module -> where it may be imported (regex over our path); others are free.
 OUTSIDE = {
     "torch": r"$^",
     "tensorflow": r"$^",
-    "jraph": r"points/.+",
-    "clu": r"(train|writers|sample|evaluate)\.py",
-    "tensorboard": r"writers\.py",
+    "jraph": r"models/points/.+",
+    "clu": r"run/.+",
+    "tensorboard": r"run/log\.py",
     "tensorflow_datasets": r"data/.+",
-    "absl": r"(main|demo)\.py",
-    "ml_collections": r"(main|configuration|train|sample|evaluate|plan\w*|cache|demo)\.py",
-    "orbax": r"checkpoint\.py",
+    "absl": r"main\.py|machines/processes\.py",
+    "ml_collections": r"(main|configuration)\.py|run/.+|data/cache\.py",
+    "orbax": r"run/checkpoint\.py",
     "grain": r"data/.+",
-    "safetensors": r"checkpoint\.py|conversion/.+",
+    "safetensors": r"run/checkpoint\.py|weights/.+",
     "trimesh": r"data/.+",
 }
-# Floors 0 and 1: arrays or bytes in, arrays out.
+# Models and geometry: arrays in, arrays out.
 PURE = {"os", "pathlib", "shutil", "tempfile", "ml_collections", "absl", "grain", "orbax", "clu"}
+ROOT_FILES, ROOT_FOLDERS = 10, 12
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 
-def matches(pairs, file, other):
-    return any(re.fullmatch(a, file) and re.fullmatch(b, other) for a, b in pairs)
+def room(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
 
 
-def floor(file):
-    return next((level for pattern, level in FLOORS if re.fullmatch(pattern, file)), None)
-
-
-def imports(file):
-    """Returns (third-party top modules, our files) that a file imports, wherever in the file."""
-    outside, ours = set(), set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+def named(tree: ast.AST) -> Iterator[str]:
+    """Yields every module that a file imports, by statement or by string."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            if not name.startswith("syncmv4d_jax"):
-                outside.add(name.split(".")[0])
-            else:
-                ours |= resolve(file, name.split(".")[1:])
-    return outside, ours
+            assert not node.level, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"syncmv4d_jax(\.\w+)+(:\w+)?", node.value):
+                yield node.value.split(":")[0]
+        elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+            text = str(node.values[0].value)
+            if re.match(r"syncmv4d_jax(\.\w+)*\.$", text):
+                yield text.rstrip(".")
 
 
-def resolve(file, parts):
-    path = "/".join(parts)
-    if not parts:
-        return set()
-    if (ROOT / path).is_dir():
-        return {f"{path}/__init__.py"}
-    found = {f"{path}.py", f"{'/'.join(parts[:-1])}.py"} & set(FILES)
-    assert found, f"{file} imports {'.'.join(parts)}, which is no file of the package"
-    return found
+def imports(file: str) -> tuple[set[str], set[str]]:
+    """Returns (third-party top modules, our files)."""
+    outside, ours = set(), set()
+    for name in named(ast.parse((ROOT / file).read_text())):
+        parts = name.split(".")
+        if parts[0] != "syncmv4d_jax":
+            outside.add(parts[0])
+        elif len(parts) > 1:
+            ours.add(resolve(file, parts[1:]))
+    return outside, ours - {""}
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_file_stands_on_a_floor_and_imports_downwards(file):
-    own = floor(file)
-    assert own is not None, f"{file} has no floor: name it in FLOORS and in the design"
-    outside, ours = imports(file)
-    for other in sorted(ours):
-        level = floor(other)
-        if level == -1:
-            continue
-        same_folder = "/" in file and file.rsplit("/", 1)[0] == other.rsplit("/", 1)[0]
-        allowed = level < own or same_folder or matches(SAME_FLOOR, file, other)
-        if own == 3 and level in (1, 2):
-            allowed = False
-        allowed = allowed or matches(FLOOR_3, file, other)
-        assert allowed, f"{file} (floor {own}) must not import {other} (floor {level})"
+def resolve(file: str, parts: list[str]) -> str:
+    for path in ("/".join(parts), "/".join(parts[:-1])):
+        for found in (f"{path}.py", f"{path}/__init__.py"):
+            if found in FILES:
+                return found
+    assert len(parts) == 1, f"{file} imports {'.'.join(parts)}, which is no file of the package"
+    return ""  # a name of the package itself
+
+
+GRAPH = {file: imports(file) for file in FILES}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Returns one circle of the graph, [] where there is none."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for other in sorted(graph.get(node, ())):
+            if found := walk(other, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
+
+
+def floor(name: str) -> int:
+    levels = [level for level, rooms in enumerate(FLOORS) if name in rooms]
+    assert len(levels) == 1, f"{name}: give it one floor here, and in the design"
+    return levels[0]
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f != "__init__.py"])
+def test_file_imports_downwards_only(file):
+    outside, ours = GRAPH[file]
+    own = room(file)
+    for other in sorted({room(f) for f in ours if f != "__init__.py"} - {own}):
+        allowed = floor(other) < floor(own) or (own, other) in ARROWS
+        assert allowed, f"{file}: {own} must not import {other}"
     for module in sorted(outside):
         where = OUTSIDE.get(module)
         assert where is None or re.fullmatch(where, file), f"{file} must not import {module}"
-    if own in (0, 1):
-        assert not outside & PURE, f"{file} (floor {own}) must not import {outside & PURE}"
+    if own in ("models", "geometry"):
+        assert not outside & PURE, f"{file} must not import {outside & PURE}"
 
 
-def test_every_rule_names_a_module_once():
-    assert len({pattern for pattern, _ in FLOORS}) == len(FLOORS)
+def test_no_circle_of_files_or_rooms():
+    assert not circle({file: ours for file, (_, ours) in GRAPH.items()})
+    rooms: dict[str, set[str]] = {}
+    for file, (_, ours) in GRAPH.items():
+        rooms.setdefault(room(file), set()).update({room(f) for f in ours} - {room(file)})
+    assert not circle(rooms)
+
+
+def test_every_arrow_is_used():
+    used = {(room(file), room(f)) for file, (_, ours) in GRAPH.items() for f in ours}
+    assert not (ARROWS) - used
+
+
+def test_few_doors():
+    assert len([f for f in FILES if "/" not in f]) <= ROOT_FILES
+    assert len([p for p in ROOT.iterdir() if (p / "__init__.py").is_file()]) <= ROOT_FOLDERS
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_imports_by_string_are_seen():
+    code = 'import_module("syncmv4d_jax.run.train")\nimport_module(f"syncmv4d_jax.tasks.{name}")'
+    assert set(named(ast.parse(code))) == {"syncmv4d_jax.run.train", "syncmv4d_jax.tasks"}

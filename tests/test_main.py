@@ -10,6 +10,7 @@ import fakes
 import pytest
 
 from syncmv4d_jax import main
+from syncmv4d_jax.machines import processes
 
 HERE = Path(__file__).parent
 
@@ -17,7 +18,7 @@ HERE = Path(__file__).parent
 def call(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "syncmv4d_jax.main", *arguments],
-        env={**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", **environment},
+        env={**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}/support", **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -25,18 +26,18 @@ def call(*arguments, **environment):
 
 
 def test_single_process():
-    assert main.distributed_arguments({}) is None
-    assert main.distributed_arguments({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}) is None
-    assert main.distributed_arguments({"TPU_WORKER_HOSTNAMES": "localhost"}) is None
+    assert processes.distributed_arguments({}) is None
+    assert processes.distributed_arguments({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}) is None
+    assert processes.distributed_arguments({"TPU_WORKER_HOSTNAMES": "localhost"}) is None
 
 
 def test_contract():
-    got = main.distributed_arguments({"COORD": "h:1234", "NPROC": "4", "PID": "3"})
+    got = processes.distributed_arguments({"COORD": "h:1234", "NPROC": "4", "PID": "3"})
     assert got == {
         "coordinator_address": "h:1234",
         "num_processes": 4,
         "process_id": 3,
-        "heartbeat_timeout_seconds": main.HEARTBEAT_SECONDS,
+        "heartbeat_timeout_seconds": processes.HEARTBEAT_SECONDS,
     }
 
 
@@ -51,7 +52,7 @@ def test_contract():
 )
 def test_contract_in_part(environment):
     with pytest.raises(ValueError, match="wanted COORD=host:port, NPROC=n and PID=0..n-1"):
-        main.distributed_arguments(environment)
+        processes.distributed_arguments(environment)
 
 
 def test_a_coordinator_that_is_not_there():
@@ -59,21 +60,21 @@ def test_a_coordinator_that_is_not_there():
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"  # bound, but nobody listens
         with pytest.raises(ConnectionError, match=rf"COORD={address}: no coordinator.*process 0"):
-            main.wait_for(address, seconds=0.5)
+            processes.wait_for(address, seconds=0.5)
         probe.listen()
-        main.wait_for(address, seconds=0.5)
+        processes.wait_for(address, seconds=0.5)
 
 
 def test_slurm_and_pods():
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
-    heartbeat = {"heartbeat_timeout_seconds": main.HEARTBEAT_SECONDS}
-    assert main.distributed_arguments(step) == heartbeat
-    got = main.distributed_arguments(step | {"SLURM_GPUS_ON_NODE": "4"})
+    heartbeat = {"heartbeat_timeout_seconds": processes.HEARTBEAT_SECONDS}
+    assert processes.distributed_arguments(step) == heartbeat
+    got = processes.distributed_arguments(step | {"SLURM_GPUS_ON_NODE": "4"})
     assert got == heartbeat | {"local_device_ids": [0, 1, 2, 3]}
     with pytest.raises(ValueError, match="start it by srun"):
-        main.distributed_arguments({"SLURM_NTASKS": "2"})
-    assert main.distributed_arguments({"TPU_WORKER_HOSTNAMES": "a,b"}) == heartbeat
-    assert main.distributed_arguments({"MEGASCALE_COORDINATOR_ADDRESS": "a"}) == heartbeat
+        processes.distributed_arguments({"SLURM_NTASKS": "2"})
+    assert processes.distributed_arguments({"TPU_WORKER_HOSTNAMES": "a,b"}) == heartbeat
+    assert processes.distributed_arguments({"MEGASCALE_COORDINATOR_ADDRESS": "a"}) == heartbeat
 
 
 def test_unknown_mode(tmp_path):
@@ -90,7 +91,9 @@ def test_workdir_that_cannot_be_written(tmp_path):
 
 
 def test_unknown_key_names_the_known_ones(tmp_path):
-    got = call(f"--config={HERE}/fakes.py", f"--workdir={tmp_path}", "--config.optim.bogus=4")
+    got = call(
+        f"--config={HERE}/support/fakes.py", f"--workdir={tmp_path}", "--config.optim.bogus=4"
+    )
     assert got.returncode != 0
     assert got.stderr.strip() == (
         "--config.optim.bogus=4: config.optim has no key 'bogus'; "
@@ -99,7 +102,7 @@ def test_unknown_key_names_the_known_ones(tmp_path):
 
 
 def test_bad_mesh_is_one_paragraph_and_the_trace_is_in_a_file(tmp_path):
-    got = call(f"--config={HERE}/fakes.py", f"--workdir={tmp_path}", "--config.mesh.data=3")
+    got = call(f"--config={HERE}/support/fakes.py", f"--workdir={tmp_path}", "--config.mesh.data=3")
     assert got.returncode == 1
     last = got.stderr.strip().splitlines()[-2:]
     assert last[0].startswith(

@@ -8,6 +8,7 @@ import fake_samples
 import pytest
 
 from syncmv4d_jax import view
+from syncmv4d_jax.results.web import server as web_server
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ask(root):
-    server = view.Server(root, ("127.0.0.1", 0))
+    server = web_server.Server(root, ("127.0.0.1", 0))
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def answer(path, method="GET", host=None):
@@ -97,7 +98,7 @@ def test_other_names_and_methods_are_refused(ask):
     assert ask("/", host="localhost:1")[0] == 200
     assert ask("/", method="POST")[0] == 501
     with pytest.raises(NotADirectoryError, match="wanted a folder"):
-        view.Server("/nowhere/at/all", ("127.0.0.1", 0))
+        web_server.Server("/nowhere/at/all", ("127.0.0.1", 0))
 
 
 def test_the_export_command(root, tmp_path, capsys):

@@ -1,138 +1,330 @@
-"""Frames of a recording's videos: sought, decoded, cut and resized one at a time."""
+"""One clip of a recording as records: tracks, views, pseudo videos, visibility (paper 3.3, 4.2).
 
-from pathlib import Path
+V_n = vertices of both hands, tool, target at frame n, world
+tracks    = K points of V, chosen once in frame 0, shared by all views
+anchors   = their pixels in frame 0 of each view;   scale = (min, max) depth over all n, k
+motion    = every pixel's surface point coloured (u0 / W, v0 / H, depth now), by ray casting
+visible   = nothing lies more than 1 cm in front of the point on its ray
+"""
 
-import av
+import dataclasses
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from syncmv4d_jax import cameras
-from syncmv4d_jax.data import taco, transforms
+from syncmv4d_jax.data import frames, raycast, records, transforms
+from syncmv4d_jax.data.sources import recordings, taco
+from syncmv4d_jax.geometry import cameras, pseudo_video
 
-# 4:2:0 -> 4:4:4. Chroma counts as lying between its four pixels, as the converter has it.
-PLANAR = {"yuv420p": "yuv444p", "yuvj420p": "yuvj444p"}
+INSIDE = 0.5  # share of the points that must lie inside the whole image in frame 0
 
 
-class Video:
-    """An open video: its path and size (height, width); frames by `read`. A context."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What makes the records; two runs into one folder must agree in all of it.
 
-    def __init__(self, path: Path):
-        """Opens it.
+    Attributes:
+      size: (height, width) of the records' videos.
+      frames, fps: of a clip.
+      points: K.
+      clusters: groups of views, left to right.
+      cameras: "all", or "first": one camera a cluster, for small data sets.
+      margin: of the crop around the projected surfaces.
+      visible: metres that a point may lie behind the surface seen on its ray.
+      variants: clips of a training sequence; beyond the first they start at random where the
+        recording is long enough, and their crops jitter.
+      shift, zoom: largest jitter of a crop: part of its size, and factor around 1.
+      held_out_tools, held_out_actions, held_out_triplets: sequences that are tested on.
+      val: share of the other sequences that are validated on.
+      representation: of the pseudo video, one of motion.REPRESENTATIONS.
+      text: of the prompt; {action}, {tool} and {target} are filled in.
+      seed: of the split, the points and the jitter.
+    """
 
-        Raises:
-          taco.BadSequence: not a video.
-        """
-        self.path = path
-        try:
-            self._container = av.open(str(path))
-            stream = self._container.streams.video[0]
-        except Exception as error:  # a damaged header raises whatever its parser runs into
-            raise taco.BadSequence(f"{path}: cannot be read as a video ({error})") from error
-        self.size = (stream.height, stream.width)
+    size: tuple[int, int] = (480, 704)
+    frames: int = 49
+    fps: float = 8.0
+    points: int = 1600
+    clusters: int = 3
+    cameras: str = "all"
+    margin: float = 1.2
+    visible: float = 0.01
+    variants: int = 1
+    shift: float = 0.05
+    zoom: float = 0.08
+    held_out_tools: tuple[str, ...] = ("hammer",)
+    held_out_actions: tuple[str, ...] = ("measure",)
+    held_out_triplets: tuple[tuple[str, str, str], ...] = ()
+    val: float = 0.1
+    representation: str = "point_tracks"
+    text: str = "A person uses a {tool} to {action} a {target}."
+    seed: int = 0
 
-    def __enter__(self) -> "Video":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
-
-    def read(self, index: np.ndarray, box: transforms.Box, size: tuple[int, int]) -> np.ndarray:
-        """Decodes the frames `index` [n] (not decreasing), cut to `box`, resized to `size`.
-
-        Decoding starts at the key frame before the first one and ends at the last one.
-
-        Returns:
-          [n h w 3] uint8.
-
-        Raises:
-          taco.BadSequence: a damaged video, or without some of the frames.
-        """
-        wanted, found = sorted({int(i) for i in index}), {}
-        try:
-            for number, frame in _frames(self._container, wanted):
-                found[number] = _shrink(frame, box, size)
-        except Exception as error:  # see __init__
-            raise taco.BadSequence(f"{self.path}: cannot be read as a video ({error})") from error
-        if missing := [i for i in wanted if i not in found]:
-            raise taco.BadSequence(
-                f"{self.path}: wanted frames {wanted[0]}..{wanted[-1]}, {len(missing)} of them are "
-                f"not there, the first is {missing[0]}"
+    def __post_init__(self):
+        if self.frames % transforms.TEMPORAL_STRIDE != 1 or self.variants < 1 or self.points < 8:
+            raise ValueError(
+                "wanted frames = 4 m + 1, at least 1 variant and 8 points, got "
+                f"{self.frames}, {self.variants}, {self.points}"
             )
-        return np.stack([found[int(i)] for i in index])
+
+        if self.representation not in pseudo_video.REPRESENTATIONS:
+            raise ValueError(
+                f"wanted representation {pseudo_video.REPRESENTATIONS}, got {self.representation!r}"
+            )
+        if self.cameras not in ("all", "first"):
+            raise ValueError(f"wanted cameras all or first, got {self.cameras!r}")
+
+    def split(self, sequence: str, triplet: tuple[str, str, str]) -> str:
+        """Returns "train", "val" or "test"; all clips and views of a sequence share it."""
+        action, tool, _ = triplet
+        if (
+            tool in self.held_out_tools
+            or action in self.held_out_actions
+            or tuple(triplet) in self.held_out_triplets
+        ):
+            return "test"
+        return (
+            "val"
+            if transforms.seeded(self.seed, "split", sequence).random() < self.val
+            else "train"
+        )
+
+    def prompt(self, triplet: tuple[str, str, str]) -> str:
+        """Returns the text of a triplet (action, tool, target)."""
+        return self.text.format(action=triplet[0], tool=triplet[1], target=triplet[2])
 
 
-def video_size(path: Path) -> tuple[int, int]:
-    """Returns (height, width) of a video; raises as `Video`."""
-    with Video(path) as video:
-        return video.size
+class View(NamedTuple):
+    """One camera of a window: its record and, for the report, its cluster and size of the crop."""
+
+    serial: str
+    cluster: int
+    intrinsics: np.ndarray
+    extrinsics: np.ndarray
+    box: tuple[int, int, int, int]
+    values: dict[str, Any]
 
 
-def read_clip(
-    path: Path, index: np.ndarray, box: transforms.Box, size: tuple[int, int]
-) -> np.ndarray:
-    """Returns `Video.read` of a video that is opened for it; raises as both."""
-    with Video(path) as video:
-        return video.read(index, box, size)
+class Window(NamedTuple):
+    """`tracks`: the record of the window; views: the cameras' ; skipped: {camera: reason};
+    preview: {camera: frames [3 h w 3], motion [3 h w 3]}; shown: the frames of the preview."""
+
+    tracks: dict[str, Any]
+    views: list[View]
+    skipped: dict[str, str]
+    preview: dict[str, tuple[np.ndarray, np.ndarray]]
+    shown: list[int]
 
 
-def fit_intrinsics(camera: taco.Camera, size: tuple[int, int], where: str) -> np.ndarray:
-    """Intrinsics [3 3] of a camera whose video was stored at another size (h, w), row by row.
+def make(
+    recording: recordings.Recording, fps: float, settings: Settings, variant: int = 0
+) -> Window:
+    """Makes the records of one clip of a recording.
+
+    Args:
+      fps: of the recording.
+      variant: 0 starts at the first frame and does not jitter.
 
     Raises:
-      taco.BadSequence: another aspect: not a resized copy.
+      taco.BadSequence: no camera is left in a cluster; says why each one was dropped.
+      ValueError: surfaces that cannot be tracked.
     """
-    ratio = np.array(size) / np.array(camera.size)
-    if not 0.97 < ratio[0] / ratio[1] < 1.03:
+    rng = transforms.seeded(settings.seed, recording.id, variant)
+    start = _start(recording, fps, settings, rng) if variant else 0
+    index, valid = transforms.frame_index(
+        recording.frames, source_fps=fps, fps=settings.fps, frames=settings.frames, start=start
+    )
+    surfaces = {int(i): recording.vertices(int(i)) for i in np.unique(index)}
+    chosen = transforms.select_points(
+        surfaces[int(index[0])], list(recording.faces), settings.points, rng
+    )
+    tracks = np.stack([chosen.positions(surfaces[int(i)]) for i in index]).astype(np.float32)
+    shown = [0, int(valid.sum()) // 2, int(valid.sum()) - 1]
+    views, skipped, frames = _views(
+        recording, index, surfaces, tracks, settings, variant, rng, shown
+    )
+    _check_clusters(recording, views, skipped, settings)
+    motion_frames = _paint(recording, index, surfaces, views, tracks, settings)
+    preview = {}
+    for view in views:
+        preview[view.serial] = frames[view.serial], motion_frames[view.serial][shown]
+        view.values["motion"] = records.encode(motion_frames.pop(view.serial))
+    values = {
+        "tracks": tracks,
+        "surface": chosen.mesh.astype(np.int32),
+        "frame_valid": valid,
+        "source_frames": index.astype(np.int32),
+        "text": settings.prompt(recording.triplet),
+        "names": "\n".join(recording.names),
+    }
+    return Window(values, views, skipped, preview, shown)
+
+
+def _start(recording, fps, settings, rng) -> int:
+    spare = recording.frames - 1 - int((settings.frames - 1) * fps / settings.fps + 0.5)
+    return int(rng.integers(0, spare + 1)) if spare > 0 else 0
+
+
+def _in_order(recording, count: int) -> list[tuple[int, str]]:
+    """(cluster, camera), left to right; in a cluster long lenses first, since a crop of a wide one
+    is enlarged, then by name. The first of a cluster is the one used outside of training."""
+    rig, names = recording.cameras, sorted(recording.cameras)
+    clusters = transforms.view_clusters(np.stack([rig[n].extrinsics for n in names]), count)
+    lens = {n: -round(rig[n].intrinsics[0, 0] / rig[n].size[1]) for n in names}
+    pairs = zip(clusters.tolist(), names, strict=True)
+    return sorted(pairs, key=lambda pair: (pair[0], lens[pair[1]], pair[1]))
+
+
+def _views(recording, index, surfaces, tracks, settings, variant, rng, shown):
+    """Cameras that see the scene, with their crops and videos; the others with their reasons."""
+    views, skipped, frames = [], {}, {}
+    for cluster, name in _in_order(recording, settings.clusters):
+        jitter = rng.uniform(-1, 1, 3)  # drawn for every camera, also for one that is dropped
+        if settings.cameras == "first" and any(view.cluster == cluster for view in views):
+            continue
+        try:
+            view, clip = _view(
+                recording, name, cluster, index, surfaces, tracks, settings,
+                jitter if variant else np.zeros(3),
+            )  # fmt: skip
+            frames[name] = clip[shown]
+            views.append(view)
+        except (taco.BadSequence, ValueError) as error:
+            skipped[name] = str(error)
+    return views, skipped, frames
+
+
+def _view(recording, name, cluster, index, surfaces, tracks, settings, jitter):
+    camera, path = recording.cameras[name], recording.video_path(name)
+    with frames.Video(path) as video:
+        return _crop(recording, camera, cluster, video, index, surfaces, tracks, settings, jitter)
+
+
+def _crop(recording, camera, cluster, video, index, surfaces, tracks, settings, jitter):
+    name, whole = camera.name, video.size
+    intrinsics = frames.fit_intrinsics(camera, whole, str(video.path))
+    everything = [v for i in surfaces for v in surfaces[i]]
+    bounds = transforms.projected_bounds(everything, intrinsics, camera.extrinsics)
+    pixels, _ = cameras.project(tracks[0].astype(np.float64), intrinsics, camera.extrinsics)
+    inside = ((pixels >= -0.5) & (pixels < np.array(whole[::-1]) - 0.5)).all(-1).mean()
+    if inside < INSIDE:
         raise taco.BadSequence(
-            f"{where}: the video is {size[1]} x {size[0]}, its camera {camera.size[1]} x "
-            f"{camera.size[0]}"
+            f"calibration: only {inside:.0%} of the points project into the image of {name}"
         )
-    height, width = camera.size
-    return cameras.crop_resize_intrinsics(camera.intrinsics, (0, 0, width, height), size)
+    box = transforms.crop_box(
+        bounds,
+        whole,
+        settings.size,
+        margin=settings.margin,
+        zoom=1 + settings.zoom * jitter[2],
+        shift=(settings.shift * jitter[0], settings.shift * jitter[1]),
+    )
+    intrinsics = cameras.crop_resize_intrinsics(intrinsics, box, settings.size)
+    clip = video.read(index, box, settings.size)
+    values = {
+        "video": records.encode(clip),
+        "intrinsics": intrinsics.astype(np.float32),
+        "extrinsics": camera.extrinsics.astype(np.float32),
+        "box": np.array(box, np.int32),
+        "serial": name,
+    }
+    return View(name, cluster, intrinsics, camera.extrinsics, box, values), clip
 
 
-def _frames(container: av.container.InputContainer, wanted: list[int]):
-    """Yields (frame number from the start of the video, frame) of the `wanted` ones, sorted.
-
-    Frames that no other frame refers to are not decoded unless wanted: the others stay exact.
-    """
-    stream = container.streams.video[0]
-    start, unit = stream.start_time or 0, stream.time_base
-    rate, keep, first = stream.average_rate, set(wanted), None
-    stream.codec_context.thread_count = 1  # sequences are prepared side by side
-    if wanted[0] > 0:
-        container.seek(start + int(wanted[0] / rate / unit), stream=stream, backward=True)
-    for packet in container.demux(stream):
-        number = None if packet.pts is None else round((packet.pts - start) * unit * rate)
-        first = number if first is None else first  # of the key frame
-        skip = number is not None and number not in keep
-        stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
-        for frame in packet.decode():
-            if frame.pts is None:
-                raise ValueError("a frame without a time stamp")
-            number = round((frame.pts - start) * unit * rate)
-            if frame.is_corrupt and number >= (first or 0):  # and what refers to it
-                raise ValueError(f"frame {number} is damaged")
-            if number in keep:
-                yield number, frame
-            if number >= wanted[-1]:
-                return
+def _check_clusters(recording, views, skipped, settings) -> None:
+    have = {view.cluster for view in views}
+    if len(have) < settings.clusters:
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        empty = sorted(set(range(settings.clusters)) - have)
+        raise taco.BadSequence(
+            f"{recording.id}: no camera left in cluster {empty} of {settings.clusters}: {reasons}"
+        )
 
 
-def _shrink(frame: av.VideoFrame, box: transforms.Box, size: tuple[int, int]) -> np.ndarray:
-    """Returns `box` of a frame at `size`: [h w 3] uint8.
+def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.ndarray]:
+    """Fills in anchors, visibility and scale of the views; returns their pseudo videos."""
+    first = np.concatenate(surfaces[int(index[0])])
+    origins = {v.serial: _origins(first, v.intrinsics, v.extrinsics) for v in views}
+    painted = {v.serial: np.zeros((len(index), *settings.size, 3), np.uint8) for v in views}
+    visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
+    projected = {
+        v.serial: cameras.project(tracks.astype(np.float64), v.intrinsics, v.extrinsics)
+        for v in views
+    }
+    scales = {
+        name: pseudo_video.depth_scale(d, np.ones_like(d, bool))
+        for name, (_, d) in projected.items()
+    }
+    done: dict[int, int] = {}
+    for n, i in enumerate(map(int, index)):
+        scene = (
+            None
+            if i in done
+            else raycast.Scene(list(zip(surfaces[i], recording.faces, strict=True)))
+        )
+        for view in views:
+            name = view.serial
+            if scene is None:  # a padded frame repeats the last one
+                painted[name][n] = painted[name][done[i]]
+                visible[name][n] = visible[name][done[i]]
+                continue
+            painted[name][n] = _paint_frame(scene, origins[name], view, scales[name], settings)
+            pixels, depth = (x[n] for x in projected[name])
+            visible[name][n] = _seen(scene, pixels, depth, view, settings)
+        done.setdefault(i, n)
+    for view in views:
+        anchors = projected[view.serial][0][0]
+        pseudo_video.check_scale(scales[view.serial], where=f"{recording.id}, camera {view.serial}")
+        view.values.update(
+            anchors=anchors.astype(np.float32),
+            anchor_valid=visible[view.serial][0].copy(),
+            visibility=visible[view.serial],
+            scale=np.asarray(scales[view.serial], np.float32),
+        )
+    return painted
 
-    The planes of a 12-megapixel frame are cut and resized before their colours are converted:
-    less time, and nearer to the picture than the converter's own chroma, which is not smoothed.
-    """
-    if frame.format.name not in PLANAR or frame.width % 2 or frame.height % 2:
-        return transforms.crop_resize(frame.to_ndarray(format="rgb24"), box, size)
-    planes = []
-    for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        rows = rows[: frame.height // step, : frame.width // step]
-        x0, y0, x1, y1 = (edge / step for edge in box)
-        planes.append(transforms.crop_resize(rows, (x0, y0, x1, y1), size))
-    full = PLANAR[frame.format.name]
-    small = av.VideoFrame.from_ndarray(np.stack(planes), format=full)
-    small.colorspace, small.color_range = frame.colorspace, frame.color_range
-    return small.to_ndarray(format="rgb24")
+
+def _seen(scene, pixels, depth, view, settings) -> np.ndarray:
+    height, width = settings.size
+    inside = ((pixels >= -0.5) & (pixels < np.array([width, height]) - 0.5)).all(-1) & (depth > 0)
+    hits = scene.cast_pixels(pixels, view.intrinsics, view.extrinsics)
+    return inside & (depth - hits.depth < settings.visible)
+
+
+def _origins(first, intrinsics, extrinsics) -> np.ndarray:
+    """Frame 0 of vertices [p 3] in a view: K (x, y, z), homogeneous pixels, and so linear between
+    them; the depth z is last. [p 3] float32."""
+    matrix = intrinsics @ extrinsics
+    return (first @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
+
+
+def _paint_frame(scene, origins, view, scale, settings) -> np.ndarray:
+    """The pseudo video's frame [h w 3] uint8; rays are cast only where the surfaces may be."""
+    result = np.zeros((*settings.size, 3), np.uint8)
+    y, x = np.divmod(np.flatnonzero(_near_surfaces(scene, view, settings.size)), settings.size[1])
+    hits = scene.cast_pixels(np.stack([x, y], -1), view.intrinsics, view.extrinsics)
+    met = np.flatnonzero(hits.mask)
+    hits = raycast.Hits(*(value.take(met, axis=0) for value in hits))
+    start = scene.interpolate(hits, [origins])
+    # The depth now, or in frame 0. A surface is never behind a camera that sees it in frame 0.
+    depth = hits.depth if settings.representation == "point_tracks" else start[:, 2]
+    origin = start[:, :2] / np.maximum(start[:, 2:], 1e-6)
+    colours = pseudo_video.encode_colours(origin, depth, scale, size=settings.size)
+    result[y.take(met), x.take(met)] = np.round(colours * 255).astype(np.uint8)
+    return result
+
+
+def _near_surfaces(scene, view, size) -> np.ndarray:
+    """[h w] bool: the pixels inside the bounds of any surface, and one more all around."""
+    mask, limit = np.zeros(size, bool), size[::-1]
+    matrix = (view.intrinsics @ view.extrinsics).astype(np.float32)
+    for vertices, _ in scene.meshes:
+        x, y, depth = matrix[:, :3] @ vertices.T + matrix[:, 3:]
+        if depth.min() < 1e-3:  # around the camera: it has no bounds
+            mask[:] = True
+            break
+        x, y = x / depth, y / depth
+        x0, x1 = np.clip([np.floor(x.min()) - 1, np.ceil(x.max()) + 2], 0, limit[0]).astype(int)
+        y0, y1 = np.clip([np.floor(y.min()) - 1, np.ceil(y.max()) + 2], 0, limit[1]).astype(int)
+        mask[y0:y1, x0:x1] = True
+    return mask

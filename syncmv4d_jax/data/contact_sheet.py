@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from syncmv4d_jax import cameras
-from syncmv4d_jax.data import windows
+from syncmv4d_jax.data import clips
+from syncmv4d_jax.geometry import cameras
 
 COLOURS = np.array(
     [[255, 170, 40], [60, 200, 255], [120, 255, 90], [255, 90, 200], [250, 250, 80]], np.uint8
@@ -33,7 +33,7 @@ def draw_tracks(
     return np.asarray(image)
 
 
-def _overlay(window: windows.Window, view: windows.View, at: int) -> np.ndarray:
+def _overlay(window: clips.Window, view: clips.View, at: int) -> np.ndarray:
     """Frame `at` of the preview with the view's visible tracks and the camera's name."""
     n = window.shown[at]
     pixels, _ = cameras.project(window.tracks["tracks"][n], view.intrinsics, view.extrinsics)
@@ -46,7 +46,7 @@ def _overlay(window: windows.Window, view: windows.View, at: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def write_sheet(path: Path, window: windows.Window) -> None:
+def write_sheet(path: Path, window: clips.Window) -> None:
     """Writes a sheet: of the first camera of each cluster three frames with tracks and three of the
     pseudo video, a row each; below, the first frame with tracks of all other cameras."""
     first = {view.cluster: view for view in reversed(window.views)}

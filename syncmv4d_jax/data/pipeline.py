@@ -8,19 +8,16 @@ turn, its colours) depends on (seed, position). An iterator's state is JSON-able
 read where there are any; `config.data.raw` reads pixels instead, `.latents` both.
 """
 
-import hashlib
-import json
 import logging
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
 
 from syncmv4d_jax import schema
-from syncmv4d_jax.data import records, transforms
+from syncmv4d_jax.data import cache, records, transforms
 
 log = logging.getLogger(__name__)
 COMMANDS = (
@@ -28,13 +25,7 @@ COMMANDS = (
     "python data_prep/prepare_taco.py --taco SCENES/taco --mano SCENES/mano --out RECORDS, then "
     "--config.data.records=RECORDS"
 )
-SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
-PER_VIEW = ("video", "motion", "video_latents", "motion_latents", "view_index", *SMALL)
 THREADS, AHEAD = 8, 8
-
-
-class StaleCache(ValueError):
-    """A cache that was made of other records or with other weights."""
 
 
 def train_iterator(
@@ -168,7 +159,7 @@ class Examples:
         self.fixed = data.get("cameras", "sample") == "fixed"
         if data.get("cameras", "sample") not in ("fixed", "sample"):
             raise ValueError(f"config.data.cameras: wanted sample or fixed, got {data.cameras!r}")
-        self.cache = Cache(data.cache, self.reader) if data.get("cache", "") else None
+        self.cache = cache.Cache(data.cache, self.reader) if data.get("cache", "") else None
         if self.cache:
             self.cache.check_weights(config.get("weights", {}))
         elif "dit" in task and not raw:
@@ -244,93 +235,7 @@ class Examples:
         if self.raw:
             values = self.reader.view(window, view)
             result |= {key: records.decode(values[key]) for key in ("video", "motion")}
-        return result | {key: values[key] for key in SMALL}
-
-
-class Cache:
-    """What `cache.run` wrote: latents of views and features of texts (see cache.py)."""
-
-    def __init__(self, root: str | Path, reader: records.Reader):
-        """Opens a cache of the records of `reader`.
-
-        Raises:
-          FileNotFoundError: not a finished cache.
-          StaleCache: of other records.
-        """
-        self.root = Path(root)
-        name = reader.root.name
-        folder = self.root / name if (self.root / name / "cache.json").is_file() else self.root
-        self.path = folder / "cache.json"
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"{self.path}: no finished cache; python data_prep/cache_latents.py --data "
-                f"{reader.root} --weights DIR --out {self.root} makes it"
-            )
-        self.meta = json.loads(self.path.read_text())
-        now = records.file_mark(reader.root / "index.json")
-        if self.meta["version"] != schema.VERSION or self.meta["records"] != now:
-            raise StaleCache(
-                f"{self.path} was made of records {self.meta['records']} (version "
-                f"{self.meta['version']}), {reader.root} is {now} (version {schema.VERSION}): "
-                "run data_prep/cache_latents.py again"
-            )
-        self.latents = bool(self.meta["latents"])
-        self._files, self._texts = records.Files(folder), {}
-
-    def check_weights(self, given: Mapping[str, str]) -> None:
-        """Compares the weights of config.weights with those of the cache, where both are known.
-
-        Raises:
-          StaleCache: they differ.
-        """
-        for named in filter(None, self.meta["weights_hash"].split(",")):
-            part, _, mark = named.partition(":")
-            now = weights_mark(given.get(part, ""), part)
-            if mark and now and mark != now:
-                raise StaleCache(
-                    f"{self.path} was made with {part} {mark}, but config.weights.{part}="
-                    f"{given[part]} is {now}: run data_prep/cache_latents.py with these weights "
-                    "and another --out"
-                )
-
-    def view(self, window: records.Window, view: records.View) -> dict[str, Any]:
-        """Returns video_latents, motion_latents [f h w c] bfloat16 and the small values of a view.
-
-        Raises:
-          records.CorruptRecord: a damaged file.
-        """
-        return self._files.open(window.file).read(view.record)
-
-    def text(self, text: str) -> dict[str, np.ndarray]:
-        """Returns text [l d] and null_text [l d], rows beyond their lengths zero.
-
-        Raises:
-          StaleCache: the text is not in the cache.
-        """
-        result = {}
-        for key, wanted in (("text", text), ("null_text", "")):
-            if wanted not in self.meta["texts"]:
-                raise StaleCache(f"{self.path}: no features of {wanted!r}: cache again")
-            if wanted not in self._texts:
-                row = self.meta["texts"][wanted]
-                features = self._files.open("texts.array_record").read(row)["features"]
-                self._texts[wanted] = features.astype(np.float32)
-            features = self._texts[wanted]
-            longest = int(self.meta["text_length"])
-            result[key] = np.pad(features, ((0, longest - len(features)), (0, 0)))
-            result[f"{key}_lengths"] = np.int32(len(features))
-        return result
-
-
-def weights_mark(path: str | Path, part: str) -> str:
-    """Returns the hash of a converted part's index, "" where there is none to read."""
-    for file in (Path(path) / part / "index.json", Path(path) / "index.json"):
-        if path and file.is_file():
-            content = json.loads(file.read_text())
-            kept = {key: content.get(key) for key in ("part", "config", "source")}
-            text = json.dumps(kept, sort_keys=True).encode()
-            return hashlib.sha256(text).hexdigest()[:16]
-    return ""
+        return result | {key: values[key] for key in schema.SMALL}
 
 
 def _check(reader: records.Reader, data: Any, task: Mapping[str, Any]) -> int:
@@ -381,7 +286,9 @@ def _turn(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 def _reorder(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """Permutes the views with all that is theirs; a view keeps the index of its cluster."""
     order = rng.permutation(len(example["view_index"]))
-    return {key: value[order] if key in PER_VIEW else value for key, value in example.items()}
+    return {
+        key: value[order] if key in schema.PER_VIEW else value for key, value in example.items()
+    }
 
 
 def _jitter(data: Mapping[str, Any], examples: Examples) -> float:

@@ -20,16 +20,16 @@ from typing import Any
 from tqdm import tqdm
 
 from syncmv4d_jax import schema
-from syncmv4d_jax.data import contact_sheet, layouts, records, windows
+from syncmv4d_jax.data import clips, contact_sheet, records
+from syncmv4d_jax.data.sources import recordings
 
 log = logging.getLogger(__name__)
-Settings = windows.Settings
 
 
 def run(
-    sources: Sequence[layouts.Source],
+    sources: Sequence[recordings.Source],
     out: str | Path,
-    settings: Settings,
+    settings: clips.Settings,
     *,
     jobs: int = 1,
     work: Callable[..., dict[str, Any]] | None = None,
@@ -67,7 +67,7 @@ def run(
     return summary
 
 
-def _claim(root: Path, settings: Settings) -> None:
+def _claim(root: Path, settings: clips.Settings) -> None:
     """Writes settings.json, or checks that it says the same."""
     path = root / "settings.json"
     mine = json.loads(json.dumps(dataclasses.asdict(settings) | {"version": schema.VERSION}))
@@ -81,7 +81,9 @@ def _claim(root: Path, settings: Settings) -> None:
     records.write_json(path, mine)
 
 
-def prepare_sequence(source: layouts.Source, root: Path, settings: Settings) -> dict[str, Any]:
+def prepare_sequence(
+    source: recordings.Source, root: Path, settings: clips.Settings
+) -> dict[str, Any]:
     """Prepares one sequence; returns its part of the index, or {"error": reason}."""
     begun = time.perf_counter()
     try:
@@ -91,14 +93,14 @@ def prepare_sequence(source: layouts.Source, root: Path, settings: Settings) -> 
     return part | {"seconds": time.perf_counter() - begun}
 
 
-def _prepare(source: layouts.Source, root: Path, settings: Settings) -> dict[str, Any]:
+def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) -> dict[str, Any]:
     recording = source.open()
     split = settings.split(source.id, source.triplet)
     variants = settings.variants if split == "train" else 1
     file = f"sequences/{source.id}.array_record"
     values, entries = [], []
     for variant in range(variants):
-        window = windows.make(recording, source.fps, settings, variant)
+        window = clips.make(recording, source.fps, settings, variant)
         base = len(values)
         entries.append(
             {
@@ -128,7 +130,7 @@ def _prepare(source: layouts.Source, root: Path, settings: Settings) -> dict[str
 
 
 def _each(
-    todo: list[layouts.Source], root: Path, settings: Settings, jobs: int, work: Callable
+    todo: list[recordings.Source], root: Path, settings: clips.Settings, jobs: int, work: Callable
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (id, result) of every source; a worker that dies costs its own sequence only."""
     if jobs <= 1:

@@ -11,7 +11,7 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 
 
 class Hits(NamedTuple):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 
 TEMPORAL_STRIDE = 4  # of the video autoencoder: n = 4 (f - 1) + 1
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1: first kept column and row, first ones beyond

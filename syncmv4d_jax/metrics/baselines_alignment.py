@@ -13,7 +13,7 @@ Everything is numpy, one scene at a time.
 
 import numpy as np
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 
 ROUNDS = 10
 OUTLIER = 0.02  # metres: scale of the Cauchy weights

@@ -19,10 +19,8 @@ import itertools
 
 import numpy as np
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import motion
-
-Pair = motion.Pair
 
 
 def _check(per_view: np.ndarray, true: np.ndarray, visible: np.ndarray) -> None:
@@ -36,7 +34,7 @@ def _check(per_view: np.ndarray, true: np.ndarray, visible: np.ndarray) -> None:
 
 def single(
     per_view: np.ndarray, true: np.ndarray, visible: np.ndarray, extrinsics: np.ndarray
-) -> Pair:
+) -> motion.Pair:
     """(RPE, PI), per cent, in each view's own camera frame, mean over views and frames.
 
     Args:
@@ -51,7 +49,7 @@ def single(
     return _over_views(motion.length(per_view - true), size, visible)
 
 
-def world(per_view: np.ndarray, true: np.ndarray, visible: np.ndarray) -> Pair:
+def world(per_view: np.ndarray, true: np.ndarray, visible: np.ndarray) -> motion.Pair:
     """(RPE, PI), per cent, reading A: in the world frame; arguments as `single`."""
     _check(per_view, true, visible)
     true = _truth(true, visible)
@@ -64,7 +62,7 @@ def cross_pairs(
     true: np.ndarray | None,
     visible: np.ndarray,
     extrinsics: np.ndarray,
-) -> list[Pair]:
+) -> list[motion.Pair]:
     """(RPE, PI) of each ordered pair of views (i, j), i != j: C, or B where `true` is given.
 
     Args:
@@ -101,7 +99,7 @@ def cross(
     true: np.ndarray | None,
     visible: np.ndarray,
     extrinsics: np.ndarray,
-) -> Pair:
+) -> motion.Pair:
     """Mean over the pairs of `cross_pairs` that see common points; (None, None) without one."""
     pairs = [p for p in cross_pairs(per_view, true, visible, extrinsics) if p[0] is not None]
     if not pairs:
@@ -113,7 +111,7 @@ def cross(
 def joint_scale(
     per_view: np.ndarray, true: np.ndarray, visible: np.ndarray, extrinsics: np.ndarray
 ) -> float:
-    """One scale for all views, about their cameras (Eq. 4 of motion.py), arguments as `single`."""
+    """One scale for all views, about their cameras (Eq. 4), arguments as `single`."""
     per_view, true, seen = np.asarray(per_view, np.float64), _truth(true, visible), visible
     finite = np.isfinite(per_view).all(-1)
     if not finite.all():
@@ -152,6 +150,6 @@ def _truth(true: np.ndarray, visible: np.ndarray) -> np.ndarray:
     return true
 
 
-def _over_views(distance: np.ndarray, size: np.ndarray, visible: np.ndarray) -> Pair:
+def _over_views(distance: np.ndarray, size: np.ndarray, visible: np.ndarray) -> motion.Pair:
     """Frames of all views are one list of frames, as frames without points are dropped from it."""
     return motion.pair(*(np.concatenate(x) for x in (distance, size, np.asarray(visible, bool))))

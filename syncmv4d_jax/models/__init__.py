@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, umt5, vae
-from syncmv4d_jax.nn import module
 
 MODELS = {"dit": dit.DiT, "vae": vae.VAE, "umt5": umt5.UMT5}
-CONFIGS = {"dit": dit.DiTConfig, "vae": vae.VAEConfig, "umt5": umt5.UMT5Config}
+CONFIGS = {"dit": wan_config.DiTConfig, "vae": vae.VAEConfig, "umt5": umt5.UMT5Config}
 
 INPUTS = {
     "dit": ({"latents", "t", "context"}, {"context_lengths", "first_frame"}),

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from syncmv4d_jax.models.nn import layers
 from syncmv4d_jax.models.wan import vae_layers
-from syncmv4d_jax.nn import layers
 
 CHANNELS = 4  # u0 / W, v0 / H, depth code, mask logit
 FOREGROUND = 20 / 255  # of max(u0 / W, v0 / H), as in matching

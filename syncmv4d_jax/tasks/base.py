@@ -1,6 +1,6 @@
 """What the training loop and the sampler know of a model: the `Task` protocol.
 
-Parameters are one dict of parts, ``{"dit": ..., "dpa": ..., "vae": ...}``. `train.py` splits it
+Parameters are one dict of parts, ``{"dit": ..., "dpa": ..., "vae": ...}``. `run/train.py` splits it
 once by `Task.trainable`; gradients, optimiser, averages and checkpoints see that half only, the
 other half is passed to `loss` as `frozen`. A part keeps its key in every task, so that stages
 merge by path.

@@ -14,9 +14,11 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax import cameras, corruption, flow
+from syncmv4d_jax import flow
+from syncmv4d_jax.geometry import cameras, corruption, tracks
 from syncmv4d_jax.models.dpa import aligner
-from syncmv4d_jax.nn import attention, module
+from syncmv4d_jax.models.dpa import config as dpa_config
+from syncmv4d_jax.models.nn import module, protocol
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -55,7 +57,7 @@ def make(config: Any) -> "DPA":
     parts = {key: values.pop(key, {}) for key in ("dpa", "corruption")}
     return DPA(
         _fill(Options, values, "config.task"),
-        _fill(aligner.AlignerConfig, parts["dpa"], "config.task.dpa"),
+        _fill(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
         _fill(corruption.Corruption, parts["corruption"], "config.task.corruption"),
     )
 
@@ -76,10 +78,10 @@ class DPA:
     def __init__(
         self,
         options: Options,
-        config: aligner.AlignerConfig,
+        config: dpa_config.AlignerConfig,
         spoil: corruption.Corruption = corruption.SIM,
         *,
-        placement: attention.Placement = attention.LOCAL,
+        placement: protocol.Placement = protocol.LOCAL,
     ):
         self.options, self.config, self.spoil = options, config, spoil
         self.placement = placement
@@ -103,7 +105,7 @@ class DPA:
         # A level of its own: one step from t = 1 must have met every level.
         level = jax.random.uniform(levels, t.shape)
         coarse, confidence = self._corrupt(scene, level, spoils)
-        clean = aligner.normalise(scene["tracks"], scene["centre"])
+        clean = tracks.normalise(scene["tracks"], scene["centre"])
         noise = jax.random.normal(noises, clean.shape)
         tracks_t = flow.interpolate(clean, noise, t)
         velocity = self._velocity({**frozen, **trainable}, tracks_t, coarse, confidence, t, scene)
@@ -148,7 +150,7 @@ class DPA:
         plan = flow.schedule("euler", self.options.sample_steps, shift=self.options.sample_shift)
         noise = jax.random.normal(start, coarse.shape)
         refined, _ = jax.lax.scan(step, noise, plan)
-        refined = aligner.denormalise(refined, scene["centre"])
+        refined = tracks.denormalise(refined, scene["centre"])
         weight = (confidence + 1e-3)[..., None]
         return {
             "tracks": jnp.sum(refined * weight, axis=1) / jnp.sum(weight, axis=1),
@@ -178,8 +180,8 @@ class DPA:
         )
 
     def _velocity(self, params, tracks_t, coarse, confidence, t, scene):
-        coarse = aligner.normalise(coarse, scene["centre"])
-        rays = aligner.point_rays(coarse, scene["extrinsics"], scene["centre"])
+        coarse = tracks.normalise(coarse, scene["centre"])
+        rays = tracks.point_rays(coarse, scene["extrinsics"], scene["centre"])
         model = module.bind(aligner.Aligner, self.config, params["dpa"])
         return model(
             tracks_t,

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.models import motion_codec
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.nn import module
 
 Array = jax.Array
 Params = dict[str, Any]

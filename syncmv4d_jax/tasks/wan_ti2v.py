@@ -10,7 +10,7 @@ Sampling is the official pipeline's: UniPC over shift(linspace(0.999, 0)), integ
 guidance against the negative prompt with both branches in one batch, frame 0 put back after every
 step; guidance and solver in float32. Views are clips of their own, folded into the batch.
 
-Parts of the parameters: `dit` (the same paths as in tasks/syncmv4d.py, so that stages merge), `vae`
+Parts of the parameters: `dit` (the same paths in every task, so that stages merge), `vae`
 (frozen) and, with `task.lora.ranks`, `lora`: then only the adapters are trained.
 """
 
@@ -23,10 +23,12 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax import flops, flow, lora
+from syncmv4d_jax import flow
 from syncmv4d_jax.configuration import section
+from syncmv4d_jax.models import flops, lora
+from syncmv4d_jax.models.nn import module, protocol
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, vae
-from syncmv4d_jax.nn import attention, module
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -81,7 +83,7 @@ def make(config: Any) -> "WanTI2V":
     parts = {key: values.pop(key, {}) for key in ("dit", "vae", "lora")}
     return WanTI2V(
         options=section(Options, values, "config.task"),
-        dit_config=section(dit.DiTConfig, parts["dit"], "config.task.dit"),
+        dit_config=section(wan_config.DiTConfig, parts["dit"], "config.task.dit"),
         vae_config=vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
         lora_config=section(lora.LoRAConfig, parts["lora"], "config.task.lora"),
     )
@@ -96,10 +98,10 @@ class WanTI2V:
         self,
         *,
         options: Options,
-        dit_config: dit.DiTConfig,
+        dit_config: wan_config.DiTConfig,
         vae_config: vae.VAEConfig,
         lora_config: lora.LoRAConfig = lora.LoRAConfig(),  # noqa: B008
-        placement: attention.Placement = attention.LOCAL,
+        placement: protocol.Placement = protocol.LOCAL,
     ):
         self.options, self.placement = options, placement
         self.dit_config, self.vae_config, self.lora_config = dit_config, vae_config, lora_config
@@ -361,7 +363,9 @@ def _rows(text: Array, rows: int) -> Array:
     return jnp.pad(text, ((0, 0), (0, rows - text.shape[1]), (0, 0)))
 
 
-def _check_sizes(options: Options, dit_config: dit.DiTConfig, vae_config: vae.VAEConfig) -> None:
+def _check_sizes(
+    options: Options, dit_config: wan_config.DiTConfig, vae_config: vae.VAEConfig
+) -> None:
     step, stride = vae_config.stride
     if options.frames < 1 or (options.frames - 1) % step:
         raise ValueError(f"task.frames: wanted {step} n + 1 frames, got {options.frames}")

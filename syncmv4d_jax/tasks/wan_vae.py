@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import configuration
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.nn import module
 
 Params = dict[str, Any]
 MODALITIES = ("video", "motion")

@@ -2,19 +2,16 @@
 
 import itertools
 import json
-import sys
 import threading
-from pathlib import Path
 
+import fake_records
 import ml_collections
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_records  # noqa: E402
-
-from syncmv4d_jax import cameras, schema  # noqa: E402
-from syncmv4d_jax.data import pipeline, records, transforms  # noqa: E402
+from syncmv4d_jax import schema
+from syncmv4d_jax.data import pipeline, records, transforms
+from syncmv4d_jax.geometry import cameras
 
 
 @pytest.fixture(scope="module")

@@ -3,31 +3,30 @@
 import json
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import av
 import ml_collections
 import numpy as np
 import pytest
 import scipy.ndimage
+import tiny
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny  # noqa: E402
-
-from syncmv4d_jax import cameras, motion  # noqa: E402
-from syncmv4d_jax.data import (  # noqa: E402
+from syncmv4d_jax.data import (
     clips,
-    layouts,
     pipeline,
     prepare,
     records,
-    taco,
-    taco_writer,
     transforms,
 )
+from syncmv4d_jax.data import frames as clip_frames
+from syncmv4d_jax.data.sources import recordings, taco, taco_writer
+from syncmv4d_jax.geometry import (
+    cameras,
+    matching,
+    pseudo_video,
+)
 
-SETTINGS = prepare.Settings(size=(96, 144), frames=9, fps=15.0, points=128)
+SETTINGS = clips.Settings(size=(96, 144), frames=9, fps=15.0, points=128)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def data(tmp_path_factory):
 def made(data, tmp_path_factory):
     """(folder of records, summary)."""
     out = tmp_path_factory.mktemp("records")
-    summary = prepare.run(layouts.folder_sources(data), out, SETTINGS)
+    summary = prepare.run(recordings.folder_sources(data), out, SETTINGS)
     return out / "96x144", summary
 
 
@@ -144,7 +143,7 @@ def test_pseudo_videos_say_where_visible_points_came_from_and_how_deep_they_are(
 
 def test_visibility_agrees_with_the_surfaces(made, data):
     _, tracks, views = read(made[0])
-    recording = layouts.read_folder(data / "seq0")
+    recording = recordings.read_folder(data / "seq0")
     shares = []
     for view in views[::3]:
         n = 4
@@ -164,8 +163,8 @@ def test_records_are_decoded_back_to_their_tracks(made):
     """The codec of `motion` finds the tracks of a true record again."""
     _, tracks, views = read(made[0])
     view = views[2]
-    settings = motion.settings_for(96, 144)
-    decoded = motion.decode(
+    settings = matching.settings_for(96, 144)
+    decoded = pseudo_video.decode(
         view["motion"] / np.float32(255), view["anchors"], view["anchor_valid"], view["scale"],
         view["intrinsics"], view["extrinsics"], settings=settings,
     )  # fmt: skip
@@ -187,9 +186,9 @@ def test_a_stopped_run_continues_to_the_same_bytes(made, data, tmp_path):
         return prepare.prepare_sequence(source, root, settings)
 
     with pytest.raises(KeyboardInterrupt):
-        prepare.run(layouts.folder_sources(data), tmp_path, SETTINGS, work=die)
+        prepare.run(recordings.folder_sources(data), tmp_path, SETTINGS, work=die)
     assert not (tmp_path / "96x144" / "index.json").exists()
-    summary = prepare.run(layouts.folder_sources(data), tmp_path, SETTINGS)
+    summary = prepare.run(recordings.folder_sources(data), tmp_path, SETTINGS)
     assert (summary["prepared_now"], summary["there_before"]) == (1, 1)
     again = {k: v for k, v in files(tmp_path / "96x144").items() if not k.startswith(".")}
     assert again.keys() == files(made[0]).keys()
@@ -198,9 +197,9 @@ def test_a_stopped_run_continues_to_the_same_bytes(made, data, tmp_path):
 
 
 def test_another_making_is_refused(made, data):
-    changed = prepare.Settings(size=(96, 144), frames=9, fps=15.0, points=64)
+    changed = clips.Settings(size=(96, 144), frames=9, fps=15.0, points=64)
     with pytest.raises(ValueError, match="points: 128 there, 64 now"):
-        prepare.run(layouts.folder_sources(data), made[0].parent, changed)
+        prepare.run(recordings.folder_sources(data), made[0].parent, changed)
 
 
 def damage(folder, how):
@@ -260,7 +259,7 @@ def test_broken_recordings_are_listed_with_their_reasons_and_stop_nothing(data, 
     (root / "one_view").mkdir()
     shutil.copytree(data / "seq0", root / "one_view", dirs_exist_ok=True)
     (root / "one_view" / "cam1.mp4").unlink()
-    summary = prepare.run(layouts.folder_sources(root), tmp_path / "out", SETTINGS)
+    summary = prepare.run(recordings.folder_sources(root), tmp_path / "out", SETTINGS)
     reasons = {entry["sequence"]: entry["reason"] for entry in summary["skipped"]}
     assert reasons.keys() == expected.keys()
     for name, reason in expected.items():
@@ -279,7 +278,7 @@ def exit_on_seq1(source, root, settings):
 
 
 def test_a_dying_process_costs_its_own_sequence_only(tmp_path):
-    sources = [layouts.Source(f"seq{i}", ("a", "b", "c"), "folder", "none") for i in range(9)]
+    sources = [recordings.Source(f"seq{i}", ("a", "b", "c"), "folder", "none") for i in range(9)]
     (tmp_path / "96x144" / "sequences").mkdir(parents=True)
     summary = prepare.run(sources, tmp_path, SETTINGS, jobs=2, work=exit_on_seq1)
     assert [entry["sequence"] for entry in summary["skipped"]] == ["seq1"]
@@ -287,8 +286,8 @@ def test_a_dying_process_costs_its_own_sequence_only(tmp_path):
 
 
 def test_variants_start_elsewhere_with_other_crops(data, tmp_path):
-    settings = prepare.Settings(size=(96, 144), frames=5, fps=15.0, points=32, variants=2)
-    source = layouts.folder_sources(data)[0]
+    settings = clips.Settings(size=(96, 144), frames=5, fps=15.0, points=32, variants=2)
+    source = recordings.folder_sources(data)[0]
     first = prepare.windows.make(source.open(), source.fps, settings, 0)
     second = prepare.windows.make(source.open(), source.fps, settings, 1)
     assert first.tracks["source_frames"][0] == 0
@@ -304,14 +303,14 @@ def test_first_cameras_have_the_longest_lens_and_fall_back(data, tmp_path):
     calibration["cam0"]["K"][0] = calibration["cam0"]["K"][4] = 160.0  # cluster 2, wide
     path.write_text(json.dumps(calibration))
     (root / "seq0" / "cam2.mp4").unlink()  # of the middle cluster
-    settings = prepare.Settings(size=(96, 144), frames=5, fps=15.0, points=32, cameras="first")
-    window = prepare.windows.make(layouts.read_folder(root / "seq0"), 30.0, settings)
+    settings = clips.Settings(size=(96, 144), frames=5, fps=15.0, points=32, cameras="first")
+    window = prepare.windows.make(recordings.read_folder(root / "seq0"), 30.0, settings)
     assert [view.cluster for view in window.views] == [0, 1, 2]
     assert "cam0" not in [v.serial for v in window.views] and window.views[1].serial == "cam3"
 
 
 def test_split_is_by_sequence_and_depends_on_nothing_else():
-    settings = prepare.Settings(held_out_triplets=(("cut", "knife", "plate"),))
+    settings = clips.Settings(held_out_triplets=(("cut", "knife", "plate"),))
     names = [settings.split(f"{i}", ("stir", "spoon", "bowl")) for i in range(400)]
     assert 20 < names.count("val") < 65 and "test" not in names
     assert settings.split("1", ("hit", "hammer", "toy")) == "test"
@@ -324,10 +323,10 @@ def test_clips_are_sought_to_the_exact_frame(tmp_path):
     images = [np.full((64, 64, 3), 20 + 4 * i, np.uint8) for i in range(50)]
     tiny.write_video(path, images)
     index = np.array([26, 30, 30, 49])
-    clip = clips.read_clip(path, index, (0, 0, 64, 64), (32, 32))
+    clip = clip_frames.read_clip(path, index, (0, 0, 64, 64), (32, 32))
     np.testing.assert_allclose(clip.mean((1, 2, 3)), 20 + 4 * index, atol=2)
     with pytest.raises(taco.BadSequence, match="the first is 50"):
-        clips.read_clip(path, np.array([48, 50]), (0, 0, 64, 64), (32, 32))
+        clip_frames.read_clip(path, np.array([48, 50]), (0, 0, 64, 64), (32, 32))
 
 
 def test_videos_with_flipped_bits_are_refused_or_read_as_they_were(tmp_path):
@@ -335,14 +334,14 @@ def test_videos_with_flipped_bits_are_refused_or_read_as_they_were(tmp_path):
     image = np.kron(rng.integers(0, 255, (18, 24, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     taco_writer.write_video(path, np.stack([np.roll(image, 2 * n, axis=1) for n in range(20)]))
     data, (index, box, size) = path.read_bytes(), (np.arange(0, 20, 3), (0, 0, 96, 72), (36, 48))
-    whole = clips.read_clip(path, index, box, size).astype(int)
+    whole = clip_frames.read_clip(path, index, box, size).astype(int)
     for i in range(60):
         damaged, other = bytearray(data), tmp_path / f"{i}.mp4"
         for place in rng.integers(len(data), size=10):
             damaged[place] ^= 1 << int(rng.integers(8))
         other.write_bytes(damaged)
         try:
-            clip = clips.read_clip(other, index, box, size)
+            clip = clip_frames.read_clip(other, index, box, size)
             assert np.abs(clip - whole).max() < 8  # never a picture that the decoder made up
         except taco.BadSequence as error:
             assert "cannot be read as a video" in str(error) or "not there" in str(error)
@@ -356,7 +355,7 @@ def test_planes_that_are_cut_and_resized_give_the_picture(tmp_path, box):
     noise = scipy.ndimage.gaussian_filter(rng.normal(size=(480, 640, 3)), (8, 8, 0))
     image = np.clip(128 + 45 * noise / noise.std(), 0, 255).astype(np.uint8)
     tiny.write_video(path, [image] * 2, pixels="yuv420p")
-    (cut,) = clips.read_clip(path, np.array([1]), box, (100, 150))
+    (cut,) = clip_frames.read_clip(path, np.array([1]), box, (100, 150))
     error = cut - transforms.crop_resize(image, box, (100, 150)).astype(int)
     # Of colours converted first: mean 1.2, with a bias of -1.2.
     assert np.abs(error).mean() < 1 and abs(error.mean()) < 0.3 and np.abs(error).max() <= 8
@@ -368,9 +367,9 @@ def test_frames_that_are_not_wanted_are_skipped_without_changing_the_others(tmp_
     frames = [np.roll(image, 2 * n, axis=1).astype(np.uint8) for n in range(40)]
     taco_writer.write_video(path, np.stack(frames))
     box, size = (0, 0, 160, 96), (48, 80)
-    everything = clips.read_clip(path, np.arange(40), box, size)
+    everything = clip_frames.read_clip(path, np.arange(40), box, size)
     some = np.array([0, 4, 8, 11, 15, 19, 23, 26, 30, 34, 38, 39])
-    assert np.array_equal(clips.read_clip(path, some, box, size), everything[some])
+    assert np.array_equal(clip_frames.read_clip(path, some, box, size), everything[some])
     with av.open(str(path)) as container:
         kinds = [
             av.video.frame.PictureType(frame.pict_type).name for frame in container.decode(video=0)
@@ -381,7 +380,7 @@ def test_frames_that_are_not_wanted_are_skipped_without_changing_the_others(tmp_
 def test_resized_copies_scale_their_intrinsics_row_by_row():
     camera = taco.Camera("a", np.array([[9600.0, 0, 2048], [0, 9600, 1500], [0, 0, 1]]),
                          np.eye(3, 4), (3000, 4096))  # fmt: skip
-    scaled = clips.fit_intrinsics(camera, (376, 512), "x")
+    scaled = clip_frames.fit_intrinsics(camera, (376, 512), "x")
     np.testing.assert_allclose(np.diag(scaled)[:2], [1200, 9600 * 376 / 3000])
     crop = transforms.crop_box((100, 80, 300, 220), (376, 512), (96, 144))
     assert crop[0] >= 0 and crop[3] <= 376

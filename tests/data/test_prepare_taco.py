@@ -10,29 +10,34 @@ import time
 from pathlib import Path
 
 import numpy as np
+import prepare_taco
 import pytest
 
-from syncmv4d_jax import cameras
-from syncmv4d_jax.data import layouts, mano, prepare, records, synthetic, synthetic_hand, taco
+from syncmv4d_jax.data import (
+    clips,
+    prepare,
+    records,
+)
+from syncmv4d_jax.data.scenes import hand, scene
+from syncmv4d_jax.data.sources import mano, recordings, taco
+from syncmv4d_jax.geometry import cameras
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "data_prep"))
-import prepare_taco  # noqa: E402
 
 CAMERAS = ("22139946", "22139916", "22139909", "22139911")
 FLAGS = ["--size", "48x64", "--frames", "5", "--fps", "15", "--points", "64", "--val-share", "0"]
-SETTINGS = prepare.Settings(size=(48, 64), frames=5, fps=15.0, points=64, val=0.0)
+SETTINGS = clips.Settings(size=(48, 64), frames=5, fps=15.0, points=64, val=0.0)
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """A folder with taco/ (two sequences) and mano/."""
     folder = tmp_path_factory.mktemp("scenes")
-    synthetic_hand.write(folder / "mano")
+    hand.write(folder / "mano")
     hands = mano.load_hands(folder / "mano")
     for i in range(2):
-        spec = synthetic.specify(i, seed=0, held_out=False)
-        synthetic.write_scene(folder / "taco", spec, hands, frames=10, size=(72, 96), names=CAMERAS)
+        spec = scene.specify(i, seed=0, held_out=False)
+        scene.write_scene(folder / "taco", spec, hands, frames=10, size=(72, 96), names=CAMERAS)
     return folder
 
 
@@ -61,7 +66,7 @@ def test_the_command_prepares_taco(made, scenes):
     out, text = made
     assert "2 clips of 2 sequences, {'train': 2}; 0 sequences and 0 views skipped" in text
     reader = records.Reader(out, size=(48, 64))
-    window, source = reader.windows[0], layouts.taco_sources(scenes / "taco", scenes / "mano")[0]
+    window, source = reader.windows[0], recordings.taco_sources(scenes / "taco", scenes / "mano")[0]
     assert window.triplet == source.triplet and len(window.views) == 4
     recording, own = source.open(), reader.tracks(window)
     # The tracks lie on the surfaces they are said to be on.
@@ -104,7 +109,7 @@ def test_wrong_flags_end_with_one_sentence(scenes, made, tmp_path):
 
 def test_sequences_can_be_left_out(scenes, tmp_path):
     root = shutil.copytree(scenes / "taco", tmp_path / "taco")
-    first, second = layouts.taco_sources(root, scenes / "mano")
+    first, second = recordings.taco_sources(root, scenes / "mano")
     videos = taco.Entry(root, first.triplet, first.id).folder(taco.VIDEOS[0])
     raw = taco.Entry(root, first.triplet, first.id).folder(taco.VIDEOS[1])
     raw.parent.mkdir(parents=True)
@@ -161,7 +166,7 @@ def test_damaged_data_is_skipped_by_name_and_never_run(scenes, tmp_path, monkeyp
     for i in range(count):
         root = shutil.copytree(scenes / "taco", tmp_path / f"taco{i}")
         done = mutate(root, rng)
-        sources = layouts.taco_sources(root, scenes / "mano")
+        sources = recordings.taco_sources(root, scenes / "mano")
         out = tmp_path / f"out{i}"
         summary = prepare.run(sources, out, SETTINGS) if sources else {"skipped": []}
         for entry in summary["skipped"]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from syncmv4d_jax import cameras
 from syncmv4d_jax.data import raycast
+from syncmv4d_jax.geometry import cameras
 
 SIZE = (48, 64)
 INTRINSICS = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])

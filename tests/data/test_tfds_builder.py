@@ -2,14 +2,11 @@
 
 import sys
 import warnings
-from pathlib import Path
 
+import fake_records
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_records  # noqa: E402
-
-from syncmv4d_jax.data import records  # noqa: E402
+from syncmv4d_jax.data import records
 
 
 def test_views_come_back_through_tfds(tmp_path):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tiny
 
-from syncmv4d_jax.data import layouts, pipeline, prepare, records
+from syncmv4d_jax.data import clips, pipeline, prepare, records
+from syncmv4d_jax.data.sources import recordings
 
-SETTINGS = prepare.Settings(size=(96, 144), frames=9, fps=15.0, points=64, cameras="first", val=0.0)
+SETTINGS = clips.Settings(size=(96, 144), frames=9, fps=15.0, points=64, cameras="first", val=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def made_at(tmp_path_factory):
     tiny.write(root / "data", "seq0", views=3)
     for name in ("point_tracks", "das_tracking"):
         settings = dataclasses.replace(SETTINGS, representation=name)
-        prepare.run(layouts.folder_sources(root / "data"), root / name, settings)
+        prepare.run(recordings.folder_sources(root / "data"), root / name, settings)
     return root
 
 
@@ -51,7 +52,7 @@ def test_a_tracking_video_keeps_the_depth_of_frame_0(made):
 
 def test_an_unknown_representation_is_refused():
     with pytest.raises(ValueError, match="wanted representation"):
-        prepare.Settings(representation="flow")
+        clips.Settings(representation="flow")
 
 
 def configuration(root, **data):

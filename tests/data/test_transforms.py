@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syncmv4d_jax import cameras
 from syncmv4d_jax.data import transforms
+from syncmv4d_jax.geometry import cameras
 
 K = np.array([[500.0, 0, 159.5], [0, 480.0, 119.5], [0, 0, 1]])
 

@@ -12,18 +12,10 @@ import pytest
 import scipy.ndimage
 import scipy.spatial
 
-from syncmv4d_jax import cameras, motion
-from syncmv4d_jax.data import (
-    layouts,
-    mano,
-    prepare,
-    raycast,
-    records,
-    synthetic,
-    synthetic_hand,
-    taco,
-    taco_writer,
-)
+from syncmv4d_jax.data import clips, prepare, raycast, records
+from syncmv4d_jax.data.scenes import hand, scene
+from syncmv4d_jax.data.sources import mano, recordings, taco, taco_writer
+from syncmv4d_jax.geometry import cameras, matching, pseudo_video
 
 SIZE, FRAMES = (480, 704), 5
 
@@ -32,7 +24,7 @@ class Dots:
     """In place of the scenes' renderer: white dots, on grey, at vertices that a camera sees."""
 
     def __init__(self, world, size, names):
-        self.world, self.cameras, self.size = world, synthetic.rig(size, names), size
+        self.world, self.cameras, self.size = world, scene.rig(size, names), size
 
     def frame(self, index, moving=None):
         surfaces = self.world.surfaces(index)
@@ -60,8 +52,8 @@ class Dots:
 
 RIGS = {  # (cameras, height and width of the videos, clusters)
     "2 cameras, 4096x3000": (("22139946", "22139909"), (3000, 4096), 2),
-    "12 cameras, 1024x750": (tuple(synthetic.RIG), (750, 1024), 3),
-    "12 cameras, 4096x3000": (tuple(synthetic.RIG), (3000, 4096), 3),
+    "12 cameras, 1024x750": (tuple(scene.RIG), (750, 1024), 3),
+    "12 cameras, 4096x3000": (tuple(scene.RIG), (3000, 4096), 3),
 }
 
 
@@ -69,18 +61,18 @@ RIGS = {  # (cameras, height and width of the videos, clusters)
 def made(request, tmp_path_factory):
     """(the recording, its painted dots' world, the window's tracks, its views)."""
     folder = tmp_path_factory.mktemp("true")
-    synthetic_hand.write(folder / "mano")
+    hand.write(folder / "mano")
     hands = mano.load_hands(folder / "mano")
-    spec = synthetic.specify(0, seed=0, held_out=False)
+    spec = scene.specify(0, seed=0, held_out=False)
     names, size, clusters = RIGS[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "Renderer", Dots)
+        patch.setattr(scene, "Renderer", Dots)
         for name in names:  # one at a time, for memory
-            synthetic.write_scene(folder / "taco", spec, hands, frames=24, size=size, names=(name,))
-    sources = layouts.taco_sources(folder / "taco", folder / "mano")
+            scene.write_scene(folder / "taco", spec, hands, frames=24, size=size, names=(name,))
+    sources = recordings.taco_sources(folder / "taco", folder / "mano")
     file = taco.index(folder / "taco")[0].folder(taco.CAMERAS) / "calibration.json"
-    taco_writer.write_calibration(file, synthetic.rig(size, names))
-    settings = prepare.Settings(size=SIZE, frames=FRAMES, val=0.0, clusters=clusters)
+    taco_writer.write_calibration(file, scene.rig(size, names))
+    settings = clips.Settings(size=SIZE, frames=FRAMES, val=0.0, clusters=clusters)
     begun = time.process_time()
     summary = prepare.run(sources, folder / "records", settings)
     print(f"{request.param}: prepared in {time.process_time() - begun:.1f} s of processor time")
@@ -91,7 +83,7 @@ def made(request, tmp_path_factory):
     views = [reader.view(window, view) for view in window.views]
     for view in views:
         view |= {key: records.decode(view[key]) for key in ("video", "motion")}
-    world = synthetic.World(spec, 24, hands)
+    world = scene.World(spec, 24, hands)
     yield sources[0].open(), world, reader.tracks(window), views
     shutil.rmtree(folder)
 
@@ -158,9 +150,9 @@ def test_visibility_agrees_with_the_depth_of_the_scene(made):
 @pytest.mark.slow
 def test_pseudo_videos_are_decoded_to_their_tracks(made):
     recording, _, tracks, views = made
-    settings = motion.settings_for(*SIZE)
+    settings = matching.settings_for(*SIZE)
     for view in views:
-        decoded = motion.decode(
+        decoded = pseudo_video.decode(
             view["motion"] / np.float32(255), view["anchors"], view["anchor_valid"],
             view["scale"], view["intrinsics"], view["extrinsics"], settings=settings,
         )  # fmt: skip

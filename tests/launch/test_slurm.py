@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncmv4d_jax import writers
+from syncmv4d_jax.results import curves
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel")
@@ -69,11 +69,11 @@ def test_term_requeue_resume_finish(slurm, tmp_path):
     wait_until((work / "checkpoints" / "6").exists, said)
     call(environment, "scancel", "--signal=TERM", job)
     wait_until(lambda: "status 143" in said(), said)
-    rows = writers.read(work / "metrics.jsonl")
+    rows = curves.read(work / "metrics.jsonl")
     assert 6 <= rows[-1]["step"] < 40
     show = lambda: call(environment, "scontrol", "show", "job", job)  # noqa: E731
     wait_until(lambda: "JobState=COMPLETED" in show(), said)
     assert "attempt 0 on n[0-1]" in said() and "attempt 1 on n[0-1]" in said()
     assert f"resumed from step {rows[-1]['step']}" in said()
-    found = [row["step"] for row in writers.read(work / "metrics.jsonl")]
+    found = [row["step"] for row in curves.read(work / "metrics.jsonl")]
     assert found == list(range(1, 41))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from syncmv4d_jax import writers
+from syncmv4d_jax.results import curves
 
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = os.environ.get("XMANAGER_PYTHON", sys.executable)
@@ -44,7 +44,7 @@ def launch(tmp_path, *options):
 
 
 def steps(workdir):
-    return [row["step"] for row in writers.read(workdir / "metrics.jsonl")]
+    return [row["step"] for row in curves.read(workdir / "metrics.jsonl")]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import baselines_alignment as baselines
 
 EYES = np.array([[2.0, 0.3, 0.8], [-0.4, 2.0, 0.9], [-1.5, -1.2, 1.1]])

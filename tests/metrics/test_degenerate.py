@@ -7,8 +7,9 @@ import fake_samples
 import numpy as np
 import pytest
 
-from syncmv4d_jax import cameras, evaluate
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import multiview, scene, summary
+from syncmv4d_jax.run import evaluate
 
 EMBEDDED = dict(np.load(Path(__file__).parents[1] / "golden/metrics/embedded_scene.npz"))
 TRUTH = fake_samples.truth(0, frames=5, points=40)

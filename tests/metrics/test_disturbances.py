@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import multiview, scene
 
 TEXT = (Path(__file__).parents[2] / "docs/metrics.md").read_text()

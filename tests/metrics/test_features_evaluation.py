@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from syncmv4d_jax import evaluate, evaluate_networks, feature_weights, torch_pickle
-from syncmv4d_jax.conversion import engine, features, files
-from syncmv4d_jax.metrics.features import batches, lpips, matcher, raft, vit
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.metrics.networks import evaluators, weights
+from syncmv4d_jax.metrics.networks.features import batches, lpips, matcher, raft, vit
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.run import evaluate
+from syncmv4d_jax.weights import engine, files, torch_pickle
+from syncmv4d_jax.weights.tables import features
 
 CONFIGS = {
     "dino": (vit.ViT, vit.ViTConfig(dim=16, layers=1, heads=2, patch=32)),
@@ -74,8 +76,8 @@ def tiny(monkeypatch, tmp_path):
         )
 
     def there(*names):
-        monkeypatch.setattr(feature_weights, "find", lambda name, folder: name in names)
-        monkeypatch.setattr(feature_weights, "load", load)
+        monkeypatch.setattr(weights, "find", lambda name, folder: name in names)
+        monkeypatch.setattr(weights, "load", load)
         return settings(features=str(tmp_path))
 
     return there
@@ -95,7 +97,7 @@ def video(frames=17, views=2, size=(40, 56), seed=0, step=3):
 
 
 def evaluated(config, *pairs):
-    found = evaluate_networks.run(config, iter(pairs), count=len(pairs))
+    found = evaluators.run(config, iter(pairs), count=len(pairs))
     json.dumps(found, allow_nan=False)
     return found
 
@@ -108,7 +110,7 @@ def noisy(clip, seed=1):
 def test_distances_are_zero_for_the_truth_and_grow_with_noise(tiny):
     config, true = tiny("inception", "i3d", "lpips_alex"), video()
     same, other = (
-        evaluated(config, evaluate_networks.Pair("x", clip, true, 8.0))["rows"]["model"]
+        evaluated(config, evaluators.Pair("x", clip, true, 8.0))["rows"]["model"]
         for clip in (true, noisy(true))
     )
     for metric in ("lpips_alex", "lpips_alex_moving", "fid", "fid_moving", "fvd", "fvd_moving"):
@@ -120,9 +122,9 @@ def test_distances_are_zero_for_the_truth_and_grow_with_noise(tiny):
 def test_similarities_of_views_frames_and_the_truth(tiny):
     true = video()
     clips = {"same": true, "noisy": noisy(true), "frozen": np.repeat(true[:, :1], 17, 1)}
-    pairs = [evaluate_networks.Pair(name, clip, true, 8.0) for name, clip in clips.items()]
+    pairs = [evaluators.Pair(name, clip, true, 8.0) for name, clip in clips.items()]
     one = np.repeat(true[:1], 2, axis=0)
-    found = evaluated(tiny("dino", "clip"), *pairs, evaluate_networks.Pair("one", one, one, 8.0))
+    found = evaluated(tiny("dino", "clip"), *pairs, evaluators.Pair("one", one, one, 8.0))
     model, truth = ({m: cell["per_sample"] for m, cell in found["rows"][row].items()}
                     for row in ("model", "truth"))  # fmt: skip
     assert model["clip_frame"]["same"] == pytest.approx(1)
@@ -142,9 +144,9 @@ def test_dynamic_degree_looks_at_8_frames_a_second(tiny):
     config, gain = tiny("raft"), abs(float(parameters(Flow, 0)["gain"]))
     frames = np.zeros((1, 12, 128, 128, 3), np.uint8)
     frames[:, 1::2, :20] = 200  # flickers: frames 0, 2, 4, ... are black
-    pairs = [evaluate_networks.Pair(str(fps), frames, frames, fps) for fps in (8.0, 16.0)]
-    pairs.append(evaluate_networks.Pair("small", frames[:, :, :120], frames[:, :, :120], 8.0))
-    pairs.append(evaluate_networks.Pair("one frame", frames[:, :1], frames[:, :1], 8.0))
+    pairs = [evaluators.Pair(str(fps), frames, frames, fps) for fps in (8.0, 16.0)]
+    pairs.append(evaluators.Pair("small", frames[:, :, :120], frames[:, :, :120], 8.0))
+    pairs.append(evaluators.Pair("one frame", frames[:, :1], frames[:, :1], 8.0))
     model = evaluated(config, *pairs)["rows"]["model"]
     assert model["dynamic_degree"]["per_sample"] == {
         "8.0": 1.0, "16.0": 0.0, "small": None, "one frame": None,
@@ -158,7 +160,7 @@ def test_short_still_small_and_unequal_videos_are_defined(tiny):
     still = np.repeat(video(frames=1, views=1), 5, axis=1)
     cases = {"still": still, "one frame": still[:, :1], "tiny": still[:, :, :2, :2],
              "longer": video(views=1, frames=6)}  # fmt: skip
-    pairs = [evaluate_networks.Pair(name, clip, clip, 8.0) for name, clip in cases.items()]
+    pairs = [evaluators.Pair(name, clip, clip, 8.0) for name, clip in cases.items()]
     config = tiny("clip", "lpips_alex", "inception", "i3d")
     model = evaluated(config, *pairs)["rows"]["model"]
     lpips_of = model["lpips_alex"]["per_sample"]
@@ -188,7 +190,7 @@ class Blobs:
 def test_matching_pixels_of_a_named_matcher():
     clip = video(frames=3, views=3)
     name = f"{__name__}:Blobs"
-    found = evaluated(settings(matcher=name), evaluate_networks.Pair("x", clip, clip, 8.0))
+    found = evaluated(settings(matcher=name), evaluators.Pair("x", clip, clip, 8.0))
     cell = found["rows"]["model"]["matching_pixels"]
     assert cell["value"] == 16 * 16 / 2 and cell["weights"] == Blobs.files
     assert found["rows"]["model"]["matching_pixels_clip"]["value"] == pytest.approx(9 * 0.128)
@@ -203,9 +205,9 @@ def test_matching_pixels_of_a_named_matcher():
 def test_evaluate_takes_what_is_there_and_says_what_is_missing(tmp_path, monkeypatch):
     model, config = CONFIGS["lpips_alex"]
     monkeypatch.setattr(features, "ALEX_CONVS", (0, 3))
-    network = feature_weights.NETWORKS["lpips_alex"]
-    tiny = feature_weights.Network(model, config, "lpips", network.candidates, network.source)
-    monkeypatch.setitem(feature_weights.NETWORKS, "lpips_alex", tiny)
+    network = weights.NETWORKS["lpips_alex"]
+    tiny = weights.Network(model, config, "lpips", network.candidates, network.source)
+    monkeypatch.setitem(weights.NETWORKS, "lpips_alex", tiny)
     state = engine.to_reference(features.lpips("alex"), parameters(model, config))
     folder = tmp_path / "weights"
     (folder / "lpips").mkdir(parents=True)

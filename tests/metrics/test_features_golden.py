@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from syncmv4d_jax import feature_weights
-from syncmv4d_jax.conversion import files
-from syncmv4d_jax.metrics.features import raft
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.metrics.networks import weights
+from syncmv4d_jax.metrics.networks.features import raft
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.weights import files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEYS = json.loads((GOLDEN / "net/net_keys_shapes.json").read_text())
@@ -47,11 +47,11 @@ def made(key, shape):
 
 def parameters(name, key):
     entries = {k: files.entry_of(made(k, s)) for k, s in KEYS[key].items()}
-    return feature_weights.convert(name, entries, "official", source=name)
+    return weights.convert(name, entries, "official", source=name)
 
 
 def applied(name, params, *arrays, config=None, function=lambda net, *x: net(*x)):
-    network = feature_weights.NETWORKS[name]
+    network = weights.NETWORKS[name]
     config = config or network.config
 
     @jax.jit
@@ -125,7 +125,7 @@ def test_logits_of_i3d():
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_lpips_with_its_real_weights(net):
     z, images = golden("lpips_real"), np.load(GOLDEN / "metrics/image_metrics.npz")
-    loaded = feature_weights.load(f"lpips_{net}", LPIPS)
+    loaded = weights.load(f"lpips_{net}", LPIPS)
     assert list(loaded.files.values()) == [
         hashlib.sha256((LPIPS / file).read_bytes()).hexdigest() for file in loaded.files
     ]

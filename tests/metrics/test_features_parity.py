@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from syncmv4d_jax import feature_weights
-from syncmv4d_jax.conversion import files
-from syncmv4d_jax.metrics.features import vit
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.metrics.networks import weights
+from syncmv4d_jax.metrics.networks.features import vit
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.weights import files
 
 pytestmark = pytest.mark.parity
 SIZES = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3,
@@ -27,11 +27,11 @@ def randomised(peer, seed=0):
 
 
 def ours(name, config, state, images, monkeypatch):
-    network = feature_weights.NETWORKS[name]
-    own = feature_weights.Network(vit.ViT, config, network.table, network.candidates, "")
-    monkeypatch.setitem(feature_weights.NETWORKS, name, own)
+    network = weights.NETWORKS[name]
+    own = weights.Network(vit.ViT, config, network.table, network.candidates, "")
+    monkeypatch.setitem(weights.NETWORKS, name, own)
     entries = {key: files.entry_of(x) for key, x in state.items()}
-    params = feature_weights.convert(name, entries, "transformers", source=name)
+    params = weights.convert(name, entries, "transformers", source=name)
     run = jax.jit(lambda params, x: module.bind(vit.ViT, config, params)(x))
     return np.asarray(run(params, np.moveaxis(images, 1, -1)))
 
@@ -76,7 +76,7 @@ def test_dino_in_transformers_files(monkeypatch, tmp_path):
 @pytest.mark.parametrize("size", [(12, 20), (50, 33), (7, 7)])
 def test_resizes_against_torch(size):
     torch = pytest.importorskip("torch")
-    from syncmv4d_jax.metrics.features import layers
+    from syncmv4d_jax.metrics.networks.features import layers
 
     x = np.random.default_rng(0).normal(size=(2, 3, 17, 23)).astype(np.float32)
     wanted = torch.nn.functional.interpolate(
@@ -88,7 +88,7 @@ def test_resizes_against_torch(size):
 
 def test_clip_pixels_against_transformers():
     transformers = pytest.importorskip("transformers")
-    from syncmv4d_jax import evaluate_networks
+    from syncmv4d_jax.metrics.networks import evaluators
 
     rng = np.random.default_rng(0)
     names = ("CLIPImageProcessorPil", "CLIPImageProcessor")
@@ -97,6 +97,6 @@ def test_clip_pixels_against_transformers():
         frame = rng.integers(0, 255, shape, np.uint8)
         wanted = np.asarray(peer(frame, return_tensors="np")["pixel_values"][0])
         mean, std = (np.array(x) for x in vit.CLIP_PIXELS)
-        found = (evaluate_networks.clip_pixels(frame, 224) / 255 - mean) / std
+        found = (evaluators.clip_pixels(frame, 224) / 255 - mean) / std
         # A level of 255 more or less. Odd margins differ: OpenAI's crop rounds, this peer cuts.
         assert np.abs(np.moveaxis(found, -1, 0) - wanted).max() < 2.1 / 255 / std.min()

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from syncmv4d_jax import feature_weights, torch_pickle, tree
-from syncmv4d_jax.conversion import engine, features, files
-from syncmv4d_jax.metrics.features import lpips, vit
-from syncmv4d_jax.nn import module
+from syncmv4d_jax import tree
+from syncmv4d_jax.metrics.networks import weights
+from syncmv4d_jax.metrics.networks.features import lpips, vit
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.weights import engine, files, torch_pickle
+from syncmv4d_jax.weights.tables import features
 
 GOLDEN = Path(__file__).parents[1] / "golden/net"
 KEYS = json.loads((GOLDEN / "net_keys_shapes.json").read_text())
@@ -25,13 +27,13 @@ LAYOUTS = [
 
 
 def shapes(name):
-    network = feature_weights.NETWORKS[name]
+    network = weights.NETWORKS[name]
     flat = tree.flatten(module.shapes(network.model, network.config))
     return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 
 def rules(name, layout):
-    return getattr(features, feature_weights.NETWORKS[name].table)(layout)
+    return getattr(features, weights.NETWORKS[name].table)(layout)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,12 +72,12 @@ def test_torchvision_and_official_names_meet():
 def small():
     """A tiny CLIP with parameters, in the place of the true one."""
     config = vit.ViTConfig(dim=8, layers=2, heads=2, patch=4, image=8, clip=True, projection=6)
-    network = feature_weights.NETWORKS["clip"]
+    network = weights.NETWORKS["clip"]
     shapes = tree.flatten(module.shapes(vit.ViT, config))
     rng = np.random.default_rng(0)
     flat = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
     fields = {"model": vit.ViT, "config": config, "table": "clip", "source": network.source}
-    return feature_weights.Network(**fields, candidates=network.candidates), tree.unflatten(flat)
+    return weights.Network(**fields, candidates=network.candidates), tree.unflatten(flat)
 
 
 def published(network, params, layout):
@@ -90,7 +92,7 @@ def published(network, params, layout):
 
 def test_files_of_every_kind_load_and_are_hashed(tmp_path, small, monkeypatch):
     network, params = small
-    monkeypatch.setitem(feature_weights.NETWORKS, "clip", network)
+    monkeypatch.setitem(weights.NETWORKS, "clip", network)
     hf, official = (published(network, params, x) for x in ("transformers", "official"))
     assert "vision_model.encoder.layers.1.self_attn.k_proj.bias" in hf
     text = {"text_model.final_layer_norm.weight": np.ones(3, np.float32),
@@ -107,7 +109,7 @@ def test_files_of_every_kind_load_and_are_hashed(tmp_path, small, monkeypatch):
         folder = tmp_path / str(number)
         (folder / name).parent.mkdir(parents=True)
         write(folder / name)
-        loaded = feature_weights.load("clip", folder)
+        loaded = weights.load("clip", folder)
         assert loaded.files == {name: files.sha256(folder / name)}
         tree.check_same(params, loaded.params, wanted_from="a", got_from="b")
         for path, leaf in tree.flatten(loaded.params).items():
@@ -116,7 +118,7 @@ def test_files_of_every_kind_load_and_are_hashed(tmp_path, small, monkeypatch):
 
 def test_missing_and_extra_keys_are_both_listed(small, monkeypatch):
     network, params = small
-    monkeypatch.setitem(feature_weights.NETWORKS, "clip", network)
+    monkeypatch.setitem(weights.NETWORKS, "clip", network)
     state = published(network, params, "transformers")
     gone = (
         "vision_model.post_layernorm.bias",
@@ -128,7 +130,7 @@ def test_missing_and_extra_keys_are_both_listed(small, monkeypatch):
     state["visual_projection.weight"] = np.ones((6, 9), np.float32)
     entries = {key: files.entry_of(x) for key, x in state.items()}
     with pytest.raises(ValueError) as error:
-        feature_weights.convert("clip", entries, "transformers", source="file.safetensors")
+        weights.convert("clip", entries, "transformers", source="file.safetensors")
     text = str(error.value)
     assert text.startswith("file.safetensors does not fit")
     assert "vision_model.stranger" in text.split("missing keys")[0]
@@ -138,18 +140,18 @@ def test_missing_and_extra_keys_are_both_listed(small, monkeypatch):
 
 
 def test_what_is_not_there_says_where_to_get_it(tmp_path):
-    for name in feature_weights.NETWORKS:
+    for name in weights.NETWORKS:
         with pytest.raises(FileNotFoundError) as error:
-            feature_weights.load(name, tmp_path)
+            weights.load(name, tmp_path)
         assert f"no weights of {name}" in str(error.value) and "get " in str(error.value)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        feature_weights.existing(tmp_path / "nothing")
+        weights.existing(tmp_path / "nothing")
     (tmp_path / "raft-things.pth").write_bytes(b"PK not a zip")
     with pytest.raises(ValueError, match="raft-things.pth"):
-        feature_weights.load("raft", tmp_path)
+        weights.load("raft", tmp_path)
     (tmp_path / "alexnet.ckpt").write_bytes(b"\x80\x03N.")
     with pytest.raises(ValueError, match="wanted a dict of arrays, got NoneType"):
-        feature_weights.load("lpips_alex", tmp_path)
+        weights.load("lpips_alex", tmp_path)
 
 
 def test_lpips_counts_the_smallest_image():

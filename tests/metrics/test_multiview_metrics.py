@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import motion, multiview
 
 GOLDEN = Path(__file__).parents[1] / "golden/metrics/multiview_rpe_pi.npz"

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.models.nn import module, protocol
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, embeddings
-from syncmv4d_jax.nn import attention, module
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wan_dit"
 # float32, highest matmul precision: two implementations of the reference differ by 3e-5.
@@ -37,7 +38,7 @@ def close(got, wanted, tolerance=TOLERANCE):
     assert float(np.abs(got - wanted).max()) <= limit
 
 
-def model(params, config=dit.TINY):
+def model(params, config=wan_config.TINY):
     return module.bind(dit.DiT, config, params)
 
 
@@ -73,7 +74,7 @@ def random_inputs(config, *, b=2, grid=(3, 2, 3), rows=5, seed=0):
 
 def test_parameters_are_the_golden_ones(params):
     tree.check_same(
-        module.shapes(dit.DiT, dit.TINY), params, wanted_from="dit.TINY", got_from="tiny.npz"
+        module.shapes(dit.DiT, wan_config.TINY), params, wanted_from="dit.TINY", got_from="tiny.npz"
     )
 
 
@@ -108,7 +109,7 @@ def test_embeddings_match_golden(golden, params):
 
 @pytest.mark.parametrize("remat", ["none", "save_attention", "offload"])
 def test_velocity_and_all_gradients_match_golden(golden, params, remat):
-    config = dataclasses.replace(dit.TINY, remat=remat)
+    config = dataclasses.replace(wan_config.TINY, remat=remat)
     # Text as two true lengths, padded with noise: rows beyond the lengths must count as zeros.
     context = golden["context"][:, :6] + 0
     context[0, 5:], context[1, 2:] = 7.0, -3.0
@@ -147,7 +148,7 @@ def test_clean_first_frame_matches_per_token_timesteps(golden, params):
 
 
 def test_true_size_has_the_reference_parameters():
-    shapes = module.shapes(dit.DiT, dit.TI2V_5B)
+    shapes = module.shapes(dit.DiT, wan_config.TI2V_5B)
     assert tree.count(shapes) == 4_999_787_712
     wanted = (GOLDEN / "ti2v_5b_shapes.txt").read_text().splitlines()
     got = [f"{n} {' '.join(map(str, x.shape))}" for n, x in tree.flatten(shapes).items()]
@@ -155,10 +156,10 @@ def test_true_size_has_the_reference_parameters():
 
 
 def test_text_longer_than_text_len_and_wrong_shapes_raise():
-    latents, t, context = random_inputs(dit.TINY)
+    latents, t, context = random_inputs(wan_config.TINY)
 
     def call(*inputs, **options):
-        shapes = module.shapes(dit.DiT, dit.TINY)
+        shapes = module.shapes(dit.DiT, wan_config.TINY)
         jax.eval_shape(lambda params: model(params)(*inputs, **options), shapes)
 
     with pytest.raises(ValueError, match="at most 8 rows"):
@@ -174,9 +175,9 @@ def test_text_longer_than_text_len_and_wrong_shapes_raise():
     with pytest.raises(ValueError, match="do not fit in pad_to=10"):
         call(latents, t, context, pad_to=10)
     with pytest.raises(ValueError, match="remat"):
-        dataclasses.replace(dit.TINY, remat="some")
+        dataclasses.replace(wan_config.TINY, remat="some")
     with pytest.raises(ValueError, match="heads"):
-        dataclasses.replace(dit.TINY, heads=5)
+        dataclasses.replace(wan_config.TINY, heads=5)
 
 
 def test_patches_are_inverted():
@@ -190,10 +191,10 @@ def test_patches_are_inverted():
 
 
 def test_padding_the_sequence_changes_nothing():
-    config = dataclasses.replace(dit.TINY, patch=(1, 1, 2))
+    config = dataclasses.replace(wan_config.TINY, patch=(1, 1, 2))
     params = random_params(config)
     latents, t, context = random_inputs(config)
-    placement = attention.Placement(kernel="chunked")
+    placement = protocol.Placement(kernel="chunked")
 
     def call(params, pad_to):
         return model(params, config)(latents, t, context, pad_to=pad_to, placement=placement)
@@ -203,16 +204,16 @@ def test_padding_the_sequence_changes_nothing():
 
 
 def test_bfloat16_activations_stay_near_float32():
-    params = random_params(dit.TINY)
-    latents, t, context = random_inputs(dit.TINY)
+    params = random_params(wan_config.TINY)
+    latents, t, context = random_inputs(wan_config.TINY)
 
     @functools.partial(jax.jit, static_argnums=1)
     def run(params, config):
         return model(params, config)(latents, t, context, first_frame=True)
 
-    wanted = run(params, dit.TINY)
+    wanted = run(params, wan_config.TINY)
     for residual in ("float32", "bfloat16"):
-        config = dataclasses.replace(dit.TINY, dtype="bfloat16", residual_dtype=residual)
+        config = dataclasses.replace(wan_config.TINY, dtype="bfloat16", residual_dtype=residual)
         got = run(params, config)
         assert got.dtype == jnp.float32
         error = jnp.sqrt(jnp.mean(jnp.square(got - wanted)) / jnp.mean(jnp.square(wanted)))
@@ -223,7 +224,7 @@ def test_bfloat16_activations_stay_near_float32():
 def test_placement_sees_tokens_and_every_attention():
     seen = []
 
-    class Spy(attention.Placement):
+    class Spy(protocol.Placement):
         def constrain(self, x, axes):
             seen.append((axes, x.shape))
             return x
@@ -232,10 +233,10 @@ def test_placement_sees_tokens_and_every_attention():
             seen.append((kwargs["kind"], q.shape, k.shape))
             return super().attend(q, k, v, **kwargs)
 
-    latents, t, context = random_inputs(dit.TINY)
+    latents, t, context = random_inputs(wan_config.TINY)
     jax.eval_shape(
         lambda params: model(params)(latents, t, context, placement=Spy(kernel="xla")),
-        module.shapes(dit.DiT, dit.TINY),
+        module.shapes(dit.DiT, wan_config.TINY),
     )
     assert ("b s d", (2, 18, 48)) in seen
     assert ("intra", (2, 18, 2, 24), (2, 18, 2, 24)) in seen
@@ -244,7 +245,7 @@ def test_placement_sees_tokens_and_every_attention():
 
 # Lowered programs.
 
-WIDE = dataclasses.replace(dit.TINY, layers=16, text_len=16)
+WIDE = dataclasses.replace(wan_config.TINY, layers=16, text_len=16)
 WIDE_GRID = (9, 8, 8)
 
 
@@ -252,7 +253,7 @@ WIDE_GRID = (9, 8, 8)
 def compiled(remat):
     config = dataclasses.replace(WIDE, remat=remat)
     latents, t, context = random_inputs(config, b=1, grid=WIDE_GRID)
-    placement = attention.Placement(kernel="chunked")
+    placement = protocol.Placement(kernel="chunked")
 
     def loss(params):
         return jnp.sum(jnp.square(model(params, config)(latents, t, context, placement=placement)))
@@ -274,7 +275,7 @@ def test_remat_policies_order_peak_memory():
 
 
 def test_offload_moves_block_inputs_and_attention_to_the_host():
-    config = dataclasses.replace(dit.TINY, remat="offload")
+    config = dataclasses.replace(wan_config.TINY, remat="offload")
     latents, t, context = random_inputs(config)
 
     def loss(params):
@@ -299,7 +300,7 @@ def test_chunked_attention_has_no_square_buffer(remat):
 # Live parity.
 
 LIVE = dataclasses.replace(
-    dit.TINY, dim=256, ffn_dim=320, heads=2, layers=3, freq_dim=256, text_dim=64, text_len=24
+    wan_config.TINY, dim=256, ffn_dim=320, heads=2, layers=3, freq_dim=256, text_dim=64, text_len=24
 )
 
 

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.models.dpa import aligner, fusion, point_transformer
-from syncmv4d_jax.nn import module
-from syncmv4d_jax.points import chamfer, serialization
+from syncmv4d_jax.geometry import tracks as world_tracks
+from syncmv4d_jax.models.dpa import aligner, fusion
+from syncmv4d_jax.models.dpa import config as dpa_config
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.points import chamfer, serialization
+from syncmv4d_jax.models.ptv3 import layers, unet
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/ptv3"
 B, V, N, K = 1, 3, 4, 20
-CONFIG = aligner.AlignerConfig(
+CONFIG = dpa_config.AlignerConfig(
     width=16, heads=2, depth=2, coarse_blocks=1, cpe_channels=8, patch=128, octaves=4
 )
 
@@ -53,7 +56,7 @@ def golden_block():
     return golden, batch, params("param"), params("grad")
 
 
-class GoldenBlock(point_transformer.Block):
+class GoldenBlock(layers.Block):
     """The block of the golden file, in the form that `module` wants."""
 
     def __init__(self, config, *, rngs):
@@ -76,7 +79,7 @@ def test_block_and_its_gradients_equal_the_reference():
     order, depth = golden_order(golden)
     grid = batch(golden["grid_coord"])
     valid = batch(np.ones(len(golden["feat"]), bool))
-    geometry = point_transformer.build(grid, valid, depth=depth, orders=(order,)).along(0)
+    geometry = layers.build(grid, valid, depth=depth, orders=(order,)).along(0)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
@@ -106,12 +109,12 @@ def test_borrowed_padding_equals_the_reference():
         valid = jnp.arange(rows)[None] < jnp.asarray(sizes)[:, None]
         iota = jnp.tile(jnp.arange(rows), (len(sizes), 1))
         empty = jnp.zeros(0)
-        geometry = point_transformer.Geometry(empty, empty, iota, iota, valid)
+        geometry = layers.Geometry(empty, empty, iota, iota, valid)
         index = (iota + jnp.asarray(place[:-1])[:, None]).astype(jnp.float32)[..., None]
         for borrow in (True, False):
-            rows_of = point_transformer.to_patches(index, geometry, patch=patch, borrow=borrow)
-            mask = point_transformer.patch_mask(valid, geometry, patch=patch, borrow=borrow)
-            back = point_transformer.from_patches(rows_of, geometry)
+            rows_of = layers.to_patches(index, geometry, patch=patch, borrow=borrow)
+            mask = layers.patch_mask(valid, geometry, patch=patch, borrow=borrow)
+            back = layers.from_patches(rows_of, geometry)
             np.testing.assert_array_equal(back[valid], index[valid])
             if borrow:
                 got = np.asarray(rows_of[..., 0])[np.asarray(mask)]
@@ -123,7 +126,7 @@ def test_borrowed_padding_equals_the_reference():
 
 
 def test_default_ptv3_has_the_published_size_and_names():
-    flat = tree.flatten(module.shapes(point_transformer.PTv3, point_transformer.PTv3Config()))
+    flat = tree.flatten(module.shapes(unet.PTv3, unet.PTv3Config()))
     statistics = [name for name in flat if name.endswith(("norm/mean", "norm/var"))]
     trained = sum(leaf.size for name, leaf in flat.items() if name not in statistics)
     assert trained == 46_158_272
@@ -134,7 +137,7 @@ def test_default_ptv3_has_the_published_size_and_names():
     assert flat["dec0/block1/cpe/conv/kernel"].shape == (27, 64, 64)
 
 
-SMALL = point_transformer.PTv3Config(
+SMALL = unet.PTv3Config(
     in_channels=3, enc_depths=(1, 1, 1), enc_channels=(8, 16, 16), enc_heads=(1, 2, 2),
     dec_depths=(1, 1), dec_channels=(8, 16), dec_heads=(1, 2), patch=16, depth=5, stale_skip=False,
 )  # fmt: skip
@@ -146,11 +149,11 @@ def test_unet_is_equivariant_to_points_and_blind_to_padding():
     cells = rng.choice(32**3, 60, replace=False)
     grid = np.stack(np.unravel_index(cells, (32, 32, 32)), -1).astype(np.int32)[None]
     x = rng.normal(size=(1, 60, 3)).astype(np.float32)
-    params = fill(point_transformer.PTv3, SMALL, 0.2)
+    params = fill(unet.PTv3, SMALL, 0.2)
 
     @functools.partial(jax.jit, static_argnums=3)
     def run(x, grid, valid, config=SMALL):
-        return module.bind(point_transformer.PTv3, config, params)(x, grid, valid)
+        return module.bind(unet.PTv3, config, params)(x, grid, valid)
 
     out = run(x, grid, np.ones((1, 60), bool))
     order = rng.permutation(60)
@@ -222,7 +225,7 @@ def reorder(given, axis, order):
 
 
 def test_size_of_the_full_aligner():
-    assert 18e6 < tree.count(module.shapes(aligner.Aligner, aligner.BASE)) < 27e6
+    assert 18e6 < tree.count(module.shapes(aligner.Aligner, dpa_config.BASE)) < 27e6
 
 
 def test_views_and_points_permute_and_a_padded_row_is_a_sample():
@@ -316,9 +319,9 @@ def test_shapes_and_switches_are_checked():
     with pytest.raises(ValueError, match=r"rays \[b v n k 6\]; got"):
         run(given | {"rays": given["rays"][..., :3]})
     with pytest.raises(ValueError, match="temporal: wanted one of"):
-        aligner.AlignerConfig(temporal="frame")
+        dpa_config.AlignerConfig(temporal="frame")
     with pytest.raises(ValueError, match="width 30"):
-        aligner.AlignerConfig(width=30)
+        dpa_config.AlignerConfig(width=30)
 
 
 # -- normalisation, loss -----------------------------------------------------------------
@@ -328,13 +331,13 @@ def test_normalisation_and_rays():
     rng = np.random.default_rng(0)
     tracks = jnp.asarray(rng.normal(size=(2, 3, 4, 5, 3)), jnp.float32)
     centre = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
-    units = aligner.normalise(tracks, centre)
-    np.testing.assert_allclose(aligner.denormalise(units, centre), tracks, atol=1e-5)
+    units = world_tracks.normalise(tracks, centre)
+    np.testing.assert_allclose(world_tracks.denormalise(units, centre), tracks, atol=1e-5)
     np.testing.assert_allclose(
         units[1, 2, 3, 4], (tracks[1, 2, 3, 4] - centre[1]) / 0.25, atol=1e-5
     )
     pose = jnp.concatenate([jnp.eye(3), jnp.asarray([[0.0], [0.0], [2.0]])], -1)
-    rays = aligner.point_rays(units, jnp.tile(pose, (2, 3, 1, 1)), centre)
+    rays = world_tracks.point_rays(units, jnp.tile(pose, (2, 3, 1, 1)), centre)
     origin = (jnp.asarray([[0.0, 0.0, -2.0]]) - centre) / 0.25
     toward = units[0, 0, 0, 0] - origin[0]
     np.testing.assert_allclose(rays[0, 0, 0, 0, :3], toward / jnp.linalg.norm(toward), atol=1e-5)

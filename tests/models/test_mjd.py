@@ -9,13 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from syncmv4d_jax import flop_count, flops, tree
-from syncmv4d_jax.models import mjd, mjd_block, token_layout
+from syncmv4d_jax import tree
+from syncmv4d_jax.models import flops
+from syncmv4d_jax.models.mjd import (
+    block as mjd_block,
+)
+from syncmv4d_jax.models.mjd import (
+    config as mjd_config,
+)
+from syncmv4d_jax.models.mjd import (
+    mjd,
+    tokens,
+    warm_start,
+)
+from syncmv4d_jax.models.nn import module, rope
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit
-from syncmv4d_jax.nn import module, rope
 
-SMALL = {f.name: getattr(dit.TINY, f.name) for f in dataclasses.fields(dit.TINY)}
-TINY = mjd.MJDConfig(**SMALL)
+SMALL = {f.name: getattr(wan_config.TINY, f.name) for f in dataclasses.fields(wan_config.TINY)}
+TINY = mjd_config.MJDConfig(**SMALL)
 GOLDEN = Path(__file__).parent.parent / "golden/mjd_parts"
 
 
@@ -43,11 +55,11 @@ def run(config, params, *args, **kwargs):
 
 
 def test_video_path_equals_wan_at_the_start():
-    wan = randomise(module.init(dit.DiT, dit.TINY, jax.random.key(0)))
-    params = mjd.warm_start(TINY, mjd.init(TINY, jax.random.key(1)), wan)
+    wan = randomise(module.init(dit.DiT, wan_config.TINY, jax.random.key(0)))
+    params = warm_start.warm_start(TINY, warm_start.init(TINY, jax.random.key(1)), wan)
     video, motion, feedback, text, t = inputs()
     out = run(TINY, params, video, motion, t, text, feedback=feedback, hide_motion=True)
-    model = module.bind(dit.DiT, dit.TINY, wan)
+    model = module.bind(dit.DiT, wan_config.TINY, wan)
     for view in range(3):
         wanted = model(video[:, view], t, text, first_frame=True)
         np.testing.assert_allclose(out.video[:, view], wanted, atol=1e-5)
@@ -57,7 +69,7 @@ def test_video_path_equals_wan_at_the_start():
 
 def test_permuting_views_permutes_the_result():
     config = dataclasses.replace(TINY, camera_embedding=True)
-    params = randomise(mjd.init(config, jax.random.key(1)))
+    params = randomise(warm_start.init(config, jax.random.key(1)))
     video, motion, feedback, text, t = inputs()
     index = jnp.array([[0, 1, 2], [0, 1, 2]])
     cameras = jax.random.normal(jax.random.key(9), (2, 3, 3, 4))
@@ -76,7 +88,7 @@ def test_permuting_views_permutes_the_result():
 
 def test_without_multi_view_views_are_independent():
     config = dataclasses.replace(TINY, multi_view=False)
-    params = randomise(mjd.init(config, jax.random.key(1)))
+    params = randomise(warm_start.init(config, jax.random.key(1)))
     assert not [n for n in tree.flatten(params) if "inter_view" in n]
     video, motion, feedback, text, t = inputs()
     together = run(config, params, video, motion, t, text, feedback=feedback)
@@ -90,7 +102,7 @@ def test_without_multi_view_views_are_independent():
 
 
 def test_with_multi_view_every_view_matters():
-    params = randomise(mjd.init(TINY, jax.random.key(1)))
+    params = randomise(warm_start.init(TINY, jax.random.key(1)))
     video, motion, feedback, text, t = inputs()
     base = run(TINY, params, video, motion, t, text, feedback=feedback)
     other = run(TINY, params, video.at[:, 2].add(1.0), motion, t, text, feedback=feedback)
@@ -99,7 +111,7 @@ def test_with_multi_view_every_view_matters():
 
 
 def test_literal_sum_equals_tied_second_embedding():
-    second = randomise(mjd.init(TINY, jax.random.key(1)))
+    second = randomise(warm_start.init(TINY, jax.random.key(1)))
     tied = dict(second) | {
         "feedback_embedding": {"kernel": second["motion_patch_embedding"]["kernel"]}
     }
@@ -113,7 +125,7 @@ def test_literal_sum_equals_tied_second_embedding():
 
 
 def test_fresh_model_ignores_feedback_and_other_views():
-    params = mjd.init(TINY, jax.random.key(1))
+    params = warm_start.init(TINY, jax.random.key(1))
     video, motion, feedback, text, t = inputs()
     a = run(TINY, params, video, motion, t, text, feedback=feedback)
     b = run(TINY, params, video, motion, t, text, feedback=None)
@@ -124,7 +136,7 @@ def test_fresh_model_ignores_feedback_and_other_views():
 
 def test_video_only_has_no_motion():
     config = dataclasses.replace(TINY, joint_motion=False)
-    params = mjd.init(config, jax.random.key(1))
+    params = warm_start.init(config, jax.random.key(1))
     video, motion, _, text, t = inputs()
     out = run(config, params, video, None, t, text)
     assert out.motion is None and out.scale is None and out.video.shape == video.shape
@@ -133,7 +145,7 @@ def test_video_only_has_no_motion():
 
 
 def test_full_size_parts_and_tokens():
-    config = mjd.MJDConfig()
+    config = mjd_config.MJDConfig()
     shapes = module.shapes(mjd.MJD, config)
     sizes = {}
     for name, leaf in tree.flatten(shapes).items():
@@ -146,10 +158,10 @@ def test_full_size_parts_and_tokens():
     assert sizes["motion_modulation"] == sizes["scale_modulation"] == layers * 9 * d
     assert sizes["motion_time_projection"] == 6 * d * d + 6 * d == 56_641_536
     assert sizes["extra_embedding"] == 8 * d
-    wan = tree.flatten(module.shapes(dit.DiT, dit.TI2V_5B))
+    wan = tree.flatten(module.shapes(dit.DiT, wan_config.TI2V_5B))
     mine = tree.flatten(shapes)
     assert all(mine[name].shape == leaf.shape for name, leaf in wan.items())
-    layout = token_layout.Layout(3, (13, 15, 22), config.extra_tokens, 2)
+    layout = tokens.Layout(3, (13, 15, 22), config.extra_tokens, 2)
     assert layout.tokens + config.text_len == 9100
 
 
@@ -166,8 +178,8 @@ def test_parameters_of_the_new_parts_are_those_of_the_golden_file():
 
 def test_flops_of_a_block_follow_the_closed_formula():
     """The built block at full size against `flops.mjd_block`, counted from its jaxpr."""
-    config = mjd.MJDConfig()
-    layout = token_layout.Layout(3, (13, 15, 22), config.extra_tokens, 2)
+    config = mjd_config.MJDConfig()
+    layout = tokens.Layout(3, (13, 15, 22), config.extra_tokens, 2)
     params = module.shapes(mjd_block.MJDBlock, config)
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
     dense = 3 * 2 * 330
@@ -183,7 +195,7 @@ def test_flops_of_a_block_follow_the_closed_formula():
         block = module.bind(mjd_block.MJDBlock, config, params)
         return block(x, text, conditions=conditions, layout=layout)
 
-    got = flop_count.count(
+    got = flops.count(
         run, params, shape(3, layout.tokens, config.dim), shape(1, 512, config.dim), conditions
     )
     wanted = flops.total(flops.mjd_block(config, views=3, frames=13, positions=330))
@@ -191,7 +203,7 @@ def test_flops_of_a_block_follow_the_closed_formula():
 
 
 def test_full_size_runs_by_shape():
-    config = mjd.MJDConfig()
+    config = mjd_config.MJDConfig()
     params = module.shapes(mjd.MJD, config)
     latents = jax.ShapeDtypeStruct((1, 3, 13, 30, 44, 48), jnp.float32)
     out = jax.eval_shape(

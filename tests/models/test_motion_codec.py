@@ -9,10 +9,11 @@ import optax
 import pytest
 import test_configs
 
-from syncmv4d_jax import cameras, flop_count, motion, train
-from syncmv4d_jax.models import motion_codec
-from syncmv4d_jax.nn import module
-from syncmv4d_jax.tasks import syncmv4d_cost
+from syncmv4d_jax.geometry import cameras, matching, pseudo_video
+from syncmv4d_jax.models import flops, motion_codec
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.run import assembly
+from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
 FULL = motion_codec.CodecConfig()
 TINY = motion_codec.CodecConfig(z_dim=8, space=8, reduction=2, width=16, depth=2)
@@ -22,7 +23,7 @@ def full(method, *shape):
     params = module.shapes(motion_codec.Codec, FULL)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     run = lambda p, x: getattr(module.bind(motion_codec.Codec, FULL, p), method)(x)  # noqa: E731
-    return jax.eval_shape(run, params, x).shape, flop_count.count(run, params, x) / 1e12
+    return jax.eval_shape(run, params, x).shape, flops.count(run, params, x) / 1e12
 
 
 def test_full_size_shapes_and_flops():
@@ -35,7 +36,7 @@ def test_full_size_shapes_and_flops():
 
 def test_the_loop_costs_a_twentieth_at_most():
     """Must show: at most 5 % on top of the transformer (its passes for A11 included in it)."""
-    task = train.load_task(test_configs.load("readings.learned_codec", "taco"))
+    task = assembly.load_task(test_configs.load("readings.learned_codec", "taco"))
     each = syncmv4d_cost._codec(task) | {"mjd": 387.9e12, "dpa": 10.9e12}  # benchmarks/cycle.py
     for cost in (syncmv4d_cost.training(task, each), syncmv4d_cost.sampling(task, each)):
         assert 1 < sum(cost.values()) / cost["mjd"] <= 1.05
@@ -47,7 +48,7 @@ def test_sizes_that_do_not_fit_are_named():
     config = test_configs.load("motion_codec", "debug").copy_and_resolve_references().unlock()
     config.task.codec.z_dim = 9
     with pytest.raises(ValueError, match="of the autoencoder, got"):
-        train.load_task(config)
+        assembly.load_task(config)
     codec = module.bind(
         motion_codec.Codec, TINY, module.init(motion_codec.Codec, TINY, jax.random.key(0))
     )
@@ -90,21 +91,21 @@ def test_tracks_come_back_from_a_reduced_pseudo_video():
     scale, depth = np.array([0.9, 1.3], np.float32), 1.1
     origin = np.stack([np.stack([x - 3.0 * i, y - 2.0 * i], -1) for i in range(n)])
     mask = np.stack([(np.abs(o[..., 0] - 40) < 22) & (np.abs(o[..., 1] - 30) < 18) for o in origin])
-    pseudo = motion.paint_surface(origin, np.full((n, h, w), depth), mask, scale)
+    pseudo = pseudo_video.paint_surface(origin, np.full((n, h, w), depth), mask, scale)
     colours, small = motion_codec.reduce_video(jnp.asarray(pseudo, jnp.float32)[None], by)
     assert colours.shape == (1, n, h // by, w // by, 3) and small.any()
     anchors = jnp.array([[30.0, 25.0], [40.0, 32.0], [52.0, 38.0]])
     intrinsics = jnp.array([[200.0, 0, 47.5], [0, 200.0, 31.5], [0, 0, 1]])
     pose = jnp.eye(4, dtype=jnp.float32)[:3]
     found = jax.jit(
-        lambda video: motion.decode(
+        lambda video: pseudo_video.decode(
             video,
             motion_codec.reduce_pixels(anchors, by),
             jnp.ones(3, bool),
             jnp.asarray(scale),
             motion_codec.reduce_intrinsics(intrinsics, by),
             pose,
-            settings=motion.settings_for(h // by, w // by),
+            settings=matching.settings_for(h // by, w // by),
         )
     )(colours[0])
     now = np.asarray(anchors) + np.array([3.0, 2.0], np.float32) * np.arange(n)[:, None, None]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.conversion import engine
-from syncmv4d_jax.conversion import umt5 as table
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import umt5
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.weights import engine
+from syncmv4d_jax.weights.tables import umt5 as table
 
 GOLDEN = Path(__file__).parent.parent / "golden/umt5"
 CONFIG = umt5.UMT5Config(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_layers, vae_tiling
-from syncmv4d_jax.nn import module
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wan_vae"
 # float32: the reference's own chunked and single-pass forms differ by 4e-6.

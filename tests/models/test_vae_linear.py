@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_linear
-from syncmv4d_jax.nn import module
 
 CONFIG = vae.VAEConfig(
     z_dim=24,

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import wan_reference
 
-from syncmv4d_jax import flow, models, release, tree
-from syncmv4d_jax.conversion import engine
+from syncmv4d_jax import flow, models, tree
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.weights import engine, release
 
 pytestmark = pytest.mark.parity
 
-CONFIG = dit.DiTConfig(
+CONFIG = wan_config.DiTConfig(
     dim=48, ffn_dim=96, heads=2, layers=3, in_channels=8, out_channels=8, freq_dim=64, text_dim=32,
     text_len=12, dtype="float32",
 )  # fmt: skip

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from syncmv4d_jax import cameras, corruption, schema, tree
+from syncmv4d_jax import schema, tree
+from syncmv4d_jax.geometry import cameras, corruption
 from syncmv4d_jax.tasks import base, dpa
 
 SIZE = (64, 96)

@@ -6,6 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +14,16 @@ import pytest
 from PIL import Image
 
 from configs import wan_ti2v as wan_ti2v_config
-from syncmv4d_jax import checkpoint, flow, lora, release, sample, tokenizer, train, tree
-from syncmv4d_jax.data import image
+from syncmv4d_jax import flow, tree
+from syncmv4d_jax.data import user
+from syncmv4d_jax.models import lora
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, vae
-from syncmv4d_jax.nn import module
+from syncmv4d_jax.results import video
+from syncmv4d_jax.run import assembly, checkpoint, sample, train
 from syncmv4d_jax.tasks import base, wan_ti2v
-from syncmv4d_jax.viz import video
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "conversion"))
-
-import folders  # noqa: E402
+from syncmv4d_jax.weights import release, tokenizer
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -33,7 +34,7 @@ LORA = lora.LoRAConfig(ranks=((r"self_attn/[qkvo]/kernel$", 2),), alpha=4.0)
 GENERATOR = np.random.default_rng(0)
 
 
-def make(*, config=dit.TINY, adapters=LORA, **options):
+def make(*, config=wan_config.TINY, adapters=LORA, **options):
     return wan_ti2v.WanTI2V(
         options=dataclasses.replace(OPTIONS, **options),
         dit_config=config,
@@ -110,7 +111,7 @@ def test_live_diffusers(kind, with_image):
     pytest.importorskip("diffusers")
     import ti2v_reference as reference
 
-    theirs = reference.wan_reference.build(dit.TINY, seed=11)
+    theirs = reference.wan_reference.build(wan_config.TINY, seed=11)
     codec = reference.vae_reference.build(vae.TINY, seed=12)
     arrays = reference.wan_reference.arrays(theirs)
     params = {
@@ -189,7 +190,7 @@ def test_refused_options(options, message):
 
 def test_channels_must_agree():
     with pytest.raises(ValueError, match="wanted 4 channels"):
-        make(config=dataclasses.replace(dit.TINY, in_channels=8))
+        make(config=dataclasses.replace(wan_config.TINY, in_channels=8))
 
 
 # Training.
@@ -215,7 +216,7 @@ def test_loss_by_its_definition(params, batch):
     null = jnp.pad(batch["null_text"], ((0, 0), (0, 5), (0, 0)))
     text = jnp.where(drop[:, None, None], null, batch["text"])
     lengths = jnp.where(drop, batch["null_text_lengths"], batch["text_lengths"])
-    model = module.bind(dit.DiT, dit.TINY, params["dit"])
+    model = module.bind(dit.DiT, wan_config.TINY, params["dit"])
     times = flow.frame_times(1000 * t, 3)  # zero on frame 0
     v = jax.jit(lambda *a: model(*a, context_lengths=lengths))(x, times, text)
     error = np.asarray(jnp.mean(jnp.square(v - (noise - data)), axis=(2, 3, 4)))
@@ -316,12 +317,12 @@ def converted(tmp_path_factory):
 def configuration(converted, **sample):
     config = wan_ti2v_config.get_config("debug").copy_and_resolve_references()
     config.unlock()
-    config.task.dit = dataclasses.asdict(dit.TINY)
+    config.task.dit = dataclasses.asdict(wan_config.TINY)
     config.task.vae = dataclasses.asdict(vae.TINY)
     config.task.size, config.task.views, config.task.sample_steps = (32, 48), 1, 2
     config.task.guidance = 3.0
     config.weights.dit = config.weights.vae = config.text.weights = str(converted)
-    config.text.max_length = dit.TINY.text_len
+    config.text.max_length = wan_config.TINY.text_len
     config.sample.negative_prompt = "a bowl"
     config.sample.update(sample)
     return config
@@ -350,13 +351,13 @@ def test_refused_files_and_prompts(converted, tmp_path):
     values[3, 4] = np.nan
     Image.fromarray(values).save(tmp_path / "cup.tiff")
     with pytest.raises(ValueError, match="not finite"):
-        image.read(tmp_path / "cup.tiff", size=(32, 48))
+        user.read_image(tmp_path / "cup.tiff", size=(32, 48))
     (tmp_path / "cup.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="cannot be read as an image"):
-        image.read(tmp_path / "cup.png", size=(32, 48))
+        user.read_image(tmp_path / "cup.png", size=(32, 48))
     (tmp_path / "more.png").write_bytes(b"")
     with pytest.raises(ValueError, match="wanted one image, got 2"):
-        image.read(tmp_path, size=(32, 48))
+        user.read_image(tmp_path, size=(32, 48))
     config = configuration(converted, prompt="a hand pours water " * 9)
     with pytest.raises(ValueError, match="tokens, wanted at most 8"):
         sample.run(config, tmp_path)
@@ -367,7 +368,7 @@ def test_an_image_is_covered_and_centred(tmp_path):
     pixels = np.zeros((20, 100, 3), np.uint8)
     pixels[:, 40:60] = 255
     Image.fromarray(pixels).save(tmp_path / "stripe.png")
-    got = image.read(tmp_path, size=(40, 60))
+    got = user.read_image(tmp_path, size=(40, 60))
     assert got.shape == (40, 60, 3) and got.dtype == np.uint8
     np.testing.assert_array_equal(got[20, :, 0] > 127, (np.arange(60) >= 10) & (np.arange(60) < 50))
 
@@ -411,7 +412,7 @@ def test_adapters_train_beside_converted_weights_and_sample(converted, tmp_path,
     train.run(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4 and np.isfinite(rows[-1]["loss"])
-    trained = train.trained_params(config, tmp_path)
+    trained = assembly.trained_params(config, tmp_path)
     assert trained.keys() == {"lora"}
     assert float(np.abs(trained["lora"]["blocks"]["self_attn"]["q"]["b"]).max()) > 0
     steps = [("weights", "theirs", "kohya"), ("theirs", "back", "jax")]

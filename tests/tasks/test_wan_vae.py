@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from configs import wan_vae as wan_vae_config
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.nn import module
 from syncmv4d_jax.tasks import base, wan_vae
 
 

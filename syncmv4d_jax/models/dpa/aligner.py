@@ -24,52 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax import cameras
+from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.models.dpa import blocks, fusion
-from syncmv4d_jax.models.dpa import point_transformer as ptv3
-from syncmv4d_jax.nn import attention, layers
-from syncmv4d_jax.points import chamfer, serialization, voxel_hash
+from syncmv4d_jax.models.dpa import config as dpa_config
+from syncmv4d_jax.models.nn import layers, protocol
+from syncmv4d_jax.models.points import chamfer, serialization, voxel_hash
+from syncmv4d_jax.models.ptv3 import layers as ptv3
 
-UNIT = 0.25  # metres
 LIMIT = 16.0  # normalised units: coordinates are clipped here (4 m)
 FRAME_FEATURES = 16
-
-
-AlignerConfig = blocks.AlignerConfig
-BASE = AlignerConfig()
-DEMO = AlignerConfig(
-    width=64, heads=2, depth=2, coarse_blocks=1, cpe_channels=32, patch=128, remat=False
-)
-TINY = AlignerConfig(width=32, heads=2, depth=2, coarse_blocks=1, cpe_channels=16, patch=64)
-
-
-def normalise(tracks: jax.Array, centre: jax.Array, *, unit: float = UNIT) -> jax.Array:
-    """Metres, world frame -> normalised units. tracks: [b ... 3]; centre: [b 3] metres."""
-    return (tracks - _like(centre, tracks)) / unit
-
-
-def denormalise(tracks: jax.Array, centre: jax.Array, *, unit: float = UNIT) -> jax.Array:
-    """Normalised units -> metres, world frame; the inverse of `normalise`."""
-    return tracks * unit + _like(centre, tracks)
-
-
-def point_rays(
-    tracks: jax.Array, extrinsics: jax.Array, centre: jax.Array, *, unit: float = UNIT
-) -> jax.Array:
-    """Returns the rays from each view's camera through its points.
-
-    Args:
-      tracks: [b v n k 3] normalised.  extrinsics: [b v 3 4] world to camera, metres.
-      centre: [b 3] metres.  unit: metres.
-
-    Returns:
-      [b v n k 6] Pluecker coordinates in normalised units: unit direction, moment o x direction.
-    """
-    origin = (cameras.camera_centre(extrinsics) - centre[:, None]) / unit
-    origin = jnp.broadcast_to(origin[:, :, None, None], tracks.shape)
-    ray = jnp.where(jnp.isfinite(tracks), tracks, 0.0) - origin
-    ray = ray / jnp.maximum(jnp.linalg.norm(ray, axis=-1, keepdims=True), 1e-6)
-    return jnp.concatenate([ray, jnp.cross(origin, ray)], axis=-1)
 
 
 def loss(
@@ -81,7 +44,7 @@ def loss(
     t: jax.Array,
     valid: jax.Array,
     chamfer_weight: float = 1.0,
-    placement: attention.Placement = attention.LOCAL,
+    placement: protocol.Placement = protocol.LOCAL,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """L_DPA: velocity MSE plus Chamfer of the clean estimate, in normalised units.
 
@@ -97,7 +60,7 @@ def loss(
     velocity, count = velocity.astype(jnp.float32), jnp.maximum(jnp.sum(valid), 1)
     square = jnp.mean(jnp.square(velocity - target), axis=-1)
     velocity_loss = jnp.sum(jnp.where(valid, square, 0.0)) / count
-    clean = tracks_t - _like(t, tracks_t) * velocity
+    clean = tracks_t - world_tracks.like(t, tracks_t) * velocity
     sets = (
         einops.rearrange(clean, "b v n k c -> b n (v k) c"),
         tracks,
@@ -117,7 +80,7 @@ def loss(
 class Aligner(nnx.Module):
     """The network; see the module docstring."""
 
-    def __init__(self, config: AlignerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: dpa_config.AlignerConfig, *, rngs: nnx.Rngs):
         d = config.width
         self.config = config
         place = 3 * (1 + 2 * config.octaves)
@@ -135,7 +98,7 @@ class Aligner(nnx.Module):
         self.head = layers.Linear(d, 3, kernel_init=layers.ZEROS_INIT, rngs=rngs)
 
     @staticmethod
-    def _coarse_block(config: AlignerConfig, rngs: nnx.Rngs) -> ptv3.Block:
+    def _coarse_block(config: dpa_config.AlignerConfig, rngs: nnx.Rngs) -> ptv3.Block:
         return ptv3.Block(
             config.width, config.heads, patch=config.patch, channels=config.cpe_channels, rngs=rngs
         )
@@ -149,7 +112,7 @@ class Aligner(nnx.Module):
         confidence: jax.Array,
         valid: jax.Array,
         rays: jax.Array,
-        placement: attention.Placement | None = None,
+        placement: protocol.Placement | None = None,
     ) -> jax.Array:
         """Returns the velocity of the tracks.
 
@@ -171,7 +134,7 @@ class Aligner(nnx.Module):
           ValueError: shapes that do not fit.
         """
         _check(tracks_t, coarse, t, confidence, valid, rays)
-        placement = attention.LOCAL if placement is None else placement
+        placement = protocol.LOCAL if placement is None else placement
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         tracks_t, coarse, confidence, rays = _sanitise(tracks_t, coarse, confidence, valid, rays)
         ordered = config.temporal == "track"
@@ -210,7 +173,7 @@ class Aligner(nnx.Module):
         return jax.checkpoint(step, prevent_cse=False) if self.config.remat else step
 
     def _velocity(self, head, tracks_t, fused, t):
-        s, t = self.config.sigma_coarse, _like(t, tracks_t)
+        s, t = self.config.sigma_coarse, world_tracks.like(t, tracks_t)
         if s is None:
             return head
         q = s**2 * (1 - t) ** 2 + t**2
@@ -267,12 +230,6 @@ class Aligner(nnx.Module):
             jnp.broadcast_to((fused.points - low)[:, None], tracks_t.shape),
         ]
         return self.embed_tracks(jnp.concatenate([*own, given], -1)), self.embed_coarse(given)
-
-
-def _like(x, other):
-    """Spreads x [b] over [b ...], or x [b 3] over [b ... 3]."""
-    lead = x.shape[:1] + (1,) * (other.ndim - 1 - (x.ndim - 1)) + x.shape[1:]
-    return x.reshape(lead)
 
 
 def _fourier(x, octaves):

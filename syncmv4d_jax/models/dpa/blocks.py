@@ -8,55 +8,16 @@ The paper fixes the first two, their order and PTv3's sparse convolutions; the r
 Points of a frame are p = (v k), groups g = (b n).
 """
 
-import dataclasses
-
 import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from syncmv4d_jax.models.dpa import point_transformer as ptv3
-from syncmv4d_jax.nn import layers
+from syncmv4d_jax.models.dpa import config as dpa_config
+from syncmv4d_jax.models.nn import layers
+from syncmv4d_jax.models.ptv3 import layers as ptv3
 
 RESIDUALS = 5  # modulated residuals of a super-block
-TEMPORAL = ("track", "none")
-
-
-@dataclasses.dataclass(frozen=True)
-class AlignerConfig:
-    """Sizes.
-
-    Attributes:
-      width, heads: of every block.  depth: super-blocks.  coarse_blocks: PTv3 blocks on the
-        condition.
-      cpe_channels: width of the convolution.  patch: points a patch.
-      voxel: edge in normalised units; curves use cells four times finer.
-      octaves: Fourier features per coordinate.  temporal: one of TEMPORAL.
-      anchored: the closed form trusts the rays of frame 0 (models.dpa.queries); needs "track".
-      sigma_coarse: deviation of the fused coarse tracks, normalised units; None: no
-        preconditioning.
-      remat: recompute super-blocks in the backward pass.  dtype: of activations.
-    """
-
-    width: int = 256
-    heads: int = 4
-    depth: int = 6
-    coarse_blocks: int = 2
-    cpe_channels: int = 64
-    patch: int = 1024
-    voxel: float = 0.032
-    octaves: int = 8
-    temporal: str = "track"
-    anchored: bool = True
-    sigma_coarse: float | None = 0.15
-    remat: bool = True
-    dtype: str = "float32"
-
-    def __post_init__(self):
-        if self.temporal not in TEMPORAL:
-            raise ValueError(f"temporal: wanted one of {TEMPORAL}, got {self.temporal!r}")
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(f"width {self.width}: wanted an even multiple of heads {self.heads}")
 
 
 class Embedding(nnx.Module):
@@ -117,7 +78,7 @@ class TrackAttention(nnx.Module):
 class SuperBlock(nnx.Module):
     """Inter-view geometry attention, coarse-motion cross-attention, track attention."""
 
-    def __init__(self, config: AlignerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: dpa_config.AlignerConfig, *, rngs: nnx.Rngs):
         d, heads = config.width, config.heads
         self.config = config
         self.modulation = layers.Linear(

@@ -20,7 +20,6 @@ head, residual stream); `residual_dtype` can lower the stream to the activation 
 does.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import einops
@@ -29,65 +28,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from syncmv4d_jax.models.wan import dit_block, embeddings
-from syncmv4d_jax.nn import attention, layers, rope
+from syncmv4d_jax.models.nn import attention, layers, protocol, rope
+from syncmv4d_jax.models.wan import block as dit_block
+from syncmv4d_jax.models.wan import config as wan_config
+from syncmv4d_jax.models.wan import embeddings
 
-REMAT = ("none", "full", "save_attention", "offload")
 BLOCK_INPUT_NAME = "block_input"
-
-
-@dataclasses.dataclass(frozen=True)
-class DiTConfig:
-    """Sizes and numerics; dtypes are names ("float32", "bfloat16")."""
-
-    dim: int = 3072
-    ffn_dim: int = 14336
-    heads: int = 24
-    layers: int = 30
-    in_channels: int = 48
-    out_channels: int = 48
-    patch: tuple[int, int, int] = (1, 2, 2)
-    freq_dim: int = 256
-    text_dim: int = 4096
-    text_len: int = 512
-    qk_norm: bool = True
-    cross_attn_norm: bool = True
-    eps: float = 1e-6
-    dtype: str = "bfloat16"
-    residual_dtype: str = "float32"
-    remat: str = "none"
-
-    def __post_init__(self):
-        if self.dim % (2 * self.heads):
-            raise ValueError(
-                f"DiTConfig: dim {self.dim} is not 2 x {self.heads} heads x an integer"
-            )
-        if self.remat not in REMAT:
-            raise ValueError(f"DiTConfig: wanted remat of {REMAT}, got {self.remat!r}")
-
-    @property
-    def d_head(self) -> int:
-        return self.dim // self.heads
-
-    @property
-    def patch_size(self) -> int:
-        """Latent positions in a patch."""
-        return self.patch[0] * self.patch[1] * self.patch[2]
-
-
-TI2V_5B = DiTConfig()
-TINY = DiTConfig(
-    dim=48,
-    ffn_dim=96,
-    heads=2,
-    layers=2,
-    in_channels=4,
-    out_channels=4,
-    freq_dim=32,
-    text_dim=16,
-    text_len=8,
-    dtype="float32",
-)
 
 
 def spread_frames(vectors: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
@@ -124,7 +70,7 @@ def rematerialise(step: Callable, policy: str) -> Callable:
             offload_dst="pinned_host",
         )
     else:
-        raise ValueError(f"remat: wanted one of {REMAT}, got {policy!r}")
+        raise ValueError(f"remat: wanted one of {wan_config.REMAT}, got {policy!r}")
     return jax.checkpoint(step, policy=chosen, prevent_cse=False)
 
 
@@ -134,7 +80,11 @@ class DiT(nnx.Module):
     token_axes = "b s d"  # of the residual stream, for the placement
 
     def __init__(
-        self, config: DiTConfig, block: type[dit_block.Block] = dit_block.Block, *, rngs: nnx.Rngs
+        self,
+        config: wan_config.DiTConfig,
+        block: type[dit_block.Block] = dit_block.Block,
+        *,
+        rngs: nnx.Rngs,
     ):
         self.config = config
         self.patch_embedding = layers.Linear(
@@ -155,7 +105,7 @@ class DiT(nnx.Module):
         context_lengths: jax.Array | None = None,
         first_frame: bool | jax.Array = False,
         pad_to: int | None = None,
-        placement: attention.Placement | None = None,
+        placement: protocol.Placement | None = None,
     ) -> jax.Array:
         """Predicts the velocity (noise - data).
 
@@ -175,7 +125,7 @@ class DiT(nnx.Module):
         Raises:
           ValueError: shapes that do not fit.
         """
-        placement = attention.LOCAL if placement is None else placement
+        placement = protocol.LOCAL if placement is None else placement
         x, grid = self.embed(latents, placement=placement)
         tokens = x.shape[1]
         if pad_to is not None and pad_to < tokens:
@@ -198,7 +148,7 @@ class DiT(nnx.Module):
         return embeddings.unpatchify(patches, grid, self.config.patch)
 
     def embed(
-        self, latents: jax.Array, *, placement: attention.Placement = attention.LOCAL
+        self, latents: jax.Array, *, placement: protocol.Placement = protocol.LOCAL
     ) -> tuple[jax.Array, tuple[int, int, int]]:
         """latents: [b f h w c] -> tokens [b s d] residual dtype and their grid (f, h, w).
 
@@ -214,7 +164,7 @@ class DiT(nnx.Module):
         return self.embed_patches(latents, self.patch_embedding, placement), grid
 
     def embed_patches(
-        self, latents: jax.Array, linear: layers.Linear, placement: attention.Placement
+        self, latents: jax.Array, linear: layers.Linear, placement: protocol.Placement
     ) -> jax.Array:
         """latents: [b f h w c] -> their patches through `linear`, [b s d] residual dtype."""
         patches = embeddings.patchify(latents, self.config.patch).astype(self.config.dtype)
@@ -260,7 +210,7 @@ class DiT(nnx.Module):
         context: jax.Array,
         context_lengths: jax.Array | None = None,
         *,
-        placement: attention.Placement = attention.LOCAL,
+        placement: protocol.Placement = protocol.LOCAL,
     ) -> dit_block.Keys:
         """Returns what all blocks read of a text, [layers b l heads k]: it depends on nothing else.
 

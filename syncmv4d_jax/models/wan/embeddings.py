@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from syncmv4d_jax.nn import layers
+from syncmv4d_jax.models.nn import layers
 
 
 class TimeEmbedding(nnx.Module):

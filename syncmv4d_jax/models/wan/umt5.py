@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.nn import layers
+from syncmv4d_jax.models.nn import layers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_layers
-from syncmv4d_jax.nn import module
 
 Array = jax.Array
 INFLECTION = 2.4

@@ -8,17 +8,19 @@ The sizes follow from readings A6, A8, A12, A13 (docs/paper.md); the test compar
 from pathlib import Path
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.models import mjd
+from syncmv4d_jax.models.mjd import config as mjd_config
+from syncmv4d_jax.models.mjd import mjd
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit
-from syncmv4d_jax.nn import module
 
 FILE = Path(__file__).parent / "parts.txt"
 
 
 def lines() -> list[str]:
     """One line a parameter that Wan does not have, then sums by part."""
-    wan = tree.flatten(module.shapes(dit.DiT, dit.TI2V_5B))
-    config = mjd.MJDConfig(camera_embedding=True)
+    wan = tree.flatten(module.shapes(dit.DiT, wan_config.TI2V_5B))
+    config = mjd_config.MJDConfig(camera_embedding=True)
     mine = {n: x for n, x in tree.flatten(module.shapes(mjd.MJD, config)).items() if n not in wan}
     result = [f"{n} {'x'.join(map(str, x.shape))} {x.size}" for n, x in sorted(mine.items())]
     sums: dict[str, int] = {}

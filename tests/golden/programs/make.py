@@ -1,4 +1,4 @@
-"""Measures the lowered programs and writes what tests/test_programs.py holds them to.
+"""Measures the lowered programs and writes what tests/run/test_programs.py holds them to.
 
     python tests/golden/programs/make.py              # all of them, minutes
     python tests/golden/programs/make.py small/mjd_step full/mjd_step
@@ -48,27 +48,28 @@ def configuration(size: str) -> Any:
 
 def trace(name: str) -> Any:
     """Returns a program of NAMES, traced by shapes."""
-    from syncmv4d_jax import parallel, plan
+    from syncmv4d_jax.machines import mesh as meshes
+    from syncmv4d_jax.run import programs
 
     size, entry = name.split("/")
-    config = plan.of_entry(configuration(size), entry)
-    mesh = parallel.make_mesh({"fsdp": 2, "sequence": 4})
-    function, arguments = plan.program(config, mesh, entry, 2)
+    config = programs.of_entry(configuration(size), entry)
+    mesh = meshes.make_mesh({"fsdp": 2, "sequence": 4})
+    function, arguments = programs.program(config, mesh, entry, 2)
     return function.trace(*arguments)
 
 
 def of_lowered(traced: Any) -> dict[str, Any]:
     """Returns FLOPs and transposes of a traced program."""
-    from syncmv4d_jax import flop_count
+    from syncmv4d_jax.models import flops as flop_counts
 
     text = traced.lower().as_text()
-    flops = flop_count.of_jaxpr(traced.jaxpr)
+    flops = flop_counts.of_jaxpr(traced.jaxpr)
     return {"flops": flops, "transposes": text.count("stablehlo.transpose")}
 
 
 def of_compiled(traced: Any) -> dict[str, Any]:
     """Returns temporaries and collectives of a traced program."""
-    from syncmv4d_jax import hlo
+    from syncmv4d_jax.machines.planning import hlo
 
     compiled = traced.lower().compile(compiler_options=QUICK)
     found = hlo.summary(hlo.collectives(compiled.as_text()))
@@ -79,7 +80,7 @@ def of_compiled(traced: Any) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> int:
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
     import conftest  # noqa: F401 - the tests' devices and flags
 
     if unknown := sorted(set(names) - set(NAMES)):

@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "models"))
+sys.path.insert(0, str(HERE.parents[1] / "support"))
 
 import wan_reference as reference  # noqa: E402
 
-from syncmv4d_jax.models.wan import dit  # noqa: E402
+from syncmv4d_jax.models.wan import config as wan_config  # noqa: E402
 
 
 def main() -> None:
     import torch
 
-    config = dit.TINY
+    config = wan_config.TINY
     rng = np.random.default_rng(0)
     model = reference.build(config, seed=1)
     grid = (3, 2, 3)

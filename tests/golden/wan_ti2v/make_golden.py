@@ -15,13 +15,14 @@ import jax
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / "tasks"), str(HERE.parents[1] / "models")]
+sys.path[:0] = [str(HERE.parents[1] / "support")]
 
 import ti2v_reference  # noqa: E402
 import vae_reference  # noqa: E402
 import wan_reference  # noqa: E402
 
-from syncmv4d_jax.models.wan import dit, vae  # noqa: E402
+from syncmv4d_jax.models.wan import config as wan_config  # noqa: E402
+from syncmv4d_jax.models.wan import vae  # noqa: E402
 
 SEED, STEPS, GUIDANCE = 7, 6, 5.0
 MEAN, STD = (0.1, -0.2, 0.3, 0.05), (0.8, 1.3, 0.6, 1.1)
@@ -30,13 +31,13 @@ MEAN, STD = (0.1, -0.2, 0.3, 0.05), (0.8, 1.3, 0.6, 1.1)
 def main() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (32, 48, 3), np.uint8)
-    texts = rng.standard_normal((2, dit.TINY.text_len, dit.TINY.text_dim), np.float32)
+    texts = rng.standard_normal((2, wan_config.TINY.text_len, wan_config.TINY.text_dim), np.float32)
     lengths = np.array([6, 3], np.int32)
     for row, length in zip(texts, lengths, strict=True):
         row[length:] = 0
     noise = jax.random.normal(jax.random.key(SEED), (1, 1, 3, 4, 6, vae.TINY.z_dim))
     first, latents, video = ti2v_reference.image_to_video(
-        wan_reference.build(dit.TINY, seed=1),
+        wan_reference.build(wan_config.TINY, seed=1),
         vae_reference.build(vae.TINY, seed=3),
         image=image[None, None].astype(np.float32) / 127.5 - 1,
         noise=np.array(noise[:, 0]),

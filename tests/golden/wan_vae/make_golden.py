@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "models"))
+sys.path.insert(0, str(HERE.parents[1] / "support"))
 
 import vae_reference as reference  # noqa: E402
 

@@ -1,0 +1,146 @@
+"""The embedded demo from nothing to a page: `make demo`, `make demo-train`.
+
+    scenes -> records -> autoencoder and text encoder -> cache -> training -> samples -> evaluation
+    -> report
+
+Every stage is one of the project's own commands, printed before it runs; each continues where a
+stopped run left it, so a second `make demo` does only what is missing. Weights in `demo/weights`
+are started from where they are there, else everything is trained from random values. `--ship` puts
+the weights that `--train` made there.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from syncmv4d_jax import tree
+from syncmv4d_jax.weights import store
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "demo" / "weights"
+SIZE = "64x96"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="default: out/demo, -short or -train behind it")
+    parser.add_argument("--short", action="store_true", help="two scenes, a few steps: CI")
+    parser.add_argument("--train", action="store_true", help="make the shipped weights (hours)")
+    parser.add_argument("--ship", action="store_true", help="put trained weights in demo/weights")
+    args = parser.parse_args(argv)
+    if args.out is None:  # each has data of its own
+        trained = args.train or args.ship
+        args.out = Path("out/demo" + ("-short" if args.short else "-train" if trained else ""))
+    return args
+
+
+def main(argv: list[str]) -> int:
+    """Runs the stages; returns the exit status of the first that fails."""
+    args = parse(argv)
+    if args.ship:
+        return ship(args.out)
+    begin, vae = time.time(), args.out / "weights" / "vae"
+    if (SHIPPED / "vae").is_dir() and not args.train and not vae.is_dir():
+        config, params = store.load("vae", SHIPPED)
+        source = {"by": "demo/weights"}
+        store.save("vae", config, params, vae.parent, source=source, dtype=np.float32)
+    for title, command in stages(args):
+        print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
+        status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode
+        if status:
+            print(f"demo: {title!r} failed with status {status}", file=sys.stderr)
+            return status
+    print(f"\n{args.out.resolve() / 'report.html'}   ({(time.time() - begin) / 60:.1f} min)")
+    return 0
+
+
+def ship(out: Path) -> int:
+    """Copies what `--train --out OUT` made to `demo/weights`, with log and scores.
+
+    Networks are stored in two bytes a number, but for the encoder: rounding it moves the latents
+    that the other networks were trained on (bfloat16 by 0.7 of their standard deviation).
+
+    Raises:
+      FileNotFoundError: the training is not finished; names what is missing.
+    """
+    files = {"joint.safetensors": "model.safetensors"}
+    files |= {name: name for name in ("metrics.jsonl", "eval.json")}
+    for name in files:
+        if not (out / name).is_file():
+            raise FileNotFoundError(f"{out / name}: not there; `make demo-train` makes it (hours)")
+    config, params = store.load("vae", out / "weights")
+    small = {
+        name: np.asarray(x, np.float16 if name.startswith("decoder/") else np.float32)
+        for name, x in tree.flatten(params).items()
+    }
+    source = {"by": "make demo-train"}
+    store.save("vae", config, tree.unflatten(small), SHIPPED, source=source)
+    for name, target in files.items():
+        partial = SHIPPED / f".{target}.partial"
+        shutil.copyfile(out / name, partial)
+        partial.replace(SHIPPED / target)
+    total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
+    print(f"{SHIPPED}: {total / 1e6:.1f} MB")
+    return 0
+
+
+def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
+    """Returns (title, arguments of python) of every stage that applies."""
+    out = args.out.resolve()
+    data, parts, records = out / "data", out / "weights", out / "records"
+    train_scenes, test_scenes = (2, 2) if args.short else (300, 16) if args.train else (8, 16)
+    taco, mano = data / "taco", data / "mano"
+    result = [
+        (
+            "embedded scenes in TACO's layout",
+            ["data_prep/make_scenes.py", "--out", data, "--scenes", train_scenes,
+             "--test-scenes", test_scenes, "--cameras", "three"],
+        ),
+        (
+            "tracks, pseudo videos, crops",
+            ["data_prep/prepare_taco.py", "--taco", taco, "--mano", mano, "--out", records,
+             "--size", SIZE, "--frames", 13, "--points", 256, "--val", 0,
+             "--heldout-triplets", data / "heldout_triplets.txt"],
+        ),
+        ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", parts]),
+    ]  # fmt: skip
+    if args.train or not (SHIPPED / "vae" / "index.json").is_file():
+        steps = 4 if args.short else 3000 if args.train else 250
+        result.append(
+            (
+                "the autoencoder",
+                ["data_prep/make_vae.py", "--records", records / SIZE, "--out", parts,
+                 "--steps", steps, "--clips", 2 if args.short else 12],
+            )
+        )  # fmt: skip
+    result.append(
+        (
+            "latents and text features",
+            ["data_prep/cache_latents.py", "--data", records, "--weights", parts,
+             "--out", out / "cache", "--size", SIZE, "--text-length", 48],
+        )
+    )  # fmt: skip
+    variant = "train" if args.train else "tune"
+    run = ["-m", "syncmv4d_jax.main", f"--config=configs/demo.py:{variant}", f"--workdir={out}",
+           f"--config.data.records={records / SIZE}", f"--config.data.cache={out / 'cache' / SIZE}",
+           f"--config.weights.vae={parts}", f"--config.text.weights={parts}"]  # fmt: skip
+    shipped = SHIPPED / "model.safetensors"
+    if shipped.is_file() and not args.train:
+        run += [f"--config.weights.{part}={shipped}" for part in ("dit", "dpa", "prior")]
+    if args.short:
+        run += ["--config.train.steps=2", "--config.sample.count=2"]
+    return result + [
+        ("training", run),
+        ("sampling", [*run, "--config.mode=sample"]),
+        ("evaluation and report", [*run, "--config.mode=evaluate"]),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,210 @@
+"""What training reads instead of pixels and prompts: VAE latents of every view, features of texts.
+
+    DIR/<h>x<w>/cache.json                      written last: what the cache is made of
+    DIR/<h>x<w>/sequences/<id>.array_record     the records' rows: video_latents, motion_latents
+                                                [f h w c] bfloat16, and the small values of the view
+    DIR/<h>x<w>/texts.array_record              features [l d] bfloat16 of each text, and of ""
+
+A cache knows its records and weights by hash; another pair is refused, not mixed in. Files are
+finished one by one, so that a stopped run continues. With several hosts each takes every n-th file.
+The reference frame's latent is latent frame 0 (the VAE is causal): it needs no cache of its own.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from syncmv4d_jax import schema
+from syncmv4d_jax.data import records
+from syncmv4d_jax.weights import store
+
+log = logging.getLogger(__name__)
+CLIPS = ("video", "motion")
+TEXTS = 8  # encoded at once
+
+
+def run(
+    data: str | Path,
+    out: str | Path,
+    *,
+    encode_video: Callable[[np.ndarray], Any] | None,
+    encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    weights_hash: str,
+    size: tuple[int, int] | None = None,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> Path:
+    """Caches all views and texts of a folder of records.
+
+    Args:
+      data: records (with one size, or the size named by `size`).
+      out: the cache; a folder for the size is made in it.
+      encode_video: clip [n h w 3] uint8 -> latents [f h w c]; None caches texts only.
+      encode_text: b texts -> features [b l d], lengths [b].
+      weights_hash: of the weights behind both, "vae:<hash>,umt5:<hash>" (see `weights_hash`).
+      shard_index, shard_count: this process's part of the files.
+
+    Returns:
+      The folder of this size.
+
+    Raises:
+      StaleCache: `out` was made of other records or weights.
+      records.CorruptRecord: a damaged record.
+    """
+    reader = records.Reader(data, size=size)
+    folder = Path(out) / reader.root.name
+    made_of = {
+        "version": schema.VERSION,
+        "records": records.file_mark(reader.root / "index.json"),
+        "weights_hash": weights_hash,
+        "latents": encode_video is not None,
+    }
+    _claim(folder, made_of)
+    by_file: dict[str, list[records.Window]] = {}
+    for window in reader.windows:
+        by_file.setdefault(window.file, []).append(window)
+    if encode_video is not None:
+        mine = list(by_file)[shard_index::shard_count]
+        todo = [name for name in mine if not (folder / name).is_file()]
+        begun = time.perf_counter()
+        for name in tqdm(todo, unit="sequence", desc="latents"):
+            rows = _rows(reader, by_file[name], encode_video)
+            records.write_file(folder / name, rows)
+        log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
+    meta = {}
+    if shard_index == 0:
+        texts = ["", *sorted({window.text for window in reader.windows})]
+        meta = _write_texts(folder / "texts.array_record", texts, encode_text)
+        records.write_json(folder / "texts.json", meta)
+    whole = encode_video is None or all((folder / name).is_file() for name in by_file)
+    if whole and (folder / "texts.json").is_file():  # the last process to finish
+        meta = json.loads((folder / "texts.json").read_text())
+        records.write_json(folder / "cache.json", made_of | meta)
+    return folder
+
+
+def _claim(folder: Path, made_of: dict[str, Any]) -> None:
+    path = folder / "made_of.json"
+    if not path.is_file():
+        records.write_json(path, made_of)
+        return
+    there = json.loads(path.read_text())
+    if there != made_of:
+        keys = sorted(k for k in there.keys() | made_of.keys() if there.get(k) != made_of.get(k))
+        differ = "; ".join(f"{k}: {there.get(k)} there, {made_of.get(k)} now" for k in keys)
+        raise StaleCache(
+            f"{folder} was made of something else ({differ}); use another --out or remove it"
+        )
+
+
+def _rows(
+    reader: records.Reader, windows: Sequence[records.Window], encode: Callable
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a file in the records' order; a window's own row stays empty."""
+    for window in windows:
+        yield {}
+        views = [reader.view(window, view) for view in window.views]
+        # All clips of a window are handed over first: devices work while the host waits.
+        running = [{c: encode(records.decode(values[c])) for c in CLIPS} for values in views]
+        for values, latents in zip(views, running, strict=True):
+            row = {
+                f"{c}_latents": np.asarray(x).astype(ml_dtypes.bfloat16) for c, x in latents.items()
+            }
+            yield row | {key: values[key] for key in schema.SMALL}
+
+
+def _write_texts(path: Path, texts: Sequence[str], encode: Callable) -> dict[str, Any]:
+    rows, longest = [], 0
+    for start in range(0, len(texts), TEXTS):
+        features, lengths = encode(texts[start : start + TEXTS])
+        for feature, length in zip(features, lengths, strict=True):
+            longest = max(longest, int(length))
+            rows.append({"features": np.asarray(feature[:length]).astype(ml_dtypes.bfloat16)})
+    records.write_file(path, rows)
+    return {"texts": {text: row for row, text in enumerate(texts)}, "text_length": longest}
+
+
+class StaleCache(ValueError):
+    """A cache that was made of other records or with other weights."""
+
+
+class Cache:
+    """What `cache.run` wrote: latents of views and features of texts (see data/cache.py)."""
+
+    def __init__(self, root: str | Path, reader: records.Reader):
+        """Opens a cache of the records of `reader`.
+
+        Raises:
+          FileNotFoundError: not a finished cache.
+          StaleCache: of other records.
+        """
+        self.root = Path(root)
+        name = reader.root.name
+        folder = self.root / name if (self.root / name / "cache.json").is_file() else self.root
+        self.path = folder / "cache.json"
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"{self.path}: no finished cache; python data_prep/cache_latents.py --data "
+                f"{reader.root} --weights DIR --out {self.root} makes it"
+            )
+        self.meta = json.loads(self.path.read_text())
+        now = records.file_mark(reader.root / "index.json")
+        if self.meta["version"] != schema.VERSION or self.meta["records"] != now:
+            raise StaleCache(
+                f"{self.path} was made of records {self.meta['records']} (version "
+                f"{self.meta['version']}), {reader.root} is {now} (version {schema.VERSION}): "
+                "run data_prep/cache_latents.py again"
+            )
+        self.latents = bool(self.meta["latents"])
+        self._files, self._texts = records.Files(folder), {}
+
+    def check_weights(self, given: Mapping[str, str]) -> None:
+        """Compares the weights of config.weights with those of the cache, where both are known.
+
+        Raises:
+          StaleCache: they differ.
+        """
+        for named in filter(None, self.meta["weights_hash"].split(",")):
+            part, _, mark = named.partition(":")
+            now = store.weights_mark(given.get(part, ""), part)
+            if mark and now and mark != now:
+                raise StaleCache(
+                    f"{self.path} was made with {part} {mark}, but config.weights.{part}="
+                    f"{given[part]} is {now}: run data_prep/cache_latents.py with these weights "
+                    "and another --out"
+                )
+
+    def view(self, window: records.Window, view: records.View) -> dict[str, Any]:
+        """Returns video_latents, motion_latents [f h w c] bfloat16 and the small values of a view.
+
+        Raises:
+          records.CorruptRecord: a damaged file.
+        """
+        return self._files.open(window.file).read(view.record)
+
+    def text(self, text: str) -> dict[str, np.ndarray]:
+        """Returns text [l d] and null_text [l d], rows beyond their lengths zero.
+
+        Raises:
+          StaleCache: the text is not in the cache.
+        """
+        result = {}
+        for key, wanted in (("text", text), ("null_text", "")):
+            if wanted not in self.meta["texts"]:
+                raise StaleCache(f"{self.path}: no features of {wanted!r}: cache again")
+            if wanted not in self._texts:
+                row = self.meta["texts"][wanted]
+                features = self._files.open("texts.array_record").read(row)["features"]
+                self._texts[wanted] = features.astype(np.float32)
+            features = self._texts[wanted]
+            longest = int(self.meta["text_length"])
+            result[key] = np.pad(features, ((0, longest - len(features)), (0, 0)))
+            result[f"{key}_lengths"] = np.int32(len(features))
+        return result

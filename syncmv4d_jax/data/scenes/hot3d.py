@@ -1,0 +1,203 @@
+"""Really captured motion: a HOT3D recording, drawn by our renderer, in the plain layout.
+
+Real: both hands (the data set's UmeTrack fits, skinned: `derived_tracks.npz`), the poses of all
+objects at every time, and the scans of those objects whose mesh there is. Ours: cameras, light,
+table, forearms, and a stand-in for an object without a scan, a body of revolution about the
+object's own y axis that fits into the hand that holds it. The world is moved rigidly so that the
+table lies where the embedded scenes' table lies and the actor looks towards +y.
+
+`derived_tracks.npz` holds timestamps_ns [n], {left,right}_hand_verts [n p 3] metres in the world
+(z up), {left,right}_hand_faces [q 3], {left,right}_landmarks [n 20 3] (the fifth is the wrist) and
+obj_<name>_T_world_object [n 4 4].
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from tqdm import tqdm
+
+from syncmv4d_jax.data.scenes import objects, scene
+from syncmv4d_jax.data.sources import taco, taco_writer
+
+WRIST = 5  # of the landmarks
+SAME_INSTANT = 5e6  # ns: rows closer than this are one frame written twice
+PERIOD = 1e9 / taco.FPS
+# Profiles (radius, y) in metres of the objects that have no scan in the sample.
+STAND_INS = {
+    "coffee_pot": ((0, -0.06), (0.024, -0.06), (0.026, -0.02), (0.022, 0.06), (0.028, 0.11),
+                   (0.025, 0.11), (0.019, 0.06), (0.021, -0.05), (0, -0.05)),
+    "mug_white": ((0, 0.0), (0.040, 0.0), (0.045, 0.02), (0.046, 0.095), (0.042, 0.095),
+                  (0.041, 0.02), (0.036, 0.006), (0, 0.006)),
+}  # fmt: skip
+STAND_IN_COLOURS = {"coffee_pot": (0.16, 0.42, 0.72), "mug_white": (0.93, 0.91, 0.86)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+    """A recording in our world frame, at 30 fps; what `synthetic.Renderer` draws.
+
+    Attributes:
+      tracked: names of the surfaces to track, of `meshes`.
+      meshes: {name: (vertices [n p 3] metres, faces [q 3], colours [p 3])}; all that is drawn.
+    """
+
+    id: str
+    frames: int
+    tracked: tuple[str, ...]
+    meshes: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    def surfaces(self, frame: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        return [(v[frame], f, colours) for v, f, colours in self.meshes.values()]
+
+
+def distinct_frames(timestamps: np.ndarray, *, where: str) -> np.ndarray:
+    """Indices of the rows that are not a repetition of the row before.
+
+    Raises:
+      ValueError: what is left is not one row every 1/30 s (10%).
+    """
+    keep = np.flatnonzero(np.diff(timestamps, prepend=-1e18) > SAME_INSTANT)
+    gaps = np.diff(timestamps[keep])
+    if len(keep) < 2 or np.abs(gaps / PERIOD - 1).max() > 0.1:
+        raise ValueError(
+            f"{where}: wanted rows {PERIOD / 1e6:.1f} ms apart, got {len(keep)} rows, "
+            f"{np.min(gaps, initial=np.inf) / 1e6:.1f} to {np.max(gaps, initial=0) / 1e6:.1f} ms"
+        )
+    return keep
+
+
+def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture:
+    """Reads <root>/Aria/<recording>/derived_tracks.npz and <root>/object_library.
+
+    Args:
+      tool, target: names of the two tracked objects.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: not such a recording, or an object that it has not.
+    """
+    root = Path(root)
+    path = root / "Aria" / recording / "derived_tracks.npz"
+    library = root / "object_library" / "instance.json"
+    for wanted in (path, library):
+        if not wanted.is_file():
+            raise FileNotFoundError(f"{wanted}: not found; wanted the root of a HOT3D sample")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = {key: file[key] for key in file.files}
+        keep = distinct_frames(data["timestamps_ns"].astype(np.float64), where=str(path))
+        faces = {side: data[f"{side}_hand_faces"] for side in ("left", "right")}
+        hands = {side: data[f"{side}_hand_verts"][keep].astype(np.float64) for side in faces}
+        wrists = {side: data[f"{side}_landmarks"][keep] for side in faces}
+    except KeyError as error:
+        raise ValueError(f"{path}: no {error} in it") from error
+    poses = {
+        key.removeprefix("obj_").removesuffix("_T_world_object"): value[keep]
+        for key, value in data.items()
+        if key.startswith("obj_")
+    }
+    if unknown := {tool, target} - poses.keys():
+        raise ValueError(f"{path}: no objects {sorted(unknown)}; there are {sorted(poses)}")
+    ids = {v["instance_name"]: k for k, v in json.loads(library.read_text()).items()}
+    meshes = {}
+    for side in faces:
+        colours = np.tile(scene.SKIN, (hands[side].shape[1], 1))
+        meshes[side] = (hands[side], faces[side], colours)
+    for name in sorted(poses, key=lambda n: {tool: 0, target: 1}.get(n, 2)):
+        scan = _object(name, library.parent / f"{ids.get(name)}.glb")
+        if scan is not None:
+            vertices = np.einsum("nab,pb->npa", poses[name][:, :3, :3], scan[0])
+            meshes[name] = (vertices + poses[name][:, None, :3, 3], *scan[1:])
+    if missing := {tool, target} - meshes.keys():
+        raise ValueError(f"{library.parent}: no mesh of {sorted(missing)}, and no stand-in")
+    for side in faces:
+        meshes[f"{side} forearm"] = _forearm(wrists[side])
+    return _in_our_world(recording, ("left", "right", tool, target), meshes)
+
+
+def _object(name: str, path: Path):
+    """(vertices, faces, colours) of a scan or a stand-in, None where there is neither."""
+    if path.is_file():
+        scan = trimesh.load(path, force="mesh")
+        painted = scan.visual.to_color() if scan.visual.kind == "texture" else scan.visual
+        colours = np.asarray(painted.vertex_colors)[:, :3] / 255
+        return np.asarray(scan.vertices), np.asarray(scan.faces), np.clip(1.25 * colours, 0.06, 1)
+    if name not in STAND_INS:
+        return None
+    mesh = trimesh.creation.revolve(np.array(STAND_INS[name]), sections=28)
+    turn = trimesh.transformations.rotation_matrix(-np.pi / 2, [1, 0, 0])  # z to y
+    mesh.apply_transform(turn)
+    colours = objects.texture(mesh.vertices, STAND_IN_COLOURS[name])
+    return np.asarray(mesh.vertices), np.asarray(mesh.faces), colours
+
+
+def _forearm(landmarks: np.ndarray):
+    """A sleeve from the wrist away from the fingers, [n p 3]: it is drawn, not tracked."""
+    wrist = landmarks[:, WRIST]
+    back = wrist - landmarks.mean(1)
+    back = back / np.linalg.norm(back, axis=1, keepdims=True)
+    mesh = trimesh.creation.cylinder(radius=0.030, height=0.30, sections=24).subdivide()
+    side = np.cross(back, [0.0, 0, 1])
+    side = side / np.linalg.norm(side, axis=1, keepdims=True)
+    frame = np.stack([side, np.cross(back, side), back], axis=-1)
+    vertices = np.einsum("nab,pb->npa", frame, mesh.vertices + np.array([0, 0, 0.142]))
+    along = mesh.vertices[:, 2:] + 0.15
+    colours = np.where(along > 0.05, scene.SLEEVE, scene.SKIN)
+    return vertices + wrist[:, None], np.asarray(mesh.faces), colours
+
+
+def _in_our_world(recording, tracked, meshes) -> Capture:
+    """Turns x to -y (the actor looked along -x) and puts the middle over our table's middle."""
+    low = np.concatenate([meshes[tracked[3]][0][0], meshes[tracked[2]][0][0]])
+    centre = np.mean([meshes[name][0][0].mean(0) for name in tracked], axis=0)
+    centre[2] = low[:, 2].min() - 0.001
+    turn = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    moved = {
+        name: ((vertices - centre) @ turn.T + scene.WORK, faces, colours)
+        for name, (vertices, faces, colours) in meshes.items()
+    }
+    frames = len(moved[tracked[0]][0])
+    return Capture(recording, frames, tracked, moved)
+
+
+def write(
+    capture: Capture,
+    out: Path,
+    *,
+    action: str,
+    size: tuple[int, int],
+    names: tuple[str, ...] = tuple(scene.RIG),
+) -> Path:
+    """Draws a capture and writes <out>/<id> in the plain layout; recording.json comes last.
+
+    Args:
+      size: (height, width) of the videos.
+      names: cameras, of `synthetic.RIG`.
+
+    Returns:
+      The folder.
+    """
+    folder = out / capture.id
+    renderer = scene.Renderer(capture, size, names)
+    clips = {name: [] for name in names}
+    for index in tqdm(range(capture.frames), unit="frame"):
+        for name, image in renderer.frame(index).items():
+            clips[name].append(image)
+    for name, clip in clips.items():
+        taco_writer.write_video(folder / f"{name}.mp4", np.stack(clip))
+    taco_writer.write_calibration(folder / "cameras.json", renderer.cameras)
+    (folder / "surfaces").mkdir(exist_ok=True)
+    for role, name in zip(taco.NAMES, capture.tracked, strict=True):
+        vertices, faces, _ = capture.meshes[name]
+        np.savez_compressed(
+            folder / "surfaces" / f"{role}.npz", vertices=vertices.astype(np.float32), faces=faces
+        )
+    tool, target = (name.replace("_", " ") for name in capture.tracked[2:])
+    text = {"fps": taco.FPS, "action": action, "tool": tool, "target": target}
+    partial = folder / ".recording.json"
+    partial.write_text(json.dumps(text))
+    partial.replace(folder / "recording.json")
+    return folder

@@ -1,0 +1,288 @@
+"""TACO on disk: index, read and check sequences; and the writer that embedded scenes use.
+
+Layout (`<root>/<Modality>/<triplet>/<sequence>/...`, triplet = "(action, tool, object)"):
+
+    Marker_Removed_Allocentric_RGB_Videos | Allocentric_RGB_Videos   <camera>.mp4, 30 fps
+    Allocentric_Camera_Parameters        calibration.json   K, R, T (world to camera, m), imgSize
+    Egocentric_RGB_Videos, Egocentric_Camera_Parameters      a moving camera, not used for training
+    Hand_Poses                           {left,right}_hand.pkl, {left,right}_hand_shape.pkl
+    Object_Poses                         tool_<id>.npy, target_<id>.npy   [n 4 4] object to world, m
+    Object_Models | object_models_released   <id>_cm.obj, centimetres (beside the modalities)
+
+Distortion coefficients are never applied (as in TACO's own toolkit). World frames are per date.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+
+from syncmv4d_jax.data.sources import mano
+from syncmv4d_jax.weights import torch_pickle
+
+VIDEOS = ("Marker_Removed_Allocentric_RGB_Videos", "Allocentric_RGB_Videos")
+MODELS = ("Object_Models", "object_models_released")
+CAMERAS, HANDS, POSES = "Allocentric_Camera_Parameters", "Hand_Poses", "Object_Poses"
+NAMES = ("left", "right", "tool", "target")
+FPS = 30
+# Wrong extrinsics (toolkit issues 18, 20): reported by users of the data set.
+KNOWN_BAD = {"20230919_036": "wrong extrinsics (TACO-Instructions issue 18)"}
+
+
+class BadSequence(ValueError):
+    """A sequence that cannot be used; the message says which file and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A sequence of the index: triplet (action, tool, object), sequence id, data root."""
+
+    root: Path
+    triplet: tuple[str, str, str]
+    sequence_id: str
+
+    def folder(self, modality: str) -> Path:
+        return self.root / modality / triplet_name(self.triplet) / self.sequence_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """name; intrinsics [3 3] pixels; extrinsics [3 4] world to camera, metres; size (h, w)."""
+
+    name: str
+    intrinsics: np.ndarray
+    extrinsics: np.ndarray
+    size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """One recording: cameras, and the surfaces of both hands, tool and target at every frame.
+
+    Attributes:
+      hands: {"left" | "right": [n 778 3]} world metres.
+      poses: {"tool" | "target": [n 4 4]} object to world.
+      models: {"tool" | "target": (vertices [p 3] metres, faces [q 3])}.
+    """
+
+    entry: Entry
+    frames: int
+    cameras: dict[str, Camera]
+    hands: dict[str, np.ndarray]
+    hand_faces: dict[str, np.ndarray]
+    poses: dict[str, np.ndarray]
+    models: dict[str, tuple[np.ndarray, np.ndarray]]
+    names: tuple[str, ...] = NAMES
+
+    @property
+    def id(self) -> str:
+        return self.entry.sequence_id
+
+    @property
+    def triplet(self) -> tuple[str, str, str]:
+        return self.entry.triplet
+
+    @property
+    def faces(self) -> list[np.ndarray]:
+        return [
+            self.hand_faces[n] if n in self.hand_faces else self.models[n][1] for n in self.names
+        ]
+
+    def vertices(self, frame: int) -> list[np.ndarray]:
+        """World vertices [p 3], metres, of each of `names` at a 30 fps frame."""
+        result = []
+        for name in self.names:
+            if name in self.hands:
+                result.append(self.hands[name][frame])
+            else:
+                pose = self.poses[name][frame]
+                result.append(self.models[name][0] @ pose[:3, :3].T + pose[:3, 3])
+        return result
+
+    def video_path(self, camera: str) -> Path:
+        """The video of a camera, without markers where there is one.
+
+        Raises:
+          BadSequence: no such file.
+        """
+        paths = [self.entry.folder(modality) / f"{camera}.mp4" for modality in VIDEOS]
+        for path in paths:
+            if path.is_file():
+                return path
+        raise BadSequence(f"{self.id}: no video of camera {camera}: looked for {paths}")
+
+
+def triplet_name(triplet: tuple[str, str, str]) -> str:
+    return f"({', '.join(triplet)})"
+
+
+def parse_triplet(name: str) -> tuple[str, str, str]:
+    """Inverse of `triplet_name`.
+
+    Raises:
+      ValueError: not "(action, tool, object)".
+    """
+    parts = name.removeprefix("(").removesuffix(")").split(", ")
+    if not (name.startswith("(") and name.endswith(")") and len(parts) == 3):
+        raise ValueError(f"triplet: wanted '(action, tool, object)', got {name!r}")
+    return parts[0], parts[1], parts[2]
+
+
+def index(root: str | Path) -> list[Entry]:
+    """Lists the sequences that have hand poses, sorted by sequence id.
+
+    Raises:
+      FileNotFoundError: no TACO data there.
+    """
+    root = Path(root)
+    if not (root / HANDS).is_dir():
+        raise FileNotFoundError(
+            f"{root}: no folder {HANDS} in it; wanted TACO's root (or run "
+            "data_prep/make_scenes.py --out DIR for embedded scenes)"
+        )
+    entries = []
+    for triplet in sorted((root / HANDS).iterdir()):
+        if triplet.is_dir() and not triplet.name.startswith("."):
+            parsed = parse_triplet(triplet.name)
+            names = [s.name for s in triplet.iterdir() if s.is_dir()]
+            # A name with a dot is a folder that was being written when its writer was stopped.
+            entries += [Entry(root, parsed, name) for name in names if name[0] != "."]
+    return sorted(entries, key=lambda e: e.sequence_id)
+
+
+def load(root: str | Path, entry: Entry, hands: mano.Hands) -> Sequence:
+    """Reads everything of a sequence but its videos.
+
+    Raises:
+      BadSequence: a missing or broken file, frame counts that differ, values that are not finite,
+        or a sequence known to be bad.
+    """
+    del root  # the entry knows it
+    if entry.sequence_id in KNOWN_BAD:
+        raise BadSequence(f"{entry.sequence_id}: {KNOWN_BAD[entry.sequence_id]}")
+    cameras = read_calibration(entry.folder(CAMERAS) / "calibration.json")
+    posed = {side: _hand(entry, side, getattr(hands, side)) for side in ("left", "right")}
+    poses, models = {}, {}
+    for role in ("tool", "target"):
+        poses[role], models[role] = _object(entry, role)
+    counts = {name: len(x) for name, x in (posed | poses).items()}
+    if len(set(counts.values())) != 1:
+        raise BadSequence(f"{entry.sequence_id}: frame counts differ: {counts}")
+    faces = {side: getattr(hands, side).faces for side in posed}
+    return Sequence(entry, counts["left"], cameras, posed, faces, poses, models)
+
+
+def read_calibration(path: Path) -> dict[str, Camera]:
+    """Reads calibration.json: {camera: {K, R, T, imgSize, ...}}.
+
+    Raises:
+      BadSequence: missing, not JSON, or an entry without its numbers.
+    """
+    if not path.is_file():
+        raise BadSequence(f"{path}: not found")
+    try:
+        raw = json.loads(path.read_text())
+        if not isinstance(raw, dict) or not raw:
+            raise ValueError("wanted {camera: {K, R, T, imgSize}} with at least one camera")
+        return {name: parse_camera(name, value) for name, value in raw.items()}
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BadSequence(f"{path}: broken calibration ({error!r})") from error
+
+
+def parse_camera(name: str, value: dict[str, Any]) -> Camera:
+    """Returns the `Camera` of one entry of a calibration."""
+    intrinsics = np.asarray(value["K"], np.float64).reshape(3, 3)
+    rotation = np.asarray(value["R"], np.float64).reshape(3, 3)
+    translation = np.asarray(value["T"], np.float64).reshape(3, 1)
+    width, height = (int(x) for x in value["imgSize"])
+    numbers = np.concatenate([intrinsics.ravel(), rotation.ravel(), translation.ravel()])
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"camera {name}: numbers that are not finite")
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2:
+        raise ValueError(f"camera {name}: R is not a rotation")
+    return Camera(name, intrinsics, np.concatenate([rotation, translation], 1), (height, width))
+
+
+def _read_pickle(path: Path) -> Any:
+    if not path.is_file():
+        raise BadSequence(f"{path}: not found")
+    try:
+        return torch_pickle.load(path.read_bytes())
+    except Exception as error:  # a broken pickle raises whatever its opcodes run into
+        raise BadSequence(f"{path}: unreadable ({type(error).__name__}: {error})") from error
+
+
+def _hand(entry: Entry, side: str, model: mano.Model) -> np.ndarray:
+    folder = entry.folder(HANDS)
+    frames = _read_pickle(folder / f"{side}_hand.pkl")
+    shape_file = folder / f"{side}_hand_shape.pkl"
+    try:
+        keys = sorted(frames)
+        if missing := sorted({f"{i + 1:05d}" for i in range(len(keys))} - set(keys)):
+            raise ValueError(
+                f"wanted frames 00001..{len(keys):05d}, got {keys[0]}..{keys[-1]}, "
+                f"missing {missing[0]}"
+            )
+        pose = np.stack([np.asarray(frames[k]["hand_pose"], np.float64) for k in keys])
+        move = np.stack([np.asarray(frames[k]["hand_trans"], np.float64) for k in keys])
+        betas = np.zeros(10)
+        if shape_file.is_file():
+            betas = np.asarray(_read_pickle(shape_file)["hand_shape"], np.float64).reshape(10)
+        if not all(np.isfinite(x).all() for x in (pose, move, betas)):
+            raise ValueError("values that are not finite")
+        return mano.skin(model, pose, betas, move)[0]
+    except BadSequence:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadSequence(f"{folder}/{side}_hand.pkl: broken hand poses ({error!r})") from error
+
+
+def _object(entry: Entry, role: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    folder = entry.folder(POSES)
+    files = sorted(folder.glob(f"{role}_*.npy"))
+    if len(files) != 1:
+        raise BadSequence(f"{folder}: wanted one {role}_<id>.npy, got {[f.name for f in files]}")
+    try:
+        poses = np.load(files[0], allow_pickle=False).astype(np.float64)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadSequence(f"{files[0]}: unreadable ({error})") from error
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
+        raise BadSequence(f"{files[0]}: wanted finite poses [n 4 4], got {poses.shape}")
+    turns = poses[:, :3, :3]
+    off = np.abs(turns @ np.moveaxis(turns, 1, 2) - np.eye(3)).max((1, 2))
+    off = np.maximum(off, np.abs(poses[:, 3] - np.array([0, 0, 0, 1.0])).max(1))
+    if (off > 1e-2).any():
+        raise BadSequence(
+            f"{files[0]}: frame {int(np.argmax(off > 1e-2))} is not a rotation and a translation"
+        )
+    identifier = files[0].stem.split("_")[-1]
+    return poses, read_model(entry.root, identifier)
+
+
+def read_model(root: Path, identifier: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads `<identifier>_cm.obj`: vertices [p 3] in metres, faces [q 3].
+
+    Raises:
+      BadSequence: missing or broken.
+    """
+    paths = [root / folder / f"{identifier}_cm.obj" for folder in MODELS]
+    for path in paths:
+        if path.is_file():
+            try:
+                mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+                if not len(mesh.faces) or not np.isfinite(mesh.vertices).all():
+                    raise ValueError("no faces, or vertices that are not finite")
+                return np.asarray(mesh.vertices, np.float64) * 0.01, np.asarray(mesh.faces)
+            except Exception as error:  # whatever the parser of a broken mesh runs into
+                raise BadSequence(f"{path}: unreadable mesh ({error})") from error
+    raise BadSequence(f"object model {identifier}: looked for {[str(p) for p in paths]}")
+
+
+def with_markers_removed(root: str | Path) -> Iterator[str]:
+    """Yields the ids of the sequences that have videos without markers."""
+    for path in sorted(Path(root).glob(f"{VIDEOS[0]}/*/*")):
+        yield path.name

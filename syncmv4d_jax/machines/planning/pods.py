@@ -1,0 +1,141 @@
+"""Machines by name: which chips, how many, how fast, and the meshes worth trying on them.
+
+A TPU type counts as its cloud name does: v5p-N has N / 2 chips of one device each, v5e-N and v6e-N
+have N chips, tpu7x-N has N / 2 chips of two devices each. "2xv5e-64" is two slices joined by the
+data-centre network. The figures are the vendors' published peaks, per device.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device.
+
+    Attributes:
+      hbm: usable bytes of memory.
+      flops: bf16 multiply-add peak, FLOP/s.
+      bandwidth: of memory, bytes/s.
+      link: of the fast interconnect, all links of a device in one direction, bytes/s.
+      network: of the network between slices, a device's share, bytes/s.
+    """
+
+    hbm: float
+    flops: float
+    bandwidth: float
+    link: float
+    network: float = 6.25e9
+
+
+# Usable memory is what the compiler allows: a little below the nominal size.
+CHIPS = {
+    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 3.1e9),
+    "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 600e9),
+    "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 448e9),
+    "tpu7x": Chip(94.75 * GIB, 1153e12, 3690e9, 300e9),
+    "a100": Chip(79 * GIB, 312e12, 2039e9, 300e9, 25e9),
+    "h100": Chip(79 * GIB, 989e12, 3350e9, 450e9, 50e9),
+    "h200": Chip(139 * GIB, 989e12, 4800e9, 450e9, 50e9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A machine: `shape` is the compiler's name of one slice, `devices` counts all slices."""
+
+    name: str
+    chip: str
+    shape: str
+    devices: int
+    slices: int = 1
+
+
+def _tpu(name: str, shape: str, devices: int, slices: int = 1) -> Topology:
+    return Topology(name, shape.split(":")[0], shape, devices * slices, slices)
+
+
+TOPOLOGIES = {
+    topology.name: topology
+    for topology in (
+        _tpu("v5e-4", "v5e:2x2", 4),
+        _tpu("v5e-8", "v5e:2x4", 8),
+        _tpu("v5e-64", "v5e:8x8", 64),
+        _tpu("v5e-256", "v5e:16x16", 256),
+        _tpu("2xv5e-64", "v5e:8x8", 64, 2),
+        _tpu("v5p-8", "v5p:2x2x1", 4),
+        _tpu("v5p-16", "v5p:2x2x2", 8),
+        _tpu("v5p-32", "v5p:2x2x4", 16),
+        _tpu("v5p-128", "v5p:4x4x4", 64),
+        _tpu("v5p-384", "v5p:4x4x12", 192),
+        _tpu("2xv5p-32", "v5p:2x2x4", 16, 2),
+        _tpu("v6e-64", "v6e:8x8", 64),
+        _tpu("v6e-256", "v6e:16x16", 256),
+        _tpu("tpu7x-16", "tpu7x:2x2x2", 16),
+    )
+}
+LOCAL = "local"  # the accelerators of this machine
+
+
+def find(name: str) -> Topology:
+    """Returns the topology called `name`.
+
+    Raises:
+      ValueError: an unknown name; lists the known ones.
+    """
+    if name not in TOPOLOGIES:
+        raise ValueError(
+            f"config.plan.topologies: {name!r} is unknown; the names are "
+            f"{', '.join(sorted(TOPOLOGIES))}, and {LOCAL!r} for this machine's accelerators"
+        )
+    return TOPOLOGIES[name]
+
+
+def chip_of(kind: str) -> Chip:
+    """Returns the figures of a device by its `device_kind`, e.g. "NVIDIA H200".
+
+    Raises:
+      ValueError: a device without figures.
+    """
+    for name, chip in CHIPS.items():
+        if re.search(rf"\b{name}\b", kind.lower()):
+            return chip
+    raise ValueError(f"plan: no figures for a {kind!r}; there are some for {', '.join(CHIPS)}")
+
+
+def meshes(
+    devices: int, *, slices: int = 1, views: int, heads: int, training: bool
+) -> list[dict[str, int]]:
+    """Returns the meshes worth planning: sequence shards by Ulysses, the rest to the batch.
+
+    Training fills `fsdp`, and `data` across slices; sampling fills `data`, so that each group works
+    on its own sample.
+
+    Args:
+      devices: of all slices.
+      views: of a sample; the view axis is 1 or all of them.
+      heads: of attention, which sequence x view must divide.
+      training: see above.
+    """
+    found = []
+    inner = devices // slices
+    for view in sorted({1, views}):
+        for sequence in (1, 2, 4, 8):
+            ways = view * sequence
+            if inner % ways or heads % ways:
+                continue
+            rest = inner // ways
+            sizes = (slices, rest) if training else (slices * rest, 1)
+            found.append(dict(zip(AXES, (*sizes, view, sequence), strict=True)))
+    return found
+
+
+AXES = ("data", "fsdp", "view", "sequence")
+
+
+def show(mesh: Mapping[str, int]) -> str:
+    """Returns "2,8,1,8": data, fsdp, view, sequence."""
+    return ",".join(str(mesh.get(axis, 1)) for axis in AXES)

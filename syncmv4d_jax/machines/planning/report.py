@@ -1,0 +1,91 @@
+"""What `plan` says in words and as a table: findings, what to change, plan.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from syncmv4d_jax.machines.planning import hlo, pods
+
+GIB = 2**30
+ENTRIES = ("mjd_step", "closed_loop_step", "sample_step")
+COLUMNS = (
+    "topology", "entry", "mesh", "batch", "compiled", "fits", "peak GiB", "of GiB", "compute s",
+    "HBM s", "link s", "device-s/sample", "sent GB", "findings",
+)  # fmt: skip
+
+
+def findings(whole: Sequence[hlo.Collective]) -> list[str]:
+    """Returns what is wrong with a compiled program, in words; whole: see hlo.whole_weights."""
+    made: dict[str, int] = {}
+    for one in whole:
+        shapes = ", ".join(f"{kind}{list(dims)}" for kind, dims in one.shapes)
+        made[shapes] = made.get(shapes, 0) + one.times
+    return [f"all-reduce of a whole weight: {shapes}, {n} a step" for shapes, n in made.items()]
+
+
+def advice(config: Any, topology: pods.Topology, row: Mapping[str, Any]) -> list[str]:
+    """Returns what to change where a program does not fit, the cheapest first."""
+    task, mesh, found = config.task, row["mesh"], []
+    if task.get("dit", {}).get("remat", "none") != "full" and row["entry"] != "sample_step":
+        found.append('config.task.dit.remat="full"')
+    if row["entry"] != "mjd_step":
+        if not task.get("vae_chunk", 0):
+            found.append("config.task.vae_chunk=1: the autoencoder a latent frame at a time")
+        if config.train.get("frozen_dtype", "float32") != "bfloat16":
+            found.append('config.train.frozen_dtype="bfloat16"')
+        if task.get("vae", {}).get("dtype", "float32") != "bfloat16":
+            found.append('config.task.vae.dtype="bfloat16"')
+    if mesh["view"] * mesh["sequence"] < 8 and row["batch"] > 1:
+        found.append("more sequence shards: fewer tokens and samples a device")
+    if task.get("dit", {}).get("residual_dtype", "float32") != "bfloat16":
+        found.append('config.task.dit.residual_dtype="bfloat16"')
+    if config.optim.get("ema", 0) and row["entry"] != "sample_step":
+        found.append("config.optim.ema=0: 4 bytes a parameter less")
+    larger = [
+        other.name
+        for other in pods.TOPOLOGIES.values()
+        if other.chip == topology.chip and other.devices > topology.devices
+    ]
+    return [*found, f"more devices: {', '.join(larger)}" if larger else "another chip"]
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of plan.md: compiled programs, then candidates by their estimates."""
+    order = sorted(
+        rows,
+        key=lambda r: (r["topology"], ENTRIES.index(r["entry"]), "compile_s" not in r,
+                       r["bound_s_per_sample"]),
+    )  # fmt: skip
+    return table([_cells(row) for row in order], COLUMNS)
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    compiled = "compile_s" in row
+    cells = {
+        "topology": row["topology"],
+        "entry": row["entry"],
+        "mesh": pods.show(row["mesh"]),
+        "batch": row["batch"],
+        "compiled": row.get("kind", "whole") if compiled else "estimate",
+        "fits": ("yes" if row["fits"] else "no") if compiled else "-",
+        "compute s": f"{row['seconds']['compute']:.2f}",
+        "HBM s": f"{row['seconds']['hbm']:.2f}",
+        "link s": f"{row['seconds']['link']:.2f}",
+        "device-s/sample": f"{row['bound_s_per_sample']:.1f}",
+        "peak GiB": f"~{row['estimate_bytes'] / GIB:.1f}",
+    }
+    if compiled:
+        sent = sum(x["gigabytes"] for x in row.get("collectives", {}).values())
+        cells |= {
+            "peak GiB": f"{row['peak_bytes'] / GIB:.1f}",
+            "of GiB": f"{row['limit_bytes'] / GIB:.1f}",
+            "sent GB": f"{sent:.1f}" if row["fits"] else "-",
+            "findings": len(row["findings"]) if row["fits"] else "; ".join(row["advice"]),
+        }
+    return cells
+
+
+def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Returns a Markdown table; a missing value is a dash."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(c, "-")) for c in columns) + " |" for row in rows]
+    return "\n".join(lines)

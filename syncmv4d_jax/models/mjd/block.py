@@ -1,0 +1,124 @@
+"""A block of MJD: Wan's behind inter-view geometry attention; mjd.py has the formulas.
+
+`config` is a mjd.MJDConfig.
+"""
+
+from typing import Any, NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from syncmv4d_jax.models.mjd import tokens as token_layout
+from syncmv4d_jax.models.nn import layers, protocol, rope
+from syncmv4d_jax.models.wan import block as dit_block
+
+
+class Conditions(NamedTuple):
+    """What every block reads beside the tokens and the text.
+
+    video_time: [b 2 6 d] projections at t = 0 and t.   motion_time: [b 1 6 d] at t.
+    intra_rotation: tables [s d_head/2].                inter_rotation: tables [(b f) s d_head/2].
+    cameras: [(b v) 1 12] or None.
+    """
+
+    video_time: jax.Array
+    motion_time: jax.Array | None
+    intra_rotation: rope.Rotation
+    inter_rotation: rope.Rotation | None
+    cameras: jax.Array | None
+
+
+class MJDBlock(dit_block.Block):
+    """Wan's block behind inter-view geometry attention, modulated per modality."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        d = config.dim
+        if config.multi_view:
+            self.inter_view_attn = dit_block.Attention(config, rngs=rngs)
+            self.inter_view_modulation = nnx.Param(jnp.zeros((1, 3, d), jnp.float32))
+            if config.camera_embedding:
+                self.camera_embedding = layers.Linear(
+                    12, d, kernel_init=layers.ZEROS_INIT, rngs=rngs
+                )
+        if config.joint_motion:
+            self.motion_modulation = nnx.Param(jnp.zeros((1, 9, d), jnp.float32))
+            self.scale_modulation = nnx.Param(jnp.zeros((1, 9, d), jnp.float32))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array | dit_block.Keys,
+        *,
+        conditions: Conditions,
+        layout: token_layout.Layout,
+        hide_motion: bool = False,
+        placement: protocol.Placement = protocol.LOCAL,
+    ) -> jax.Array:
+        """x: [(b v) s d] residual dtype; context: text [b l d] or its keys -> [(b v) s d]."""
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate, *inter = self.vectors(
+            conditions, layout
+        )
+        if self.config.multi_view:
+            x = self.inter_view(x, *inter, conditions, layout, hide_motion, placement)
+        x = self.attend(
+            x,
+            shift=shift,
+            scale=scale,
+            gate=gate,
+            rotation=conditions.intra_rotation,
+            mask=token_layout.intra_mask(layout, hide_motion)
+            if hide_motion or layout.pad
+            else None,
+            placement=placement,
+        )
+        x = self.cross(x, context, placement=placement)
+        return self.feed(x, shift=ffn_shift, scale=ffn_scale, gate=ffn_gate)
+
+    def vectors(self, conditions: Conditions, layout: token_layout.Layout) -> list[jax.Array]:
+        """The modulation vectors of all tokens, 6 or 9 of [(b v) s d] float32 (A12)."""
+        tables = [self.modulation[...][None] + conditions.video_time]
+        if self.config.multi_view:
+            rows = self.inter_view_modulation[...][None] + conditions.video_time[:, :, :3]
+            tables = [jnp.concatenate([tables[0], rows], 2)]
+        if self.config.joint_motion:
+            time = conditions.motion_time
+            time = jnp.concatenate([time, time[:, :, :3]], 2)
+            tables += [t[...][None] + time for t in (self.motion_modulation, self.scale_modulation)]
+        video, motion, extra = (*tables, None, None)[:3]
+
+        def pick(table, i):
+            return None if table is None else table[:, :, i]
+
+        return [
+            layout.spread(pick(video, i), pick(motion, i), pick(extra, i))
+            for i in range(video.shape[2])
+        ]
+
+    def inter_view(self, x, shift, scale, gate, conditions, layout, hide_motion, placement):
+        """x + gate * inter_view_attn(modulate(x)): per latent frame over views and modalities."""
+        y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
+        if self.config.camera_embedding:
+            y = y + self.camera_embedding(conditions.cameras.astype(y.dtype))
+        v, e = layout.views, layout.extra
+        # All tokens of some heads, instead of all heads of some: what follows moves tokens.
+        qkv = [placement.heads(a) for a in self.inter_view_attn.project(y, y)]
+        # Reordered by head: then tokens are no tiled axis, and a TPU moves whole rows.
+        sizes = {"v": v, "m": layout.modalities, "f": layout.grid[0]}
+        tokens, frames = "(b v) (m f p) h d", "(b f) (v m p) h d"
+        last = e + layout.modalities * layout.dense
+        dense = [einops.rearrange(a[:, e:last], f"{tokens} -> {frames}", **sizes) for a in qkv]
+        dense[:2] = (rope.apply(a, conditions.inter_rotation) for a in dense[:2])
+        mask = token_layout.inter_mask(layout) if hide_motion else None
+        z = placement.attend(*dense, mask=mask, kind="inter")
+        z = einops.rearrange(z, f"{frames} -> {tokens}", **sizes)
+        if e:
+            extra = (einops.rearrange(a[:, :e], "(b v) e h d -> b (v e) h d", v=v) for a in qkv)
+            extra = placement.attend(*extra, kind="extra")
+            extra = einops.rearrange(extra, "b (v e) h d -> (b v) e h d", v=v)
+            z = jnp.concatenate([extra, z], 1)
+        z = jnp.pad(z, ((0, 0), (0, layout.pad), (0, 0), (0, 0))) if layout.pad else z
+        z = placement.constrain(z, "(b v) s h d")
+        return self.add(x, self.inter_view_attn.join(z), gate)

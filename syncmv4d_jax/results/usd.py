@@ -1,0 +1,116 @@
+"""Tracks as a text USD file (.usda): point clouds with time samples, and cameras.
+
+World frame, metres, z up; time codes are frames. A camera's lens is given by its apertures, whose
+offset is the principal point. USD looks along -z with y up, ours along z with y down.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from syncmv4d_jax.results import gltf
+
+APERTURE = 36.0  # width of the film; only its ratio to the focal length counts
+HEAD = """#usda 1.0
+(
+    upAxis = "Z"
+    metersPerUnit = 1
+    timeCodesPerSecond = {fps:g}
+    framesPerSecond = {fps:g}
+    startTimeCode = 0
+    endTimeCode = {last}
+    defaultPrim = "world"
+)
+
+def Xform "world"
+{{
+"""
+POINTS = """    def Points "{name}"
+    {{
+        point3f[] points.timeSamples = {{
+{samples}
+        }}
+        float[] widths = [{width:g}] (
+            interpolation = "constant"
+        )
+        color3f[] primvars:displayColor = {colours} (
+            interpolation = "vertex"
+        )
+    }}
+"""
+CAMERA = """    def Camera "view_{number}"
+    {{
+        float2 clippingRange = (0.01, 100)
+        float focalLength = {focal:.6g}
+        float horizontalAperture = {width:.6g}
+        float horizontalApertureOffset = {right:.6g}
+        float verticalAperture = {height:.6g}
+        float verticalApertureOffset = {up:.6g}
+        matrix4d xformOp:transform = {matrix}
+        uniform token[] xformOpOrder = ["xformOp:transform"]
+    }}
+"""
+
+
+def write(
+    path: str | Path,
+    clouds: Mapping[str, np.ndarray],
+    colours: np.ndarray,
+    *,
+    fps: float,
+    cameras: Mapping[str, Any] | None = None,
+    radius: float = 0.003,
+) -> None:
+    """Writes point clouds over time; arguments as `gltf.write`.
+
+    Raises:
+      ValueError: no cloud has a finite point, or colours do not fit.
+    """
+    path, parts, last = Path(path), [], 0
+    for name, tracks in clouds.items():
+        points, kept = gltf.finite(tracks)
+        if len(colours) != len(kept):
+            raise ValueError(f"{path}: wanted {len(kept)} colours [k 3], got {np.shape(colours)}")
+        if not kept.any():
+            continue
+        last = max(last, len(points) - 1)
+        samples = ",\n".join(f"            {n}: {_tuples(x)}" for n, x in enumerate(points))
+        paint = _tuples((np.asarray(colours)[kept] / 255.0) ** 2.2)
+        parts.append(POINTS.format(name=name, samples=samples, width=2 * radius, colours=paint))
+    if not parts:
+        raise ValueError(f"{path}: no finite point in {sorted(clouds)}")
+    if cameras is not None:
+        for number, (k, pose) in enumerate(
+            zip(cameras["intrinsics"], cameras["extrinsics"], strict=True), 1
+        ):
+            parts.append(CAMERA.format(number=number, **_lens(k, pose, cameras["size"])))
+    text = HEAD.format(fps=fps, last=last) + "".join(parts) + "}\n"
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _tuples(rows: np.ndarray) -> str:
+    return "[" + ", ".join("(" + ", ".join(f"{x:.6g}" for x in row) + ")" for row in rows) + "]"
+
+
+def _lens(intrinsics: np.ndarray, pose: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    """Focal length, apertures and their offsets, and camera to world as rows of row vectors."""
+    height, width = size
+    k, pose = np.asarray(intrinsics, np.float64), np.asarray(pose, np.float64)
+    step = APERTURE / width  # a pixel on the film
+    tall = step * height * k[0, 0] / k[1, 1]
+    matrix = np.eye(4)
+    matrix[:3, :3] = pose[:, :3].T @ np.diag([1.0, -1.0, -1.0])
+    matrix[:3, 3] = -pose[:, :3].T @ pose[:, 3]
+    rows = ", ".join("(" + ", ".join(f"{x:.9g}" for x in row) + ")" for row in matrix.T)
+    return {
+        "focal": k[0, 0] * step,
+        "width": APERTURE,
+        "height": tall,
+        "right": (width / 2 - 0.5 - k[0, 2]) * step,
+        "up": (k[1, 2] + 0.5 - height / 2) * tall / height,
+        "matrix": f"( {rows} )",
+    }

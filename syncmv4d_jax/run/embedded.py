@@ -1,0 +1,111 @@
+"""Embedded data for a run that names none: scenes, records, text features, small frozen networks.
+
+`config.data.name = "embedded"` (the `:debug` variants) makes, under the working folder and once,
+what the commands of data_prep/ make for real data: two training scenes and a held-out one in TACO's
+layout, their records, a frozen umT5 from a seed with its tokenizer, the cached text features and,
+where `config.weights.vae` is empty, an autoencoder from a seed. It is not trained: pictures of such
+a run mean nothing, its code path is the real one.
+"""
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from syncmv4d_jax import configuration
+from syncmv4d_jax.data import cache, clips, prepare
+from syncmv4d_jax.data.scenes import hand, motion, objects, scene
+from syncmv4d_jax.data.sources import mano, recordings, taco
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import umt5, vae
+from syncmv4d_jax.weights import encoders, store, tokenizer
+
+SCENES = ((0, False), (1, False), (0, True))  # (index, held out)
+PICTURE = (60, 80)
+
+
+def ensure(config: Any, workdir: str | Path) -> None:
+    """Makes the data and points `config.data`, `config.text` and `config.weights` at it."""
+    root = Path(workdir) / "embedded"
+    settings = clips.Settings(
+        size=tuple(config.task.get("size", (32, 48))),
+        frames=config.task.get("frames", 5),
+        points=config.task.get("points", 32),
+        val=0.0,
+        representation=config.task.get("motion_repr", "point_tracks"),
+        held_out_triplets=scene.HELD_OUT,
+    )
+    _scenes(root, frames=int(3.75 * (settings.frames - 1)) + 1)
+    sources = recordings.taco_sources(root / "taco", root / "mano")
+    prepare.run(sources, root / "records", settings)
+    config.data.name, config.data.records = "taco", str(root / "records")
+    if "vae" in config.task and not config.weights.vae:
+        config.weights.vae = str(_autoencoder(root / "weights", config.task.vae))
+    if "dit" in config.task:
+        _text(config, root)
+
+
+def _autoencoder(made: Path, section: Any) -> Path:
+    if not (made / "vae" / "index.json").is_file():
+        sizes = configuration.section(vae.VAEConfig, section, "config.task.vae")
+        params = module.init(vae.VAE, sizes, jax.random.key(1))
+        store.save("vae", sizes, params, made, source={"seed": 1})
+    return made
+
+
+def _text(config: Any, root: Path) -> None:
+    made, dit = root / "weights", config.task.dit
+    length = int(dit.get("text_len", config.text.max_length))
+    if not (made / "umt5" / "index.json").is_file():
+        text_encoder(made, dim=int(dit.get("text_dim", 32)), layers=1, seed=0)
+    cache.run(
+        root / "records",
+        root / "cache",
+        encode_video=None,
+        encode_text=encoders.text_encoder(made, max_length=length),
+        weights_hash=encoders.weights_hash(made),
+    )
+    config.text.weights, config.text.max_length = str(made), length
+    config.data.cache = str(root / "cache")
+
+
+def _scenes(root: Path, *, frames: int) -> None:
+    hand.write(root / "mano")
+    hands = mano.load_hands(root / "mano")
+    for index, held_out in SCENES:
+        spec = scene.specify(index, seed=0, held_out=held_out)
+        entry = taco.Entry(root / "taco", spec.triplet, spec.sequence_id)
+        if not entry.folder(taco.HANDS).is_dir():
+            scene.write_scene(
+                root / "taco", spec, hands, frames=frames, size=PICTURE, names=scene.THREE
+            )
+
+
+def text_encoder(out: str | Path, *, dim: int, layers: int, seed: int) -> int:
+    """Writes `out`/umt5: a random umT5 and a tokenizer of the embedded scenes' sentences.
+
+    Returns:
+      The number of pieces of the tokenizer.
+    """
+    combinations = itertools.product(motion.ACTIONS, objects.TOOLS, objects.TARGETS)
+    template = clips.Settings.text
+    sentences = [template.format(action=a, tool=t, target=o) for a, t, o in combinations]
+    pieces = tokenizer.train_sentencepiece(sentences)
+    vocab = tokenizer.Tokenizer(pieces).vocab
+    config = umt5.UMT5Config(
+        vocab=vocab,
+        dim=dim,
+        heads=4,
+        d_head=dim // 4,
+        ffn_dim=2 * dim,
+        layers=layers,
+        dtype="float32",
+    )
+    params = module.init(umt5.UMT5, config, jax.random.key(seed))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "spiece.model"
+        file.write_bytes(pieces)
+        store.save("umt5", config, params, out, source={"seed": seed}, tokenizer_files=[file])
+    return vocab

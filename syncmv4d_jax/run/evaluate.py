@@ -1,0 +1,231 @@
+"""Samples on disk against ground truth -> eval.json, eval.md, eval.tex and report.html.
+
+Rows: the model, the trivial baselines and the oracle of metrics/baselines.py, and the truth's own
+smoothness. Each number carries its definition's id, its standard error over scenes and every
+scene's value; `paired` holds the differences against each baseline, `checks` the goal's criteria.
+Samples of a user's own images have no ground truth: with `config.evaluate.split=""` only the page
+is written.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from syncmv4d_jax.metrics import definitions as metric_definitions
+from syncmv4d_jax.metrics import scene, summary, tables
+from syncmv4d_jax.metrics.networks import definitions as network_definitions
+from syncmv4d_jax.metrics.networks import evaluators
+from syncmv4d_jax.results import curves, samples
+from syncmv4d_jax.results.web import report
+
+log = logging.getLogger(__name__)
+VERSION = 1
+Examples = Callable[[Any, str], Iterator[tuple[str, dict[str, Any]]]]
+
+
+def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -> None:
+    """Evaluates DIR/samples (or `config.evaluate.samples`) and writes the results to DIR.
+
+    Several processes share the samples; the first one writes (and runs the networks).
+
+    Args:
+      config: reads `config.evaluate` and what `examples` reads.
+      examples: (config, split) -> iterator of (id, unbatched example of schema.BATCH with video);
+        None for the records.
+
+    Raises:
+      FileNotFoundError: no samples, or a damaged one.
+      ValueError: no sample has a ground truth, or one does not fit its own.
+    """
+    if examples is None:
+        from syncmv4d_jax.data import pipeline
+
+        examples = pipeline.examples
+    workdir = Path(workdir)
+    folder = Path(config.evaluate.samples or workdir / "samples")
+    found = _found(folder)
+    if not config.evaluate.split:
+        if jax.process_index() == 0:
+            _show(config, workdir, found)
+        return
+    scores, sharpness, facts = _scores(config, examples, found)
+    if not scores:
+        raise ValueError(
+            f"{folder} has {len(found)} samples ({', '.join(sorted(found)[:3])}, ...), none "
+            f"of the split {config.evaluate.split!r} of the records: set config.evaluate.split, "
+            "sample from these records (config.mode=sample), or set it to '' for a page only"
+        )
+    if jax.process_index() == 0:
+        _results(config, workdir, examples, found, (scores, sharpness, facts))
+    if jax.process_count() > 1:  # the others stay until all is written
+        multihost_utils.sync_global_devices("evaluated")
+
+
+def _scores(
+    config: Any, examples: Examples, found: Mapping[str, Path]
+) -> tuple[dict[str, scene.Scores], dict[str, dict], dict[str, Any]]:
+    """Scores this process's share of the samples; returns all processes' scores, blurs, facts."""
+    scores, blurs, facts = {}, {}, {}
+    mine = {name: found[name] for name in summary.share(sorted(found))}
+    for name, truth in _matched(config, examples, mine, quiet=jax.process_index() > 0):
+        sample = samples.read(mine[name])
+        scores[name], blurred = scene.score(sample, truth, name)
+        blurs[name] = list(blurred.items())
+        facts = facts or {"facts": _facts(sample, truth)}
+    blurs = {name: {s: x for s, x in pairs} for name, pairs in summary.gather(blurs).items()}
+    return summary.gather(scores), blurs, summary.gather(facts).get("facts", {})
+
+
+def _results(
+    config: Any,
+    workdir: Path,
+    examples: Examples,
+    found: Mapping[str, Path],
+    scored: tuple[dict[str, scene.Scores], dict[str, dict], dict[str, Any]],
+) -> None:
+    """Writes everything; one process."""
+    scores, sharpness, facts = scored
+    folder = Path(config.evaluate.samples or workdir / "samples")
+    sigma = scene.best_blur(scores, sharpness)
+    evaluation = assemble(scores) | facts | {
+        "samples": os.path.relpath(folder, workdir),
+        "split": config.evaluate.split,
+        "best_blur_sigma": sigma,
+        "not_evaluated": sorted(found.keys() - scores.keys()),
+        "command": command(),
+    }  # fmt: skip
+    pairs = (_pair(found[n], t, n) for n, t in _matched(config, examples, found, quiet=True))
+    add_networks(evaluation, evaluators.run(config, pairs, count=len(scores)))
+    text = f"{tables.markdown(evaluation)}\n{network_definitions.markdown(evaluation)}"
+    _write(workdir / "eval.json", json.dumps(evaluation, indent=1, allow_nan=False))
+    _write(workdir / "eval.md", text)
+    _write(workdir / "eval.tex", tables.latex(evaluation))
+    report.write(
+        workdir / "report.html",
+        (page_sample(found[n], t, n) for n, t in _matched(config, examples, found, quiet=True)),
+        evaluation,
+        curves.read(workdir / "metrics.jsonl"),
+        config_text(config),
+        command(),
+        count=len(scores),
+    )
+    log.info("%s\n%s", workdir / "eval.json", text)
+
+
+def _show(config: Any, workdir: Path, found: Mapping[str, Path]) -> None:
+    """Writes the page of samples without a ground truth."""
+    pages = (page_sample(path, {}, name) for name, path in sorted(found.items()))
+    rows = curves.read(workdir / "metrics.jsonl")
+    target = workdir / "report.html"
+    report.write(target, pages, None, rows, config_text(config), command(), count=len(found))
+    log.info("%s: %d samples, nothing to compare them with", target, len(found))
+
+
+def command() -> str:
+    """The command line of this process, without machine paths before the program's name."""
+    return " ".join(["python -m syncmv4d_jax.main", *sys.argv[1:]])
+
+
+def config_text(config: Any) -> str:
+    """The configuration as indented JSON."""
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return json.dumps(plain, indent=1, default=str)
+
+
+def _found(folder: Path) -> dict[str, Path]:
+    found = samples.find(folder)
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: no finished samples (<id>/meta.json); --config.mode=sample makes them"
+        )
+    return found
+
+
+def _matched(
+    config: Any, examples: Examples, found: Mapping[str, Path], *, quiet: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ground truths that have a sample."""
+    with tqdm(total=len(found), unit="sample", desc="evaluate", disable=quiet) as bar:
+        for name, truth in examples(config, config.evaluate.split):
+            if name in found:
+                yield name, truth
+                bar.update(1)
+
+
+def assemble(scores: Mapping[str, scene.Scores]) -> dict[str, Any]:
+    """Joins all scenes' scores into rows, paired differences, checks and definitions."""
+    table = summary.rows(scores)
+    gains = summary.paired(table)
+    listed = {m: vars(d) | {"preprocessing": metric_definitions.PREPROCESSING[d.kind]}
+              for m, d in metric_definitions.DEFINITIONS.items()}  # fmt: skip
+    return {
+        "version": VERSION,
+        "scenes": len(scores),
+        "rows": table,
+        "paired": gains,
+        "checks": summary.checks(table, gains),
+        "definitions": listed,
+    }
+
+
+def add_networks(evaluation: dict[str, Any], result: Mapping[str, Any]) -> None:
+    """Adds the network metrics of `evaluate_networks.run` to the rows, and what is not computed."""
+    for row, cells in result["rows"].items():
+        evaluation["rows"].setdefault(row, {}).update(cells)
+    evaluation["definitions"] |= result["definitions"]
+    evaluation["networks"] = result["networks"]
+    missing = result["networks"]["missing"]
+    evaluation["not_computed"] = {
+        metric: missing[network]
+        for metric, (network, _) in network_definitions.NEEDS.items()
+        if network in missing
+    }
+
+
+def _pair(path: Path, truth: Mapping[str, Any], name: str) -> evaluators.Pair:
+    """A sample's and the record's video without padded frames."""
+    sample, true = samples.read(path), np.asarray(truth["video"])
+    n = int(np.sum(truth.get("frame_valid", np.ones(true.shape[1], bool))))
+    fps = float(sample["meta"].get("fps", 8.0))
+    return evaluators.Pair(name, sample["video"][:, :n], true[:, :n], fps)
+
+
+def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+    views, frames, height, width = np.shape(truth["video"])[:4]
+    chosen = "object_points of the record" if "object_points" in truth else "points that move"
+    return {
+        "fps": sample["meta"].get("fps"),
+        "resolution": [height, width],
+        "frames": frames,
+        "views": views,
+        "points": int(np.shape(truth["tracks"])[1]),
+        "object": chosen if "object_points" in truth else f"{chosen} more than {scene.MOVED} m",
+        "sampling": {k: x for k, x in sample["meta"].items() if k not in ("id", "prompt")},
+    }
+
+
+def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the report shows of one sample."""
+    sample = samples.read(path)
+    shown = {"id": name, "meta": sample["meta"], "video": sample["video"]}
+    own = ("motion", "tracks", "tracks_per_view", "scale", "intrinsics", "extrinsics")
+    shown |= {key: sample[key] for key in own if key in sample}
+    for key in ("video", "motion", "tracks", "scale", "intrinsics", "extrinsics"):
+        if key in truth:
+            shown[f"true_{key}"] = np.asarray(truth[key])
+    return shown
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,321 @@
+"""Ahead-of-time compilation of the real steps for a named pod: does it fit, and what does it cost.
+
+    for each topology: meshes -> estimate, best first -> compile with shapes only -> report
+
+No weights are made and no accelerator is needed for TPU types: libtpu compiles for machines that
+are not there (`pip install 'syncmv4d_jax[tpu]'`; one process of a machine may load it at a time).
+"local" compiles for the devices of this machine. Entries:
+
+    mjd_step          a training step of the joint denoiser alone (cycle and aligner off)
+    closed_loop_step  the whole training step, with autoencoder, matching, painting, aligner
+    sample_step       a refining step of sampling, guidance included: sampling's largest program
+
+`until="memory"` stops once the compiler has assigned the memory (`plan_memory`): a minute for ten.
+Rows of kind "memory" give all bytes that a program is assigned, a little more than its peak.
+
+Written are `plan.json` and `plan.md`. What is on disk is not compiled again.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from syncmv4d_jax import configuration, tree
+from syncmv4d_jax.machines import mesh as meshes
+from syncmv4d_jax.machines.planning import bounds, compiler, hlo, pods
+from syncmv4d_jax.machines.planning import report as plan_report
+from syncmv4d_jax.run import assembly, programs
+from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
+
+log = logging.getLogger(__name__)
+Tree = Any
+UNTIL = ("whole", "memory")
+PROGRAMS = ("update", "sample_step")  # names of the jitted functions of the entries
+# Keeps libtpu from asking the cloud's metadata server who it is.
+QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5e-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """`config.plan`.
+
+    Attributes:
+      topologies: names of `pods.TOPOLOGIES`, or "local".
+      entries: of plan_report.ENTRIES.
+      mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
+      samples: of the batch for each data x fsdp shard.
+      compiled: candidates to compile for each topology and entry, until one fits.
+      until: of UNTIL, where to stop compiling.
+    """
+
+    topologies: tuple[str, ...] = ()
+    entries: tuple[str, ...] = plan_report.ENTRIES
+    mesh: tuple[int, ...] = ()
+    samples: int = 1
+    compiled: int = 2
+    until: str = "whole"
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.entries) - set(plan_report.ENTRIES)):
+            raise ValueError(
+                f"config.plan.entries: unknown {unknown}; wanted some of {plan_report.ENTRIES}"
+            )
+        if len(self.mesh) not in (0, len(meshes.AXES)):
+            raise ValueError(f"config.plan.mesh: wanted sizes of {meshes.AXES}, got {self.mesh}")
+        if self.until not in UNTIL:
+            raise ValueError(f"config.plan.until: wanted one of {UNTIL}, got {self.until!r}")
+        if self.until == "memory" and pods.LOCAL in self.topologies:
+            raise ValueError('config.plan.until="memory" is for TPUs, not for "local"')
+        if not self.topologies:
+            raise ValueError(
+                "config.plan.topologies is empty; give names of "
+                f"{', '.join(sorted(pods.TOPOLOGIES))} or {pods.LOCAL!r}"
+            )
+        for name in self.topologies:
+            if name != pods.LOCAL:
+                pods.find(name)
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Plans everything that `config.plan` names; writes plan.json and plan.md, prints the table.
+
+    Raises:
+      ValueError: unknown topology or entry, or a mesh that does not fit the devices.
+      ModuleNotFoundError: no libtpu.
+    """
+    settings = configuration.section(PlanConfig, config.get("plan"), "config.plan")
+    path = Path(workdir) / "plan.json"
+    report = json.loads(path.read_text()) if path.is_file() else {"entries": []}
+    _, config = configuration.stages(config)[-1]  # the last stage is the largest
+    for name in settings.topologies:
+        if settings.until == "memory":  # another process loads libtpu
+            topology, devices = pods.find(name), []
+        else:
+            topology, devices = load_devices(name)
+        for entry in settings.entries:
+            for row in plan(config, settings, topology, devices, entry, report["entries"]):
+                report["entries"] = [x for x in report["entries"] if key(x) != key(row)] + [row]
+                path.write_text(json.dumps(report, indent=1))
+                (Path(workdir) / "plan.md").write_text(plan_report.show(report["entries"]) + "\n")
+    print(plan_report.show(report["entries"]))
+
+
+def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what identifies a planned program: topology, entry, mesh, batch."""
+    return row["topology"], row["entry"], pods.show(row["mesh"]), row["batch"]
+
+
+def load_devices(name: str) -> tuple[pods.Topology, list[Any]]:
+    """Returns a topology and its devices; those of a TPU type are descriptions.
+
+    Raises:
+      ValueError: unknown name.
+      ModuleNotFoundError: no libtpu.
+      RuntimeError: another process has loaded libtpu.
+    """
+    if name == pods.LOCAL:
+        devices = jax.devices()
+        kind = devices[0].device_kind
+        return pods.Topology(name, kind, "", len(devices)), list(devices)
+    from jax.experimental import topologies
+
+    topology = pods.find(name)
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"planning for {name} needs libtpu: pip install 'syncmv4d_jax[tpu]'"
+        ) from error
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    described = topologies.get_topology_desc(
+        platform="tpu", topology_name=topology.shape, num_slices=topology.slices
+    )
+    return topology, list(described.devices)
+
+
+def plan(
+    config: ml_collections.ConfigDict,
+    settings: PlanConfig,
+    topology: pods.Topology,
+    devices: Sequence[Any],
+    entry: str,
+    known: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Returns rows of one entry on one topology: compiled ones first, best first, then estimates.
+
+    Args:
+      known: rows of earlier runs, which are not compiled again.
+    """
+    config = programs.of_entry(config, entry)
+    task = assembly.load_task(config)
+    candidates = (
+        [dict(zip(meshes.AXES, settings.mesh, strict=True))]
+        if settings.mesh
+        else pods.meshes(
+            topology.devices,
+            slices=topology.slices,
+            views=task.options.views,
+            heads=task.mjd_config.heads,
+            training=entry != "sample_step",
+        )
+    )
+    chip = pods.chip_of(topology.chip)
+    rows = []
+    for axes in candidates:
+        mesh = meshes.sizes(axes, topology.devices)
+        batch = settings.samples * mesh["data"] * mesh["fsdp"]
+        row = {"topology": topology.name, "entry": entry, "mesh": mesh, "batch": batch}
+        rows.append(row | bounds.estimate(_work(config, task, entry, batch), chip, mesh))
+    rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
+    done = {key(row): row for row in known if "compile_s" in row}
+    for i, row in enumerate(rows[: settings.compiled]):
+        rows[i] = done.get(key(row))
+        if rows[i] is None and settings.until == "memory":
+            rows[i] = _assigned(config, topology, chip, row)
+        elif rows[i] is None:
+            rows[i] = _compiled(config, topology, devices, chip, row)
+        if rows[i]["fits"]:
+            break
+    return rows
+
+
+def _work(config: ml_collections.ConfigDict, task: Any, entry: str, batch: int) -> bounds.Work:
+    trainable, frozen = programs.split(config, task)
+    v, f, h, w, _ = task.latent_shape
+    patch, options = task.mjd_config.patch, task.options
+    dense = (f // patch[0]) * (h // patch[1]) * (w // patch[2])
+    training = entry != "sample_step"
+    state = 12 + 4 * bool(config.optim.get("ema", 0)) if training else 4
+    share = min(1.0, options.vae_chunk * task.vae_config.stride[0] / options.frames or 1.0)
+    clip = options.frames * options.size[0] * options.size[1] * task.vae_config.dec_dim * share
+    remat = task.mjd_config.remat != "none"
+    return bounds.Work(
+        flops=_flops(task, entry),
+        parameters=tree.count(trainable),
+        frozen=tree.count(frozen),
+        state=state,
+        batch=batch,
+        views=v,
+        tokens=v * (task.mjd_config.extra_tokens + 2 * dense),
+        width=task.mjd_config.dim,
+        layers=task.mjd_config.layers,
+        residual=jnp.dtype(task.mjd_config.residual_dtype).itemsize,
+        passes=(3 if remat else 2) if training else 1,
+        clip=4 * clip / task.vae_config.patch**2 if task.settings.dpa else 0.0,
+    )
+
+
+def _flops(task: Any, entry: str) -> dict[str, float]:
+    each = syncmv4d_cost.parts(task)
+    if entry != "sample_step":
+        return syncmv4d_cost.training(task, each)
+    del each["pixels"]  # encoding videos: no step of sampling does
+    return each | {"mjd": each["mjd"] * (2 if task.options.guidance != 1.0 else 1)}
+
+
+def _compiled(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    devices: Sequence[Any],
+    chip: pods.Chip,
+    row: dict[str, Any],
+) -> dict[str, Any]:
+    """Compiles one candidate; returns its row with what the compiler said."""
+    mesh = meshes.make_mesh(row["mesh"], devices)
+    log.info("plan: %s %s on mesh %s ...", row["topology"], row["entry"], pods.show(row["mesh"]))
+    start = time.perf_counter()
+    function, arguments = programs.program(config, mesh, row["entry"], row["batch"])
+    try:
+        compiled = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        refused = hlo.shortage(str(error))
+        if refused is None:
+            raise
+        row |= {"kind": "refused", "fits": False, "compile_s": _since(start)}
+        return row | {
+            "limit_bytes": int(refused.available),
+            "peak_bytes": int(refused.used),
+            "largest": [list(x) for x in refused.largest],
+            "findings": [str(error).splitlines()[0][:300]],
+            "advice": plan_report.advice(config, topology, row),
+        }
+    row |= {"fits": True, "compile_s": _since(start), "limit_bytes": int(chip.hbm)}
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    return _described(config, topology, chip, row, text) | {
+        "kind": "whole",
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+    }
+
+
+def _assigned(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    chip: pods.Chip,
+    row: dict[str, Any],
+) -> dict[str, Any]:
+    """As `_compiled`, in a process that is stopped when the memory is assigned."""
+    start = time.perf_counter()
+    found = compiler.run(_apart, config.to_dict(), topology.name, row, names=PROGRAMS)
+    if not isinstance(found, compiler.Assigned):
+        return found  # refused, or done before it was noticed
+    row |= {"fits": found.used <= chip.hbm, "compile_s": _since(start)}
+    return _described(config, topology, chip, row, found.text) | {
+        "kind": "memory",
+        "peak_bytes": found.used,
+        "limit_bytes": int(chip.hbm),
+    }
+
+
+def _apart(config: Mapping[str, Any], name: str, row: dict[str, Any]) -> dict[str, Any]:
+    topology, devices = load_devices(name)
+    config = ml_collections.ConfigDict(config)
+    return _compiled(config, topology, devices, pods.chip_of(topology.chip), row)
+
+
+def _described(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    chip: pods.Chip,
+    row: dict[str, Any],
+    text: str,
+) -> dict[str, Any]:
+    """Returns the row with what a program's text tells: bytes sent, bounds by them, findings."""
+    devices = topology.devices // topology.slices if topology.slices > 1 else 0
+    found = hlo.collectives(text, slice_devices=devices)
+    fast = sum(x.sent * x.times for x in found if not x.across)
+    task = assembly.load_task(config)
+    work = _work(config, task, row["entry"], row["batch"])
+    row = row | bounds.estimate(work, chip, row["mesh"], sent=fast)
+    slow = sum(x.sent * x.times for x in found if x.across)
+    if slow:
+        row["seconds"]["network"] = round(slow / chip.network, 4)
+    shapes = [x.shape for x in jax.tree.leaves(programs.split(config, task)[0])]
+    return row | {
+        "flops": work.flops,
+        "largest": [list(x) for x in hlo.largest(text)],
+        "collectives": hlo.summary(found),
+        "asynchronous": hlo.asynchronous(text),
+        "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
+        "findings": plan_report.findings(hlo.whole_weights(found, shapes)),
+    }
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 1)

@@ -1,0 +1,30 @@
+"""SyncMV4D: the multi-view joint diffusion transformer and the aligner in a closed loop."""
+
+from typing import Any
+
+from syncmv4d_jax.configuration import section
+from syncmv4d_jax.models.dpa import config as dpa_config
+from syncmv4d_jax.models.mjd import config as mjd_config
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks.syncmv4d import codec, cycle, loop, task
+
+
+def make(config: Any) -> task.SyncMV4D:
+    """Builds the task from `config.task`: `loop.Options` and sections dit, dpa, vae, cycle.
+
+    With a section `codec` the loop uses the learned motion codec (codec.py).
+    """
+    values = dict(config.task)
+    values.pop("name", None)
+    learned = values.pop("codec", None)
+    parts = {key: values.pop(key, {}) for key in ("dit", "dpa", "vae", "cycle")}
+    made = {
+        "options": section(loop.Options, values, "config.task"),
+        "mjd_config": section(mjd_config.MJDConfig, parts["dit"], "config.task.dit"),
+        "dpa_config": section(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
+        "vae_config": vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
+        "settings": section(cycle.Settings, parts["cycle"], "config.task.cycle"),
+    }
+    if not learned:
+        return task.SyncMV4D(**made)
+    return codec.make(learned, **made)

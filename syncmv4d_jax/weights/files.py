@@ -1,0 +1,228 @@
+"""Tensor files, read one tensor at a time: safetensors (single or in shards) and torch's .pth.
+
+A safetensors file is an eight-byte header length, a JSON header {key: {dtype, shape, data_offsets}}
+and the raw tensors. We read and write it with our own few lines because bfloat16 has no numpy type
+in the safetensors package, and because sizes can be checked before anything is read.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from syncmv4d_jax.weights import torch_pickle
+
+DTYPES = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32), "I16": np.dtype(np.int16), "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Entry(NamedTuple):
+    """A tensor of a file that is not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+class Tensors(NamedTuple):
+    """The tensors of a checkpoint and the files they lie in."""
+
+    entries: dict[str, Entry]
+    files: list[Path]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{key: shape}."""
+        return {key: entry.shape for key, entry in self.entries.items()}
+
+
+def _read_at(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    with path.open("rb") as file:
+        file.seek(start)
+        data = np.fromfile(file, dtype, math.prod(shape))
+    return data.reshape(shape)
+
+
+def _safetensors(path: Path) -> dict[str, Entry]:
+    """Reads the header of one file and checks it against the file's size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + length > size:
+            raise ValueError(f"{path}: truncated, or not a safetensors file ({size} bytes)")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise ValueError(f"{path}: not a safetensors file: {error}") from error
+    header.pop("__metadata__", None)
+    wanted = 8 + length + max((e["data_offsets"][1] for e in header.values()), default=0)
+    if wanted != size:
+        raise ValueError(f"{path}: truncated: its header wants {wanted} bytes, it has {size}")
+    entries = {}
+    for key, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{path}: {key} has the unknown type {entry['dtype']}")
+        shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
+        begin, end = entry["data_offsets"]
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{path}: {key} {shape} {dtype} does not fill {end - begin} bytes")
+
+        def read(at=8 + length + begin, shape=shape, dtype=dtype):
+            return _read_at(path, at, shape, dtype)
+
+        entries[key] = Entry(shape, dtype, read)
+    return entries
+
+
+def open_safetensors(paths: list[Path]) -> Tensors:
+    """Opens files whose keys together make a checkpoint.
+
+    Raises:
+      ValueError: a truncated file, or a key that is in two files.
+    """
+    entries: dict[str, Entry] = {}
+    for path in paths:
+        found = _safetensors(path)
+        if both := sorted(found.keys() & entries.keys()):
+            raise ValueError(f"{path}: {both[0]} and {len(both) - 1} more are in another shard too")
+        entries |= found
+    return Tensors(entries, list(paths))
+
+
+def open_sharded(folder: Path, stem: str) -> Tensors:
+    """Opens `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names.
+
+    Raises:
+      FileNotFoundError: neither is there, or a shard that the index names is missing.
+      ValueError: a truncated shard, or shards that do not hold what the index says.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.exists():
+        single = folder / f"{stem}.safetensors"
+        if not single.exists():
+            raise FileNotFoundError(
+                f"{folder}: wanted {single.name} or {index.name}, found neither"
+            )
+        return open_safetensors([single])
+    places = json.loads(index.read_text())["weight_map"]
+    shards = sorted(set(places.values()))
+    if missing := [name for name in shards if not (folder / name).exists()]:
+        raise FileNotFoundError(f"{index} names shards that are missing: {', '.join(missing)}")
+    tensors = open_safetensors([folder / name for name in shards])
+    if absent := sorted(places.keys() - tensors.entries.keys()):
+        raise ValueError(f"{index}: its shards lack {len(absent)} keys, e.g. {absent[:3]}")
+    return tensors
+
+
+def open_pth(path: Path) -> Tensors:
+    """Opens a state dict that torch.save wrote; its tensors stay in the file until they are read.
+
+    Raises:
+      ValueError: truncated, not a state dict, or one that asks for more than tensors.
+    """
+    file = path.open("rb")
+    try:
+        state = torch_pickle.lazy(file)
+    except (ValueError, torch_pickle.Refused) as error:
+        file.close()
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch_pickle.Tensor) for value in state.values()
+    ):
+        raise ValueError(f"{path}: wanted a state dict {{key: tensor}}, got {type(state).__name__}")
+    entries = {key: Entry(t.shape, t.dtype, t.read) for key, t in state.items()}
+    return Tensors(entries, [path])
+
+
+def sha256(path: Path) -> str:
+    """Returns the hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sharded(
+    folder: Path,
+    stem: str,
+    tensors: dict[str, Entry],
+    *,
+    shard_bytes: int,
+    progress: Callable[[int], Any],
+) -> None:
+    """Writes safetensors shards and their index (or one file), reading one tensor at a time.
+
+    Args:
+      folder, stem: as in `open_sharded`.
+      tensors: {key: entry}, written in this order.
+      shard_bytes: largest size of a shard, if it holds more than one tensor.
+      progress: called with the bytes of every tensor written.
+    """
+    shards: list[dict[str, Entry]] = [{}]
+    filled = 0
+    for key, entry in tensors.items():
+        size = _size(entry)
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][key] = entry
+        filled += size
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"{stem}.safetensors"
+        if len(shards) > 1:
+            name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / name, shard, progress=progress)
+        weight_map |= dict.fromkeys(shard, name)
+    if len(shards) > 1:
+        total = sum(_size(entry) for entry in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+
+def write_safetensors(
+    path: Path, tensors: dict[str, Entry], *, progress: Callable[[int], Any] = lambda n: None
+) -> None:
+    """Writes one file; arguments as in `write_sharded`."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for key, (begin, entry) in zip(tensors, _offsets(tensors), strict=True):
+        header[key] = {
+            "dtype": NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [begin, begin + _size(entry)],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with contextlib.closing(path.open("wb")) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for entry in tensors.values():
+            file.write(np.ascontiguousarray(entry.read()).view(np.uint8).data)
+            progress(_size(entry))
+
+
+def entry_of(array: np.ndarray) -> Entry:
+    """Wraps an array in memory."""
+    return Entry(array.shape, array.dtype, lambda: array)
+
+
+def _size(entry: Entry) -> int:
+    return math.prod(entry.shape) * entry.dtype.itemsize
+
+
+def _offsets(tensors: dict[str, Entry]) -> Iterator[tuple[int, Entry]]:
+    at = 0
+    for entry in tensors.values():
+        yield at, entry
+        at += _size(entry)

@@ -1,0 +1,133 @@
+"""The cache of latents and text features, with two-line encoders."""
+
+import fake_records
+import numpy as np
+import pytest
+import test_pipeline
+
+from syncmv4d_jax import schema
+from syncmv4d_jax.data import (
+    cache,
+    pipeline,
+    records,
+)
+from syncmv4d_jax.weights import (
+    encoders,
+    store,
+)
+
+HASH = "vae:0123,umt5:4567"
+CALLS = []
+
+
+def encode_video(video):
+    CALLS.append(video)
+    return video[::4, ::8, ::8].astype(np.float32) / 255
+
+
+def encode_text(texts):
+    lengths = np.array([len(text) + 1 for text in texts], np.int32)
+    rows = np.arange(16)[None] < lengths[:, None]
+    return np.repeat(rows[..., None] * (1.0 + lengths[:, None, None]), 6, axis=-1), lengths
+
+
+def make(root, out, **options):
+    options = {"encode_video": encode_video, "encode_text": encode_text} | options
+    return cache.run(root, out, weights_hash=options.pop("weights_hash", HASH), **options)
+
+
+@pytest.fixture
+def root(tmp_path):
+    fake_records.write(tmp_path / "records")
+    return tmp_path / "records"
+
+
+def batch_of(root, out, **data):
+    config = test_pipeline.configuration(root, cache=str(out), cameras="fixed", **data)
+    config.task.dit = {"dim": 8}
+    return test_pipeline.batches(config, 1, size=3)[0]
+
+
+def test_batches_carry_what_was_encoded(root, tmp_path):
+    make(root, tmp_path / "cache")
+    batch = batch_of(root, tmp_path / "cache")
+    sizes = schema.check(batch, where="the cache")
+    assert "video" not in batch and sizes["f"] == 2 and sizes["l"] == 7
+    raw = batch_of(root, tmp_path / "cache", raw=True)
+    wanted = raw["motion"][:, :, ::4, ::8, ::8] / 255
+    np.testing.assert_allclose(batch["motion_latents"], wanted, atol=2**-8)  # bfloat16
+    for key in pipeline.SMALL:
+        np.testing.assert_array_equal(batch[key], raw[key])
+    assert batch["text_lengths"].tolist() == [7, 7, 7]
+    assert batch["null_text_lengths"].tolist() == [1, 1, 1]
+    assert (batch["text"] == 8).all() and (batch["null_text"][:, 0] == 2).all()
+    assert not batch["null_text"][:, 1:].any()
+
+
+def test_a_stopped_run_continues_and_gives_the_same(root, tmp_path):
+    def stop(video):
+        if len(CALLS) > 20:
+            raise KeyboardInterrupt
+        return encode_video(video)
+
+    CALLS.clear()
+    with pytest.raises(KeyboardInterrupt):
+        make(root, tmp_path / "cache", encode_video=stop)
+    with pytest.raises(FileNotFoundError, match="no finished cache"):
+        batch_of(root, tmp_path / "cache")
+    done = len(CALLS)
+    make(root, tmp_path / "cache")
+    assert len(CALLS) < 4 * 12 + done  # the first file was not encoded again
+    make(root, tmp_path / "other")
+    for path in (tmp_path / "other").rglob("*.array_record"):
+        twin = tmp_path / "cache" / path.relative_to(tmp_path / "other")
+        assert twin.read_bytes() == path.read_bytes()
+
+
+def test_other_weights_or_records_are_refused(root, tmp_path):
+    folder = make(root, tmp_path / "cache")
+    with pytest.raises(cache.StaleCache, match="weights_hash.*another --out"):
+        make(root, tmp_path / "cache", weights_hash="vae:9999,umt5:4567")
+    index = root / "16x24" / "index.json"
+    index.write_text(index.read_text() + "\n")
+    with pytest.raises(cache.StaleCache, match="run data_prep/cache_latents.py again"):
+        batch_of(root, folder)
+
+
+def test_the_weights_of_a_run_must_be_those_of_the_cache(root, tmp_path):
+    part = tmp_path / "weights" / "vae"
+    records.write_json(part / "index.json", {"part": "vae", "config": {}, "source": "a"})
+    mark = store.weights_mark(tmp_path / "weights", "vae")
+    make(root, tmp_path / "cache", weights_hash=f"vae:{mark},umt5:1")
+    opened = cache.Cache(tmp_path / "cache", records.Reader(root))
+    opened.check_weights({"vae": str(tmp_path / "weights")})
+    records.write_json(part / "index.json", {"part": "vae", "config": {}, "source": "b"})
+    with pytest.raises(cache.StaleCache, match=r"config.weights.vae"):
+        opened.check_weights({"vae": str(part)})
+    with pytest.raises(FileNotFoundError, match="umt5"):
+        encoders.weights_hash(tmp_path / "weights")
+
+
+def test_hosts_share_the_work(root, tmp_path):
+    CALLS.clear()
+    make(root, tmp_path / "cache", shard_index=1, shard_count=2)
+    assert len(CALLS) == 24 and not list(tmp_path.rglob("cache.json"))
+    folder = make(root, tmp_path / "cache", shard_index=0, shard_count=2)
+    assert len(CALLS) == 48 and (folder / "cache.json").is_file()
+
+
+def test_texts_alone_can_be_cached(root, tmp_path):
+    make(root, tmp_path / "cache", encode_video=None)
+    batch = batch_of(root, tmp_path / "cache")
+    assert "video" in batch and "video_latents" not in batch and batch["text"].shape[1:] == (7, 6)
+
+
+def test_pixels_and_cached_latents_can_be_read_together(root, tmp_path):
+    make(root, tmp_path / "cache")
+    alone = batch_of(root, tmp_path / "cache")
+    both = batch_of(root, tmp_path / "cache", raw=True, latents=True)
+    assert "video" not in alone and "video_latents" not in batch_of(
+        root, tmp_path / "cache", raw=True
+    )
+    np.testing.assert_array_equal(both["motion_latents"], alone["motion_latents"])
+    assert both["motion"].dtype == np.uint8

@@ -1,0 +1,78 @@
+"""Linear, norms and time features."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from syncmv4d_jax.models.nn import layers
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "wan_dit" / "prims.npz"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(GOLDEN))
+
+
+def test_sincos_matches_the_float64_reference(golden):
+    got = layers.sincos(jnp.asarray(golden["sincos_t"], jnp.float32), width=256)
+    np.testing.assert_allclose(got, golden["sincos"], atol=1e-6)
+
+
+def test_sincos_keeps_its_phase_for_any_float_time():
+    t = np.random.default_rng(0).uniform(0, 1000, (3, 500)).astype(np.float32)
+    frequencies = 10000.0 ** (-np.arange(128) / 128)
+    angle = t.astype(np.float64)[..., None] * frequencies
+    wanted = np.concatenate([np.cos(angle), np.sin(angle)], -1)
+    np.testing.assert_allclose(
+        jax.jit(layers.sincos, static_argnames="width")(t, width=256), wanted, atol=2e-6
+    )
+    with pytest.raises(ValueError, match="even width"):
+        layers.sincos(t, width=7)
+
+
+def test_rms_norm_matches_reference(golden):
+    norm = layers.RMSNorm(256, rngs=nnx.Rngs(0))
+    norm.scale[...] = jnp.asarray(golden["rms_w"])
+    np.testing.assert_allclose(norm(jnp.asarray(golden["rms_in"])), golden["rms_out"], atol=1e-5)
+
+
+def test_rms_norm_casts_before_the_weight():
+    x = jax.random.normal(jax.random.key(0), (4, 64)).astype(jnp.bfloat16)
+    norm = layers.RMSNorm(64, rngs=nnx.Rngs(0))
+    norm.scale[...] = 1 + jax.random.normal(jax.random.key(1), (64,))
+    y = x.astype(jnp.float32)
+    y = (y / jnp.sqrt(jnp.mean(y**2, -1, keepdims=True) + 1e-6)).astype(jnp.bfloat16)
+    wanted = y * norm.scale[...].astype(jnp.bfloat16)[None]
+    assert norm(x).dtype == jnp.bfloat16
+    assert float(jnp.mean(norm(x) == wanted)) > 0.99
+
+
+def test_layer_norm_and_modulation():
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 5, 64))
+    shift, scale = jax.random.normal(jax.random.key(1), (2, 2, 1, 64))
+    y = layers.layer_norm(x, eps=1e-6)
+    np.testing.assert_allclose(np.mean(y, -1), 0, atol=1e-5)
+    np.testing.assert_allclose(np.var(y, -1), 1, atol=1e-4)
+    wanted = y * (1 + scale) + shift
+    np.testing.assert_allclose(layers.modulate(x, shift, scale, eps=1e-6), wanted, atol=1e-6)
+    norm = layers.LayerNorm(64, rngs=nnx.Rngs(0))
+    norm.scale[...], norm.bias[...] = 1 + scale[0, 0], shift[0, 0]
+    wanted = y * (1 + scale[0, 0])[None, None] + shift[0, 0][None, None]
+    np.testing.assert_allclose(norm(x), wanted, atol=1e-5)
+    assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_linear_computes_in_the_dtype_of_its_input():
+    linear = layers.Linear(6, 4, rngs=nnx.Rngs(0))
+    linear.bias[...] = jnp.arange(4.0)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 6))
+    np.testing.assert_allclose(
+        linear(x), np.asarray(x) @ np.asarray(linear.kernel[...]) + np.arange(4), atol=1e-6
+    )
+    assert linear(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    assert layers.Linear(6, 4, use_bias=False, rngs=nnx.Rngs(0))(x).shape == (2, 3, 4)

@@ -1,0 +1,198 @@
+"""Saves, verified restores, fall-back, merging and exports."""
+
+import logging
+import resource
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from syncmv4d_jax import tree
+from syncmv4d_jax.machines import mesh as meshes
+from syncmv4d_jax.run import checkpoint, optim
+
+CONFIG = optim.OptimConfig(ema=0.9)
+
+
+def state(seed=0):
+    key = jax.random.split(jax.random.key(seed), 2)
+    params = {
+        "dit": {"blocks": {"kernel": jax.random.normal(key[0], (2, 64, 64))}},
+        "dpa": {"kernel": jax.random.normal(key[1], (16, 8)), "bias": jnp.zeros((8,))},
+    }
+    return optim.init(CONFIG, params)
+
+
+def placed(axes):
+    abstract = jax.eval_shape(lambda: state())
+    shardings = meshes.shardings(abstract, meshes.make_mesh(axes), minimum=16)
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings
+    )
+
+
+def equal(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(jnp.all(x == y)), a, b)))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Two whole checkpoints, 1 and 2."""
+    store = checkpoint.Store(tmp_path / "c")
+    for step in (1, 2):
+        here = state(step)
+        assert store.save(step, here, {"note": step, "shapes": checkpoint.shapes(here)})
+    assert store.wait() and store.steps() == [1, 2]
+    store.close()
+    return tmp_path / "c"
+
+
+def flip(directory: Path, files: int = 1) -> None:
+    """Flips one bit in the middle of each of the largest data files."""
+    found = [path for path in directory.rglob("*") if path.is_file()]
+    for path in sorted(found, key=lambda path: -path.stat().st_size)[:files]:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "sequence": 2}])
+def test_restores_onto_another_mesh(saved, axes):
+    step, got, meta = checkpoint.Store(saved).restore(placed(axes))
+    assert (step, meta["note"]) == (2, 2)
+    assert equal(jax.device_get(got), jax.device_get(state(2)))
+    kernel = got["params"]["dit"]["blocks"]["kernel"]
+    assert not kernel.sharding.is_fully_replicated
+
+
+def test_flipped_bit_is_seen_and_the_step_before_is_used(saved, caplog):
+    flip(saved / "2")
+    with caplog.at_level(logging.WARNING):
+        step, got, _ = checkpoint.Store(saved).restore(placed({"fsdp": 8}))
+    assert step == 1 and equal(jax.device_get(got), jax.device_get(state(1)))
+    assert "is damaged" in caplog.text
+    assert (saved / "corrupt" / "2-0").is_dir() and not (saved / "2").exists()
+
+
+def test_silent_change_is_seen_by_the_fingerprint_alone(saved, monkeypatch):
+    """Orbax does not checksum array data: a changed value must not need its help."""
+    restore = checkpoint.ocp.CheckpointManager.restore
+
+    def change(manager, step, args):
+        result = restore(manager, step, args=args)
+        if "state" in result and step == 2:
+            result["state"]["params"]["dpa"]["bias"] = jnp.zeros((8,)).at[3].set(1e-30)
+        return result
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "restore", change)
+    step, *_ = checkpoint.Store(saved).restore(placed({"fsdp": 8}))
+    assert step == 1
+
+
+def test_all_damaged_is_an_error(saved):
+    flip(saved / "1")
+    flip(saved / "2")
+    with pytest.raises(ValueError, match=r"none of the checkpoints \[1, 2\] is whole"):
+        checkpoint.Store(saved).restore(placed({"fsdp": 8}))
+
+
+def test_reading_weights_only(saved):
+    params = checkpoint.restore_params(saved)
+    assert equal(params, jax.device_get(state(2)["ema"]))
+    flip(saved / "2", files=20)  # whichever of them holds the averages
+    assert equal(checkpoint.restore_params(saved), jax.device_get(state(1)["ema"]))
+    with pytest.raises(FileNotFoundError, match="wanted a checkpoint of step 7, found .1, 2."):
+        checkpoint.restore_params(saved, step=7)
+
+
+def test_torn_save_is_ignored_and_removed(saved):
+    torn = saved / "3.orbax-checkpoint-tmp"
+    torn.mkdir()
+    (torn / "half").write_text("half")
+    store = checkpoint.Store(saved)
+    step, *_ = store.restore(placed({"fsdp": 8}))
+    store.close()
+    assert step == 2 and not torn.exists()
+
+
+def test_another_architecture_lists_both_differences(saved):
+    other = placed({"fsdp": 8})
+    other["params"]["new"] = other["params"].pop("dpa")
+    with pytest.raises(checkpoint.Mismatch) as error:
+        checkpoint.Store(saved).restore(other)
+    assert "only here: params/new/bias" in str(error.value)
+    assert "only in the checkpoint: params/dpa/bias" in str(error.value)
+
+
+def test_keeps_the_latest_and_every_nth(tmp_path):
+    store = checkpoint.Store(tmp_path, keep=1, keep_every=2)
+    for step in range(1, 6):
+        store.save(step, state(), {})
+    store.close()
+    assert checkpoint.Store(tmp_path).steps() == [2, 4, 5]
+
+
+def test_a_save_that_fails_is_reported_and_the_old_one_stays(saved, caplog):
+    """A file size limit stands in for a full disk: writes fail with an OS error."""
+    store = checkpoint.Store(saved)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with caplog.at_level(logging.WARNING):
+            good = store.save(3, state(3), {}) and store.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not good and "training goes on, the last good step is 2" in caplog.text
+    step, *_ = checkpoint.Store(saved).restore(placed({"fsdp": 8}))
+    assert step == 2
+    assert store.save(4, state(4), {}) and store.wait() and store.latest() == 4
+
+
+def test_unwritable_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="give a writable --workdir"):
+        checkpoint.Store(tmp_path / "file" / "checkpoints")
+
+
+def test_fingerprint_sees_value_place_and_not_the_mesh():
+    x = jax.random.normal(jax.random.key(0), (16, 24))
+    mark = checkpoint.fingerprints({"x": x})["x"]
+    mesh = meshes.make_mesh({"fsdp": 4, "sequence": 2})
+    spec = jax.NamedSharding(mesh, jax.P("fsdp", "sequence"))
+    assert checkpoint.fingerprints({"x": jax.device_put(x, spec)})["x"] == mark
+    assert checkpoint.fingerprints({"x": x.at[3, 4].add(1e-3)})["x"] != mark
+    swapped = x.at[0, 0].set(x[1, 1]).at[1, 1].set(x[0, 0])
+    assert checkpoint.fingerprints({"x": swapped})["x"] != mark
+    half = checkpoint.fingerprints({"x": x.astype(jnp.bfloat16), "i": jnp.arange(3)})
+    assert half["x"] != mark
+
+
+def test_merge_lists_both_differences():
+    model = {"dit": {"q": np.zeros(3), "new": np.ones(2)}}
+    found = {"dit": {"q": np.full(3, 5.0), "old": np.zeros(2)}}
+    with pytest.raises(ValueError) as error:
+        checkpoint.merge(model, found)
+    assert "only in the model (1): dit/new" in str(error.value)
+    assert "only in the checkpoint (1): dit/old" in str(error.value)
+    merged = checkpoint.merge(model, found, new="new$", unused="old$")
+    assert tree.flatten(merged).keys() == {"dit/q", "dit/new"}
+    assert merged["dit"]["q"][0] == 5 and merged["dit"]["new"][0] == 1
+    with pytest.raises(ValueError, match=r"dit/q: model \(3,\), checkpoint \(4,\)"):
+        checkpoint.merge(model, {"dit": {"q": np.zeros(4), "new": np.zeros(2)}})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_export_and_load(tmp_path, dtype):
+    params, path = state()["params"], tmp_path / "weights.safetensors"
+    checkpoint.export(params, path, dtype=dtype, metadata={"seed": 3})
+    got = checkpoint.load_params(path)
+    wanted = jax.tree.map(lambda x: x.astype(dtype).astype("float32"), params)
+    assert equal(got, wanted)
+    assert checkpoint.load_params(path, "dpa").keys() == {"kernel", "bias"}
+    assert checkpoint.read_metadata(path) == {"seed": 3}
+    with pytest.raises(KeyError, match=r"wanted part 'vae', found parts \['dit', 'dpa'\]"):
+        checkpoint.load_params(path, "vae")
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load_params(tmp_path / "none.safetensors")

@@ -1,0 +1,311 @@
+"""Planning without libtpu: names, candidates, estimates, the reader of compiled programs, a run."""
+
+import dataclasses
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from configs import taco
+from syncmv4d_jax.machines import mesh as meshes
+from syncmv4d_jax.machines.planning import bounds, hlo, pods, report
+from syncmv4d_jax.run import assembly, plan, programs
+from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
+
+FAKE = pods.Chip(8 * 2**30, 1e12, 1e11, 1e10)
+REFUSED = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.40G of 15.75G hbm. \
+Exceeded hbm capacity by 7.65G.
+
+  Largest program allocations in hbm:
+
+  1. Size: 2.20G
+     Operator: op_name="jit(update)/while/body/dot_general"
+     Shape: bf16[1,8588,14336]{2,1,0:T(8,128)(2,1)}
+     Unpadded size: 2.20G
+     ==========================
+"""
+
+
+def test_unknown_topology_lists_the_names():
+    with pytest.raises(ValueError, match=r"'v9-3' is unknown; the names are .*v5e-8.*v5p-128"):
+        plan.PlanConfig(topologies=("v9-3",))
+    with pytest.raises(ValueError, match=r"config.plan.topologies is empty; give names of .*v6e"):
+        plan.PlanConfig()
+    with pytest.raises(ValueError, match=r"entries: unknown \['step'\]"):
+        plan.PlanConfig(topologies=("v5e-8",), entries=("step",))
+    with pytest.raises(ValueError, match=r"until: wanted one of .*'whole', 'memory'.*got 'soon'"):
+        plan.PlanConfig(topologies=("v5e-8",), until="soon")
+    with pytest.raises(ValueError, match=r'"memory" is for TPUs'):
+        plan.PlanConfig(topologies=("local",), until="memory")
+    with pytest.raises(ValueError, match=r"no figures for a 'abacus'; there are some for v5e"):
+        pods.chip_of("abacus")
+    assert pods.chip_of("NVIDIA H200") == pods.CHIPS["h200"]
+
+
+@pytest.mark.parametrize("name", pods.TOPOLOGIES)
+def test_candidate_meshes_use_every_device(name):
+    topology = pods.find(name)
+    sizes = {"slices": topology.slices, "views": 3, "heads": 24}
+    for training in (True, False):
+        found = pods.meshes(topology.devices, training=training, **sizes)
+        assert found and len({pods.show(mesh) for mesh in found}) == len(found)
+        for mesh in found:
+            product = mesh["data"] * mesh["fsdp"] * mesh["view"] * mesh["sequence"]
+            assert product == topology.devices and 24 % (mesh["view"] * mesh["sequence"]) == 0
+            assert mesh["data"] % topology.slices == 0
+    with_views = [mesh for mesh in found if mesh["view"] == 3]
+    assert bool(with_views) == (topology.devices % 3 == 0)
+
+
+def compiled(function, *arrays, **options):
+    return jax.jit(function, **options).lower(*arrays).compile().as_text()
+
+
+def test_collectives_in_a_loop_count_as_often_as_they_run():
+    mesh = meshes.make_mesh({"fsdp": 8})
+    weights = jax.ShapeDtypeStruct((5, 64, 32), jnp.float32, sharding=NamedSharding(mesh, P()))
+    x = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=meshes.batch_sharding(mesh))
+
+    def mean(x, w):
+        y = jax.lax.psum(jnp.mean(jnp.tanh(x @ w), 0), "fsdp")
+        return jnp.concatenate([x[:, :32] + y[None], x[:, 32:]], 1), None
+
+    def run(x, weights):
+        return jax.lax.scan(mean, x, weights)[0]
+
+    specs = {"in_specs": (P("fsdp"), P()), "out_specs": P("fsdp"), "check_vma": False}
+    found = hlo.collectives(compiled(jax.shard_map(run, mesh=mesh, **specs), x, weights))
+    assert [(one.kind, one.times, one.group) for one in found] == [("all-reduce", 5, 8)]
+    assert found[0].sent == 2 * 32 * 4 * 7 / 8
+    assert hlo.summary(found) == {
+        "all-reduce": {"count": 1, "runs": 5, "gigabytes": pytest.approx(5 * 224 / 1e9)}
+    }
+    halves = hlo.collectives(
+        compiled(jax.shard_map(run, mesh=mesh, **specs), x, weights), slice_devices=4
+    )
+    assert halves[0].across
+
+
+def test_gradients_summed_whole_are_a_finding():
+    mesh = meshes.make_mesh({"data": 8})
+    placed = NamedSharding(mesh, P())
+    weight = jax.ShapeDtypeStruct((1024, 1024), jnp.float32, sharding=placed)
+    x = jax.ShapeDtypeStruct((16, 1024), jnp.float32, sharding=meshes.batch_sharding(mesh))
+    gradient = jax.grad(lambda w, x: jnp.mean(jnp.square(x @ w)))
+    found = hlo.collectives(compiled(gradient, weight, x, out_shardings=placed))
+    whole = hlo.whole_weights(found, [(30, 1024, 1024)])
+    assert report.findings(whole) == ["all-reduce of a whole weight: f32[1024, 1024], 1 a step"]
+    assert not hlo.whole_weights(found, [(30, 1024, 512)])
+    shape = hlo.largest(compiled(gradient, weight, x, out_shardings=placed))[0]
+    assert shape[:2] == (2**22, "f32[1024,1024]")
+
+
+def test_reader_of_collectives_by_their_text():
+    text = """HloModule m
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%a, %b)
+}
+ENTRY %main (p: bf16[4,8]) -> bf16[8,8] {
+  %p = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %g = (bf16[4,8]{1,0}, bf16[8,8]{1,0:T(8,128)(2,1)}) all-gather-start(%p), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %r = f32[4,8]{1,0} reduce-scatter(%p), replica_groups={{0,1},{2,3}}, to_apply=%add
+  %c = bf16[4,8]{1,0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}
+  ROOT %d = bf16[8,8]{1,0} all-gather-done(%g)
+}
+"""  # noqa: E501
+    found = hlo.collectives(text, slice_devices=4)
+    assert [one.kind for one in found] == ["all-gather", "reduce-scatter", "collective-permute"]
+    assert [one.sent for one in found] == [8 * 8 * 2 / 2, 4 * 8 * 4, 4 * 8 * 2]
+    assert [one.across for one in found] == [True, False, False]
+    with pytest.raises(ValueError, match="found no ENTRY computation"):
+        hlo.collectives("nothing")
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("{{0,1},{2,3}}", [[0, 1], [2, 3]]),
+        ("[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("[4,2]<=[2,4]T(1,0)", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        ("mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+        ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", [[0, 2, 4, 6], [1, 3, 5, 7]]),
+    ],
+)
+def test_reader_of_groups(groups, devices):
+    assert hlo._groups(f"%p), channel_id=1, replica_groups={groups}, to_apply=%add") == devices
+
+
+def test_what_slices_send_each_other():
+    """As libtpu prints it for two slices: each one's program hands its part to the host."""
+    text = """HloModule m, num_partitions=4
+ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %s = (bf16[4,8]{1,0}, u32[], token[]) send(%p), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %t = (bf16[4,8]{1,0}, u32[], token[]) send(%p), channel_id=3, is_host_transfer=true
+}
+"""  # noqa: E501
+    (found,) = hlo.collectives(text, slice_devices=4)
+    assert (found.kind, found.across, found.group, found.sent) == ("all-reduce", True, 2, 64)
+
+
+def test_groups_that_cannot_be_read():
+    with pytest.raises(ValueError, match="cannot read the groups of devices in .*new form"):
+        hlo._groups("%p), replica_groups=new form, to_apply=%add")
+
+
+def test_a_collective_that_fusions_carry_on_counts_once():
+    """As libtpu prints it for v5e: begun, gone on with beside a computation, and ended."""
+    gather = "%g = bf16[8,8]{1,0} all-gather(%p), channel_id=7, replica_groups=[1,4]<=[4]"
+    parts = {
+        "start": 'ROOT %c = (bf16[8,8]) custom-call(%g), custom_call_target="AsyncCollectiveStart"',
+        "beside": "ROOT %t = (bf16[8,8]) tuple(%g)",
+        "done": 'ROOT %c = bf16[8,8] custom-call(%g), custom_call_target="AsyncCollectiveDone"',
+    }
+    lines = ["HloModule m", ""]
+    for name, last in parts.items():
+        lines += [f"%{name} (p: bf16[2,8]) -> bf16[8,8] {{", f"  {gather}", f"  {last}", "}", ""]
+    lines += ["ENTRY %main (p: bf16[2,8]) -> bf16[8,8] {"]
+    lines += [f"  %f{n} = bf16[8,8] fusion(%p), kind=kLoop, calls=%{n}" for n in parts]
+    lines += [f"  {gather.replace('%g', '%other').replace('=7', '=8')}", "}"]
+    found = hlo.collectives("\n".join(lines))
+    assert [one.sent for one in found] == [96.0, 96.0]
+
+
+def test_reader_of_asynchronous_collectives():
+    text = """
+%async_collective_fusion.3 (p: f32[4]) -> f32[4] {
+  %c = f32[4]{0} collective-permute-start(%p), source_target_pairs={{0,1},{1,0}}
+}
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %copy = f32[4]{0} copy-start(%p)
+  %a = f32[4]{0} all-gather(%p), replica_groups={{0,1}}
+  %b = f32[4]{0} all-reduce-start(%p), replica_groups={{0,1}}
+}
+"""
+    assert hlo.asynchronous(text) == {"collective-permute": 1, "all-reduce": 1, "fused": 1}
+    assert hlo.asynchronous("ENTRY %main (p: f32[4]) -> f32[4] {") == {}
+
+
+def test_reader_of_a_refusal():
+    found = hlo.shortage(REFUSED)
+    assert (found.used, found.available) == (23.40 * 2**30, 15.75 * 2**30)
+    assert found.largest[0][1] == "bf16[1,8588,14336]"
+    assert "dot_general" in found.largest[0][2]
+    assert hlo.shortage("INVALID_ARGUMENT: no") is None
+
+
+def settings(**values):
+    config = taco.get_config("debug")
+    config.plan.topologies = ("local",)
+    with config.unlocked():
+        config.plan.update(values)
+    return config
+
+
+def test_mesh_that_does_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
+    with pytest.raises(ValueError, match=r"wants 3 devices, there are 8.*fsdp=8 would fit"):
+        plan.run(settings(mesh=(1, 3, 1, 1), entries=("mjd_step",)), tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["mjd_step", "sample_step"])
+def test_programs_have_the_names_that_until_memory_waits_for(entry):
+    config = programs.of_entry(settings(), entry)
+    mesh = meshes.make_mesh({"fsdp": 4, "sequence": 2})
+    function, arguments = programs.program(config, mesh, entry, 4)
+    name = re.match(r"module @jit_(\w+)", function.lower(*arguments).as_text()).group(1)
+    assert name in plan.PROGRAMS
+
+
+@pytest.mark.slow
+def test_plan_of_this_machine(tmp_path, monkeypatch, capsys):
+    """All three entries compile here; a second run reads them from disk."""
+    monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
+    config = settings(mesh=(1, 4, 1, 2), compiled=1)
+    plan.run(config, tmp_path)
+    assert "closed_loop_step" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "plan.json").read_text())["entries"]
+    assert [row["entry"] for row in rows] == list(report.ENTRIES)
+    for row in rows:
+        assert row["fits"] and row["peak_bytes"] > row["argument_bytes"] > 0
+        assert row["collectives"] and row["seconds"]["compute"] >= 0
+        assert row["largest"][0][0] > 0
+    assert "dpa" not in rows[0]["flops"] and rows[1]["flops"]["dpa"] > 0
+    monkeypatch.setattr(programs, "program", None)  # compiling again would call it
+    plan.run(config, tmp_path)
+
+
+def test_refused_programs_say_what_to_change(monkeypatch):
+    monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
+    config = taco.get_config("full")
+    row = {"entry": "closed_loop_step", "mesh": dict.fromkeys(pods.AXES, 1), "batch": 1}
+    found = report.advice(config, pods.find("v5e-8"), row)
+    assert any("vae_chunk" in line for line in found)
+    assert found[-1] == "more devices: v5e-64, v5e-256, 2xv5e-64"
+
+
+def test_estimates_follow_the_mesh():
+    """At the paper's size: cutting the sequence saves activations, idle clips cost compute."""
+    work = bounds.Work(
+        flops={"mjd": 1.5e15, "decode": 9e14}, parameters=6_190_000_000, frozen=0, state=12,
+        batch=8, views=3, tokens=25764, width=3072, layers=30, residual=4, passes=3, clip=0.0,
+    )  # fmt: skip
+    chip = pods.CHIPS["v5p"]
+    mesh = lambda *sizes: dict(zip(pods.AXES, sizes, strict=True))  # noqa: E731
+    whole = bounds.estimate(work, chip, mesh(1, 8, 1, 1))
+    assert whole["seconds"]["compute"] == pytest.approx(2.4e15 / 459e12, rel=1e-3)
+    assert 30 < whole["estimate_bytes"] / 2**30 < 35 and whole["likely"]
+    cut = bounds.estimate(work, chip, mesh(1, 8, 1, 4))
+    assert cut["estimate_bytes"] < whole["estimate_bytes"] / 2
+    assert cut["seconds"]["compute"] == pytest.approx((1.5e15 + 4 / 3 * 9e14) / 4 / 459e12, 1e-3)
+    known = bounds.estimate(work, chip, mesh(1, 8, 1, 1), sent=600e9)
+    assert known["seconds"]["link"] == 1.0
+    small = bounds.estimate(work, pods.CHIPS["v5e"], mesh(1, 8, 1, 1))
+    assert not small["likely"]
+
+
+# GiB that libtpu assigned at full size, from docs/pods.md.
+ASSIGNED = [
+    ("mjd_step", (1, 4, 1, 1), 50.1),
+    ("mjd_step", (1, 8, 1, 1), 34.3),
+    ("mjd_step", (1, 4, 1, 4), 13.5),
+    ("mjd_step", (4, 16, 3, 1), 8.8),
+    ("mjd_step", (1, 8, 1, 8), 5.2),
+    ("mjd_step", (2, 8, 1, 8), 5.3),
+    ("mjd_step", (1, 32, 1, 8), 4.1),
+    ("closed_loop_step", (1, 8, 1, 1), 64.8),
+    ("closed_loop_step", (1, 16, 1, 1), 58.2),
+    ("closed_loop_step", (1, 64, 1, 1), 48.2),
+    ("closed_loop_step", (4, 16, 1, 1), 58.2),
+    ("sample_step", (1, 1, 1, 8), 45.7),
+]
+
+
+@functools.cache
+def full_size_work(entry):
+    config = programs.of_entry(taco.get_config("full"), entry)
+    return plan._work(config, assembly.load_task(config), entry, 1)
+
+
+@pytest.mark.parametrize("entry, sizes, assigned", ASSIGNED)
+def test_estimates_are_near_what_the_compiler_assigned(entry, sizes, assigned):
+    mesh = dict(zip(pods.AXES, sizes, strict=True))
+    work = dataclasses.replace(full_size_work(entry), batch=mesh["data"] * mesh["fsdp"])
+    found = bounds.estimate(work, pods.CHIPS["v5p"], mesh)["estimate_bytes"] / 2**30
+    assert found == pytest.approx(assigned, rel=0.19)
+
+
+def test_a_sampling_step_encodes_no_video():
+    config = taco.get_config("debug").copy_and_resolve_references()
+    config.task.guidance = 5.0
+    task = assembly.load_task(config)
+    each = plan._flops(task, "sample_step")
+    assert each == {
+        "mjd": 2 * syncmv4d_cost.parts(task)["mjd"],
+        **{k: x for k, x in syncmv4d_cost.parts(task).items() if k not in ("mjd", "pixels")},
+    }

@@ -1,0 +1,123 @@
+"""A tiny recording in the plain layout: four moving solids with dots on them, six cameras."""
+
+import json
+
+import av
+import numpy as np
+import trimesh
+
+from syncmv4d_jax.data import raycast
+from syncmv4d_jax.geometry import cameras
+
+SIZE = (120, 160)  # of the videos
+SURFACES = {
+    "left": (-0.09, 0.0),
+    "right": (0.09, 0.0),
+    "tool": (0.02, 0.06),
+    "target": (0.0, -0.07),
+}
+DOTS = 8  # vertices painted white, of the left hand
+
+
+def solids():
+    """{name: (vertices [p 3] metres, faces)}."""
+    result = {}
+    for i, name in enumerate(SURFACES):
+        mesh = trimesh.creation.icosphere(subdivisions=2, radius=0.05)
+        stretch = np.array([1.0, 1.0, 1.0])
+        stretch[i % 3] = 1.4
+        result[name] = (np.asarray(mesh.vertices) * stretch, np.asarray(mesh.faces))
+    return result
+
+
+def poses(frames):
+    """{name: [n 4 4]}: the solids slide and turn."""
+    result, time = {}, np.arange(frames) / 30.0
+    for i, (name, (x, y)) in enumerate(SURFACES.items()):
+        angle = 0.8 * time * (1 if i % 2 else -1)
+        pose = np.tile(np.eye(4), (frames, 1, 1))
+        pose[:, 0, 0] = pose[:, 1, 1] = np.cos(angle)
+        pose[:, 1, 0] = np.sin(angle)
+        pose[:, 0, 1] = -np.sin(angle)
+        pose[:, 0, 3] = x + 0.03 * np.sin(2 * time + i)
+        pose[:, 1, 3] = y + 0.02 * np.cos(2 * time + i) + 0.01 * i
+        pose[:, 2, 3] = 0.08 + 0.02 * np.sin(time + i)
+        result[name] = pose
+    return result
+
+
+def rig(views=6):
+    """{camera: (K, [R|t])}, from left to right of an actor at y < 0."""
+    result = {}
+    for i in range(views):
+        angle = np.radians(30 + 120 * i / (views - 1))
+        eye = np.array([1.2 * np.cos(angle), 1.2 * np.sin(angle), 0.9])
+        pose = cameras.look_at(eye, np.array([0.0, 0.0, 0.08]), np.array([0.0, 0.0, 1.0]))
+        intrinsics = np.array([[320.0, 0, 79.5], [0, 320.0, 59.5], [0, 0, 1]])
+        result[f"cam{i}"] = (intrinsics, pose)
+    return result
+
+
+def dots():
+    return np.arange(0, 162, 162 // DOTS)[:DOTS]
+
+
+def draw(meshes, intrinsics, extrinsics):
+    """A frame [h w 3] uint8: shaded solids over grey, white dots on the first."""
+    scene = raycast.Scene(meshes)
+    hits = scene.cast(intrinsics, extrinsics, SIZE)
+    image = np.full((*SIZE, 3), 90, np.float32)
+    for i, (_, faces) in enumerate(meshes):
+        here = hits.mesh == i
+        image[here] = np.array([[200, 60, 40], [40, 160, 60], [50, 70, 200], [150, 120, 60]][i])
+        image[here] *= 0.7 + 0.1 * np.sin(faces[hits.face[here], 0])[:, None]
+    vertices = meshes[0][0][dots()]
+    pixels, depth = cameras.project(vertices, intrinsics, extrinsics)
+    seen = depth - scene.cast_pixels(pixels, intrinsics, extrinsics).depth < 0.003
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    for u, v in pixels[seen]:
+        near = np.exp(-((x - u) ** 2 + (y - v) ** 2) / 2.0)[..., None]
+        image = image * (1 - near) + 255 * near
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)
+
+
+def write_video(path, frames, fps=30, pixels="yuv444p"):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixels
+        stream.options = {"crf": "6", "preset": "ultrafast", "g": "12"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write(root, name="seq0", *, frames=18, tool="spoon", action="stir", views=6):
+    """Writes one recording of `frames` at 30 fps; returns its folder."""
+    folder = root / name
+    (folder / "surfaces").mkdir(parents=True)
+    description = {"fps": 30, "action": action, "tool": tool, "target": "bowl"}
+    (folder / "recording.json").write_text(json.dumps(description))
+    motion, shapes, calibration = poses(frames), solids(), {}
+    for surface, (vertices, faces) in shapes.items():
+        np.savez(
+            folder / "surfaces" / surface, vertices=vertices, faces=faces, poses=motion[surface]
+        )
+    names = sorted(shapes)
+    for camera, (intrinsics, extrinsics) in rig(views).items():
+        calibration[camera] = {
+            "K": intrinsics.ravel().tolist(),
+            "R": extrinsics[:, :3].ravel().tolist(),
+            "T": extrinsics[:, 3].tolist(),
+            "imgSize": [SIZE[1], SIZE[0]],
+        }
+        images = []
+        for n in range(frames):
+            posed = [
+                (shapes[s][0] @ motion[s][n, :3, :3].T + motion[s][n, :3, 3], shapes[s][1])
+                for s in names
+            ]
+            images.append(draw(posed, intrinsics, extrinsics))
+        write_video(folder / f"{camera}.mp4", images)
+    (folder / "cameras.json").write_text(json.dumps(calibration))
+    return folder

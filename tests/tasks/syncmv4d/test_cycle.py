@@ -1,0 +1,233 @@
+"""The closed loop on fakes of a few lines: what flows where, switches, and exact recovery."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from syncmv4d_jax import flow
+from syncmv4d_jax.tasks.syncmv4d import cycle, cycle_sampling
+
+B, V, F, H, W, C, N, K = 2, 3, 2, 2, 2, 4, 5, 6
+LATENT = (B, V, F, H, W, C)
+
+
+def targets(seed=0):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    return cycle.Targets(
+        jax.random.normal(keys[0], LATENT),
+        jax.random.normal(keys[1], LATENT),
+        jax.random.normal(keys[2], (B, V, N, K, 3)),
+        jax.random.uniform(keys[3], (B, V, 2)) + 1,
+    )
+
+
+def perfect(truth):
+    """Functions that know the data: the velocity to it, the tracks behind any latent."""
+
+    def toward(x_t, data, t):
+        return (x_t - data) / jnp.reshape(t, t.shape + (1,) * (x_t.ndim - 1))
+
+    def mjd(video, motion, feedback, t, context):
+        return cycle.Denoised(
+            toward(video, truth.video, t),
+            None if motion is None else toward(motion, truth.motion, t),
+            truth.scale,
+        )
+
+    return cycle.Functions(
+        mjd=mjd,
+        dpa=lambda tracks_t, coarse, t, context: toward(tracks_t, truth.tracks, t),
+        decode=lambda latents, scale, context: (
+            cycle.Coarse(truth.tracks, jnp.ones(truth.tracks.shape[:-1])),
+            jnp.zeros((B, V, N, H, W, 3)),
+        ),
+        warp=lambda frame0, scale, context: frame0,
+        encode=lambda tracks, scale, warp, context: truth.motion,
+        normalise=lambda tracks, context: tracks,
+        denormalise=lambda tracks, context: tracks,
+        corrupt=lambda tracks, t, context, rng: cycle.Coarse(tracks, jnp.ones(tracks.shape[:-1])),
+    )
+
+
+def run(functions, settings, truth=None, seed=0):
+    truth = targets() if truth is None else truth
+    step = lambda: cycle.train_step(  # noqa: E731
+        functions, functions, truth, jnp.array([0.3, 0.8]), None, jax.random.key(seed),
+        settings=settings,
+    )  # fmt: skip
+    return jax.jit(step)()
+
+
+@pytest.mark.parametrize("cond", ["x0_selfcond", "noisy", "sim"])
+def test_perfect_functions_have_no_error(cond):
+    truth = targets()
+    out = run(perfect(truth), cycle.Settings(cond=cond, probability=1.0), truth)
+    wanted = flow.velocity(truth.video, out.video_noise)[:, :, 1:]
+    np.testing.assert_allclose(out.denoised.video[:, :, 1:], wanted, atol=1e-4)
+    np.testing.assert_allclose(
+        out.denoised.motion, flow.velocity(truth.motion, out.motion_noise), atol=1e-4
+    )
+    np.testing.assert_allclose(out.track_velocity, out.track_target, atol=1e-4)
+    np.testing.assert_allclose(out.feedback, truth.motion)
+    np.testing.assert_array_equal(out.video_t[:, :, 0], truth.video[:, :, 0])
+
+
+def test_probability_zero_means_no_feedback():
+    out = run(perfect(targets()), cycle.Settings(probability=0.0))
+    assert not np.any(out.feedback)
+
+
+def test_noises_are_independent_and_time_is_shared():
+    truth = targets()
+    out = run(perfect(truth), cycle.Settings(), truth)
+    correlation = np.corrcoef(np.ravel(out.video_noise), np.ravel(out.motion_noise))[0, 1]
+    assert abs(correlation) < 0.3
+    t = jnp.array([0.3, 0.8]).reshape(B, 1, 1, 1, 1, 1)
+    np.testing.assert_allclose(
+        out.motion_t, (1 - t) * truth.motion + t * out.motion_noise, atol=1e-6
+    )
+
+
+def test_switches_leave_out_what_they_name():
+    def forbidden(*_):
+        raise AssertionError("called although switched off")
+
+    truth = targets()
+    fakes = dataclasses.replace(perfect(truth), dpa=forbidden, decode=forbidden, encode=forbidden)
+    out = run(fakes, cycle.Settings(dpa=False, cycle=False), truth)
+    assert out.track_velocity is None
+    out = run(fakes, cycle.Settings(joint_motion=False, dpa=False, cycle=False), truth)
+    assert out.motion_t is None
+    fakes = dataclasses.replace(perfect(truth), encode=forbidden)
+    out = run(fakes, cycle.Settings(cycle=False), truth)
+    assert out.track_velocity is not None and not np.any(out.feedback)
+
+
+@pytest.mark.parametrize("grad", ["none", "scale"])
+def test_gradient_of_the_aligner_reaches_the_scale_only_when_asked(grad):
+    truth = targets()
+    fakes = perfect(truth)
+
+    def loss(weight):
+        def mjd(video, motion, feedback, t, context):
+            out = fakes.mjd(video, motion, feedback, t, context)
+            return out._replace(scale=out.scale * weight, motion=out.motion * weight)
+
+        def decode(latents, scale, context):
+            tracks = truth.tracks * jnp.mean(scale) + jnp.mean(latents)
+            return cycle.Coarse(tracks, jnp.ones(tracks.shape[:-1])), jnp.zeros((B, V, N, H, W, 3))
+
+        live = dataclasses.replace(
+            fakes, mjd=mjd, decode=decode, dpa=lambda x, coarse, t, context: coarse.tracks
+        )
+        out = cycle.train_step(
+            live, fakes, truth, jnp.array([0.3, 0.8]), None, jax.random.key(0),
+            settings=cycle.Settings(grad=grad),
+        )  # fmt: skip
+        return jnp.sum(jnp.square(out.track_velocity))
+
+    gradient = jax.grad(loss)(1.0)
+    assert (gradient != 0) == (grad == "scale")
+
+
+@pytest.mark.parametrize("kind", ["euler", "unipc", "dpmpp_2m"])
+def test_sampling_with_the_true_velocity_returns_the_data(kind):
+    truth = targets()
+    functions, settings = perfect(truth), cycle.Settings(refine_every=3, refine_last=2)
+    schedule = flow.schedule(kind, 8, shift=3.0)
+    sigmas = np.append(schedule.sigma, 0.0)
+    runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=True)
+    first = truth.video[:, :, :1]
+    state = cycle_sampling.sample_start(
+        jax.random.key(3), schedule, first, settings=settings, latent_shape=LATENT,
+        scale=truth.scale,
+    )  # fmt: skip
+    noise = jax.random.normal(jax.random.key(4), (B, V, N, K, 3))
+    state = cycle_sampling.start_tracks(
+        state, None, noise, sigmas[0], warp=jnp.zeros((B, V, H, W, 3))
+    )
+    refining = [begin for begin, _, refine in runs if refine]
+    warps = cycle_sampling.plan_warps(sigmas, runs, settings)
+    for (begin, end, refine), fresh in zip(runs, warps, strict=True):
+        if refine:
+            later = [i for i in refining if i > begin]
+            state = cycle_sampling.sample_refine(
+                functions, state, schedule.row(begin), sigmas[later[0]] if later else 0.0, fresh,
+                first, None, settings=settings,
+            )  # fmt: skip
+        else:
+            state = cycle_sampling.sample_plain(
+                functions, state, schedule.rows(begin, end), first, None, settings=settings
+            )
+    np.testing.assert_allclose(state.video, truth.video, atol=2e-4)
+    np.testing.assert_allclose(state.motion, truth.motion, atol=2e-4)
+    np.testing.assert_allclose(state.tracks_t, truth.tracks, atol=2e-4)
+    np.testing.assert_allclose(state.refined.tracks, truth.tracks, atol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+@pytest.mark.parametrize("given", [True, False])
+def test_runs_cover_every_step_once(steps, given):
+    sigmas = np.append(np.linspace(1, 0.05, steps), 0.0)
+    settings = cycle.Settings(refine_every=5, refine_last=3)
+    runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=given)
+    covered = [i for begin, end, _ in runs for i in range(begin, end)]
+    assert covered == list(range(steps))
+    assert runs[-1][2] and runs[-1][1] == steps  # the last step refines: tracks end at sigma 0
+    if not given and steps > 2:
+        first = next(begin for begin, _, refine in runs if refine)
+        assert sigmas[first] <= settings.anchor_time < sigmas[first - 1]
+    off = cycle.Settings(dpa=False, cycle=False)
+    assert cycle_sampling.plan_steps(sigmas, off, anchors_given=given) == [(0, steps, False)]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_warp_is_taken_anew_until_the_anchors_time(given):
+    sigmas = np.append(np.linspace(1, 0.05, 20), 0.0)
+    settings = cycle.Settings(refine_every=3, refine_last=2)
+    runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=given)
+    fresh = cycle_sampling.plan_warps(sigmas, runs, settings)
+    taken = [sigmas[begin] for (begin, _, _), new in zip(runs, fresh, strict=True) if new]
+    kept = [
+        sigmas[begin]
+        for (begin, _, refine), new in zip(runs, fresh, strict=True)
+        if refine and not new
+    ]
+    assert sum(sigma <= settings.anchor_time for sigma in taken) == 1
+    assert max(kept) < min(taken) and (given or len(taken) == 1)
+
+
+def test_a_kept_warp_is_not_computed_again():
+    truth = targets()
+
+    def encode(tracks, scale, warp, context):
+        return jnp.broadcast_to(jnp.mean(warp), LATENT)
+
+    functions = dataclasses.replace(
+        perfect(truth), encode=encode, warp=lambda *_: jnp.ones((B, V, H, W, 3))
+    )
+    schedule, settings = flow.schedule("euler", 4), cycle.Settings()
+    state = cycle_sampling.sample_start(
+        jax.random.key(0), schedule, truth.video[:, :, :1], settings=settings,
+        latent_shape=LATENT, scale=truth.scale,
+    )  # fmt: skip
+    zeros = jnp.zeros((B, V, N, K, 3))
+    state = cycle_sampling.start_tracks(
+        state, None, zeros, 1.0, warp=jnp.full((B, V, H, W, 3), 7.0)
+    )
+    for fresh, wanted in ((False, 7.0), (True, 1.0)):
+        out = cycle_sampling.sample_refine(
+            functions, state, schedule.row(0), 0.5, jnp.asarray(fresh), truth.video[:, :, :1],
+            None, settings=settings,
+        )  # fmt: skip
+        np.testing.assert_allclose(out.feedback, wanted)
+        np.testing.assert_allclose(out.warp, wanted)
+
+
+def test_settings_refuse_what_cannot_be():
+    for bad in ({"cond": "gt"}, {"grad": "full"}, {"dpa": False}, {"joint_motion": False}):
+        with pytest.raises(ValueError):
+            cycle.Settings(**bad)

@@ -1,0 +1,156 @@
+"""The task at tiny numbers: losses, gradients, switches, sampling in both anchor modes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import taco
+from syncmv4d_jax import schema, tree
+from syncmv4d_jax.geometry import cameras, pseudo_video
+from syncmv4d_jax.geometry import tracks as world_tracks
+from syncmv4d_jax.tasks import syncmv4d
+from syncmv4d_jax.tasks.syncmv4d import loop
+
+B, V, N, H, W, K, L = 1, 3, 5, 32, 48, 32, 6
+
+
+def make(**changes):
+    config = taco.get_config("debug")
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (config.task[section] if section else config.task)[name] = value
+    return syncmv4d.make(config)
+
+
+def make_batch(seed=0):
+    """Points of a moving ball seen by three cameras around it, with its splatted pseudo videos."""
+    rng = np.random.default_rng(seed)
+    centre = np.array([0.2, 0.9, 0.4], np.float32)
+    shell = rng.normal(size=(K, 3))
+    shell = 0.08 * shell / np.linalg.norm(shell, axis=1, keepdims=True)
+    path = np.linspace(0, 0.05, N)[:, None, None] * np.array([1.0, 0, 0])
+    tracks = np.asarray(centre + shell[None] + path, np.float32)
+    eyes = centre + np.array([[0.6, 0.8, 0.5], [0, 1.0, 0.6], [-0.6, 0.8, 0.5]], np.float32)
+    up = np.broadcast_to(np.array([0, 0, 1.0], np.float32), eyes.shape)
+    extrinsics = cameras.look_at(eyes, np.broadcast_to(centre, eyes.shape), up).astype(np.float32)
+    intrinsics = np.broadcast_to(np.array([[90, 0, 23.5], [0, 90, 15.5], [0, 0, 1]]), (V, 3, 3))
+    intrinsics = np.asarray(intrinsics, np.float32)
+    pixels, depth = cameras.project(np.broadcast_to(tracks, (V, N, K, 3)), intrinsics, extrinsics)
+    video = rng.integers(0, 255, (V, N, H, W, 3), np.uint8)
+    batch = {
+        "video": video,
+        "motion": video // 2,
+        "text": rng.normal(size=(L, 32)).astype(np.float32),
+        "text_lengths": np.int32(4),
+        "tracks": tracks,
+        "visibility": np.ones((V, N, K), bool),
+        "anchors": np.asarray(pixels[:, 0], np.float32),
+        "anchor_valid": np.ones((V, K), bool),
+        "intrinsics": intrinsics,
+        "extrinsics": extrinsics,
+        "scale": np.stack([depth.min((1, 2)), depth.max((1, 2))], -1).astype(np.float32),
+        "frame_valid": np.ones((N,), bool),
+        "latent_valid": np.ones((2,), bool),
+        "view_index": np.arange(V, dtype=np.int32),
+    }
+    return {key: jnp.asarray(value)[None] for key, value in batch.items()}
+
+
+def value_and_grad(task, batch, seed=1):
+    params = jax.jit(task.init)(jax.random.key(0))
+    trainable, frozen = tree.split(params, task.trainable)
+    function = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+    (loss, scalars), gradients = function(trainable, frozen, batch, jax.random.key(seed))
+    return loss, scalars, gradients
+
+
+@pytest.mark.parametrize("prediction", [pytest.param("velocity", marks=pytest.mark.slow), "data"])
+def test_closed_loop_step_is_finite_and_reaches_every_part(prediction):
+    batch = make_batch()
+    schema.check(batch, where="test")
+    task = make(prediction=prediction, cycle__probability=1.0, foreground_gain=2.0)
+    loss, scalars, gradients = value_and_grad(task, batch)
+    assert np.isfinite(loss)
+    assert set(scalars) == {f"loss_{x}" for x in ("video", "motion", "scale", "dpa", "chamfer")}
+    flat = tree.flatten(gradients)
+    assert all(np.isfinite(g).all() for g in flat.values())
+    for name in ("dit/head/head/kernel", "dit/motion_head/head/kernel", "dit/scale_head/kernel"):
+        assert np.abs(flat[name]).max() > 0, name
+    assert any(np.abs(g).max() > 0 for name, g in flat.items() if name.startswith("dpa/"))
+    assert not [name for name in flat if name.startswith("vae/")]
+
+
+def test_switches_remove_their_parts_from_the_program():
+    batch = make_batch()
+    full, off = make(), make(cycle__dpa=False, cycle__cycle=False)
+    assert "dpa" not in jax.eval_shape(off.init, jax.random.key(0))
+    loss, scalars, _ = value_and_grad(off, {**batch, **latents(full, batch)})
+    assert set(scalars) == {"loss_video", "loss_motion", "loss_scale"} and np.isfinite(loss)
+    video = make(
+        cycle__dpa=False, cycle__cycle=False, cycle__joint_motion=False, dit__joint_motion=False
+    )
+    _, scalars, _ = value_and_grad(video, {**batch, **latents(full, batch)})
+    assert set(scalars) == {"loss_video"}
+
+
+def latents(task, batch):
+    """Cached latents in place of pixels."""
+    params = task.init(jax.random.key(0))
+    return {
+        f"{name}_latents": task.encode_pixels(params, batch[name]) for name in ("video", "motion")
+    }
+
+
+def test_without_the_loop_the_program_holds_no_autoencoder():
+    task = make(cycle__dpa=False, cycle__cycle=False)
+    batch = make_batch()
+    batch |= latents(task, batch)
+    batch = {k: v for k, v in batch.items() if k not in ("video", "motion")}
+    params = task.init(jax.random.key(0))
+    trainable, frozen = tree.split(params, task.trainable)
+    broken = jax.tree.map(lambda x: x * jnp.nan, frozen)
+    loss, _ = task.loss(trainable, broken, batch, jax.random.key(1))
+    assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("given, guidance", [(True, 1.0), (False, 3.0)])
+def test_sampling_gives_every_output(given, guidance):
+    task = make(guidance=guidance)
+    params = jax.jit(task.init)(jax.random.key(0))
+    batch = make_batch()
+    first = jax.jit(task.encode_pixels)(params, batch["video"][:, :, :1])
+    keys = ["text", "text_lengths", "intrinsics", "extrinsics", "view_index", "frame_valid"]
+    keys += ["anchors", "anchor_valid"] if given else []
+    inputs = {key: batch[key] for key in keys} | {"first": first}
+    inputs |= {"null_text": batch["text"] * 0, "null_text_lengths": batch["text_lengths"] * 0 + 1}
+    steps = []
+    out = task.sample(
+        params, inputs, jax.random.key(5), progress=lambda done, total: steps.append(done)
+    )
+    assert steps[-1] == task.options.sample_steps
+    assert out["video"].shape == out["motion"].shape == (B, *task.latent_shape)
+    assert out["tracks_per_view"].shape == (B, V, N, K, 3)
+    assert out["anchors"].shape == (B, V, K, 2)
+    assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in out.values())
+    np.testing.assert_array_equal(out["video"][:, :, :1], first)
+
+
+def test_fuse_weighs_by_confidence():
+    tracks = jnp.stack([jnp.zeros((2, 4, 3)), jnp.ones((2, 4, 3))])
+    confidence = jnp.stack([jnp.zeros((2, 4)), jnp.ones((2, 4))])
+    np.testing.assert_allclose(world_tracks.fuse(tracks, confidence), 1.0, atol=2e-3)
+    np.testing.assert_allclose(world_tracks.fuse(tracks, confidence * 0), 0.5, atol=1e-6)
+
+
+def test_options_refuse_what_cannot_be():
+    for bad in ({"prediction": "noise"}, {"motion_repr": "flow"}, {"frames": 12}):
+        with pytest.raises(ValueError):
+            dataclasses.replace(loop.Options(), **bad)
+    with pytest.raises(ValueError, match="unknown keys"):
+        make(dit__widht=3)
+    with pytest.raises(ValueError, match="no depth over time"):
+        make(motion_repr="das_tracking")
+    assert pseudo_video.REPRESENTATIONS == ("point_tracks", "das_tracking")

@@ -1,0 +1,107 @@
+"""What the losses see: frame 0, dropped text; and that an overfitted model knows the scale."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import test_syncmv4d as tiny
+
+from syncmv4d_jax import tree
+from syncmv4d_jax.tasks.syncmv4d import cycle
+
+
+def noisy_batch(seed):
+    """Latents in place of pixels; the scene's depth range depends on the seed."""
+    task = tiny.make(cycle__dpa=False, cycle__cycle=False)
+    batch = {k: v for k, v in tiny.make_batch(seed).items() if k not in ("video", "motion")}
+    rng = np.random.default_rng(seed)
+    for name in ("video_latents", "motion_latents"):
+        batch[name] = jnp.asarray(rng.normal(size=(1, *task.latent_shape)), jnp.float32)
+    low = 1.2 + 0.3 * seed + 0.05 * rng.uniform(size=(1, tiny.V))
+    scale = np.stack([low, low + 0.3 + 0.1 * seed], -1)
+    return batch | {"scale": jnp.asarray(scale, jnp.float32)}
+
+
+def test_video_frame_0_is_not_in_the_loss():
+    """A15: of the video; motion's is."""
+    task, batch = tiny.make(cycle__dpa=False, cycle__cycle=False), noisy_batch(0)
+    ones = jnp.ones((1, *task.latent_shape))
+    targets = cycle.Targets(ones, ones, None, batch["scale"])
+    nothing = dict(video_t=None, motion_t=None, tracks_t=None, track_velocity=None)
+    nothing |= dict(track_target=None, feedback=None)
+
+    def losses(change):
+        at = lambda which: ones.at[:, :, 0].add(change) if which else ones  # noqa: E731
+        rows = []
+        for video, motion in ((True, False), (False, True)):
+            velocity = cycle.Denoised(at(video) * 0, at(motion) * 0, batch["scale"])
+            out = cycle.Prediction(
+                video_noise=at(video), motion_noise=at(motion), denoised=velocity, **nothing
+            )
+            terms = task._latent_terms(out, targets, jnp.array([0.5]), task.context(batch), batch)
+            rows.append(terms)
+        return rows
+
+    (video, motion), (video_moved, motion_moved) = losses(0.0), losses(3.0)
+    assert video["video"] == video_moved["video"] == 0
+    assert motion_moved["motion"] > motion["motion"] == 0
+
+
+def test_text_is_dropped_for_whole_samples():
+    task = tiny.make(text_drop=0.5)
+    text = jnp.ones((64, 5, 8))
+    context = {
+        "text": text, "text_lengths": jnp.full((64,), 5), "null_text": jnp.zeros((64, 2, 8)),
+        "null_text_lengths": jnp.full((64,), 1),
+    }  # fmt: skip
+    out = task._drop_text(context, jax.random.key(0))
+    dropped = np.asarray(out["text_lengths"]) == 1
+    assert 16 < dropped.sum() < 48
+    np.testing.assert_array_equal(out["text"].max((1, 2)), np.where(dropped, 0.0, 1.0))
+
+
+@pytest.mark.slow
+def test_an_overfitted_model_predicts_the_scale():
+    """Must show: within 1 %, on four scenes, from any noise and time."""
+    task = tiny.make(cycle__dpa=False, cycle__cycle=False)
+    batches = [noisy_batch(seed) for seed in range(4)]
+    batch = jax.tree.map(lambda *xs: jnp.concatenate(xs), *batches)
+    mean, std = np.asarray(batch["scale"]).mean((0, 1)), np.asarray(batch["scale"]).std((0, 1))
+    options = dataclasses.replace(
+        task.options, scale_mean=tuple(mean), scale_std=tuple(std), text_drop=0.0
+    )
+    task.options = options
+    params = jax.jit(task.init)(jax.random.key(0))
+    trainable, frozen = tree.split(params, task.trainable)
+    steps = 600
+    optimiser = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+    state = optimiser.init(trainable)
+
+    @jax.jit
+    def update(trainable, state, key):
+        loss = lambda p: task.loss(p, frozen, batch, key)  # noqa: E731
+        (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
+        updates, state = optimiser.update(gradients, state)
+        return optax.apply_updates(trainable, updates), state, terms["loss_scale"]
+
+    for step in range(steps):
+        trainable, state, loss = update(trainable, state, jax.random.key(step))
+    params = {**frozen, **trainable}
+    targets = task._targets(frozen, batch)
+
+    @jax.jit
+    def predict(key, t):
+        functions = task.functions(params, targets.video[:, :, :1])
+        out = cycle.train_step(
+            functions, functions, targets, t, task.context(batch), key, settings=task.settings
+        )
+        return out.denoised.scale
+
+    errors = [
+        np.abs(predict(jax.random.key(1000 + i), jnp.full((4,), t)) / batch["scale"] - 1)
+        for i, t in enumerate((0.1, 0.4, 0.7))
+    ]
+    assert np.median(errors) < 0.01, (np.median(errors), np.max(errors), loss)
