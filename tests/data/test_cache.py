@@ -8,7 +8,6 @@ import test_pipeline
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import (
     cache,
-    pipeline,
     records,
 )
 from syncmv4d_jax.weights import (
@@ -56,7 +55,7 @@ def test_batches_carry_what_was_encoded(root, tmp_path):
     raw = batch_of(root, tmp_path / "cache", raw=True)
     wanted = raw["motion"][:, :, ::4, ::8, ::8] / 255
     np.testing.assert_allclose(batch["motion_latents"], wanted, atol=2**-8)  # bfloat16
-    for key in pipeline.SMALL:
+    for key in schema.SMALL:
         np.testing.assert_array_equal(batch[key], raw[key])
     assert batch["text_lengths"].tolist() == [7, 7, 7]
     assert batch["null_text_lengths"].tolist() == [1, 1, 1]

@@ -189,7 +189,7 @@ def test_views_are_reordered_with_all_that_is_theirs(root):
     assert (np.sort(orders, axis=1) == [0, 1, 2]).all()
     for a, b in zip(plain, mixed, strict=True):
         for i, order in enumerate(b["view_index"]):
-            for key in pipeline.PER_VIEW:
+            for key in schema.PER_VIEW:
                 if key in a and key != "extrinsics":  # those are turned as well
                     np.testing.assert_array_equal(b[key][i], a[key][i][order], err_msg=key)
     again = batches(configuration(root, augment=True), 6, size=3)
@@ -199,8 +199,8 @@ def test_views_are_reordered_with_all_that_is_theirs(root):
 def test_every_value_of_a_view_is_reordered(root):
     example = pipeline.Examples(configuration(root), "train").get(0, None)
     per_view = {key for key, field in schema.BATCH.items() if field.axes.split()[:2] == ["b", "v"]}
-    assert per_view & set(example) == set(pipeline.PER_VIEW) & set(example)
-    assert set(pipeline.PER_VIEW) <= per_view
+    assert per_view & set(example) == set(schema.PER_VIEW) & set(example)
+    assert set(schema.PER_VIEW) <= per_view
 
 
 def test_colours_jitter_alike_in_all_views_and_only_the_videos(root):

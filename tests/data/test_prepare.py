@@ -11,6 +11,7 @@ import pytest
 import scipy.ndimage
 import tiny
 
+from syncmv4d_jax import schema
 from syncmv4d_jax.data import (
     clips,
     pipeline,
@@ -80,7 +81,7 @@ def test_training_sees_consistent_views_in_any_order(made):
     for _, batch in zip(range(5), batches, strict=False):
         orders |= {tuple(row) for row in batch["view_index"].tolist()}
         for b, v in np.ndindex(2, 3):
-            own = {key: batch[key][b, v] for key in pipeline.PER_VIEW if key in batch}
+            own = {key: batch[key][b, v] for key in schema.PER_VIEW if key in batch}
             cluster, video = clusters[own["anchors"].tobytes()]
             assert own["view_index"] == cluster and np.array_equal(own["video"], video)
             pixels, depth = cameras.project(
@@ -288,8 +289,8 @@ def test_a_dying_process_costs_its_own_sequence_only(tmp_path):
 def test_variants_start_elsewhere_with_other_crops(data, tmp_path):
     settings = clips.Settings(size=(96, 144), frames=5, fps=15.0, points=32, variants=2)
     source = recordings.folder_sources(data)[0]
-    first = prepare.windows.make(source.open(), source.fps, settings, 0)
-    second = prepare.windows.make(source.open(), source.fps, settings, 1)
+    first = clips.make(source.open(), source.fps, settings, 0)
+    second = clips.make(source.open(), source.fps, settings, 1)
     assert first.tracks["source_frames"][0] == 0
     assert any((a.box != b.box) for a, b in zip(first.views, second.views, strict=True))
     assert second.tracks["source_frames"][-1] <= 17 and second.tracks["frame_valid"].all()
@@ -304,7 +305,7 @@ def test_first_cameras_have_the_longest_lens_and_fall_back(data, tmp_path):
     path.write_text(json.dumps(calibration))
     (root / "seq0" / "cam2.mp4").unlink()  # of the middle cluster
     settings = clips.Settings(size=(96, 144), frames=5, fps=15.0, points=32, cameras="first")
-    window = prepare.windows.make(recordings.read_folder(root / "seq0"), 30.0, settings)
+    window = clips.make(recordings.read_folder(root / "seq0"), 30.0, settings)
     assert [view.cluster for view in window.views] == [0, 1, 2]
     assert "cam0" not in [v.serial for v in window.views] and window.views[1].serial == "cam3"
 

@@ -14,7 +14,7 @@ from syncmv4d_jax.geometry import matching
 from syncmv4d_jax.models import motion_codec
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.tasks import motion_codec as codec_task
-from syncmv4d_jax.tasks import syncmv4d
+from syncmv4d_jax.tasks.syncmv4d import task
 
 
 def make(codec: Any, **made: Any) -> "SyncMV4DWithCodec":
@@ -23,7 +23,7 @@ def make(codec: Any, **made: Any) -> "SyncMV4DWithCodec":
     return SyncMV4DWithCodec(codec_config=config, **made)
 
 
-class SyncMV4DWithCodec(syncmv4d.task.SyncMV4D):
+class SyncMV4DWithCodec(task.SyncMV4D):
     """The task; see `tasks.base.Task`."""
 
     def __init__(self, *, codec_config: motion_codec.CodecConfig, **rest: Any):
