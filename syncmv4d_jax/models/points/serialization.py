@@ -19,6 +19,7 @@ serialization/).
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
@@ -105,7 +106,8 @@ def _check(grid: jax.Array, depth: int, order: str) -> None:
         raise ValueError(f"grid: wanted integers [... 3], got {grid.dtype} {grid.shape}")
     if isinstance(grid, jax.core.Tracer) or not grid.size:
         return
-    low, high = int(grid.min()), int(grid.max())
+    cells = np.asarray(grid)  # inside of jit even a concrete array's own min() would be traced
+    low, high = int(cells.min()), int(cells.max())
     if low < 0 or high >= 1 << depth:
         raise ValueError(
             f"grid: wanted cells in [0, {1 << depth}) at depth {depth}, got [{low}, {high}]"

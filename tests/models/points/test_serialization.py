@@ -34,6 +34,15 @@ def test_codes_and_orders_equal_the_reference(depth, order):
         np.testing.assert_array_equal(forward[inverse], np.arange(len(rows)))
 
 
+def test_cells_known_when_a_function_is_traced_are_encoded_and_checked():
+    cells = jnp.array([[1, 2, 3], [7, 0, 5]], jnp.int32)
+    wanted = serialization.encode(cells, depth=3, order="hilbert")
+    traced = jax.jit(lambda x: serialization.encode(cells, depth=3, order="hilbert")[1] + x)
+    np.testing.assert_array_equal(traced(0), wanted[1])
+    with pytest.raises(ValueError, match=r"wanted cells in \[0, 4\)"):
+        jax.jit(lambda: serialization.encode(cells, depth=2, order="z"))()
+
+
 def test_two_words_equal_the_block_golden_codes():
     golden = np.load(GOLDEN / "block.npz")
     depth = int(golden["serialized_depth"])
