@@ -139,7 +139,8 @@ def test_default_ptv3_has_the_published_size_and_names():
 
 SMALL = unet.PTv3Config(
     in_channels=3, enc_depths=(1, 1, 1), enc_channels=(8, 16, 16), enc_heads=(1, 2, 2),
-    dec_depths=(1, 1), dec_channels=(8, 16), dec_heads=(1, 2), patch=16, depth=5, stale_skip=False,
+    dec_depths=(1, 1), dec_channels=(8, 16), dec_heads=(1, 2), patches=(16,) * 3, depth=5,
+    stale_skip=False,
 )  # fmt: skip
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from syncmv4d_jax.models.nn import layers, protocol
-from syncmv4d_jax.models.points import sparse_conv, voxel_hash
+from syncmv4d_jax.models.points import serialization, sparse_conv, voxel_hash
 from syncmv4d_jax.models.ptv3 import layers as ptv3_layers
+
+ORDERS = serialization.ORDERS  # as released: block i of a stage goes along order i modulo four
 
 
 class BatchNorm(nnx.Module):
@@ -56,13 +58,15 @@ class Stage(nnx.Module):
     before them.
     """
 
-    def __init__(self, d: int, heads: int, depth: int, config: "PTv3Config", *, rngs: nnx.Rngs):
+    def __init__(
+        self, d: int, heads: int, depth: int, patch: int, config: "PTv3Config", *, rngs: nnx.Rngs
+    ):
         self.depth = depth
         for i in range(depth):
             block = ptv3_layers.Block(
                 d,
                 heads,
-                patch=config.patch,
+                patch=patch,
                 ratio=config.mlp_ratio,
                 borrow=config.borrow,
                 rngs=rngs,
@@ -82,7 +86,11 @@ class Stage(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class PTv3Config:
-    """The published default, 46.158 M parameters. `depth`: levels of the finest grid."""
+    """The published default, 46.158 M parameters.
+
+    patches: points of a patch in each stage, encoder and decoder alike.
+    depth: levels of the finest grid.
+    """
 
     in_channels: int = 4
     enc_depths: tuple[int, ...] = (2, 2, 2, 6, 2)
@@ -91,7 +99,7 @@ class PTv3Config:
     dec_depths: tuple[int, ...] = (2, 2, 2, 2)
     dec_channels: tuple[int, ...] = (64, 64, 128, 256)
     dec_heads: tuple[int, ...] = (4, 4, 8, 16)
-    patch: int = 1024
+    patches: tuple[int, ...] = (1024, 1024, 1024, 1024, 1024)
     mlp_ratio: int = 4
     depth: int = 10
     borrow: bool = True
@@ -102,20 +110,27 @@ class PTv3(nnx.Module):
     """The U-Net; every pooling halves the grid. Static capacity: every level has p rows."""
 
     def __init__(self, config: PTv3Config, *, rngs: nnx.Rngs):
+        if len(config.patches) != len(config.enc_depths):
+            raise ValueError(
+                f"ptv3: wanted a patch size for each of {len(config.enc_depths)} stages, "
+                f"got {config.patches}"
+            )
         self.config = config
         width = config.enc_channels
         self.embedding = Embedding(config.in_channels, width[0], rngs=rngs)
         for s, (d, heads, depth) in enumerate(
             zip(width, config.enc_heads, config.enc_depths, strict=True)
         ):
-            setattr(self, f"enc{s}", Stage(d, heads, depth, config, rngs=rngs))
+            stage = Stage(d, heads, depth, config.patches[s], config, rngs=rngs)
+            setattr(self, f"enc{s}", stage)
             if s:
                 setattr(self, f"down{s}", Pooling(width[s - 1], d, rngs=rngs))
         above = (*config.dec_channels[1:], width[-1])
         for s, d in enumerate(config.dec_channels):
             setattr(self, f"up{s}", Projection(above[s], d, rngs=rngs))
             setattr(self, f"skip{s}", Projection(width[s], d, rngs=rngs))
-            stage = Stage(d, config.dec_heads[s], config.dec_depths[s], config, rngs=rngs)
+            heads, depth = config.dec_heads[s], config.dec_depths[s]
+            stage = Stage(d, heads, depth, config.patches[s], config, rngs=rngs)
             setattr(self, f"dec{s}", stage)
 
     def __call__(

@@ -1,13 +1,42 @@
-"""Table of Point Transformer V3: the keys of Pointcept's released models (spconv 2 weights)."""
+"""Table of Point Transformer V3: the keys of Pointcept's released models (spconv 2 weights).
 
+    config = ptv3.config_of(backbone)       the `backbone` dictionary of a released configuration
+    params = ptv3.load("model_best.pth", config)
+    features = module.bind(unet.PTv3, config, params)(x, grid, valid)
+
+Layouts: "official", the network alone; "segmentor", as released, the network below `backbone.`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import einops
 import numpy as np
 
+from syncmv4d_jax import tree
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.ptv3 import unet
+from syncmv4d_jax.weights import engine, torch_pickle
 from syncmv4d_jax.weights.engine import TRANSPOSE, Rule, Transform
 
+PREFIXES = {"official": "", "segmentor": "backbone."}
 IGNORED = r".*num_batches_tracked|seg_head\..*"  # counters; the head of another task
+
+# Released name -> our field; what else a released configuration may say, and must say so.
+_FIELDS = {
+    "in_channels": "in_channels", "enc_depths": "enc_depths", "enc_channels": "enc_channels",
+    "enc_num_head": "enc_heads", "enc_patch_size": "patches", "dec_depths": "dec_depths",
+    "dec_channels": "dec_channels", "dec_num_head": "dec_heads", "mlp_ratio": "mlp_ratio",
+}  # fmt: skip
+_FIXED = {
+    "type": "PT-v3m1", "order": unet.ORDERS, "qkv_bias": True, "qk_scale": None,
+    "pre_norm": True, "enable_rpe": False, "cls_mode": False, "pdnorm_bn": False,
+    "pdnorm_ln": False,
+}  # fmt: skip
+# Training, or another way to the same numbers.
+_FREE = r"stride|dec_patch_size|.+_drop|drop_path|shuffle_orders|pdnorm_.+|enable_flash|upcast_.+"
 
 
 def _side(taps: int) -> int:
@@ -23,15 +52,71 @@ CONVOLUTION = Transform(
 )
 
 
-def rules(config: Any, layout: str = "official") -> list[Rule]:
-    """Returns the table; one layout is known, "official".
+def config_of(backbone: Mapping[str, Any]) -> unet.PTv3Config:
+    """Returns our configuration for the `backbone` of a released one.
+
+    Args:
+      backbone: e.g. {"type": "PT-v3m1", "in_channels": 6, "enc_patch_size": (1024,) * 5, ...}; what
+        it does not say has the published default.
+
+    Raises:
+      ValueError: a setting that this network does not have, or a stage whose decoder wants other
+        patches than its encoder (the reference then uses the encoder's without saying so).
+    """
+    tuples = lambda x: tuple(x) if isinstance(x, list | tuple) else x  # noqa: E731
+    fields, problems = {}, []
+    for name, value in backbone.items():
+        if name in _FIELDS:
+            fields[_FIELDS[name]] = tuples(value)
+        elif name in _FIXED and tuples(value) != _FIXED[name]:
+            problems.append(f"{name}: wanted {_FIXED[name]!r}, got {value!r}")
+        elif name not in _FIXED and not re.fullmatch(_FREE, name):
+            problems.append(f"{name}: unknown setting")
+    config = unet.PTv3Config(**fields)
+    halving = (2,) * (len(config.enc_depths) - 1)
+    if tuples(backbone.get("stride", halving)) != halving:
+        problems.append(f"stride: wanted {halving}, got {backbone['stride']!r}")
+    decoder = tuples(backbone.get("dec_patch_size", config.patches[:-1]))
+    if decoder != config.patches[:-1]:
+        problems.append(
+            f"dec_patch_size: wanted the encoder's {config.patches[:-1]}, got {decoder}"
+        )
+    if problems:
+        raise ValueError("ptv3 configuration:\n  " + "\n  ".join(problems))
+    return config
+
+
+def load(path: str | Path, config: unet.PTv3Config) -> dict[str, Any]:
+    """Reads a released checkpoint (`model_best.pth`) or a bare state dict; returns parameters.
+
+    Keys may stand below `module.` (written by several processes) and `backbone.` (a segmentor).
+
+    Raises:
+      ValueError: lists the keys and shapes that do not fit `config`.
+    """
+    with Path(path).open("rb") as file:
+        content = torch_pickle.lazy(file)
+        tensors = torch_pickle.read_all(content.get("state_dict", content))
+    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    released = any(key.startswith(PREFIXES["segmentor"]) for key in tensors)
+    table = rules("segmentor" if released else "official")
+    shapes = tree.flatten(module.shapes(unet.PTv3, config))
+    wanted = {name: tuple(leaf.shape) for name, leaf in shapes.items()}
+    return engine.to_ours(table, tensors, wanted, source=str(path), ignore=IGNORED)
+
+
+def rules(layout: str = "official") -> list[Rule]:
+    """Returns the table of a layout of PREFIXES.
 
     Raises:
       ValueError: another layout.
     """
-    del config
-    if layout != "official":
-        raise ValueError(f"ptv3: wanted the layout 'official', got {layout!r}")
+    if layout not in PREFIXES:
+        raise ValueError(f"ptv3: wanted a layout of {tuple(PREFIXES)}, got {layout!r}")
+    return [rule._replace(key=PREFIXES[layout] + rule.key) for rule in _official()]
+
+
+def _official() -> list[Rule]:
     table = [Rule("embedding.stem.conv.weight", "embedding/conv/kernel", CONVOLUTION)]
     table += _batch_norm("embedding.stem.norm", "embedding/norm")
     for half in ("enc", "dec"):
