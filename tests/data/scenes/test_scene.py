@@ -91,7 +91,7 @@ def test_right_hand_holds_the_tool_and_the_left_the_target(worlds):
             local = np.einsum("nba,npb->npa", poses[:, :3, :3], hand - poses[:, None, :3, 3])
             assert np.abs(local - local[0]).max() < 1e-6, (world.spec.triplet, role)
         tool = scipy.spatial.cKDTree(densely(*world.surfaces(0)[2][:2]))
-        joint = hands.make("right")["weights"].argmax(1)
+        joint = hand.make("right")["weights"].argmax(1)
         for finger in range(5):  # its last two phalanges
             part = np.isin(joint, [3 * finger + 2, 3 * finger + 3])
             distance = tool.query(world.hands["right"][0][part])[0].min()

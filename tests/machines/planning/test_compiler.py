@@ -80,10 +80,10 @@ def test_errors_come_back():
 
 
 def test_a_compilation_ends_with_the_process_that_waits_for_it(tmp_path):
-    path, here = tmp_path / "pid", Path(__file__).parents[2]
-    code = "import pathlib, test_plan_memory as t; "
-    code += f"t.plan_memory.run(t.wait, pathlib.Path({str(path)!r}), names=())"
-    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
+    path, here = tmp_path / "pid", Path(__file__).parent
+    code = "import pathlib, test_compiler as t; "
+    code += f"t.compiler.run(t.wait, pathlib.Path({str(path)!r}), names=())"
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parents[2]}"}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment)
     until(path.exists)
     process.kill()
