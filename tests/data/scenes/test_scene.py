@@ -87,8 +87,8 @@ def test_motion_follows_from_triplet_and_first_frame(hands):
 def test_right_hand_holds_the_tool_and_the_left_the_target(worlds):
     for world in worlds:
         for side, role in (("right", "tool"), ("left", "target")):
-            poses, hand = getattr(world.motion, role), world.hands[side]
-            local = np.einsum("nba,npb->npa", poses[:, :3, :3], hand - poses[:, None, :3, 3])
+            poses, vertices = getattr(world.motion, role), world.hands[side]
+            local = np.einsum("nba,npb->npa", poses[:, :3, :3], vertices - poses[:, None, :3, 3])
             assert np.abs(local - local[0]).max() < 1e-6, (world.spec.triplet, role)
         tool = scipy.spatial.cKDTree(densely(*world.surfaces(0)[2][:2]))
         joint = hand.make("right")["weights"].argmax(1)
