@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all demo demo-train bench lint setup clean
+.PHONY: test parity test-all mutants demo demo-train bench lint setup clean
 
 test: $(VENV)/test
 	$(PYTEST)
@@ -21,6 +21,9 @@ parity: $(VENV)/parity
 
 test-all: $(VENV)/parity
 	$(PYTEST) -m "not accelerator"
+
+mutants: $(VENV)/test
+	$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)
 
 demo: $(VENV)/test
 	$(BIN)/python demo/make.py $(DEMO_ARGS)

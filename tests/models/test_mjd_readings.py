@@ -1,0 +1,78 @@
+"""MJD against its formulas written out, every weight random: order, groups, rope, modulation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mjd_reference
+import numpy as np
+import pytest
+
+from syncmv4d_jax import tree
+from syncmv4d_jax.models.mjd import config as mjd_config
+from syncmv4d_jax.models.mjd import mjd
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import config as wan_config
+
+TINY = mjd_config.MJDConfig(
+    **{name: getattr(wan_config.TINY, name) for name in wan_config.TINY.__dataclass_fields__}
+)
+VIEW_INDEX = jnp.array([[0, 1, 2], [2, 5, 1]])
+
+
+def inputs():
+    keys = jax.random.split(jax.random.key(0), 4)
+    latents = [jax.random.normal(k, (2, 3, 2, 4, 4, 4)) for k in keys[:3]]
+    return *latents, jnp.array([900.0, 250.0]), jax.random.normal(keys[3], (2, 5, TINY.text_dim))
+
+
+@functools.cache
+def parameters():
+    """Random everywhere and large, so that nothing is nearly linear or nearly nothing."""
+    flat = tree.flatten(module.shapes(mjd.MJD, TINY))
+    keys = jax.random.split(jax.random.key(1), len(flat))
+    draw = {
+        n: 0.3 * jax.random.normal(k, x.shape) for k, (n, x) in zip(keys, flat.items(), strict=True)
+    }
+    return tree.unflatten({n: x + 1 if n.endswith("norm/scale") else x for n, x in draw.items()})
+
+
+@functools.cache
+def program():
+    def run(params, video, motion, feedback, t, text, view_index):
+        model = module.bind(mjd.MJD, TINY, params)
+        return model(video, motion, t, text, feedback=feedback, view_index=view_index)
+
+    return jax.jit(run)
+
+
+def run(**changes):
+    video, motion, feedback, t, text = inputs()
+    given = dict(video=video, motion=motion, feedback=feedback, t=t, text=text)
+    given |= dict(view_index=VIEW_INDEX) | changes
+    return program()(parameters(), **given)
+
+
+@functools.cache
+def both():
+    """Outputs of the network and of the formulas, ({name: array}, {name: array})."""
+    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters())
+    video, motion, feedback, t, text = (np.asarray(x, np.float64) for x in inputs())
+    wanted = [
+        mjd_reference.network(
+            exact, TINY, video[b], motion[b], feedback[b], t[b], text[b], np.asarray(VIEW_INDEX[b])
+        )
+        for b in range(2)
+    ]
+    wanted = {
+        n: np.stack(x) for n, x in zip(mjd.Output._fields, zip(*wanted, strict=True), strict=True)
+    }
+    return run()._asdict(), wanted
+
+
+@pytest.mark.parametrize("name", mjd.Output._fields)
+def test_network_equals_its_formulas_written_out(name):
+    """12 to 16, A6 to A8, A12 to A14, and t = 0 of the reference frame alone (9)."""
+    got, wanted = both()
+    size = np.abs(wanted[name]).max()
+    np.testing.assert_allclose(got[name], wanted[name], rtol=0, atol=2e-5 * size)

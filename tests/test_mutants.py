@@ -1,0 +1,49 @@
+"""The table of mutants is true of the code, and its runner tells killed, surviving and broken."""
+
+import mutants
+import mutation
+
+
+def test_every_text_stands_once_and_every_test_is_there():
+    assert not mutation.faults(mutants.TABLE)
+
+
+def test_the_runner_tells_killed_surviving_and_broken(tmp_path):
+    right = "def double(x):\n    return 2 * x\n"
+    (tmp_path / "doubling.py").write_text(right)
+    test = "import doubling\n\ndef test_it():\n    assert doubling.double(2) == 4\n"
+    (tmp_path / "test_it.py").write_text(test)
+    for new, wanted, limit in (
+        ("3 * x", "killed", 120.0),
+        ("x ** 2", "SURVIVED", 120.0),
+        ("x +", "pytest ended in", 120.0),
+        ("__import__('time').sleep(600)", "no verdict in 1 s", 1.0),
+    ):
+        mutant = mutation.Mutant("", new, "doubling.py", "2 * x", new, "test_it.py::test_it")
+        verdict, output = mutation.judge(mutant, tmp_path, limit)
+        assert verdict.startswith(wanted), output
+        assert (tmp_path / "doubling.py").read_text() == right
+
+
+def test_faults_of_a_table_are_named(tmp_path):
+    (tmp_path / "code.py").write_text("x = 1\ny = 1\n")
+    (tmp_path / "test_code.py").write_text(
+        "import pytest\n\n@pytest.mark.slow\ndef test_slow():\n    assert 1\n"
+    )
+    table = mutation.of(
+        "code.py",
+        "test_code.py",
+        ("", "said", "= 1", "= 2", "test_slow"),
+        ("", "said", "x = 1", "x = (", "test_none"),
+    )
+    found = "\n".join(mutation.faults(table, tmp_path))
+    for part in ("found 2", "unmarked", "said twice", "no Python", "no test test_code.py::test_n"):
+        assert part in found
+
+
+def test_a_choice_by_hash_is_the_same_for_the_same_hash():
+    def choice(mark):
+        return mutation.chosen(mutants.TABLE, mutation.arguments(["--chosen-by", mark]))
+
+    assert choice("a") == choice("a") != choice("b")
+    assert len(choice("a")) == 5
