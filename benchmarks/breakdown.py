@@ -42,7 +42,7 @@ def program(what: str) -> tuple[Any, tuple[Any, ...]]:
     if what in ("open", "closed"):
         return demo_step.update(1.0 if what == "closed" else 0.0)
     config = demo.get_config()
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     batch = inputs.batch_of(config, task)
     if what == "network":
         return network(task, batch)

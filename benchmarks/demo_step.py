@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 import timing  # noqa: E402
 
 from configs import demo  # noqa: E402
-from syncmv4d_jax import configuration, tree  # noqa: E402
+from syncmv4d_jax import tree  # noqa: E402
 from syncmv4d_jax.run import (  # noqa: E402
     assembly,
     optim,
@@ -42,10 +42,9 @@ def program(probability: float) -> tuple[Any, tuple[Any, ...]]:
     """Returns (the jitted step, its arguments), the loop closed so often."""
     config = demo.get_config()
     config.task.cycle = {**config.task.cycle, "probability": probability}
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     trainable, frozen = tree.split(inputs.weights_of(task), task.trainable)
-    options = {"steps": 40, **dict(config.optim)}
-    settings = configuration.section(optim.OptimConfig, options, "config.optim")
+    settings = assembly.read(config).optim
     state, batch = optim.init(settings, trainable), inputs.batch_of(config, task)
     return jax.jit(update.make_update(task, settings)), (state, frozen, batch, jax.random.key(1))
 
@@ -56,7 +55,7 @@ def step(probability: float) -> tuple[float, Callable[[], Any]]:
     config.task.cycle = {**config.task.cycle, "probability": probability}
     batch = {"text": np.ones(1), "video_latents": np.ones(1)}
     function, arguments = program(probability)
-    return assembly.load_task(config).cost(batch)["flops"], functools.partial(function, *arguments)
+    return assembly.task(config).cost(batch)["flops"], functools.partial(function, *arguments)
 
 
 def parts(rounds: int) -> None:
@@ -64,7 +63,7 @@ def parts(rounds: int) -> None:
     config = demo.get_config()
     for probability in (1.0, 0.0):
         config.task.cycle = {**config.task.cycle, "probability": probability}
-        task = assembly.load_task(config)
+        task = assembly.task(config)
         params = inputs.weights_of(task)
         trainable, frozen = tree.split(params, task.trainable)
         batch, key = inputs.batch_of(config, task), jax.random.key(1)

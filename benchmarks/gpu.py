@@ -35,7 +35,7 @@ import jax.numpy as jnp  # noqa: E402
 import timing  # noqa: E402
 
 from configs import taco  # noqa: E402
-from syncmv4d_jax import configuration, tree  # noqa: E402
+from syncmv4d_jax import tree  # noqa: E402
 from syncmv4d_jax.models import flops  # noqa: E402
 from syncmv4d_jax.models.dpa import aligner  # noqa: E402
 from syncmv4d_jax.models.nn import module  # noqa: E402
@@ -78,12 +78,11 @@ def configure(args: argparse.Namespace, entry: str = "closed_loop_step") -> Any:
 def training(args: argparse.Namespace, entry: str) -> Entry:
     """A training step; its state is donated from call to call."""
     config = configure(args, entry)
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     trainable, frozen = tree.split(jax.jit(task.init)(jax.random.key(0)), task.trainable)
     if not task.settings.dpa:
         frozen = {}
-    options = {**dict(config.optim), "steps": 100}
-    settings = configuration.section(optim.OptimConfig, options, "config.optim")
+    settings = assembly.read(config).optim
     kept = {"state": optim.init(settings, trainable)}
     del trainable
     step = jax.jit(update.make_update(task, settings), donate_argnums=0)
@@ -98,7 +97,7 @@ def training(args: argparse.Namespace, entry: str) -> Entry:
 
 def sampling(args: argparse.Namespace) -> Entry:
     config = configure(args, "mjd_step")
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     params = {"dit": jax.jit(task.init)(jax.random.key(0))["dit"]}
     if not args.rehearse:
         params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -115,7 +114,7 @@ def sampling(args: argparse.Namespace) -> Entry:
 
 
 def autoencoder(args: argparse.Namespace, method: str) -> Entry:
-    task = assembly.load_task(configure(args))
+    task = assembly.task(configure(args))
     o, (v, f, h, w, c) = task.options, task.latent_shape
     params = {"vae": jax.jit(task.init)(jax.random.key(0))["vae"]}
     shape = (1, 1, o.frames, *o.size, 3) if method == "encode" else (1, 1, f, h, w, c)
@@ -125,7 +124,7 @@ def autoencoder(args: argparse.Namespace, method: str) -> Entry:
 
 
 def alignment(args: argparse.Namespace) -> Entry:
-    task = assembly.load_task(configure(args))
+    task = assembly.task(configure(args))
     o, config = task.options, task.dpa_config
     shape = (args.batch, o.views, o.frames, o.points)
     x = jax.random.normal(jax.random.key(0), (*shape, 3))

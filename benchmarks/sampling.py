@@ -99,7 +99,7 @@ def vary(config: Any, steps: int, switches: dict[str, Any]) -> tuple[Any, dict[s
         if "codec" not in switches:
             config.weights.codec = ""
         config.task.update({"sample_steps": steps, **own})
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     if switches.get("text"):  # what sampling did before: the text anew in every step
         task._with_text = lambda params, context: context
     return task, assembly.load_params(task, config, Path("none"))
@@ -223,7 +223,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sampling-") as scratch:
         config = load(there[0] if there else None, Path(scratch), args)
         config.sample.count = args.scenes
-        task = assembly.load_task(config)
+        task = assembly.task(config)
         scenes = [arrays for _, arrays in inputs.of_config(config, task)]
         print(f"# {there[0] if there else 'scenes made here'}: {len(scenes)} scenes")
         print("name ours peer ratio")

@@ -27,7 +27,7 @@ from configs import taco  # noqa: E402
 from syncmv4d_jax.machines.planning import compiler, pods  # noqa: E402
 from syncmv4d_jax.models import flops  # noqa: E402
 from syncmv4d_jax.models.nn import attention  # noqa: E402
-from syncmv4d_jax.run import assembly, plan, programs  # noqa: E402
+from syncmv4d_jax.run import assembly, plan, programs, sections  # noqa: E402
 
 GIB = 2**30
 POLICIES = ("full", "save_attention", "offload", "none")
@@ -51,14 +51,14 @@ def configured(remat):
 
 def planned(topology, config):
     mesh = (1, pods.find(topology).devices, 1, 1)
-    settings = plan.PlanConfig(topologies=(topology,), mesh=mesh, until="memory")
+    settings = sections.PlanConfig(topologies=(topology,), mesh=mesh, until="memory")
     [row] = plan.plan(config, settings, pods.find(topology), [], "mjd_step", [])
     return row
 
 
 def recomputed(config, policy):
     """FLOPs computed again in the backward pass, as a share of one forward pass."""
-    task = assembly.load_task(programs.of_entry(config, "mjd_step"))
+    task = assembly.task(programs.of_entry(config, "mjd_step"))
     (v, f, h, w, _), (pf, ph, pw) = task.latent_shape, task.mjd_config.patch
     cost = flops.mjd_block(
         task.mjd_config, views=v, frames=f // pf, positions=(h // ph) * (w // pw)

@@ -56,16 +56,16 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
     }
     config.data.cameras = "fixed"
     config.text.max_length = 48
-    config.optim = {
-        "name": "muon",
-        "learning_rate": 1e-2,
-        "multipliers": RATES,
-        "schedule": "cosine",
-        "warmup": 50,
-        "final_fraction": 0.05,
-        "clip": 1.0,
-        "ema": 0.99,
-    }
+    config.optim = sections.optim(
+        name="muon",
+        learning_rate=1e-2,
+        multipliers=RATES,
+        schedule="cosine",
+        warmup=50,
+        final_fraction=0.05,
+        clip=1.0,
+        ema=0.99,
+    )
     config.train.batch_size = 1
     config.train.log_every = 10
     config.train.new = r".*"

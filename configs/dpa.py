@@ -27,13 +27,13 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "corruption": {},
     }
     config.weights = {}
-    config.optim = {
-        "learning_rate": 1e-4,
-        "warmup": 500,
-        "weight_decay": 1e-2,
-        "clip": 1.0,
-        "ema": 0.999,
-    }
+    config.optim = sections.optim(
+        learning_rate=1e-4,
+        warmup=500,
+        weight_decay=1e-2,
+        clip=1.0,
+        ema=0.999,
+    )
     config.train.steps, config.train.batch_size = 5000, 8
     config.mesh = {"data": -1}
     if variant in ("demo", "debug"):
@@ -44,10 +44,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.task.size, config.task.points = (64, 96), 48
         config.task.time_shift = 4.0
         config.task.corruption = {"views": (0.0, 1.0)}
-        config.optim = {
-            "name": "muon", "learning_rate": 3e-3, "warmup": 30, "clip": 1.0, "ema": 0.99,
-            "schedule": "cosine", "final_fraction": 0.02,
-        }  # fmt: skip
+        config.optim = sections.optim(
+            name="muon", learning_rate=3e-3, warmup=30, clip=1.0, ema=0.99,
+            schedule="cosine", final_fraction=0.02,
+        )  # fmt: skip
         config.train.steps, config.train.batch_size = 900, 6
         config.train.checkpoint_every = 100
         config.train.export = "float32"

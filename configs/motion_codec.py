@@ -28,7 +28,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         (480, 704), 49, 3, 1600,
     )  # fmt: skip
     config.data.raw = config.data.latents = True
-    config.optim = {"learning_rate": 3e-4, "warmup": 100, "clip": 1.0, "ema": 0.999}
+    config.optim = sections.optim(learning_rate=3e-4, warmup=100, clip=1.0, ema=0.999)
     config.train.steps, config.train.batch_size, config.train.export = 20_000, 8, "float32"
     if variant == "demo":
         base = demo.get_config()

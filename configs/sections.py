@@ -1,6 +1,12 @@
-"""The sections that configurations share, with the values of every key a run can set."""
+"""The sections that configurations share; what their keys mean stands in run/sections.py."""
+
+import dataclasses
+from typing import Any
 
 import ml_collections
+
+from syncmv4d_jax.data import config as data_config
+from syncmv4d_jax.run import sections
 
 # Paths of MJD that Wan's checkpoint has, and those that it does not.
 WAN_PATHS = (
@@ -14,68 +20,28 @@ NEW_PATHS = (
 
 
 def base() -> ml_collections.ConfigDict:
-    """Returns the sections every configuration has."""
+    """Returns the sections every configuration has, with the values of every key a run can set."""
     config = ml_collections.ConfigDict()
     config.mode = "train"
     config.seed = 0
     config.task = ml_collections.ConfigDict()
     config.weights = {"dit": "", "dpa": "", "prior": "", "vae": ""}
-    config.data = {
-        "name": "taco",
-        "records": "",
-        "cache": "",
-        "split": "train",
-        "fps": 8.0,
-        "cameras": "sample",
-        "raw": False,
-        "latents": False,
-        "augment": False,
-        "jitter": 0.0,
-        "skip_corrupt": False,
-        "share": 1.0,
-    }
-    config.text = {"weights": "", "max_length": 512}
-    config.optim = ml_collections.ConfigDict()
-    config.train = {
-        "steps": 1000,
-        "batch_size": 1,
-        "log_every": 10,
-        "checkpoint_every": 500,
-        "keep": 2,
-        "new": "",
-        "random_frozen": False,
-        "frozen_dtype": "float32",
-        "sample_every": 0,
-        "wandb": "",
-        "silence": 20.0,
-        "attention": "auto",
-        "sequence": "ulysses",
-        "export": "",
-    }
-    config.mesh = {"fsdp": -1}
+    config.data = dataclasses.asdict(data_config.DataConfig())
+    config.text = dataclasses.asdict(sections.TextConfig())
+    config.optim = optim()
+    config.train = dataclasses.asdict(sections.TrainConfig())
+    config.mesh = {"data": 1, "fsdp": -1, "view": 1, "sequence": 1}
+    config.sharding = ()
     config.stages = ()
-    config.sample = {
-        "split": "test",
-        "count": 0,
-        "seed": 0,
-        "seeds": (),
-        "best_of": 1,
-        "images": "",
-        "prompt": "",
-        "prompts": "",
-        "negative_prompt": "",
-        "name": "",
-    }
-    config.evaluate = {"samples": "", "split": "test", "features": "", "matcher": ""}
-    config.plan = {
-        "topologies": (),
-        "entries": ("mjd_step", "closed_loop_step", "sample_step"),
-        "mesh": (),
-        "samples": 1,
-        "compiled": 2,
-        "until": "whole",
-    }
+    config.sample = dataclasses.asdict(sections.SampleConfig())
+    config.evaluate = dataclasses.asdict(sections.EvaluateConfig())
+    config.plan = dataclasses.asdict(sections.PlanConfig())
     return config
+
+
+def optim(**values: Any) -> dict[str, Any]:
+    """Returns the section `optim` with some values set."""
+    return dataclasses.asdict(sections.OptimConfig(**values))
 
 
 def shrink(config: ml_collections.ConfigDict) -> None:

@@ -40,14 +40,14 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "vae_chunk": 0,
         "cycle": {},
     }
-    config.optim = {
-        "learning_rate": 1e-4,
-        "multipliers": ((sections.WAN_PATHS, 0.1),),  # Wan's own weights at 1e-5
-        "warmup": 500,
-        "weight_decay": 1e-2,
-        "clip": 1.0,
-        "ema": 0.999,
-    }
+    config.optim = sections.optim(
+        learning_rate=1e-4,
+        multipliers=((sections.WAN_PATHS, 0.1),),  # Wan's own weights at 1e-5
+        warmup=500,
+        weight_decay=1e-2,
+        clip=1.0,
+        ema=0.999,
+    )
     config.train.batch_size = 8
     config.train.steps = 30_000
     config.train.new = sections.NEW_PATHS

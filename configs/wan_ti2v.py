@@ -58,12 +58,12 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     }
     config.data.fps = 24.0
     config.sample.negative_prompt = NEGATIVE_PROMPT
-    config.optim = {
-        "learning_rate": 1e-5,
-        "warmup": 100,
-        "weight_decay": 1e-2,
-        "clip": 1.0,
-    }
+    config.optim = sections.optim(
+        learning_rate=1e-5,
+        warmup=100,
+        weight_decay=1e-2,
+        clip=1.0,
+    )
     config.train.batch_size = 8
     config.train.steps = 5000
     if variant == "lora":

@@ -26,23 +26,22 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         "moving_gain": 0.0,
         "kl_weight": 0.0,
     }
-    config.optim = {
-        "name": "muon",
-        "learning_rate": 5e-4,
-        "schedule": "cosine",
-        "steps": 3000,
-        "warmup": 100,
-        "final_fraction": 0.02,
-        "stacked": "^$",
-        "clip": 1.0,
-    }
+    config.optim = sections.optim(
+        name="muon",
+        learning_rate=5e-4,
+        schedule="cosine",
+        warmup=100,
+        final_fraction=0.02,
+        stacked="^$",
+        clip=1.0,
+    )
     config.train.batch_size = 2
     config.train.steps = 3000
     if variant == "debug":
         config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=4)
         config.task.crop = (5, 16, 16)
         config.data.name, config.data.cameras, config.data.raw = "embedded", "fixed", True
-        config.optim.steps = config.train.steps = 4
+        config.train.steps = 4
         config.train.batch_size = 1
         config.train.log_every = config.train.checkpoint_every = 2
     config.lock()

@@ -90,7 +90,7 @@ def main() -> None:
         report("linear start", task.config, params, some)
         store.save("vae", task.config, params, start, source={"by": "models.wan.vae_linear"})
     config.weights.vae = str(start)
-    config.train.steps = config.optim.steps = args.steps
+    config.train.steps = args.steps
     train.run(config, args.out / "training")
     params = assembly.trained_params(config, args.out / "training")["vae"]
     report("trained", task.config, params, some)

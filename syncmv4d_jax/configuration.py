@@ -1,30 +1,58 @@
-"""From a configuration to the things it names: dataclasses, functions, stages."""
+"""From a configuration to the things it names: dataclasses, functions, stages, unknown keys."""
 
 import dataclasses
+import difflib
 import importlib
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+
+# Keys that a former version had, and what became of them.
+MOVED = {
+    "train.minimum_sharded": "gone: leaves below 2**16 elements stay whole, config.sharding cuts "
+    "what it names",
+    "optim.eps": "gone: it is 1e-8",
+    "optim.momentum": "gone: Muon's is 0.95",
+    "optim.muon": "gone: Muon takes the kernels that are matrices",
+}
+
+
+def hint(key: str, known: Iterable[str], where: str) -> str:
+    """Returns what to say of an unknown key: where it went, else what it is near to, else ""."""
+    path = ".".join([*where.split("config")[-1].strip(".").split("."), key]).strip(".")
+    if path in MOVED:
+        return f"{key!r} is {MOVED[path]}"
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"{key!r} is near {near[0]!r}" if near else ""
+
+
+def check_keys(keys: Iterable[str], known: Iterable[str], where: str, what: str = "keys") -> None:
+    """Raises ValueError where a key is not among the known; names the nearest one, and all."""
+    known = list(known)
+    if wrong := sorted(set(keys) - set(known)):
+        hints = "; ".join(filter(None, (hint(key, known, where) for key in wrong)))
+        told = f" ({hints})" if hints else ""
+        raise ValueError(f"{where}: unknown {what} {wrong}{told}; the {what} are {known}")
 
 
 def section(cls: type, values: Mapping[str, Any] | None, where: str) -> Any:
     """Returns the dataclass `cls` filled from a section of the configuration.
 
     Raises:
-      ValueError: an unknown key; lists the known ones.
+      ValueError: an unknown key; names the nearest one and all others.
     """
     values = dict(values or {})
-    known = [field.name for field in dataclasses.fields(cls)]
-    if unknown := sorted(values.keys() - set(known)):
-        raise ValueError(f"{where}: unknown keys {unknown}; the keys are {known}")
+    check_keys(values, (field.name for field in dataclasses.fields(cls)), where)
+    return cls(**{key: _frozen(value) for key, value in values.items()})
 
-    def freeze(x: Any) -> Any:
-        return tuple(freeze(y) for y in x) if isinstance(x, list | tuple) else x
 
-    return cls(**{key: freeze(value) for key, value in values.items()})
+def _frozen(x: Any) -> Any:
+    if isinstance(x, list | tuple):
+        return tuple(_frozen(y) for y in x)
+    return x.to_dict() if isinstance(x, ml_collections.ConfigDict) else x
 
 
 def load(name: str, table: Mapping[str, str], where: str) -> Callable[..., Any]:
@@ -52,7 +80,8 @@ def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.
     replaces that section as a whole.
 
     Raises:
-      ValueError: a stage without a name, two of the same name, or an unknown section.
+      ValueError: a stage without a name, two of the same name, an unknown section, or a value of
+        another type than it has in the configuration.
     """
     listed = [dict(stage) for stage in config.get("stages", ())]
     result: list[tuple[str, ml_collections.ConfigDict]] = []
@@ -60,13 +89,18 @@ def stages(config: ml_collections.ConfigDict) -> list[tuple[str, ml_collections.
         name = str(overrides.pop("name", ""))
         if not name or name in dict(result) or not name.isidentifier():
             raise ValueError(f"config.stages: wanted distinct names (identifiers), got {name!r}")
-        if unknown := sorted(overrides.keys() - set(config.keys())):
-            raise ValueError(f"config.stages, {name!r}: unknown sections {unknown}")
+        where = f"config.stages, {name!r}"
+        check_keys(overrides, config.keys(), where, "sections")
+        given = config.get("weights", {})
+        check_keys(overrides.get("weights", ()), given, f"{where}, config.weights")
         own = ml_collections.ConfigDict(config.to_dict())
         own.stages = ()
         if overrides.get("task", {}).get("name", own.task.get("name")) != own.task.get("name"):
             own.task = ml_collections.ConfigDict()
-        own.update(ml_collections.ConfigDict(overrides).to_dict())
+        try:
+            own.update(ml_collections.ConfigDict(overrides).to_dict())
+        except TypeError as error:
+            raise ValueError(f"{where}: {error}") from error
         result.append((name, own))
     return result or [("", config)]
 
@@ -86,7 +120,9 @@ def unknown_keys(argv: list[str]) -> list[str]:
             keys = list(section.keys()) if hasattr(section, "keys") else []
             if key not in keys:
                 where = ".".join(["config", *path[:i]])
-                messages.append(f"{arg}: {where} has no key {key!r}; it has {keys}")
+                told = hint(key, keys, where)
+                told = f" ({told})" if told else ""
+                messages.append(f"{arg}: {where} has no key {key!r}{told}; it has {keys}")
                 break
             section = section[key]
     return messages

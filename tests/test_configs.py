@@ -59,8 +59,8 @@ def inputs(config):
 def trace_update(config):
     """Traces a whole training step of every stage; returns the names of its scalars."""
     for _, own in configuration.stages(config):
-        task = assembly.load_task(own)
-        settings = configuration.section(optim.OptimConfig, own.optim, "config.optim")
+        task = assembly.task(own)
+        settings = assembly.read(own).optim
         params = jax.eval_shape(task.init, jax.random.key(0))
         trainable, frozen = tree.split(params, task.trainable)
         state = jax.eval_shape(lambda p, s=settings: optim.init(s, p), trainable)
@@ -77,7 +77,7 @@ def test_every_file_is_listed():
 def test_configurations_build_their_tasks(name):
     for variant in MAIN[name]:
         for _, own in configuration.stages(load(name, variant)):
-            task = assembly.load_task(own)
+            task = assembly.task(own)
             assert task.trainable and not own.stages
     with pytest.raises(ValueError, match="wanted"):
         load(name, "no_such_variant")
@@ -99,7 +99,7 @@ def test_overrides_build_with_every_base(name):
         differs = config.task.to_dict() != plain.task.to_dict()
         assert differs or same and base in ("taco", "debug"), "changes nothing"
         for stage, own in configuration.stages(config):
-            assert assembly.load_task(own), stage
+            assert assembly.task(own), stage
     with pytest.raises(ValueError, match="wanted a base"):
         load(name, "full")
 
@@ -127,9 +127,9 @@ def test_stages_of_the_paper():
 @pytest.mark.slow
 def test_rows_start_from_the_same_weights():
     """Parameters that two rows of Table 3 share have the same initial values."""
-    full = tree.flatten(assembly.load_task(load("taco", "debug")).init(jax.random.key(0)))
+    full = tree.flatten(assembly.task(load("taco", "debug")).init(jax.random.key(0)))
     for row in ("multi_view", "joint_motion", "aligner", "single_view"):
-        own = assembly.load_task(load(f"ablations.{row}", "debug")).init(jax.random.key(0))
+        own = assembly.task(load(f"ablations.{row}", "debug")).init(jax.random.key(0))
         own = tree.flatten(own)
         assert own.keys() <= full.keys(), row
         wrong = [n for n, x in own.items() if not np.array_equal(x, full[n])]
@@ -141,7 +141,7 @@ def training_flops(config):
     total = 0.0
     for name, own in configuration.stages(config):
         if own.task.name == "syncmv4d" and name != "video":
-            task = assembly.load_task(own)
+            task = assembly.task(own)
             total += own.train.steps * sum(
                 syncmv4d_cost.training(task, syncmv4d_cost.parts(task)).values()
             )
@@ -164,8 +164,8 @@ ROWS = [name for name in OVERRIDES if name.startswith("ablations")]
 def test_rows_start(name):
     """Learning rates name parameters that every stage of the row has."""
     for stage, own in configuration.stages(load(name, "loop" if name == "demo" else "ablation")):
-        task = assembly.load_task(own)
+        task = assembly.task(own)
         params = tree.split(jax.eval_shape(task.init, jax.random.key(0)), task.trainable)[0]
-        settings = configuration.section(optim.OptimConfig, own.optim, "config.optim")
+        settings = assembly.read(own).optim
         state = jax.eval_shape(lambda p, s=settings: optim.init(s, p), params)
         assert tree.flatten(state["params"]), stage

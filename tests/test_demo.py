@@ -20,13 +20,13 @@ def test_the_demo_is_not_smaller_than_agreed(variant):
     assert task.views == 3 and task.frames >= 13 and task.points >= 256
     assert task.size[0] >= 64 and task.size[1] >= 96
     assert task.dit.layers >= 4 and task.dpa.depth >= 2
-    made = assembly.load_task(configuration.get_config(variant))
+    made = assembly.task(configuration.get_config(variant))
     assert made.mjd_config.multi_view and made.mjd_config.joint_motion
     assert made.settings.dpa and made.settings.cycle
 
 
 def test_shipped_weights_fit_the_demo():
-    task = assembly.load_task(configuration.get_config())
+    task = assembly.task(configuration.get_config())
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     found = {p: checkpoint.load_params(demo.SHIPPED / "model.safetensors", p) for p in shapes
              if p != "vae"}  # fmt: skip

@@ -27,6 +27,7 @@ Tree = Any
 AXES = ("data", "fsdp", "view", "sequence")
 BATCH = ("data", "fsdp")
 Rules = Sequence[tuple[str, Sequence[Any]]]
+MINIMUM = 2**16  # elements of the smallest leaf that is cut where no rule names it
 
 
 def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
@@ -100,6 +101,35 @@ def _arrange(devices: list[Any], shape: tuple[int, ...]) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
 
 
+def parse_rules(values: Sequence[Any]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Returns `config.sharding`, checked: (regex, axes of the trailing dimensions) pairs.
+
+    Raises:
+      ValueError: not such a pair, a regex that does not compile, or an unknown axis.
+    """
+    found = []
+    for i, pair in enumerate(values):
+        where = f"config.sharding[{i}]"
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ValueError(
+                f"{where}: wanted (regex over parameter paths, mesh axes of the trailing "
+                f"dimensions), such as ('ffn/.*kernel$', (None, 'fsdp')), got {pair!r}"
+            )
+        pattern, axes = pair
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{where}: {pattern!r} is no regex ({error})") from error
+        if not isinstance(axes, list | tuple):
+            raise ValueError(f"{where}: wanted a tuple of mesh axes or None, got {axes!r}")
+        axes = tuple(tuple(a) if isinstance(a, list | tuple) else a for a in axes)
+        flat = [a for axis in axes for a in (axis if isinstance(axis, tuple) else (axis,))]
+        if wrong := [a for a in flat if a is not None and a not in AXES]:
+            raise ValueError(f"{where}: unknown axes {wrong}; wanted some of {AXES}, or None")
+        found.append((pattern, axes))
+    return tuple(found)
+
+
 def _spec(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) -> P:
     axes = tuple(tuple(a) if isinstance(a, list) else a for a in axes)
     if len(axes) > len(shape):
@@ -115,7 +145,7 @@ def _spec(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) ->
     return P(*spec)
 
 
-def default_spec(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: int = 2**16) -> P:
+def default_spec(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: int = MINIMUM) -> P:
     """Returns the spec of a leaf that no rule names: one dimension cut over fsdp x view x sequence.
 
     The input dimension (last but one) comes first, then the larger ones: an output that is split or
@@ -134,23 +164,19 @@ def default_spec(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: 
     return P()
 
 
-def shardings(shapes: Tree, mesh: Mesh, rules: Rules = (), *, minimum: int = 2**16) -> Tree:
+def shardings(shapes: Tree, mesh: Mesh, rules: Rules = (), *, minimum: int = MINIMUM) -> Tree:
     """Returns a tree of NamedSharding for parameters or a whole train state.
 
     Args:
       shapes: tree of arrays or shapes; paths of moments end like those of their parameters, so one
         rule covers both.
       mesh: from `make_mesh`.
-      rules: (regex, trailing axes); a leaf that no rule names follows `default_spec`.
+      rules: of `parse_rules`; a leaf that none names follows `default_spec`.
       minimum: leaves with fewer elements that no rule names stay whole.
 
     Raises:
-      ValueError: a rule names an axis the mesh lacks, or does not divide (which leaf, what would).
+      ValueError: a rule does not divide a leaf (which leaf, what would).
     """
-    for pattern, axes in rules:
-        flat = [a for axis in axes for a in ((axis,) if isinstance(axis, str) else axis or ())]
-        if unknown := sorted(set(flat) - set(mesh.axis_names)):
-            raise ValueError(f"sharding rule {pattern!r}: unknown axes {unknown}; wanted {AXES}")
 
     def of(name: str, leaf: Any) -> NamedSharding:
         for pattern, axes in rules:

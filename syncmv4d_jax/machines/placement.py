@@ -165,7 +165,7 @@ class Placement:
         )(shared, arrays)
         return jax.tree.map(lambda x: together(x)[:, :v], out) if pad else out
 
-    def gather(self, layer: Tree, dtype: Any, *, minimum: int = 2**16) -> Tree:
+    def gather(self, layer: Tree, dtype: Any, *, minimum: int = mesh.MINIMUM) -> Tree:
         """Makes a layer's matrices whole on every device, at the activations' dtype.
 
         Left alone, the partitioner moves float32 weights, passes them around in pieces, or sums

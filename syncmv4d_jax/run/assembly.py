@@ -1,5 +1,6 @@
 """Which task, weights, stage folders and mesh a configuration means."""
 
+import dataclasses
 import importlib
 import math
 from pathlib import Path
@@ -11,9 +12,64 @@ import ml_collections
 import numpy as np
 
 from syncmv4d_jax import configuration, tree
+from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.run import checkpoint
+from syncmv4d_jax.machines import placement
+from syncmv4d_jax.models.nn import protocol
+from syncmv4d_jax.run import checkpoint, sections
 from syncmv4d_jax.tasks import base
+
+READ = {
+    "data": data_config.DataConfig,
+    "text": sections.TextConfig,
+    "optim": sections.OptimConfig,
+    "train": sections.TrainConfig,
+    "sample": sections.SampleConfig,
+    "evaluate": sections.EvaluateConfig,
+    "plan": sections.PlanConfig,
+}
+PLAIN = ("mode", "seed", "task", "weights", "mesh", "sharding", "stages")
+
+
+def read(config: ml_collections.ConfigDict, name: str = "") -> sections.Sections:
+    """Reads a configuration, or that of the stage `name`; everything downstream takes the result.
+
+    Raises:
+      ValueError: an unknown section, key or axis (names the nearest), or a value that cannot be.
+    """
+    try:
+        configuration.check_keys(config.keys(), (*READ, *PLAIN), "config", "sections")
+        made = {
+            key: configuration.section(cls, config.get(key), f"config.{key}")
+            for key, cls in READ.items()
+        }
+        mesh = dict(config.get("mesh", {"fsdp": -1}))
+        configuration.check_keys(mesh, meshes.AXES, "config.mesh", "axes")
+        rules = meshes.parse_rules(config.get("sharding", ()))
+    except ValueError as error:
+        raise ValueError(f"config.stages, {name!r}: {error}" if name else str(error)) from error
+    if not made["optim"].steps:
+        made["optim"] = dataclasses.replace(made["optim"], steps=made["train"].steps)
+    return sections.Sections(
+        name=name,
+        seed=int(config.get("seed", 0)),
+        task=config.get("task", {}),
+        weights=dict(config.get("weights", {})),
+        mesh=mesh,
+        sharding=rules,
+        source=config,
+        **made,
+    )
+
+
+def stages(config: ml_collections.ConfigDict) -> list[sections.Sections]:
+    """Reads every stage of a configuration, in order; one without a name where there are none.
+
+    Raises:
+      ValueError: as `read` and `configuration.stages`; the stage is named.
+    """
+    read(config)
+    return [read(own, name) for name, own in configuration.stages(config)]
 
 
 def load_mesh(config: Any) -> jax.sharding.Mesh | None:
@@ -56,7 +112,7 @@ def load_params(
     tree.check_same(shapes, found, wanted_from="the configured model", got_from=origin)
     if mesh is None:
         return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), found, shapes)
-    rules = tuple((str(p), tuple(axes)) for p, axes in config.get("sharding", ()))
+    rules = meshes.parse_rules(config.get("sharding", ()))
     host = jax.tree.map(lambda x, s: np.asarray(x, s.dtype), found, shapes)
     return meshes.put(host, meshes.shardings(shapes, mesh, rules))
 
@@ -91,11 +147,23 @@ def trained_params(config: ml_collections.ConfigDict, workdir: str | Path) -> di
     return tree.unflatten(flat)
 
 
-def load_task(config: ml_collections.ConfigDict) -> base.Task:
+def task(
+    config: ml_collections.ConfigDict, placement: protocol.Placement = protocol.LOCAL
+) -> base.Task:
     """Returns the task that `config.task.name` names: `syncmv4d_jax.tasks.<name>.make(config)`."""
     name = config.task.name
     target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
-    return configuration.load(target, {}, "config.task.name")(config)
+    made = configuration.load(target, {}, "config.task.name")(config)
+    if placement is not protocol.LOCAL and hasattr(made, "placement"):
+        made.placement = placement
+    return made
+
+
+def placement_on(mesh: jax.sharding.Mesh | None, train: sections.TrainConfig) -> Any:
+    """Returns what a task's models get as their placement on a mesh; None is one device."""
+    if mesh is None or mesh.size == 1:
+        return protocol.LOCAL
+    return placement.Placement(mesh, kernel=train.attention, sequence=train.sequence)
 
 
 def load_weights(part: str, path: str) -> dict[str, Any]:

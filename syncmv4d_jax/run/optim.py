@@ -13,7 +13,6 @@ update is computed in float32 and rounded stochastically, so that steps smaller 
 the last place are made on average (`round_stochastically`).
 """
 
-import dataclasses
 import re
 from typing import Any
 
@@ -23,82 +22,20 @@ import optax
 from optax import contrib
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.run import sections
 
 Tree = Any
 State = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """Optimiser settings.
-
-    Attributes:
-      name: "adamw" or "muon" (matrices by Muon, everything else by Adam).
-      learning_rate: peak rate.
-      schedule: "constant" or "cosine" (to `final_fraction` of the peak at `steps`).
-      warmup: steps of linear warm-up from 0.
-      steps: length of the schedule.
-      b1, b2, eps: of Adam.
-      momentum: of Muon.
-      weight_decay: decoupled, times the learning rate.
-      decay: regex of paths that decay.
-      muon: regex of paths that Muon takes; leaves need at least two axes.
-      stacked: regex of paths whose first axis counts layers (no matrix axis).
-      multipliers: (regex, factor) pairs on the learning rate; the first match counts, else 1.
-      clip: global gradient norm, 0 = off.
-      ema: decay of the parameter average, 0 = off; ramps as (1 + step) / (10 + step).
-      accumulate: micro-batches a step.
-      store: dtype of parameters, moments and averages: "float32" or "bfloat16".
-      spike_factor: skip a step with a gradient norm this many times the running mean, 0 = off.
-      guard_warmup: accepted steps before spikes are judged.
-      abort_after: skipped steps in a row after which training stops.
-    """
-
-    name: str = "adamw"
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    warmup: int = 0
-    steps: int = 1000
-    final_fraction: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    momentum: float = 0.95
-    weight_decay: float = 0.0
-    decay: str = r"kernel$"
-    muon: str = r"kernel$"
-    stacked: str = r"(^|/)blocks/"
-    multipliers: tuple[tuple[str, float], ...] = ()
-    clip: float = 1.0
-    ema: float = 0.0
-    accumulate: int = 1
-    store: str = "float32"
-    spike_factor: float = 0.0
-    guard_warmup: int = 20
-    abort_after: int = 10
-
-    def __post_init__(self) -> None:
-        wanted = {
-            "name": ("adamw", "muon"),
-            "schedule": ("constant", "cosine"),
-            "store": ("float32", "bfloat16"),
-        }
-        for key, values in wanted.items():
-            if getattr(self, key) not in values:
-                raise ValueError(f"optim.{key}: wanted one of {values}, got {getattr(self, key)!r}")
-        if self.accumulate < 1:
-            raise ValueError(f"optim.accumulate: wanted at least 1, got {self.accumulate}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"optim.ema: wanted 0 <= ema < 1, got {self.ema}")
-        pairs = tuple((str(pattern), float(factor)) for pattern, factor in self.multipliers)
-        object.__setattr__(self, "multipliers", pairs)
+EPSILON = 1e-8  # of Adam
+MOMENTUM = 0.95  # of Muon
+MATRICES = r"kernel$"  # what Muon takes, where it has at least two axes
 
 
 class Diverged(RuntimeError):
     """`abort_after` steps in a row were skipped."""
 
 
-def schedule(config: OptimConfig) -> optax.Schedule:
+def schedule(config: sections.OptimConfig) -> optax.Schedule:
     """Returns the learning rate as a function of the number of applied updates."""
     after = max(config.steps - config.warmup, 1)
     if config.schedule == "cosine":
@@ -112,13 +49,13 @@ def schedule(config: OptimConfig) -> optax.Schedule:
     return optax.join_schedules([ramp, body], [config.warmup])
 
 
-def multiplier(config: OptimConfig, name: str) -> float:
+def multiplier(config: sections.OptimConfig, name: str) -> float:
     """Returns the factor on the learning rate of the parameter called `name`."""
     matches = (factor for pattern, factor in config.multipliers if re.search(pattern, name))
     return next(matches, 1.0)
 
 
-def _scale_by_path(config: OptimConfig) -> optax.GradientTransformation:
+def _scale_by_path(config: sections.OptimConfig) -> optax.GradientTransformation:
     def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
         del params
         scaled = tree.map_named(lambda name, u: u * multiplier(config, name), updates)
@@ -127,23 +64,23 @@ def _scale_by_path(config: OptimConfig) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _muon_axes(config: OptimConfig, params: Tree) -> Tree:
+def _muon_axes(config: sections.OptimConfig, params: Tree) -> Tree:
     def axes(name: str, leaf: Any) -> contrib.MuonDimensionNumbers | None:
         first = 1 if re.search(config.stacked, name) else 0
-        if leaf.ndim - first < 2 or not re.search(config.muon, name):
+        if leaf.ndim - first < 2 or not re.search(MATRICES, name):
             return None
         return contrib.MuonDimensionNumbers(tuple(range(first, leaf.ndim - 1)), leaf.ndim - 1)
 
     return tree.map_named(axes, params)
 
 
-def transformation(config: OptimConfig) -> optax.GradientTransformation:
+def transformation(config: sections.OptimConfig) -> optax.GradientTransformation:
     """Returns the optax chain of `config`: clip, moments, decay, rates; without the guard."""
     rate, decay = schedule(config), lambda params: tree.mask(params, config.decay)
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == "adamw":
         parts += [
-            optax.scale_by_adam(config.b1, config.b2, config.eps),
+            optax.scale_by_adam(config.b1, config.b2, EPSILON),
             optax.add_decayed_weights(config.weight_decay, decay),
             optax.scale_by_learning_rate(rate),
         ]
@@ -151,7 +88,7 @@ def transformation(config: OptimConfig) -> optax.GradientTransformation:
         parts += [
             contrib.muon(
                 1.0,
-                beta=config.momentum,
+                beta=MOMENTUM,
                 adam_b1=config.b1,
                 adam_b2=config.b2,
                 muon_weight_dimension_numbers=lambda params: _muon_axes(config, params),
@@ -164,7 +101,7 @@ def transformation(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(*parts, _scale_by_path(config))
 
 
-def init(config: OptimConfig, params: Tree) -> State:
+def init(config: sections.OptimConfig, params: Tree) -> State:
     """Returns the train state of step 0; may run under jit or jax.eval_shape.
 
     Raises:
@@ -207,7 +144,7 @@ def _cast(tree_: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda x: x.astype(dtype) if floating(x) else x, tree_)
 
 
-def _stored(config: OptimConfig, values: Tree, step: jax.Array | None = None) -> Tree:
+def _stored(config: sections.OptimConfig, values: Tree, step: jax.Array | None = None) -> Tree:
     """Floating leaves in the dtype of `config.store`; stochastically rounded where `step` is."""
     if config.store == "float32":
         return values
@@ -222,7 +159,7 @@ def _stored(config: OptimConfig, values: Tree, step: jax.Array | None = None) ->
 
 
 def _judge(
-    config: OptimConfig, guard: State, loss: jax.Array, norm: jax.Array
+    config: sections.OptimConfig, guard: State, loss: jax.Array, norm: jax.Array
 ) -> tuple[jax.Array, State]:
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     spike = jnp.zeros((), bool)
@@ -242,7 +179,7 @@ def _judge(
 
 
 def apply(
-    config: OptimConfig, state: State, gradients: Tree, loss: jax.Array
+    config: sections.OptimConfig, state: State, gradients: Tree, loss: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """Applies one step's gradients.
 
@@ -289,7 +226,7 @@ def apply(
     return new, scalars
 
 
-def check(config: OptimConfig, scalars: dict[str, Any], *, step: int) -> None:
+def check(config: sections.OptimConfig, scalars: dict[str, Any], *, step: int) -> None:
     """Raises `Diverged` when `abort_after` steps in a row were skipped."""
     if int(scalars["skipped_in_a_row"]) >= config.abort_after:
         raise Diverged(

@@ -16,7 +16,6 @@ Rows of kind "memory" give all bytes that a program is assigned, a little more t
 Written are `plan.json` and `plan.md`. What is on disk is not compiled again.
 """
 
-import dataclasses
 import json
 import logging
 import os
@@ -33,12 +32,11 @@ from syncmv4d_jax import configuration, tree
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines.planning import bounds, compiler, hlo, pods
 from syncmv4d_jax.machines.planning import report as plan_report
-from syncmv4d_jax.run import assembly, programs
+from syncmv4d_jax.run import assembly, programs, sections
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
 log = logging.getLogger(__name__)
 Tree = Any
-UNTIL = ("whole", "memory")
 PROGRAMS = ("update", "sample_step")  # names of the jitted functions of the entries
 # Keeps libtpu from asking the cloud's metadata server who it is.
 QUIET = {
@@ -49,47 +47,6 @@ QUIET = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class PlanConfig:
-    """`config.plan`.
-
-    Attributes:
-      topologies: names of `pods.TOPOLOGIES`, or "local".
-      entries: of plan_report.ENTRIES.
-      mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
-      samples: of the batch for each data x fsdp shard.
-      compiled: candidates to compile for each topology and entry, until one fits.
-      until: of UNTIL, where to stop compiling.
-    """
-
-    topologies: tuple[str, ...] = ()
-    entries: tuple[str, ...] = plan_report.ENTRIES
-    mesh: tuple[int, ...] = ()
-    samples: int = 1
-    compiled: int = 2
-    until: str = "whole"
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.entries) - set(plan_report.ENTRIES)):
-            raise ValueError(
-                f"config.plan.entries: unknown {unknown}; wanted some of {plan_report.ENTRIES}"
-            )
-        if len(self.mesh) not in (0, len(meshes.AXES)):
-            raise ValueError(f"config.plan.mesh: wanted sizes of {meshes.AXES}, got {self.mesh}")
-        if self.until not in UNTIL:
-            raise ValueError(f"config.plan.until: wanted one of {UNTIL}, got {self.until!r}")
-        if self.until == "memory" and pods.LOCAL in self.topologies:
-            raise ValueError('config.plan.until="memory" is for TPUs, not for "local"')
-        if not self.topologies:
-            raise ValueError(
-                "config.plan.topologies is empty; give names of "
-                f"{', '.join(sorted(pods.TOPOLOGIES))} or {pods.LOCAL!r}"
-            )
-        for name in self.topologies:
-            if name != pods.LOCAL:
-                pods.find(name)
-
-
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Plans everything that `config.plan` names; writes plan.json and plan.md, prints the table.
 
@@ -97,7 +54,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
       ValueError: unknown topology or entry, or a mesh that does not fit the devices.
       ModuleNotFoundError: no libtpu.
     """
-    settings = configuration.section(PlanConfig, config.get("plan"), "config.plan")
+    settings = assembly.read(config).plan
+    check(settings)
     path = Path(workdir) / "plan.json"
     report = json.loads(path.read_text()) if path.is_file() else {"entries": []}
     _, config = configuration.stages(config)[-1]  # the last stage is the largest
@@ -112,6 +70,19 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
                 path.write_text(json.dumps(report, indent=1))
                 (Path(workdir) / "plan.md").write_text(plan_report.show(report["entries"]) + "\n")
     print(plan_report.show(report["entries"]))
+
+
+def check(settings: sections.PlanConfig) -> None:
+    """Raises ValueError where nothing is to be planned, or an entry is unknown."""
+    if unknown := sorted(set(settings.entries) - set(plan_report.ENTRIES)):
+        raise ValueError(
+            f"config.plan.entries: unknown {unknown}; wanted some of {plan_report.ENTRIES}"
+        )
+    if not settings.topologies:
+        raise ValueError(
+            "config.plan.topologies is empty; give names of "
+            f"{', '.join(sorted(pods.TOPOLOGIES))} or {pods.LOCAL!r}"
+        )
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -150,7 +121,7 @@ def load_devices(name: str) -> tuple[pods.Topology, list[Any]]:
 
 def plan(
     config: ml_collections.ConfigDict,
-    settings: PlanConfig,
+    settings: sections.PlanConfig,
     topology: pods.Topology,
     devices: Sequence[Any],
     entry: str,
@@ -162,7 +133,7 @@ def plan(
       known: rows of earlier runs, which are not compiled again.
     """
     config = programs.of_entry(config, entry)
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     candidates = (
         [dict(zip(meshes.AXES, settings.mesh, strict=True))]
         if settings.mesh
@@ -300,7 +271,7 @@ def _described(
     devices = topology.devices // topology.slices if topology.slices > 1 else 0
     found = hlo.collectives(text, slice_devices=devices)
     fast = sum(x.sent * x.times for x in found if not x.across)
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     work = _work(config, task, row["entry"], row["batch"])
     row = row | bounds.estimate(work, chip, row["mesh"], sent=fast)
     slow = sum(x.sent * x.times for x in found if x.across)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from syncmv4d_jax import configuration, schema, tree
+from syncmv4d_jax import schema, tree
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
 from syncmv4d_jax.run import assembly, optim, update
@@ -41,7 +41,7 @@ def program(
       entry: of ENTRIES.
       batch: samples.
     """
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     task.placement = placement.Placement(
         mesh, kernel=config.train.attention, sequence=config.train.sequence
     )
@@ -52,8 +52,7 @@ def program(
         return sampling(task, placed({**trainable, **frozen}), batched)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, P()))
-    options = {"steps": config.train.steps, **dict(config.get("optim", {}))}
-    settings = configuration.section(optim.OptimConfig, options, "config.optim")
+    settings = assembly.read(config).optim
     state = placed(jax.eval_shape(functools.partial(optim.init, settings), trainable))
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = jax.jit(
@@ -125,8 +124,7 @@ def sampling(task: Any, params: Tree, batch: Tree) -> tuple[Any, tuple[Tree, ...
 
 def place(config: ml_collections.ConfigDict, mesh: Mesh, shapes: Tree) -> Tree:
     """Returns shapes with the shardings that `config.sharding` gives parameters."""
-    rules = tuple((str(p), tuple(axes)) for p, axes in config.get("sharding", ()))
-    placed = meshes.shardings(shapes, mesh, rules)
+    placed = meshes.shardings(shapes, mesh, assembly.read(config).sharding)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
     )

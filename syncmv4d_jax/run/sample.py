@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 from syncmv4d_jax.geometry import anchors
 from syncmv4d_jax.geometry import tracks as world_tracks
-from syncmv4d_jax.machines import placement
 from syncmv4d_jax.results import samples
 from syncmv4d_jax.run import assembly
 from syncmv4d_jax.run import inputs as run_inputs
@@ -44,11 +43,8 @@ def run(config: Any, workdir: str | Path) -> None:
       ValueError: weights of another architecture, or inputs that do not fit.
     """
     workdir = Path(workdir)
-    task = assembly.load_task(config)
     mesh = assembly.load_mesh(config)
-    if mesh is not None and hasattr(task, "placement"):
-        kernel, sequence = config.train.attention, config.train.sequence
-        task.placement = placement.Placement(mesh, kernel=kernel, sequence=sequence)
+    task = assembly.task(config, assembly.placement_on(mesh, assembly.read(config).train))
     params = assembly.load_params(task, config, workdir, mesh)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)

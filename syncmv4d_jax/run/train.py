@@ -11,7 +11,6 @@ averages and checkpoints. Everything random comes from (seed, step), so that a r
 an unbroken one bit for bit.
 """
 
-import dataclasses
 import functools
 import hashlib
 import importlib
@@ -28,8 +27,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from syncmv4d_jax import configuration, tree
-from syncmv4d_jax.machines import mesh, placement, preemption, watchdog
-from syncmv4d_jax.run import assembly, checkpoint, optim, update
+from syncmv4d_jax.machines import mesh, preemption, watchdog
+from syncmv4d_jax.run import assembly, checkpoint, optim, sections, update
 from syncmv4d_jax.run import log as run_log
 from syncmv4d_jax.tasks import base
 
@@ -39,51 +38,6 @@ Tree = Any
 # name of config.data -> "module:function"; a name with a colon is taken as such.
 DATA = {"taco": "syncmv4d_jax.data.pipeline:train_iterator"}
 PREEMPTED = watchdog.REQUEUE  # exit status after a save on SIGTERM: launchers start again
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """`config.train`.
-
-    Attributes:
-      steps: of this stage.
-      batch_size: over all devices.
-      log_every, checkpoint_every: in steps; the first and last step are logged, the last one saved.
-      keep, keep_every: see `checkpoint.Store`.
-      frozen_dtype: of the frozen half's floating leaves.
-      new: regex of paths that may be missing in the weights of an earlier stage or of
-        `config.weights`.
-      export: "" or a dtype: at the end write `<stage>.safetensors` with the (averaged) weights.
-      random_frozen: allow random values in parts the task wants from weights (debug runs).
-      sample_every: steps between pictures of a held-out sample (TensorBoard, `DIR/pictures`), 0 =
-        none.
-      wandb: project of Weights & Biases, "" = off; its mode is WANDB_MODE.
-      silence: seconds without a heartbeat after which a process counts as lost (`watchdog`).
-      attention, sequence: kernel and form of sharded attention, see `sharded.Placement`.
-      minimum_sharded: leaves below this many elements are not cut.
-    """
-
-    steps: int = 1000
-    batch_size: int = 1
-    log_every: int = 10
-    checkpoint_every: int = 500
-    keep: int = 2
-    keep_every: int = 0
-    frozen_dtype: str = "float32"
-    new: str = ""
-    export: str = ""
-    random_frozen: bool = False
-    sample_every: int = 0
-    wandb: str = ""
-    silence: float = 20.0
-    attention: str = "auto"
-    sequence: str = "ulysses"
-    minimum_sharded: int = 2**16
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"config.train.{key}: wanted at least 1, got {getattr(self, key)}")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -96,11 +50,11 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir, offset, given = Path(workdir), 0, dict(config.get("weights", {}))
     carried = {part: assembly.load_weights(part, path) for part, path in given.items() if path}
-    plan = configuration.stages(config)
-    silent = float(config.get("train", {}).get("silence", TrainConfig.silence))
+    plan = assembly.stages(config)
+    silent = assembly.read(config).train.silence
     with watchdog.Watchdog(workdir / "heartbeats", silent=silent) as watch:
-        for index, (name, own) in enumerate(plan):
-            stage = Stage(name, own, workdir, offset)
+        for index, sections_ in enumerate(plan):
+            stage = Stage(sections_, workdir, offset)
             if not stage.finished():
                 stage.train(carried, watch)
             offset += stage.settings.steps
@@ -112,15 +66,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 class Stage:
     """One stage of training: the story of the module docstring, a method a paragraph."""
 
-    def __init__(
-        self, name: str, config: ml_collections.ConfigDict, workdir: Path, offset: int
-    ) -> None:
-        self.name, self.config, self.workdir, self.offset = name, config, workdir, offset
-        self.settings = configuration.section(TrainConfig, config.get("train"), "config.train")
-        options = {"steps": self.settings.steps, **dict(config.get("optim", {}))}
-        self.optim = configuration.section(optim.OptimConfig, options, "config.optim")
-        self.directory = assembly.stage_directory(workdir, name)
-        self.seed = int(config.get("seed", 0))
+    def __init__(self, own: sections.Sections, workdir: Path, offset: int) -> None:
+        self.name, self.config, self.workdir, self.offset = own.name, own.source, workdir, offset
+        self.own, self.settings, self.optim, self.seed = own, own.train, own.optim, own.seed
+        self.directory = assembly.stage_directory(workdir, own.name)
 
     def finished(self) -> bool:
         """Whether the last step is on disk."""
@@ -132,12 +81,8 @@ class Stage:
         Raises:
           SystemExit: status 143 after a save, on preemption.
         """
-        task = assembly.load_task(self.config)
-        self.mesh = mesh.make_mesh(dict(self.config.get("mesh", {"fsdp": -1})))
-        if self.mesh.size > 1 and hasattr(task, "placement"):
-            task.placement = placement.Placement(
-                self.mesh, kernel=self.settings.attention, sequence=self.settings.sequence
-            )
+        self.mesh = mesh.make_mesh(self.own.mesh)
+        task = assembly.task(self.config, assembly.placement_on(self.mesh, self.settings))
         self.shard = mesh.data_shard(self.mesh, self.settings.batch_size)
         trainable, frozen = self._parameters(task, carried)
         self.frozen_hash = _hash(checkpoint.fingerprints(frozen)) if frozen else ""
@@ -172,9 +117,7 @@ class Stage:
         return f"stage {self.name}" if self.name else "train"
 
     def _place(self, shapes: Tree) -> Tree:
-        rules = tuple((str(p), tuple(axes)) for p, axes in self.config.get("sharding", ()))
-        minimum = self.settings.minimum_sharded
-        return mesh.shardings(shapes, self.mesh, rules, minimum=minimum)
+        return mesh.shardings(shapes, self.mesh, self.own.sharding)
 
     def _parameters(self, task: base.Task, carried: Tree) -> tuple[Tree, Tree]:
         """Returns (trainable, frozen): `carried` where it has the part, else fresh values."""

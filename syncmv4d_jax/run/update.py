@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.run import optim
+from syncmv4d_jax.run import optim, sections
 from syncmv4d_jax.tasks import base
 
 Tree = Any
 
 
-def make_update(task: base.Task, config: optim.OptimConfig) -> Callable:
+def make_update(task: base.Task, config: sections.OptimConfig) -> Callable:
     """Returns update(state, frozen, batch, key) -> (state, scalars), to be jitted.
 
     The step's randomness is `key` folded with ``state["step"]`` and, with `config.accumulate` > 1,

@@ -63,7 +63,7 @@ def test_term_requeue_resume_finish(slurm, tmp_path):
         environment,
         *("sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", f"--output={output}"),
         *("launch/slurm.sbatch", f"--config={ROOT / 'tests' / 'fakes.py'}", f"--workdir={work}"),
-        *(*sizes, "--config.data.sleep=0.2"),
+        *(*sizes, "--config.data.options.sleep=0.2"),
     )
     said = lambda: output.read_text() if output.exists() else "no output yet"  # noqa: E731
     wait_until((work / "checkpoints" / "6").exists, said)

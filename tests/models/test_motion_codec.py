@@ -36,7 +36,7 @@ def test_full_size_shapes_and_flops():
 
 def test_the_loop_costs_a_twentieth_at_most():
     """Must show: at most 5 % on top of the transformer (its passes for A11 included in it)."""
-    task = assembly.load_task(test_configs.load("readings.learned_codec", "taco"))
+    task = assembly.task(test_configs.load("readings.learned_codec", "taco"))
     each = syncmv4d_cost._codec(task) | {"mjd": 387.9e12, "dpa": 10.9e12}  # benchmarks/cycle.py
     for cost in (syncmv4d_cost.training(task, each), syncmv4d_cost.sampling(task, each)):
         assert 1 < sum(cost.values()) / cost["mjd"] <= 1.05
@@ -48,7 +48,7 @@ def test_sizes_that_do_not_fit_are_named():
     config = test_configs.load("motion_codec", "debug").copy_and_resolve_references().unlock()
     config.task.codec.z_dim = 9
     with pytest.raises(ValueError, match="of the autoencoder, got"):
-        assembly.load_task(config)
+        assembly.task(config)
     codec = module.bind(
         motion_codec.Codec, TINY, module.init(motion_codec.Codec, TINY, jax.random.key(0))
     )

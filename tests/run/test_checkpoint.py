@@ -11,9 +11,9 @@ import pytest
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.run import checkpoint, optim
+from syncmv4d_jax.run import checkpoint, optim, sections
 
-CONFIG = optim.OptimConfig(ema=0.9)
+CONFIG = sections.OptimConfig(ema=0.9)
 
 
 def state(seed=0):

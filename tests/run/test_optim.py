@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.run import optim
+from syncmv4d_jax.run import optim, sections
 
 
 def parameters():
@@ -39,7 +39,7 @@ def equal(a, b):
 
 
 def test_schedule_warms_up_and_decays():
-    config = optim.OptimConfig(
+    config = sections.OptimConfig(
         learning_rate=1.0, warmup=4, steps=12, schedule="cosine", final_fraction=0.1
     )
     rates = [float(optim.schedule(config)(i)) for i in range(13)]
@@ -50,7 +50,7 @@ def test_schedule_warms_up_and_decays():
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_decay_and_multipliers_follow_paths(name):
-    config = optim.OptimConfig(
+    config = sections.OptimConfig(
         name=name, learning_rate=0.1, weight_decay=0.5, multipliers=(("^dpa/", 0.0), ("out", 2.0))
     )
     params = parameters()
@@ -63,7 +63,7 @@ def test_decay_and_multipliers_follow_paths(name):
 
 def test_muon_update_of_a_matrix_is_orthogonal():
     """Every singular value of a layer's update is about the same, stacked layers one by one."""
-    config = optim.OptimConfig(name="muon", learning_rate=1.0, clip=0.0)
+    config = sections.OptimConfig(name="muon", learning_rate=1.0, clip=0.0)
     params = parameters()
     gradient = jax.tree.map(lambda p: p * 1e-3, params)
     state, _ = run(config, [gradient])
@@ -77,12 +77,12 @@ def test_muon_update_of_a_matrix_is_orthogonal():
 
 
 def test_average_follows():
-    config = optim.OptimConfig(learning_rate=0.1, ema=0.5)
+    config = sections.OptimConfig(learning_rate=0.1, ema=0.5)
     params = parameters()
     state, _ = run(config, [like(params, 1.0)] * 30)
     gap = jax.tree.map(lambda e, p: float(jnp.max(jnp.abs(e - p))), state["ema"], state["params"])
     assert all(0.01 < x < 0.3 for x in jax.tree.leaves(gap))
-    assert optim.init(optim.OptimConfig(), params)["ema"] == {}
+    assert optim.init(sections.OptimConfig(), params)["ema"] == {}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_average_follows():
     ],
 )
 def test_nonfinite_gradients_leave_everything_as_it_was(name, store):
-    config = optim.OptimConfig(name=name, ema=0.9, store=store)
+    config = sections.OptimConfig(name=name, ema=0.9, store=store)
     params = parameters()
     good, bad = like(params, 1e-3), like(params, 1e-3)
     bad["dit"]["out"]["bias"] = jnp.full((4,), jnp.nan)
@@ -112,7 +112,7 @@ def test_nonfinite_gradients_leave_everything_as_it_was(name, store):
 
 
 def test_spikes_are_skipped_after_the_warm_up():
-    config = optim.OptimConfig(spike_factor=5.0, guard_warmup=3)
+    config = sections.OptimConfig(spike_factor=5.0, guard_warmup=3)
     params = parameters()
     good, spike = like(params, 1e-3), like(params, 1.0)
     _, rows = run(config, [good, spike, good, good, spike, good])
@@ -123,7 +123,7 @@ def test_spikes_are_skipped_after_the_warm_up():
 
 
 def test_abort_after_a_row_of_skipped_steps():
-    config = optim.OptimConfig(abort_after=3)
+    config = sections.OptimConfig(abort_after=3)
     params = parameters()
     _, rows = run(config, [like(params, jnp.nan)] * 3)
     optim.check(config, rows[1], step=2)
@@ -148,8 +148,8 @@ def test_bfloat16_state_follows_the_float32_one(name):
     settings = {"name": name, "learning_rate": 2e-4, "ema": 0.9, "clip": 0.0}
     params = jax.tree.map(lambda p: jnp.ones((64, *p.shape[1:])), parameters())
     gradients = [jax.tree.map(lambda p: p + 0.1, params)] * 40
-    wanted, _ = run(optim.OptimConfig(**settings), gradients, params)
-    state, rows = run(optim.OptimConfig(**settings, store="bfloat16"), gradients, params)
+    wanted, _ = run(sections.OptimConfig(**settings), gradients, params)
+    state, rows = run(sections.OptimConfig(**settings, store="bfloat16"), gradients, params)
     leaves = [x for x in jax.tree.leaves(state["opt"]["inner"]) if x.ndim]
     leaves += jax.tree.leaves((state["params"], state["ema"]))
     assert {x.dtype for x in leaves} == {jnp.dtype("bfloat16")}
@@ -160,13 +160,13 @@ def test_bfloat16_state_follows_the_float32_one(name):
 
 def test_bad_settings_say_what_was_wanted():
     with pytest.raises(ValueError, match=r"optim.name: wanted one of .*got 'sgd'"):
-        optim.OptimConfig(name="sgd")
+        sections.OptimConfig(name="sgd")
     with pytest.raises(ValueError, match="matches none of 4 trainable paths"):
-        optim.init(optim.OptimConfig(multipliers=(("vae", 0.1),)), parameters())
+        optim.init(sections.OptimConfig(multipliers=(("vae", 0.1),)), parameters())
 
 
 def test_no_buffer_of_the_state_is_two_arrays():
     """It is donated as a whole."""
-    state = optim.init(optim.OptimConfig(ema=0.9), {"a": {"kernel": jnp.ones((4, 4))}})
+    state = optim.init(sections.OptimConfig(ema=0.9), {"a": {"kernel": jnp.ones((4, 4))}})
     places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
     assert len(set(places)) == len(places)

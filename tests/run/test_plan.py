@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from configs import taco
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines.planning import bounds, hlo, pods, report
-from syncmv4d_jax.run import assembly, plan, programs
+from syncmv4d_jax.run import assembly, plan, programs, sections
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
 FAKE = pods.Chip(8 * 2**30, 1e12, 1e11, 1e10)
@@ -33,15 +33,15 @@ Exceeded hbm capacity by 7.65G.
 
 def test_unknown_topology_lists_the_names():
     with pytest.raises(ValueError, match=r"'v9-3' is unknown; the names are .*v5e-8.*v5p-128"):
-        plan.PlanConfig(topologies=("v9-3",))
+        sections.PlanConfig(topologies=("v9-3",))
     with pytest.raises(ValueError, match=r"config.plan.topologies is empty; give names of .*v6e"):
-        plan.PlanConfig()
+        plan.check(sections.PlanConfig())
     with pytest.raises(ValueError, match=r"entries: unknown \['step'\]"):
-        plan.PlanConfig(topologies=("v5e-8",), entries=("step",))
+        plan.check(sections.PlanConfig(topologies=("v5e-8",), entries=("step",)))
     with pytest.raises(ValueError, match=r"until: wanted one of .*'whole', 'memory'.*got 'soon'"):
-        plan.PlanConfig(topologies=("v5e-8",), until="soon")
+        sections.PlanConfig(topologies=("v5e-8",), until="soon")
     with pytest.raises(ValueError, match=r'"memory" is for TPUs'):
-        plan.PlanConfig(topologies=("local",), until="memory")
+        sections.PlanConfig(topologies=("local",), until="memory")
     with pytest.raises(ValueError, match=r"no figures for a 'abacus'; there are some for v5e"):
         pods.chip_of("abacus")
     assert pods.chip_of("NVIDIA H200") == pods.CHIPS["h200"]
@@ -289,7 +289,7 @@ ASSIGNED = [
 @functools.cache
 def full_size_work(entry):
     config = programs.of_entry(taco.get_config("full"), entry)
-    return plan._work(config, assembly.load_task(config), entry, 1)
+    return plan._work(config, assembly.task(config), entry, 1)
 
 
 @pytest.mark.parametrize("entry, sizes, assigned", ASSIGNED)
@@ -303,7 +303,7 @@ def test_estimates_are_near_what_the_compiler_assigned(entry, sizes, assigned):
 def test_a_sampling_step_encodes_no_video():
     config = taco.get_config("debug").copy_and_resolve_references()
     config.task.guidance = 5.0
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     each = plan._flops(task, "sample_step")
     assert each == {
         "mjd": 2 * syncmv4d_cost.parts(task)["mjd"],

@@ -48,7 +48,7 @@ def test_no_collective_moves_whole_tokens(entry):
     text = function.lower(*arguments).compile(compiler_options=QUICK).as_text()
     found = hlo.collectives(text, slice_devices=axes["sequence"])  # of a sample: as if a slice
     assert any(one.kind == needed for one in found)
-    task = assembly.load_task(config)
+    task = assembly.task(config)
     v, f, h, w, _ = task.latent_shape
     tokens = v * (task.mjd_config.extra_tokens + 2 * f * h * w) * task.mjd_config.dim
     weights = tree.flatten(jax.eval_shape(task.init, jax.random.key(0)))

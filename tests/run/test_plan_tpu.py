@@ -10,7 +10,7 @@ import pytest
 
 from configs import taco
 from syncmv4d_jax.machines.planning import compiler, pods
-from syncmv4d_jax.run import plan
+from syncmv4d_jax.run import plan, sections
 
 GIB = 2**30
 # topology -> mesh, most GiB of a device, most GB it sends by all-reduce: a tenth or more above what
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def planned(topology, entry, mesh):
-    settings = plan.PlanConfig(topologies=(topology,), mesh=mesh, until="memory")
+    settings = sections.PlanConfig(topologies=(topology,), mesh=mesh, until="memory")
     [row] = plan.plan(taco.get_config("full"), settings, pods.find(topology), [], entry, [])
     return row
 

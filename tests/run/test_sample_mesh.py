@@ -47,7 +47,7 @@ def drawn(tmp_path_factory, double):
         config.mesh = mesh
         with pytest.MonkeyPatch.context() as patch:
             own = make_task(3, "float64")
-            patch.setattr(assembly, "load_task", lambda _: own)
+            patch.setattr(assembly, "task", lambda _: own)
             patch.setattr(assembly, "trained_params", lambda *_: jax.device_get(params))
             patch.setattr(inputs, "of_config", lambda *_: [("one", dict(arrays))])
             sample.run(config, workdir)

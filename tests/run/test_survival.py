@@ -162,12 +162,12 @@ def test_the_survivor_names_the_killed_one_and_asks_to_start_again(tmp_path, vic
 def test_short(tmp_path):
     """For `.ci/run`: one TERM, one KILL, then the rest on another mesh in one process."""
     work, steps = tmp_path / "run", "--config.train.steps=60"
-    processes = gang.gang(work, *SMALL, steps, "--config.data.sleep=0.2", devices=1)
+    processes = gang.gang(work, *SMALL, steps, "--config.data.options.sleep=0.2", devices=1)
     gang.wait_for(work / "checkpoints" / "3", processes)
     processes[1].send_signal(signal.SIGTERM)
     gang.finish(work, processes, 143)
     stopped = saved(work)
-    processes = gang.gang(work, *SMALL, steps, "--config.data.sleep=0.2", devices=1)
+    processes = gang.gang(work, *SMALL, steps, "--config.data.options.sleep=0.2", devices=1)
     gang.wait_for(work / "checkpoints" / str(3 * (stopped // 3) + 6), processes)
     processes[1].kill()
     assert processes[0].wait(timeout=120) == 143
@@ -190,7 +190,7 @@ def test_twenty_kills_at_random_moments(tmp_path):
     gang.finish(whole, gang.gang(whole, *options, devices=1))
     for attempt in range(20):
         # Slowly, so that 20 kills come before the end on a fast machine too.
-        processes = gang.gang(work, *options, "--config.data.sleep=0.03", devices=1)
+        processes = gang.gang(work, *options, "--config.data.options.sleep=0.03", devices=1)
         if attempt % 4:  # three in four while it trains, the others while it starts
             before = len(rows(work))
             while len(rows(work)) <= before:

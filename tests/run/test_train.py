@@ -65,7 +65,7 @@ def test_learns_and_logs(unbroken):
 def test_what_the_data_counts_is_logged(tmp_path):
     config = fakes.config(steps=2)
     with config.unlocked():
-        config.data.counts = True
+        config.data.options.counts = True
     train.run(config, tmp_path)
     assert [row["batches"] for row in rows(tmp_path)] == [1, 2]
 
@@ -110,7 +110,7 @@ def test_accumulation_runs_and_sees_every_example(tmp_path):
 
 def test_nan_batch_is_skipped(tmp_path):
     config = fakes.config()
-    config.data.nan_at = (4,)
+    config.data.options.nan_at = (4,)
     train.run(config, tmp_path)
     found = rows(tmp_path)
     assert [row["skipped"] for row in found] == [0, 0, 0, 1, 0, 0]
@@ -119,21 +119,25 @@ def test_nan_batch_is_skipped(tmp_path):
 
 def test_spike_is_skipped(tmp_path):
     config = fakes.config()
-    config.data.spike_at, config.optim.spike_factor, config.optim.guard_warmup = (5,), 10.0, 2
+    config.data.options.spike_at, config.optim.spike_factor, config.optim.guard_warmup = (
+        (5,),
+        10.0,
+        2,
+    )
     train.run(config, tmp_path)
     assert [row["skipped_spikes"] for row in rows(tmp_path)] == [0, 0, 0, 0, 1, 1]
 
 
 def test_abort_when_nothing_is_finite(tmp_path):
     config = fakes.config()
-    config.data.nan_at, config.optim.abort_after = (2, 3, 4, 5, 6), 3
+    config.data.options.nan_at, config.optim.abort_after = (2, 3, 4, 5, 6), 3
     with pytest.raises(optim.Diverged, match="step 4: 3 steps in a row"):
         train.run(config, tmp_path)
 
 
 def test_sigterm_saves_and_exits_143_then_resumes(unbroken, tmp_path):
     config = fakes.config()
-    config.data.terminate_at = 4
+    config.data.options.terminate_at = 4
     with pytest.raises(SystemExit) as stop:
         train.run(config, tmp_path)
     assert stop.value.code == 143
@@ -204,8 +208,9 @@ def test_weights_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("section", "key", "message"),
     [
-        ("train", "stepz", r"config.train: unknown keys \['stepz'\]; the keys are \['steps'"),
-        ("optim", "lr", r"config.optim: unknown keys \['lr'\]"),
+        ("train", "stepz", r"config.train: unknown keys \['stepz'\] \('stepz' is near 'steps'\)"),
+        ("optim", "lr", r"config.optim: unknown keys \['lr'\]; the keys are \['name'"),
+        ("train", "minimum_sharded", "'minimum_sharded' is gone: leaves below"),
     ],
 )
 def test_unknown_keys(tmp_path, section, key, message):
@@ -290,14 +295,14 @@ def test_two_processes_resume_bit_exact(tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes(tmp_path):
-    options = ("--config.data.sleep=0.2", "--config.train.steps=40")
+    options = ("--config.data.options.sleep=0.2", "--config.train.steps=40")
     processes = gang(tmp_path / "parts", *options)
     wait_for(tmp_path / "parts" / "checkpoints" / "3", processes)
     processes[1].send_signal(signal.SIGTERM)
     finish(processes, 143)
     stopped = max(int(p.name) for p in (tmp_path / "parts" / "checkpoints").iterdir())
     assert 3 <= stopped < 40
-    options = ("--config.data.sleep=0.0", "--config.train.steps=40")
+    options = ("--config.data.options.sleep=0.0", "--config.train.steps=40")
     finish(gang(tmp_path / "parts", *options))
     finish(gang(tmp_path / "whole", *options))
     assert same(weights(tmp_path / "parts", 40), weights(tmp_path / "whole", 40))
@@ -307,13 +312,13 @@ def test_sigterm_to_one_of_two_processes(tmp_path):
 @pytest.mark.slow
 def test_sigkill_of_one_of_two_processes(tmp_path):
     """The survivor stops by itself; the restart loses at most the interval and ends the same."""
-    options = ("--config.data.sleep=0.3", "--config.train.steps=30")
+    options = ("--config.data.options.sleep=0.3", "--config.train.steps=30")
     processes = gang(tmp_path / "parts", *options)
     wait_for(tmp_path / "parts" / "checkpoints" / "6", processes)
     processes[1].kill()
     processes[0].communicate(timeout=120)
     assert processes[0].returncode != 0
-    options = ("--config.data.sleep=0.0", "--config.train.steps=30")
+    options = ("--config.data.options.sleep=0.0", "--config.train.steps=30")
     finish(gang(tmp_path / "parts", *options))
     finish(gang(tmp_path / "whole", *options))
     assert same(weights(tmp_path / "parts", 30), weights(tmp_path / "whole", 30))

@@ -30,7 +30,7 @@ def numbers(config, *, batch_size, seed, shard_index, shard_count):
     # Batches before slices: a global batch has the same order for any number of readers.
     mine = data.batch(batch_size)[shard_index::shard_count]
     steady = iter(mine.to_iter_dataset(options))
-    return Trouble(steady, dict(config.data))
+    return Trouble(steady, dict(config.data.options))
 
 
 class Trouble:
@@ -109,8 +109,9 @@ def config(**train):
             "mode": "train",
             "seed": 3,
             "task": {"name": "fakes:make", "trainable": "", "noise": 0.1},
-            "data": {"name": "fakes:numbers", "sleep": 0.0, "terminate_at": -1},
-            "train": {**settings, "minimum_sharded": 64},
+            "data": {"name": "fakes:numbers", "options": {"sleep": 0.0, "terminate_at": -1}},
+            "train": settings,
+            "sharding": ((r"kernel$", (("fsdp", "view", "sequence"), None)),),
             "optim": {"learning_rate": 1e-2, "weight_decay": 0.01, "ema": 0.9},
             "mesh": {"fsdp": 2, "data": 4},
             "stages": (),

@@ -28,7 +28,7 @@ def make_task(views, dtype="float32"):
     config.task.dpa = {**config.task.dpa, "depth": 1, **own}
     config.task.vae = {**config.task.vae, "conv": "columns", **own}
     config.task.cycle = {**config.task.cycle, "probability": 1.0}
-    return assembly.load_task(config)
+    return assembly.task(config)
 
 
 def make_batch(task):

@@ -1,0 +1,253 @@
+"""What a run can be told: the sections of a configuration as frozen dataclasses, all defaults.
+
+configs/sections.py fills configurations from these, so that every key can be set on the command
+line; run/assembly.py reads them back, once. `config.data` is data/config.py's. Light to import: a
+configuration file is read before jax is.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from syncmv4d_jax.data import config as data_config
+from syncmv4d_jax.machines.planning import pods
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _at_least(section: str, settings: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < least:
+            came = getattr(settings, name)
+            raise ValueError(f"config.{section}.{name}: wanted at least {least}, got {came}")
+
+
+def _one_of(section: str, settings: Any, **wanted: tuple[str, ...]) -> None:
+    for name, values in wanted.items():
+        if getattr(settings, name) not in values:
+            came = getattr(settings, name)
+            raise ValueError(f"config.{section}.{name}: wanted one of {values}, got {came!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """`config.train`.
+
+    Attributes:
+      steps: of this stage.
+      batch_size: over all devices.
+      log_every, checkpoint_every: in steps; the first and last step are logged, the last one saved.
+      keep: number of latest checkpoints that stay.
+      keep_every: checkpoints of steps divisible by this stay for good, 0 = none.
+      frozen_dtype: of the frozen half's floating leaves.
+      new: regex of paths that may be missing in the weights of an earlier stage or of
+        `config.weights`.
+      export: "" or a dtype: at the end write `<stage>.safetensors` with the (averaged) weights.
+      random_frozen: allow random values in parts the task wants from weights (debug runs).
+      sample_every: steps between pictures of a held-out sample (TensorBoard, `DIR/pictures`), 0 =
+        none.
+      wandb: project of Weights & Biases, "" = off; its mode is WANDB_MODE.
+      silence: seconds without a heartbeat after which a process counts as lost
+        (machines/watchdog.py); the first stage's counts for the whole run.
+      attention, sequence: kernel and form of sharded attention, see `machines.placement`.
+    """
+
+    steps: int = 1000
+    batch_size: int = 1
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+    frozen_dtype: str = "float32"
+    new: str = ""
+    export: str = ""
+    random_frozen: bool = False
+    sample_every: int = 0
+    wandb: str = ""
+    silence: float = 20.0
+    attention: str = "auto"
+    sequence: str = "ulysses"
+
+    def __post_init__(self) -> None:
+        names = ("steps", "batch_size", "log_every", "checkpoint_every", "keep")
+        _at_least("train", self, 1, *names)
+        _at_least("train", self, 0, "keep_every", "sample_every")
+        _one_of("train", self, frozen_dtype=DTYPES, export=("", *DTYPES))
+        _one_of("train", self, sequence=("ulysses", "ring"))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """`config.optim`; run/optim.py does what it says.
+
+    Attributes:
+      name: "adamw" or "muon" (matrices by Muon, everything else by Adam).
+      learning_rate: peak rate.
+      schedule: "constant" or "cosine" (to `final_fraction` of the peak at `steps`).
+      warmup: steps of linear warm-up from 0.
+      steps: length of the schedule, 0 = the stage's.
+      b1, b2: of Adam.
+      weight_decay: decoupled, times the learning rate.
+      decay: regex of paths that decay.
+      stacked: regex of paths whose first axis counts layers (no matrix axis for Muon).
+      multipliers: (regex, factor) pairs on the learning rate; the first match counts, else 1.
+      clip: global gradient norm, 0 = off.
+      ema: decay of the parameter average, 0 = off; ramps as (1 + step) / (10 + step).
+      accumulate: micro-batches a step.
+      store: dtype of parameters, moments and averages: "float32" or "bfloat16".
+      spike_factor: skip a step with a gradient norm this many times the running mean, 0 = off.
+      guard_warmup: accepted steps before spikes are judged.
+      abort_after: skipped steps in a row after which training stops.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup: int = 0
+    steps: int = 0
+    final_fraction: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.0
+    decay: str = r"kernel$"
+    stacked: str = r"(^|/)blocks/"
+    multipliers: tuple[tuple[str, float], ...] = ()
+    clip: float = 1.0
+    ema: float = 0.0
+    accumulate: int = 1
+    store: str = "float32"
+    spike_factor: float = 0.0
+    guard_warmup: int = 20
+    abort_after: int = 10
+
+    def __post_init__(self) -> None:
+        _one_of("optim", self, name=("adamw", "muon"), schedule=("constant", "cosine"))
+        _one_of("optim", self, store=("float32", "bfloat16"))
+        _at_least("optim", self, 1, "accumulate")
+        for name in ("b1", "b2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                came = getattr(self, name)
+                raise ValueError(f"config.optim.{name}: wanted 0 <= {name} < 1, got {came}")
+        pairs = tuple((str(pattern), float(factor)) for pattern, factor in self.multipliers)
+        object.__setattr__(self, "multipliers", pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """`config.text`: `weights` is a folder of converted weights with umt5, `max_length` tokens."""
+
+    weights: str = ""
+    max_length: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """`config.sample`.
+
+    Attributes:
+      split: of the records, where no images and no prompt are given.
+      count: first so many examples of the split, 0 = all.
+      seed: of one sample an input.
+      seeds: one sample of each input for each of these, instead of `seed`.
+      best_of: draws of a sample, of which the one whose views agree best about the tracks is kept.
+      images: a folder of images with cameras, or an image.
+      prompt: of `images`.  prompts: a file with a prompt a line.
+      negative_prompt: what guidance steers away from.
+      name: of the samples, "" = that of `images`.
+    """
+
+    split: str = "test"
+    count: int = 0
+    seed: int = 0
+    seeds: tuple[int, ...] = ()
+    best_of: int = 1
+    images: str = ""
+    prompt: str = ""
+    prompts: str = ""
+    negative_prompt: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _at_least("sample", self, 1, "best_of")
+        _at_least("sample", self, 0, "count")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """`config.evaluate`.
+
+    Attributes:
+      samples: a folder, "" = `DIR/samples`.
+      split: of the records with the truth, "" = write the page alone.
+      features: a folder of pretrained networks' weights, "" = none.
+      matcher: "gim_dkm", "xfeat" or "module:function", "" = none.
+    """
+
+    samples: str = ""
+    split: str = "test"
+    features: str = ""
+    matcher: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """`config.plan`.
+
+    Attributes:
+      topologies: names of `pods.TOPOLOGIES`, or "local".
+      entries: steps to compile; run/plan.py knows which there are.
+      mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
+      samples: of the batch for each data x fsdp shard.
+      compiled: candidates to compile for each topology and entry, until one fits.
+      until: where to stop compiling, "whole" or "memory".
+    """
+
+    topologies: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ("mjd_step", "closed_loop_step", "sample_step")
+    mesh: tuple[int, ...] = ()
+    samples: int = 1
+    compiled: int = 2
+    until: str = "whole"
+
+    def __post_init__(self) -> None:
+        _one_of("plan", self, until=("whole", "memory"))
+        if len(self.mesh) not in (0, 4):
+            raise ValueError(
+                "config.plan.mesh: wanted sizes of data, fsdp, view and sequence, or none, got "
+                f"{self.mesh}"
+            )
+        if self.until == "memory" and pods.LOCAL in self.topologies:
+            raise ValueError('config.plan.until="memory" is for TPUs, not for "local"')
+        for name in self.topologies:
+            if name != pods.LOCAL:
+                pods.find(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sections:
+    """A configuration, or one stage of it, read once; see run/assembly.py.
+
+    Attributes:
+      name: of the stage, "" where there are none.
+      seed: of everything random.
+      task: what `tasks.<name>.make` alone reads.
+      weights: {part: converted weights or a file of `checkpoint.export`}, "" = none.
+      mesh: {axis: size}, -1 = the rest.
+      sharding: (regex over parameter paths, mesh axes of the trailing dimensions) pairs.
+      source: the ConfigDict, to be written down beside results.
+    """
+
+    name: str
+    seed: int
+    task: Mapping[str, Any]
+    weights: Mapping[str, str]
+    data: data_config.DataConfig
+    text: TextConfig
+    optim: OptimConfig
+    train: TrainConfig
+    mesh: Mapping[str, int]
+    sharding: tuple[tuple[str, tuple[Any, ...]], ...]
+    sample: SampleConfig
+    evaluate: EvaluateConfig
+    plan: PlanConfig
+    source: Any

@@ -1,0 +1,78 @@
+"""Sections: read once, locked, in every stage; errors name what is near."""
+
+import dataclasses
+
+import fakes
+import ml_collections
+import pytest
+
+from configs import sections as config_sections
+from syncmv4d_jax.run import assembly, sections, train
+
+
+def base():
+    config = config_sections.base()
+    config.task = {"name": "wan_vae"}
+    return config
+
+
+def test_defaults_come_back():
+    """What configs/sections.py writes is what the dataclasses say, as are empty sections."""
+    full, empty = assembly.read(base()), assembly.read(ml_collections.ConfigDict())
+    for key in assembly.READ:
+        assert getattr(full, key) == getattr(empty, key)
+        assert set(base()[key]) == {f.name for f in dataclasses.fields(assembly.READ[key])}
+    assert full.optim == sections.OptimConfig(steps=1000)  # as long as training
+    assert full.seed == 0 and full.sharding == () and full.mesh["fsdp"] == -1
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"data": {"shrae": 0.1}}, r"'warm': config.data: unknown keys \['shrae'\].*near 'share'"),
+        ({"dta": {}}, r"'warm': unknown sections \['dta'\] \('dta' is near 'data'\)"),
+        ({"train": {"steps": "many"}}, "'warm'.*steps"),
+        ({"train": {"steps": 0}}, "'warm': config.train.steps: wanted at least 1, got 0"),
+        ({"data": {"share": 2.0}}, "'warm': config.data.share: wanted 0 < share <= 1"),
+        ({"weights": {"vea": "x"}}, "'warm', config.weights: unknown keys.*'vea' is near 'vae'"),
+        ({"mesh": {"fspd": 2}}, "'warm': config.mesh: unknown axes.*'fspd' is near 'fsdp'"),
+        ({"optim": {"muon": "x"}}, "'warm': config.optim.*'muon' is gone: Muon takes"),
+        ({"sharding": (("(", ()),)}, r"'warm': config.sharding\[0\]: '\(' is no regex"),
+    ],
+)
+def test_a_typo_in_a_stage_is_named(stage, message):
+    config = base()
+    config.stages = ({"name": "first"}, {"name": "warm", **stage})
+    with pytest.raises(ValueError, match=message):
+        assembly.stages(config)
+
+
+def test_nothing_runs_before_all_stages_are_read(tmp_path):
+    config = fakes.config()
+    config.stages = ({"name": "one"}, {"name": "two", "train": {"step": 3}})
+    with pytest.raises(ValueError, match="'two'.*'step' is near 'steps'"):
+        train.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("kernel$", r"sharding\[1\]: wanted \(regex over parameter paths, .*got 'kernel\$'"),
+        (("kernel$",), r"sharding\[1\]: wanted \(regex"),
+        (("kernel$", "fsdp"), r"wanted a tuple of mesh axes or None, got 'fsdp'"),
+        (("kernel$", ("fspd", None)), r"unknown axes \['fspd'\]; wanted some of \('data'"),
+        (("kernel$", (("fsdp", "model"),)), r"unknown axes \['model'\]"),
+    ],
+)
+def test_rules_are_checked(rule, message):
+    config = base()
+    config.sharding = (("a", (None, ("fsdp", "view"))), rule)
+    with pytest.raises(ValueError, match=message):
+        assembly.read(config)
+
+
+def test_rules_of_lists_are_rules():
+    config = base()
+    config.sharding = (["a", [None, ["fsdp", "view"]]],)
+    assert assembly.read(config).sharding == (("a", (None, ("fsdp", "view"))),)
