@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import av
-import ml_collections
 import numpy as np
 import trimesh
 
@@ -33,6 +32,7 @@ from syncmv4d_jax.data import (
     raycast,
     records,
 )
+from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.data import (
     frames as clip_frames,
 )
@@ -212,9 +212,15 @@ def reading(root: Path) -> None:
         ),
         weights_hash="",
     )
-    section = {"records": str(root / "records"), "cache": str(root / "cache"), "split": "train"}
-    config = ml_collections.ConfigDict({"data": section, "task": {"views": 3}})
-    batches = pipeline.train_iterator(config, batch_size=1, seed=0, shard_index=0, shard_count=1)
+    config = data_config.DataConfig(records=str(root / "records"), cache=str(root / "cache"))
+    batches = pipeline.train_iterator(
+        config,
+        data_config.Wanted(views=3),
+        batch_size=1,
+        seed=0,
+        shard_index=0,
+        shard_count=1,
+    )
     for _ in range(10):
         batch = next(batches)
     start = time.perf_counter()

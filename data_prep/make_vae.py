@@ -20,10 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not an install
 
 from configs import wan_vae as configuration
 from syncmv4d_jax import tree
-from syncmv4d_jax.data import pipeline
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_linear
-from syncmv4d_jax.run import assembly, train
+from syncmv4d_jax.run import assembly, inputs, train
 from syncmv4d_jax.tasks import wan_vae
 from syncmv4d_jax.weights import store
 
@@ -31,7 +30,7 @@ from syncmv4d_jax.weights import store
 def clips(config, count: int) -> np.ndarray:
     """[b n h w 3] uint8: videos and pseudo videos of the first views, in turn."""
     config.sample.count = count
-    found = pipeline.examples(config, config.data.split)
+    found = inputs.examples(assembly.read(config), config.data.split)
     pairs = [(x["video"][i % 3], x["motion"][i % 3]) for i, (_, x) in enumerate(found)]
     return np.concatenate([np.stack(pair) for pair in pairs])
 

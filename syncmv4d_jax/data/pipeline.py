@@ -10,7 +10,6 @@ read where there are any; `config.data.raw` reads pixels instead, `.latents` bot
 
 import logging
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import grain
@@ -18,6 +17,7 @@ import numpy as np
 
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import cache, records, transforms
+from syncmv4d_jax.data.config import DataConfig, Wanted
 
 log = logging.getLogger(__name__)
 COMMANDS = (
@@ -29,12 +29,19 @@ THREADS, AHEAD = 8, 8
 
 
 def train_iterator(
-    config: Any, *, batch_size: int, seed: int, shard_index: int, shard_count: int
+    config: DataConfig,
+    wanted: Wanted,
+    *,
+    batch_size: int,
+    seed: int,
+    shard_index: int,
+    shard_count: int,
 ) -> "Batches":
     """Returns an endless iterator of batches.
 
     Args:
-      config: reads `config.data` and the sizes in `config.task`.
+      config: `config.data`.
+      wanted: what the task wants of an example.
       batch_size: of this shard.
       seed: of the order and of all draws.
       shard_index, shard_count: this reader's part.
@@ -45,22 +52,26 @@ def train_iterator(
       records.CorruptRecord: from the iterator, at a damaged record; with `config.data.skip_corrupt`
         only when all are.
     """
-    examples = Examples(config, config.data.split, reader=f"reader {shard_index} of {shard_count}")
-    augment = bool(config.data.get("augment", False))
-    jitter = _jitter(config.data, examples)
-    read = examples.get_or_next if config.data.get("skip_corrupt", False) else examples.get
+    reader = f"reader {shard_index} of {shard_count}"
+    examples = Examples(config, wanted, config.split, reader=reader)
+    if config.jitter and examples.latents:
+        raise ValueError(
+            f"config.data.jitter={config.jitter} changes pixels, but cached latents are read: "
+            "--config.data.raw=True with --config.data.latents=False, or --config.data.jitter=0"
+        )
+    read = examples.get_or_next if config.skip_corrupt else examples.get
 
     def make(position: int, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([seed, position])
         example = read(index, rng)
-        if augment:
+        if config.augment:
             example = _reorder(_turn(example, rng), rng)
-        if jitter:
-            example["video"] = transforms.recolour(example["video"], jitter, rng)
+        if config.jitter:
+            example["video"] = transforms.recolour(example["video"], config.jitter, rng)
         return example
 
     dataset = (
-        grain.MapDataset.source(_share(len(examples), float(config.data.get("share", 1.0)), seed))
+        grain.MapDataset.source(_share(len(examples), config.share, seed))
         .shuffle(seed % 2**32)
         .repeat()
         .map_with_index(make)[shard_index::shard_count]
@@ -100,29 +111,27 @@ class Batches:
 
 
 def _share(count: int, share: float, seed: int) -> list[int]:
-    """Returns the indices of a random share of `count` clips, in order; the same for every shard.
-
-    Raises:
-      ValueError: config.data.share is not in (0, 1].
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"config.data.share: wanted 0 < share <= 1, got {share}")
+    """Returns the indices of a random share of clips, in order; the same for every shard."""
     if share == 1:
         return list(range(count))
     chosen = np.random.default_rng([seed, count]).permutation(count)
     return sorted(int(i) for i in chosen[: max(1, round(share * count))])
 
 
-def examples(config: Any, split: str) -> records.Listing:
+def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) -> records.Listing:
     """Lists (id, unbatched example with video, motion and prompt) in order, first cameras.
 
-    Reads `config.data`, and `config.sample.count`: 0 for all.
+    Args:
+      config: `config.data`.
+      wanted: what the task wants of an example.
+      split: of the records.
+      count: of examples, 0 = all.
 
     Raises:
       As `train_iterator`.
     """
-    made = Examples(config, split, raw=True)
-    count = min(int(config.sample.count) or len(made), len(made))
+    made = Examples(config, wanted, split, raw=True)
+    count = min(count or len(made), len(made))
 
     def read():
         for index in range(count):
@@ -137,10 +146,21 @@ def examples(config: Any, split: str) -> records.Listing:
 class Examples:
     """Unbatched examples of one split, at random."""
 
-    def __init__(self, config: Any, split: str, *, raw: bool = False, reader: str = "reader"):
+    def __init__(
+        self,
+        config: DataConfig,
+        wanted: Wanted,
+        split: str,
+        *,
+        raw: bool = False,
+        reader: str = "reader",
+    ):
         """Opens records and cache.
 
         Args:
+          config: `config.data`.
+          wanted: what the task wants of an example.
+          split: of the records.
           raw: give pixels, whatever the configuration says.
           reader: what to call this reader in the log.
 
@@ -149,28 +169,24 @@ class Examples:
           FileNotFoundError: no records, no cache.
           StaleCache: the cache belongs to other records or to other weights than config.weights.
         """
-        data, task = config.data, config.get("task", {})
-        if not data.records:
+        if not config.records:
             raise ValueError(f"config.data.records is empty: {COMMANDS}")
-        size = tuple(task["size"]) if "size" in task else None
-        self.reader = records.Reader(data.records, split, size=size)
-        self.points = _check(self.reader, data, task)
-        self.views = int(task.get("views", self.reader.settings["clusters"]))
-        self.fixed = data.get("cameras", "sample") == "fixed"
-        if data.get("cameras", "sample") not in ("fixed", "sample"):
-            raise ValueError(f"config.data.cameras: wanted sample or fixed, got {data.cameras!r}")
-        self.cache = cache.Cache(data.cache, self.reader) if data.get("cache", "") else None
+        self.reader = records.Reader(config.records, split, size=wanted.size)
+        self.points = _check(self.reader, config, wanted)
+        self.views = wanted.views or int(self.reader.settings["clusters"])
+        self.fixed = config.cameras == "fixed"
+        self.cache = cache.Cache(config.cache, self.reader) if config.cache else None
         if self.cache:
-            self.cache.check_weights(config.get("weights", {}))
-        elif "dit" in task and not raw:
+            self.cache.check_weights(wanted.weights)
+        elif wanted.text and not raw:
             raise ValueError(
                 "config.data.cache is empty, but the transformer reads text features: "
                 "python data_prep/cache_latents.py --data RECORDS --weights DIR --out CACHE, then "
                 "--config.data.cache=CACHE"
             )
         cached = self.cache is not None and self.cache.latents
-        self.raw = raw or bool(data.get("raw", False)) or not cached
-        self.latents = cached and (not self.raw or bool(data.get("latents", False)))
+        self.raw = raw or config.raw or not cached
+        self.latents = cached and (not self.raw or config.latents)
         self.name, self.skipped = reader, 0  # examples replaced by `get_or_next`, here
         self._lock = threading.Lock()
 
@@ -238,27 +254,31 @@ class Examples:
         return result | {key: values[key] for key in schema.SMALL}
 
 
-def _check(reader: records.Reader, data: Any, task: Mapping[str, Any]) -> int:
-    """Compares records with config.task; returns the number of points to give (0: all)."""
-    have = reader.settings
-    wanted = {"size": list(task["size"]) if "size" in task else have["size"]}
-    wanted |= {"frames": task.get("frames", have["frames"]), "fps": data.get("fps", have["fps"])}
-    have = {"representation": "point_tracks"} | have
-    wanted |= {"representation": task.get("motion_repr", have["representation"])}
+def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
+    """Compares records with what is wanted; returns the number of points to give (0: all)."""
+    have = {"representation": "point_tracks"} | reader.settings
+    asked = {
+        "size": list(wanted.size) if wanted.size else None,
+        "frames": wanted.frames,
+        "fps": config.fps,
+        "representation": wanted.representation,
+    }
     problems = [
-        f"{k}: wanted {v}, records have {have[k]}" for k, v in wanted.items() if v != have[k]
+        f"{k}: wanted {v}, records have {have[k]}"
+        for k, v in asked.items()
+        if v is not None and v != have[k]
     ]
-    if task.get("views", have["clusters"]) > have["clusters"]:
-        problems.append(f"views: wanted {task['views']}, records have {have['clusters']} clusters")
-    if task.get("points", have["points"]) > have["points"]:
-        problems.append(f"points: wanted {task['points']}, records have {have['points']}")
+    if (wanted.views or 0) > have["clusters"]:
+        problems.append(f"views: wanted {wanted.views}, records have {have['clusters']} clusters")
+    if (wanted.points or 0) > have["points"]:
+        problems.append(f"points: wanted {wanted.points}, records have {have['points']}")
     if problems:
         raise ValueError(
             f"{reader.root} does not fit config.task ({'; '.join(problems)}): prepare the records "
             "again with these values (data_prep/prepare_taco.py --size --frames --fps --points "
             "--representation)"
         )
-    return int(task.get("points", have["points"]))
+    return wanted.points or int(have["points"])
 
 
 def _fewer(example: dict[str, Any], points: int) -> dict[str, Any]:
@@ -289,16 +309,3 @@ def _reorder(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any
     return {
         key: value[order] if key in schema.PER_VIEW else value for key, value in example.items()
     }
-
-
-def _jitter(data: Mapping[str, Any], examples: Examples) -> float:
-    """Returns config.data.jitter; ValueError outside of [0, 1), or where latents are read."""
-    jitter = float(data.get("jitter", 0.0))
-    if not 0 <= jitter < 1:
-        raise ValueError(f"config.data.jitter: wanted 0 <= jitter < 1, got {jitter}")
-    if jitter and examples.latents:
-        raise ValueError(
-            f"config.data.jitter={jitter} changes pixels, but cached latents are read: "
-            "--config.data.raw=True with --config.data.latents=False, or --config.data.jitter=0"
-        )
-    return jitter

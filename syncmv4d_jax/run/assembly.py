@@ -15,7 +15,6 @@ from syncmv4d_jax import configuration, tree
 from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
-from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.run import checkpoint, sections
 from syncmv4d_jax.tasks import base
 
@@ -70,6 +69,21 @@ def stages(config: ml_collections.ConfigDict) -> list[sections.Sections]:
     """
     read(config)
     return [read(own, name) for name, own in configuration.stages(config)]
+
+
+def wanted(settings: sections.Sections) -> data_config.Wanted:
+    """Returns what the task of a configuration wants of an example, None where it does not say."""
+    task_ = settings.task
+    size = task_.get("size")
+    return data_config.Wanted(
+        size=tuple(size) if size else None,
+        frames=task_.get("frames"),
+        views=task_.get("views"),
+        points=task_.get("points"),
+        representation=task_.get("motion_repr"),
+        text="dit" in task_,
+        weights=settings.weights,
+    )
 
 
 def load_mesh(config: Any) -> jax.sharding.Mesh | None:
@@ -147,23 +161,19 @@ def trained_params(config: ml_collections.ConfigDict, workdir: str | Path) -> di
     return tree.unflatten(flat)
 
 
-def task(
-    config: ml_collections.ConfigDict, placement: protocol.Placement = protocol.LOCAL
-) -> base.Task:
-    """Returns the task that `config.task.name` names: `syncmv4d_jax.tasks.<name>.make(config)`."""
+def task(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = None) -> base.Task:
+    """Returns the task that `config.task.name` names: `syncmv4d_jax.tasks.<name>.make(config)`.
+
+    Args:
+      mesh: that it runs on, with the attention of `config.train`; None is one device.
+    """
     name = config.task.name
     target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
     made = configuration.load(target, {}, "config.task.name")(config)
-    if placement is not protocol.LOCAL and hasattr(made, "placement"):
-        made.placement = placement
+    if mesh is not None and mesh.size > 1 and hasattr(made, "placement"):
+        train = read(config).train
+        made.placement = placement.Placement(mesh, kernel=train.attention, sequence=train.sequence)
     return made
-
-
-def placement_on(mesh: jax.sharding.Mesh | None, train: sections.TrainConfig) -> Any:
-    """Returns what a task's models get as their placement on a mesh; None is one device."""
-    if mesh is None or mesh.size == 1:
-        return protocol.LOCAL
-    return placement.Placement(mesh, kernel=train.attention, sequence=train.sequence)
 
 
 def load_weights(part: str, path: str) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
@@ -26,57 +27,59 @@ from syncmv4d_jax.metrics.networks import definitions as network_definitions
 from syncmv4d_jax.metrics.networks import evaluators
 from syncmv4d_jax.results import curves, samples
 from syncmv4d_jax.results.web import report
+from syncmv4d_jax.run import assembly, inputs, sections
 
 log = logging.getLogger(__name__)
 VERSION = 1
-Examples = Callable[[Any, str], Iterator[tuple[str, dict[str, Any]]]]
+Examples = Callable[[sections.Sections, str], Iterable[tuple[str, dict[str, Any]]]]
 
 
-def run(config: Any, workdir: str | Path, *, examples: Examples | None = None) -> None:
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    *,
+    examples: Examples = inputs.examples,
+) -> None:
     """Evaluates DIR/samples (or `config.evaluate.samples`) and writes the results to DIR.
 
     Several processes share the samples; the first one writes (and runs the networks).
 
     Args:
       config: reads `config.evaluate` and what `examples` reads.
-      examples: (config, split) -> iterator of (id, unbatched example of schema.BATCH with video);
-        None for the records.
+      examples: (sections, split) -> iterator of (id, unbatched example of schema.BATCH with
+        video).
 
     Raises:
       FileNotFoundError: no samples, or a damaged one.
       ValueError: no sample has a ground truth, or one does not fit its own.
     """
-    if examples is None:
-        from syncmv4d_jax.data import pipeline
-
-        examples = pipeline.examples
-    workdir = Path(workdir)
-    folder = Path(config.evaluate.samples or workdir / "samples")
+    workdir, settings = Path(workdir), assembly.read(config)
+    folder = Path(settings.evaluate.samples or workdir / "samples")
     found = _found(folder)
-    if not config.evaluate.split:
+    if not settings.evaluate.split:
         if jax.process_index() == 0:
-            _show(config, workdir, found)
+            _show(settings, workdir, found)
         return
-    scores, sharpness, facts = _scores(config, examples, found)
+    scores, sharpness, facts = _scores(settings, examples, found)
     if not scores:
         raise ValueError(
             f"{folder} has {len(found)} samples ({', '.join(sorted(found)[:3])}, ...), none "
-            f"of the split {config.evaluate.split!r} of the records: set config.evaluate.split, "
+            f"of the split {settings.evaluate.split!r} of the records: set config.evaluate.split, "
             "sample from these records (config.mode=sample), or set it to '' for a page only"
         )
     if jax.process_index() == 0:
-        _results(config, workdir, examples, found, (scores, sharpness, facts))
+        _results(settings, workdir, examples, found, (scores, sharpness, facts))
     if jax.process_count() > 1:  # the others stay until all is written
         multihost_utils.sync_global_devices("evaluated")
 
 
 def _scores(
-    config: Any, examples: Examples, found: Mapping[str, Path]
+    settings: sections.Sections, examples: Examples, found: Mapping[str, Path]
 ) -> tuple[dict[str, scene.Scores], dict[str, dict], dict[str, Any]]:
     """Scores this process's share of the samples; returns all processes' scores, blurs, facts."""
     scores, blurs, facts = {}, {}, {}
     mine = {name: found[name] for name in summary.share(sorted(found))}
-    for name, truth in _matched(config, examples, mine, quiet=jax.process_index() > 0):
+    for name, truth in _matched(settings, examples, mine, quiet=jax.process_index() > 0):
         sample = samples.read(mine[name])
         scores[name], blurred = scene.score(sample, truth, name)
         blurs[name] = list(blurred.items())
@@ -86,7 +89,7 @@ def _scores(
 
 
 def _results(
-    config: Any,
+    settings: sections.Sections,
     workdir: Path,
     examples: Examples,
     found: Mapping[str, Path],
@@ -94,39 +97,45 @@ def _results(
 ) -> None:
     """Writes everything; one process."""
     scores, sharpness, facts = scored
-    folder = Path(config.evaluate.samples or workdir / "samples")
+    wanted = settings.evaluate
+    folder = Path(wanted.samples or workdir / "samples")
     sigma = scene.best_blur(scores, sharpness)
     evaluation = assemble(scores) | facts | {
         "samples": os.path.relpath(folder, workdir),
-        "split": config.evaluate.split,
+        "split": wanted.split,
         "best_blur_sigma": sigma,
         "not_evaluated": sorted(found.keys() - scores.keys()),
         "command": command(),
     }  # fmt: skip
-    pairs = (_pair(found[n], t, n) for n, t in _matched(config, examples, found, quiet=True))
-    add_networks(evaluation, evaluators.run(config, pairs, count=len(scores)))
+    pairs = (_pair(found[n], t, n) for n, t in _matched(settings, examples, found, quiet=True))
+    networks = evaluators.run(
+        pairs, count=len(scores), features=wanted.features, matcher=wanted.matcher
+    )
+    add_networks(evaluation, networks)
     text = f"{tables.markdown(evaluation)}\n{network_definitions.markdown(evaluation)}"
     _write(workdir / "eval.json", json.dumps(evaluation, indent=1, allow_nan=False))
     _write(workdir / "eval.md", text)
     _write(workdir / "eval.tex", tables.latex(evaluation))
     report.write(
         workdir / "report.html",
-        (page_sample(found[n], t, n) for n, t in _matched(config, examples, found, quiet=True)),
+        (page_sample(found[n], t, n) for n, t in _matched(settings, examples, found, quiet=True)),
         evaluation,
         curves.read(workdir / "metrics.jsonl"),
-        config_text(config),
+        config_text(settings.source),
         command(),
         count=len(scores),
     )
     log.info("%s\n%s", workdir / "eval.json", text)
 
 
-def _show(config: Any, workdir: Path, found: Mapping[str, Path]) -> None:
+def _show(settings: sections.Sections, workdir: Path, found: Mapping[str, Path]) -> None:
     """Writes the page of samples without a ground truth."""
     pages = (page_sample(path, {}, name) for name, path in sorted(found.items()))
     rows = curves.read(workdir / "metrics.jsonl")
     target = workdir / "report.html"
-    report.write(target, pages, None, rows, config_text(config), command(), count=len(found))
+    report.write(
+        target, pages, None, rows, config_text(settings.source), command(), count=len(found)
+    )
     log.info("%s: %d samples, nothing to compare them with", target, len(found))
 
 
@@ -151,11 +160,11 @@ def _found(folder: Path) -> dict[str, Path]:
 
 
 def _matched(
-    config: Any, examples: Examples, found: Mapping[str, Path], *, quiet: bool
+    settings: sections.Sections, examples: Examples, found: Mapping[str, Path], *, quiet: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ground truths that have a sample."""
     with tqdm(total=len(found), unit="sample", desc="evaluate", disable=quiet) as bar:
-        for name, truth in examples(config, config.evaluate.split):
+        for name, truth in examples(settings, settings.evaluate.split):
             if name in found:
                 yield name, truth
                 bar.update(1)

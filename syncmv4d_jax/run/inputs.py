@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax.data import pipeline, records, user
+from syncmv4d_jax.run import assembly, sections
 from syncmv4d_jax.weights import encoders
 
 CONTEXT = (
@@ -16,11 +17,17 @@ CONTEXT = (
 )  # fmt: skip
 
 
+def examples(settings: sections.Sections, split: str) -> records.Listing:
+    """Lists (id, unbatched example) of a split of the records, the first `config.sample.count`."""
+    count, wanted = settings.sample.count, assembly.wanted(settings)
+    return pipeline.examples(settings.data, wanted, split, count=count)
+
+
 def of_config(config: Any, task: Any) -> Any:
     """Lists (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
     if config.sample.images or config.sample.prompt or config.sample.get("prompts", ""):
         return list(_from_user(config, task))
-    found = pipeline.examples(config, config.sample.split)
+    found = examples(assembly.read(config), config.sample.split)
     pictures = lambda pair: (pair[0], {**pair[1], "images": pair[1]["video"][:, 0]})  # noqa: E731
     return records.Listing(len(found), lambda: map(pictures, found))
 

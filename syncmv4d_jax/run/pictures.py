@@ -10,10 +10,9 @@ import jax
 import numpy as np
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.data import pipeline
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.results import samples, sheet
-from syncmv4d_jax.run import inputs
+from syncmv4d_jax.run import assembly, inputs
 
 Tree = Any
 
@@ -36,7 +35,7 @@ class Pictures:
             raise ValueError(
                 f"config.train.sample_every: task {config.task.name!r} makes no videos, wanted 0"
             )
-        found = next(iter(pipeline.examples(config, config.sample.split)), None)
+        found = next(iter(inputs.examples(assembly.read(config), config.sample.split)), None)
         if found is None:
             raise ValueError(
                 f"config.train.sample_every: split {config.sample.split!r} has no example"

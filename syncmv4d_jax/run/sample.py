@@ -44,7 +44,7 @@ def run(config: Any, workdir: str | Path) -> None:
     """
     workdir = Path(workdir)
     mesh = assembly.load_mesh(config)
-    task = assembly.task(config, assembly.placement_on(mesh, assembly.read(config).train))
+    task = assembly.task(config, mesh)
     params = assembly.load_params(task, config, workdir, mesh)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)

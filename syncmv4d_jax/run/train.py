@@ -82,7 +82,7 @@ class Stage:
           SystemExit: status 143 after a save, on preemption.
         """
         self.mesh = mesh.make_mesh(self.own.mesh)
-        task = assembly.task(self.config, assembly.placement_on(self.mesh, self.settings))
+        task = assembly.task(self.config, self.mesh)
         self.shard = mesh.data_shard(self.mesh, self.settings.batch_size)
         trainable, frozen = self._parameters(task, carried)
         self.frozen_hash = _hash(checkpoint.fingerprints(frozen)) if frozen else ""
@@ -169,7 +169,12 @@ class Stage:
         index, count = self.shard
         size = self.settings.batch_size // count
         return function(
-            self.config, batch_size=size, seed=self.seed, shard_index=index, shard_count=count
+            self.own.data,
+            assembly.wanted(self.own),
+            batch_size=size,
+            seed=self.seed,
+            shard_index=index,
+            shard_count=count,
         )
 
     def _resume(

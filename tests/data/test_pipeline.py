@@ -12,6 +12,7 @@ import pytest
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import pipeline, records, transforms
 from syncmv4d_jax.geometry import cameras
+from syncmv4d_jax.run import assembly
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +29,19 @@ def configuration(root, **data):
         "cameras": "sample", "raw": False, "augment": False,
     } | data  # fmt: skip
     config.task = {"size": (16, 24), "frames": 5, "points": 12, "views": 3}
-    config.sample = {"count": 0}
     config.weights = {"vae": ""}
     return config
 
 
+def asked(config):
+    """What the readers are told of a configuration."""
+    settings = assembly.read(config)
+    return settings.data, assembly.wanted(settings)
+
+
 def batches(config, count, *, size=2, seed=0, index=0, shards=1):
     iterator = pipeline.train_iterator(
-        config, batch_size=size, seed=seed, shard_index=index, shard_count=shards
+        *asked(config), batch_size=size, seed=seed, shard_index=index, shard_count=shards
     )
     return list(itertools.islice(iterator, count))
 
@@ -62,7 +68,7 @@ def test_only_the_drawn_views_are_read(root, monkeypatch):
         return read(file, row)
 
     monkeypatch.setattr(records.File, "read", count)
-    pipeline.Examples(configuration(root), "train").get(0, np.random.default_rng(0))
+    pipeline.Examples(*asked(configuration(root)), "train").get(0, np.random.default_rng(0))
     assert len(rows) == 4  # three views and the clip's own
 
 
@@ -88,12 +94,12 @@ def test_the_same_seed_gives_the_same_batches_another_one_does_not(root):
 def test_a_resumed_iterator_goes_on_as_the_unbroken_one(root):
     config = configuration(root)
     options = {"batch_size": 2, "seed": 3, "shard_index": 1, "shard_count": 2}
-    unbroken = pipeline.train_iterator(config, **options)
+    unbroken = pipeline.train_iterator(*asked(config), **options)
     for _ in range(3):
         next(unbroken)
     state = json.loads(json.dumps(unbroken.get_state()))
     wanted = [next(unbroken) for _ in range(3)]
-    resumed = pipeline.train_iterator(config, **options)
+    resumed = pipeline.train_iterator(*asked(config), **options)
     resumed.set_state(state)
     assert all(same(next(resumed), batch) for batch in wanted)
 
@@ -111,7 +117,7 @@ def test_the_global_batch_does_not_depend_on_the_number_of_readers(root, shards)
 
 def test_fixed_cameras_are_the_first_of_each_cluster(root):
     batch = batches(configuration(root, cameras="fixed"), 1, size=1)[0]
-    (name, example), *_ = pipeline.examples(configuration(root), "test")
+    (name, example), *_ = pipeline.examples(*asked(configuration(root)), "test")
     assert name == "s3-0" and example["prompt"] == "text 1"
     assert example["video"].shape == example["motion"].shape == (3, 5, 16, 24, 3)
     reader = records.Reader(root, "test")
@@ -123,9 +129,10 @@ def test_fixed_cameras_are_the_first_of_each_cluster(root):
 
 def test_examples_are_limited_by_count(root):
     config = configuration(root)
-    assert [name for name, _ in pipeline.examples(config, "train")] == ["s0-0", "s1-0", "s2-0"]
-    config.sample.count = 2
-    assert [name for name, _ in pipeline.examples(config, "train")] == ["s0-0", "s1-0"]
+    every = pipeline.examples(*asked(config), "train")
+    assert [name for name, _ in every] == ["s0-0", "s1-0", "s2-0"]
+    two = pipeline.examples(*asked(config), "train", count=2)
+    assert [name for name, _ in two] == ["s0-0", "s1-0"]
 
 
 def test_turning_the_world_keeps_what_cameras_see(root):
@@ -168,7 +175,7 @@ def test_wrong_configurations_name_the_command(root, tmp_path):
         batches(config, 1)
     with pytest.raises(FileNotFoundError, match="cache_latents"):
         batches(configuration(root, cache=str(tmp_path)), 1)
-    with pytest.raises(ValueError, match="sample or fixed"):
+    with pytest.raises(ValueError, match=r"wanted one of .'sample', 'fixed'.*got 'all'"):
         batches(configuration(root, cameras="all"), 1)
 
 
@@ -197,7 +204,7 @@ def test_views_are_reordered_with_all_that_is_theirs(root):
 
 
 def test_every_value_of_a_view_is_reordered(root):
-    example = pipeline.Examples(configuration(root), "train").get(0, None)
+    example = pipeline.Examples(*asked(configuration(root)), "train").get(0, None)
     per_view = {key for key, field in schema.BATCH.items() if field.axes.split()[:2] == ["b", "v"]}
     assert per_view & set(example) == set(schema.PER_VIEW) & set(example)
     assert set(schema.PER_VIEW) <= per_view
@@ -214,10 +221,11 @@ def test_colours_jitter_alike_in_all_views_and_only_the_videos(root):
 
 
 def test_jitter_without_pixels_is_refused(root, monkeypatch):
-    made = pipeline.Examples(configuration(root), "train")
+    made = pipeline.Examples(*asked(configuration(root)), "train")
     made.latents = True
     with pytest.raises(ValueError, match="jitter=0.2 changes pixels.*data.latents=False"):
-        pipeline._jitter({"jitter": 0.2}, made)
+        monkeypatch.setattr(pipeline, "Examples", lambda *_, **__: made)
+        batches(configuration(root, jitter=0.2), 1)
 
 
 def test_jitter_of_one_colour_keeps_black_and_bounds():
@@ -230,14 +238,16 @@ def test_jitter_of_one_colour_keeps_black_and_bounds():
 def test_damaged_records_can_be_skipped_and_are_counted(tmp_path, caplog):
     folder = fake_records.write(tmp_path, sequences=4)  # s0 to s2 are trained on
     path = folder / "sequences" / "s1.array_record"
-    whole = pipeline.Examples(configuration(tmp_path), "train")
+    whole = pipeline.Examples(*asked(configuration(tmp_path)), "train")
     wanted = whole.get(2, None)
     path.write_bytes(path.read_bytes()[:500])
-    made = pipeline.Examples(configuration(tmp_path), "train")
+    made = pipeline.Examples(*asked(configuration(tmp_path)), "train")
     assert same(made.get_or_next(1, None), wanted) and made.skipped == 1
     assert "skipped a corrupt record (1 so far)" in caplog.text and "s1" in caplog.text
     config = configuration(tmp_path, skip_corrupt=True)
-    reader = pipeline.train_iterator(config, batch_size=3, seed=0, shard_index=1, shard_count=2)
+    reader = pipeline.train_iterator(
+        *asked(config), batch_size=3, seed=0, shard_index=1, shard_count=2
+    )
     assert reader.scalars() == {"skipped_examples": 0}
     [next(reader) for _ in range(3)]
     assert reader.scalars()["skipped_examples"] >= 1

@@ -5,7 +5,6 @@ import os
 import shutil
 
 import av
-import ml_collections
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -19,6 +18,7 @@ from syncmv4d_jax.data import (
     records,
     transforms,
 )
+from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.data import frames as clip_frames
 from syncmv4d_jax.data.sources import recordings, taco, taco_writer
 from syncmv4d_jax.geometry import (
@@ -69,9 +69,10 @@ def test_every_camera_is_a_view_in_its_cluster(made):
 
 def test_training_sees_consistent_views_in_any_order(made):
     """Whatever the order and the turn, what a view says of itself and of the tracks agrees."""
-    data = {"records": str(made[0]), "split": "", "fps": 15.0, "augment": True}
-    config = ml_collections.ConfigDict({"data": data})
-    batches = pipeline.train_iterator(config, batch_size=2, seed=0, shard_index=0, shard_count=1)
+    data = data_config.DataConfig(records=str(made[0]), split="", fps=15.0, augment=True)
+    batches = pipeline.train_iterator(
+        data, data_config.Wanted(), batch_size=2, seed=0, shard_index=0, shard_count=1
+    )
     clusters = {}  # of each camera of either recording, by the pixels of its anchors
     for name in ("seq0-0", "short-0"):
         window, _, views = read(made[0], name)

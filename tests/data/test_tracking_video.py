@@ -8,7 +8,9 @@ import pytest
 import tiny
 
 from syncmv4d_jax.data import clips, pipeline, prepare, records
+from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.data.sources import recordings
+from syncmv4d_jax.run import assembly
 
 SETTINGS = clips.Settings(size=(96, 144), frames=9, fps=15.0, points=64, cameras="first", val=0.0)
 
@@ -59,16 +61,20 @@ def configuration(root, **data):
     config = ml_collections.ConfigDict()
     config.data = {"records": str(root), "split": "train", "fps": 15.0, "cameras": "fixed"} | data
     config.task = {"size": (96, 144), "frames": 9, "points": 64, "views": 3}
-    config.sample = {"count": 0}
     return config
+
+
+def opened(config):
+    settings = assembly.read(config)
+    return pipeline.Examples(settings.data, assembly.wanted(settings), "train")
 
 
 def test_records_of_the_other_representation_are_refused(made_at):
     config = configuration(made_at / "das_tracking")
-    assert len(pipeline.Examples(config, "train")) == 1  # a task that does not say takes either
+    assert len(opened(config)) == 1  # a task that does not say takes either
     config.task.motion_repr = "point_tracks"
     with pytest.raises(ValueError, match="representation: wanted point_tracks, records have das"):
-        pipeline.Examples(config, "train")
+        opened(config)
 
 
 def test_a_share_of_the_clips_is_the_same_for_all_readers():
@@ -78,4 +84,4 @@ def test_a_share_of_the_clips_is_the_same_for_all_readers():
     assert pipeline._share(50, 1.0, 3) == list(range(50)) and len(pipeline._share(3, 0.1, 0)) == 1
     for bad in (0.0, 1.5):
         with pytest.raises(ValueError, match="wanted 0 < share <= 1"):
-            pipeline._share(50, bad, 0)
+            data_config.DataConfig(share=bad)

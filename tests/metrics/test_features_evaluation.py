@@ -6,7 +6,6 @@ import types
 import fake_samples
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from flax import nnx
@@ -84,7 +83,7 @@ def tiny(monkeypatch, tmp_path):
 
 
 def settings(**values):
-    return ml_collections.ConfigDict({"evaluate": values})
+    return values
 
 
 def video(frames=17, views=2, size=(40, 56), seed=0, step=3):
@@ -97,7 +96,7 @@ def video(frames=17, views=2, size=(40, 56), seed=0, step=3):
 
 
 def evaluated(config, *pairs):
-    found = evaluators.run(config, iter(pairs), count=len(pairs))
+    found = evaluators.run(iter(pairs), count=len(pairs), **config)
     json.dumps(found, allow_nan=False)
     return found
 

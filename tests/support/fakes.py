@@ -23,14 +23,14 @@ class Numbers:
         return {"x": x, "y": x[::-1].copy(), "id": np.int32(i)}
 
 
-def numbers(config, *, batch_size, seed, shard_index, shard_count):
-    """A grain iterator; `config.data` may poison a batch, send a signal, or slow down."""
+def numbers(config, wanted, *, batch_size, seed, shard_index, shard_count):
+    """A grain iterator; `config.data.options` may poison a batch, send a signal, or slow down."""
     data = grain.MapDataset.source(Numbers()).shuffle(seed=seed).repeat(None)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     # Batches before slices: a global batch has the same order for any number of readers.
     mine = data.batch(batch_size)[shard_index::shard_count]
     steady = iter(mine.to_iter_dataset(options))
-    return Trouble(steady, dict(config.data.options))
+    return Trouble(steady, config.options)
 
 
 class Trouble:

@@ -35,13 +35,16 @@ class Pair(NamedTuple):
     fps: float
 
 
-def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
+def run(
+    pairs: Iterable[Pair], *, count: int, features: str = "", matcher: str = ""
+) -> dict[str, Any]:
     """Computes what the given weights allow.
 
     Args:
-      config: reads `config.evaluate.features` (a folder, "" for none) and `.matcher`.
       pairs: samples; not read where there is no network.
       count: of samples, for the progress bar.
+      features: a folder of weights, "" for none.
+      matcher: as config.evaluate.matcher, "" for none.
 
     Returns:
       {"rows": {row: {metric: cell}}, "networks": {"computed": {name: files, layout, source},
@@ -51,8 +54,8 @@ def run(config: Any, pairs: Iterable[Pair], *, count: int) -> dict[str, Any]:
       FileNotFoundError: the folder is not there.
       ValueError: weights that do not fit their network, or a matcher that is none.
     """
-    loaded, missing = _load(config.evaluate.get("features", ""))
-    match = _matcher(config.evaluate.get("matcher", ""), config.evaluate.get("features", ""))
+    loaded, missing = _load(features)
+    match = _matcher(matcher, features)
     if match is None:
         missing["matcher"] = "config.evaluate.matcher: 'gim_dkm', 'xfeat' or 'module:function'"
     evaluators: list[Any] = [EVALUATORS[name](name, one) for name, one in loaded.items()]
