@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.scenes import hand, scene
 from syncmv4d_jax.data.sources import mano, taco
 
@@ -84,10 +85,8 @@ def claim(args: argparse.Namespace) -> None:
                 f"{args.out} holds scenes made with other settings: wanted {wanted}, there "
                 f"{there}. Remove the folder or choose another --out."
             )
-    args.out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(".scenes.json")
-    partial.write_text(json.dumps(wanted))
-    partial.replace(path)
+    with disk.whole(path) as partial:
+        partial.write_text(json.dumps(wanted))
 
 
 def main(argv: list[str]) -> int:

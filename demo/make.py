@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from syncmv4d_jax import tree
+from syncmv4d_jax import disk, tree
 from syncmv4d_jax.weights import store
 
 ROOT = Path(__file__).parents[1]
@@ -82,9 +82,8 @@ def ship(out: Path) -> int:
     source = {"by": "make demo-train"}
     store.save("vae", config, tree.unflatten(small), SHIPPED, source=source)
     for name, target in files.items():
-        partial = SHIPPED / f".{target}.partial"
-        shutil.copyfile(out / name, partial)
-        partial.replace(SHIPPED / target)
+        with disk.whole(SHIPPED / target) as partial:
+            shutil.copyfile(out / name, partial)
     total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
     print(f"{SHIPPED}: {total / 1e6:.1f} MB")
     return 0

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "syncmv4d_jax"
 
-WORDS = ("flow", "schema", "configuration", "tree")
+WORDS = ("flow", "schema", "configuration", "tree", "disk")
 # Floors from the ground up. A room imports what lies below it; rooms of one floor know each other
 # only where ARROWS draws it, and these arrows may not close a circle either.
 FLOORS = (
@@ -138,6 +138,7 @@ def test_file_imports_downwards_only(file):
         assert where is None or re.fullmatch(where, file), f"{file} must not import {module}"
     if own in ("models", "geometry"):
         assert not outside & PURE, f"{file} must not import {outside & PURE}"
+        assert "disk.py" not in ours, f"{file} must not write"
 
 
 def test_no_circle_of_files_or_rooms():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import clips
 from syncmv4d_jax.geometry import cameras
 
@@ -64,10 +65,8 @@ def write_sheet(path: Path, window: clips.Window) -> None:
         row = others[start : start + 6]
         row += [np.zeros_like(row[0])] * (6 - len(row))
         rows.append(np.concatenate(row, axis=1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    Image.fromarray(np.concatenate(rows, axis=0)).save(partial, "JPEG", quality=85)
-    partial.replace(path)
+    with disk.whole(path) as partial:
+        Image.fromarray(np.concatenate(rows, axis=0)).save(partial, "JPEG", quality=85)
 
 
 def write_report(root: Path, content: dict, summary: dict) -> None:

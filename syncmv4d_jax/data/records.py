@@ -18,7 +18,6 @@ import collections
 import dataclasses
 import hashlib
 import json
-import os
 import struct
 import threading
 import zlib
@@ -30,7 +29,7 @@ import ml_dtypes
 import numpy as np
 from array_record.python import array_record_module
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import disk, schema
 
 MAGIC = b"SMVR"
 HEAD = struct.Struct("<4sHIQI")  # magic, version, bytes of JSON, bytes of values, crc32
@@ -142,24 +141,17 @@ def unpack(data: bytes, *, where: str) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    partial.replace(path)
+    with disk.whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def write_file(path: Path, examples: Iterable[Mapping[str, Any]]) -> int:
     """Writes examples into a file, whole or not at all; returns its bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), OPTIONS)
-    try:
+    with disk.whole(path) as partial:
+        writer = array_record_module.ArrayRecordWriter(str(partial), OPTIONS)
         for values in examples:
             writer.write(pack(values))
         writer.close()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path.stat().st_size
 
 

@@ -6,13 +6,13 @@ pipeline does (wan/textimage2video.py, i2v).
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import frames
 from syncmv4d_jax.data.sources import taco
 from syncmv4d_jax.geometry import cameras
@@ -128,28 +128,26 @@ def from_videos(
     if out.exists():
         raise FileExistsError(f"{out} is there already; give another --out or remove it")
     entries = json.loads(calibration.read_text())
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     found = {}
-    for name, entry in entries.items():
-        video = videos / f"{name}.mp4"
-        if not video.is_file():
-            raise FileNotFoundError(f"{video}: no video of camera {name!r} of {calibration}")
-        height, width = frames.video_size(video)
-        own = taco.Camera(
-            name,
-            np.asarray(entry["K"], np.float64).reshape(3, 3),
-            np.zeros((3, 4)),
-            tuple(entry["imgSize"][::-1]),
-        )
-        intrinsics = frames.fit_intrinsics(own, (height, width), str(video))
-        image = frames.read_clip(video, np.array([frame]), (0, 0, width, height), (height, width))
-        Image.fromarray(image[0]).save(partial / f"{name}.png")
-        found[name] = {key: entry[key] for key in ("R", "T")}
-        found[name] |= {"K": intrinsics.ravel().tolist(), "imgSize": [width, height]}
-    (partial / "cameras.json").write_text(json.dumps(found, indent=1))
-    partial.rename(out)
+    with disk.whole(out) as partial:
+        partial.mkdir()
+        for name, entry in entries.items():
+            video = videos / f"{name}.mp4"
+            if not video.is_file():
+                raise FileNotFoundError(f"{video}: no video of camera {name!r} of {calibration}")
+            size = height, width = frames.video_size(video)
+            own = taco.Camera(
+                name,
+                np.asarray(entry["K"], np.float64).reshape(3, 3),
+                np.zeros((3, 4)),
+                tuple(entry["imgSize"][::-1]),
+            )
+            intrinsics = frames.fit_intrinsics(own, size, str(video))
+            image = frames.read_clip(video, np.array([frame]), (0, 0, width, height), size)
+            Image.fromarray(image[0]).save(partial / f"{name}.png")
+            found[name] = {key: entry[key] for key in ("R", "T")}
+            found[name] |= {"K": intrinsics.ravel().tolist(), "imgSize": [width, height]}
+        (partial / "cameras.json").write_text(json.dumps(found, indent=1))
     return tuple(found)
 
 

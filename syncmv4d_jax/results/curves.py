@@ -3,10 +3,11 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from syncmv4d_jax import disk
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +23,9 @@ class Jsonl:
 
     def __init__(self, path: str | Path, *, last_step: int) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read(self.path) if row["step"] <= last_step]
-        partial = self.path.with_name(self.path.name + ".part")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(partial, self.path)
+        with disk.whole(self.path) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file, self._pending = self.path.open("ab", buffering=0), b""
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import einops
 import numpy as np
 
+from syncmv4d_jax import disk
+
 FLOAT, UINT, UBYTE = 5126, 5125, 5121
 VERTICES, INDICES = 34962, 34963  # bufferView targets
 CORNERS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
@@ -212,9 +214,7 @@ def _save(path: Path, content: dict[str, Any], buffer: _Buffer) -> None:
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
     total = 12 + 8 + len(text) + 8 + len(buffer.data)
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
+    with disk.whole(path) as partial, partial.open("wb") as file:
         file.write(struct.pack("<III", 0x46546C67, 2, total))
         file.write(struct.pack("<II", len(text), 0x4E4F534A) + text)
         file.write(struct.pack("<II", len(buffer.data), 0x004E4942) + bytes(buffer.data))
-    partial.replace(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.results import gltf
 
 APERTURE = 36.0  # width of the film; only its ratio to the focal length counts
@@ -87,9 +88,8 @@ def write(
         ):
             parts.append(CAMERA.format(number=number, **_lens(k, pose, cameras["size"])))
     text = HEAD.format(fps=fps, last=last) + "".join(parts) + "}\n"
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text)
-    partial.replace(path)
+    with disk.whole(path) as partial:
+        partial.write_text(text)
 
 
 def _tuples(rows: np.ndarray) -> str:

@@ -1,11 +1,12 @@
 """Videos on disk: H.264 mp4 by PyAV, written whole or not at all."""
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+from syncmv4d_jax import disk
 
 
 def write(path: str | Path, frames: np.ndarray, *, fps: float, quality: int = 14) -> None:
@@ -24,17 +25,16 @@ def write(path: str | Path, frames: np.ndarray, *, fps: float, quality: int = 14
         )
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"{path}: wanted even height and width, got {frames.shape[1:3]}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.mp4")
-    with av.open(str(partial), "w", options={"movflags": "+faststart"}) as container:
+    with (
+        disk.whole(path) as partial,
+        av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": str(quality), "preset": "veryfast"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    partial.replace(path)
 
 
 def read(path: str | Path) -> np.ndarray:

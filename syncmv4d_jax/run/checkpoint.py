@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from safetensors import numpy as safetensors_numpy
 from safetensors import safe_open
 
-from syncmv4d_jax import tree
+from syncmv4d_jax import disk, tree
 
 Tree = Any
 log = logging.getLogger(__name__)
@@ -351,11 +351,9 @@ def export(
         arrays[name] = np.ascontiguousarray(leaf.astype(jnp.dtype(dtype)) if floating else leaf)
     if jax.process_index() != 0:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
     marks = json.dumps(dict(metadata), sort_keys=True)
-    safetensors_numpy.save_file(arrays, partial, metadata={"json": marks})
-    os.replace(partial, path)
+    with disk.whole(path) as partial:
+        safetensors_numpy.save_file(arrays, partial, metadata={"json": marks})
 
 
 def load_params(path: str | Path, part: str = "", *, dtype: str = "float32") -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.metrics import definitions as metric_definitions
 from syncmv4d_jax.metrics import scene, summary, tables
 from syncmv4d_jax.metrics.networks import definitions as network_definitions
@@ -113,9 +114,14 @@ def _results(
     )
     add_networks(evaluation, networks)
     text = f"{tables.markdown(evaluation)}\n{network_definitions.markdown(evaluation)}"
-    _write(workdir / "eval.json", json.dumps(evaluation, indent=1, allow_nan=False))
-    _write(workdir / "eval.md", text)
-    _write(workdir / "eval.tex", tables.latex(evaluation))
+    files = {
+        "eval.json": json.dumps(evaluation, indent=1, allow_nan=False),
+        "eval.md": text,
+        "eval.tex": tables.latex(evaluation),
+    }
+    for name, content in files.items():
+        with disk.whole(workdir / name) as partial:
+            partial.write_text(content, encoding="utf-8")
     report.write(
         workdir / "report.html",
         (page_sample(found[n], t, n) for n, t in _matched(settings, examples, found, quiet=True)),
@@ -211,12 +217,13 @@ def _pair(path: Path, truth: Mapping[str, Any], name: str) -> evaluators.Pair:
 def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
     views, frames, height, width = np.shape(truth["video"])[:4]
     chosen = "object_points of the record" if "object_points" in truth else "points that move"
+    points = np.shape(truth["tracks"])[1] if "tracks" in truth else 0
     return {
         "fps": sample["meta"].get("fps"),
         "resolution": [height, width],
         "frames": frames,
         "views": views,
-        "points": int(np.shape(truth["tracks"])[1]),
+        "points": int(points),
         "object": chosen if "object_points" in truth else f"{chosen} more than {scene.MOVED} m",
         "sampling": {k: x for k, x in sample["meta"].items() if k not in ("id", "prompt")},
     }
@@ -232,9 +239,3 @@ def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, An
         if key in truth:
             shown[f"true_{key}"] = np.asarray(truth[key])
     return shown
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

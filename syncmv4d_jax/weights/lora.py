@@ -7,14 +7,13 @@ diffusers' form has no alpha; it is written into b on the way out (a reader take
 the way in, b is scaled so that our alpha gives the file's product.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import numpy as safetensors
 
-from syncmv4d_jax import tree
+from syncmv4d_jax import disk, tree
 from syncmv4d_jax.models import lora
 from syncmv4d_jax.weights import engine
 from syncmv4d_jax.weights.tables import wan_dit
@@ -66,12 +65,9 @@ def save(
         for key in [key for key in tensors if ".lora_down." in key]:
             stem = key.partition(".")[0]
             tensors[f"{stem}.alpha"] = np.asarray(alpha, np.float32)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     tensors = {key: np.ascontiguousarray(x).reshape(x.shape) for key, x in tensors.items()}
-    safetensors.save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(path)
+    with disk.whole(path) as partial:
+        safetensors.save_file(tensors, partial, metadata={"format": "pt"})
 
 
 def load(path: str | Path, *, alpha: float) -> dict[str, Any]:

@@ -6,8 +6,6 @@ source; the folder gets its name when all is done.
 
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from syncmv4d_jax import models, tree
+from syncmv4d_jax import disk, models, tree
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.weights import engine, files, folders, store
@@ -154,12 +152,10 @@ def convert(
     converted = any((src / part / "index.json").exists() for part in folders.PARTS)
     opened = {p: (_from_converted if converted else _from_release)(src, p) for p in parts}
     write = store.write if to == "jax" else _write_diffusers
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with disk.beside(out) as partial:
         for part, leaves in opened.items():
             folder = partial / name_of[part]
-            folder.mkdir()
+            folder.mkdir(parents=True)
             with tqdm.tqdm(
                 total=_bytes(leaves, dtype), unit="B", unit_scale=True, desc=part
             ) as bar:
@@ -170,8 +166,6 @@ def convert(
         for item in sorted(partial.iterdir()):
             if item.is_dir() or not (out / item.name).exists():
                 item.rename(out / item.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _finish_diffusers(opened: dict[str, store.Leaves], folder: Path) -> None:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
-from syncmv4d_jax import models, tree
+from syncmv4d_jax import disk, models, tree
 from syncmv4d_jax.models.nn import module
 
 CHUNK_BYTES = 64 * 2**20  # of an array, within a layer
@@ -246,12 +246,9 @@ def save(
         provenance=lambda: source,
         tokenizer=list(tokenizer_files),
     )
-    partial = folder.with_name(f".{part}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(leaves, part, partial, dtype, lambda *_: None)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with disk.whole(folder) as partial:
+        partial.mkdir()
+        write(leaves, part, partial, dtype, lambda *_: None)
 
 
 def load(

@@ -15,6 +15,7 @@ import scipy.optimize
 import scipy.sparse
 import trimesh
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.sources import mano
 
 PALM_LENGTH, PALM_WIDTH, PALM_THICKNESS = 0.092, 0.080, 0.026  # metres
@@ -268,9 +269,6 @@ def make(side: str, *, seed: int = 7) -> dict[str, object]:
 def write(folder: str | Path) -> None:
     """Writes MANO_LEFT.pkl and MANO_RIGHT.pkl of the synthetic model, python-2 protocol."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for side in ("left", "right"):
-        path = folder / f"MANO_{side.upper()}.pkl"
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps(make(side), protocol=2))
-        partial.rename(path)
+        with disk.whole(folder / f"MANO_{side.upper()}.pkl") as partial:
+            partial.write_bytes(pickle.dumps(make(side), protocol=2))

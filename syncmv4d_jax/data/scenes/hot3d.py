@@ -19,6 +19,7 @@ import numpy as np
 import trimesh
 from tqdm import tqdm
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.scenes import objects, scene
 from syncmv4d_jax.data.sources import taco, taco_writer
 
@@ -197,7 +198,6 @@ def write(
         )
     tool, target = (name.replace("_", " ") for name in capture.tracked[2:])
     text = {"fps": taco.FPS, "action": action, "tool": tool, "target": target}
-    partial = folder / ".recording.json"
-    partial.write_text(json.dumps(text))
-    partial.replace(folder / "recording.json")
+    with disk.whole(folder / "recording.json") as partial:
+        partial.write_text(json.dumps(text))
     return folder

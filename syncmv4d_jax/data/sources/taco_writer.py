@@ -7,15 +7,14 @@ sequence that `taco.index` lists is whole.
 """
 
 import json
-import os
 import pickle
-import shutil
 import struct
 from pathlib import Path
 
 import av
 import numpy as np
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.sources import taco
 from syncmv4d_jax.weights import torch_pickle
 
@@ -31,9 +30,7 @@ def write_video(path: Path, frames: np.ndarray, *, fps: float = taco.FPS, crf: i
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"{path}: wanted an even height and width, got {height} x {width}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    with av.open(str(partial), "w") as container:
+    with disk.whole(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.options = {"crf": str(crf), "preset": "veryfast", "g": "15"}
@@ -41,7 +38,6 @@ def write_video(path: Path, frames: np.ndarray, *, fps: float = taco.FPS, crf: i
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    partial.replace(path)
 
 
 def write_calibration(path: Path, cameras: dict[str, taco.Camera]) -> None:
@@ -95,26 +91,21 @@ def write_object(
 
 def write_hands(entry: taco.Entry, hands: dict[str, tuple]) -> None:
     """Writes {"left" | "right": (pose [n 48], translation [n 3], betas [10])}; call it last."""
-    folder = entry.folder(taco.HANDS)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial.mkdir(parents=True)
-    for side, (pose, translation, betas) in hands.items():
-        frames = {
-            f"{i + 1:05d}": {"hand_pose": pose[i], "hand_trans": translation[i]}
-            for i in range(len(pose))
-        }
-        (partial / f"{side}_hand.pkl").write_bytes(pickle_tensors(frames))
-        shape = pickle_tensors({"hand_shape": np.asarray(betas)})
-        (partial / f"{side}_hand_shape.pkl").write_bytes(shape)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with disk.whole(entry.folder(taco.HANDS)) as partial:
+        partial.mkdir()
+        for side, (pose, translation, betas) in hands.items():
+            frames = {
+                f"{i + 1:05d}": {"hand_pose": pose[i], "hand_trans": translation[i]}
+                for i in range(len(pose))
+            }
+            (partial / f"{side}_hand.pkl").write_bytes(pickle_tensors(frames))
+            shape = pickle_tensors({"hand_shape": np.asarray(betas)})
+            (partial / f"{side}_hand_shape.pkl").write_bytes(shape)
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with disk.whole(path) as partial:
+        partial.write_bytes(data)
 
 
 def pickle_tensors(tree: dict, *, device: str = "cpu") -> bytes:

@@ -20,6 +20,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.results.web import (
     notes,
     page,
@@ -93,15 +94,8 @@ def write(
         "CONFIG": html.escape(config_text),
     }
     text = re.sub("%%([A-Z]+)%%", lambda found: (FIXED | filled)[found.group(1)], page.BODY)
-    _replace(Path(path), text)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with disk.whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def thin(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,69 @@
+"""Files and folders that are there whole or not at all.
+
+A reader on another process or machine sees the former content of a path or the new one, never half
+of one, also when the writer is killed: content is written under a hidden name beside the path,
+`.<name>.<machine>-<process>.partial`, and takes its own name when it is whole. Processes that write
+the same path don't disturb each other: the last one stays. What a killed process left is removed by
+the next one that writes the path on that machine.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Gives the name to write a file or folder at; it becomes `path` when the block ends.
+
+    Folders above are made. A file there is replaced in one step, a folder is removed right before.
+    After an error nothing new is left, and `path` is as it was.
+
+        with disk.whole(path) as partial:
+            partial.write_text(text)
+    """
+    path = Path(path)
+    with beside(path) as partial:
+        yield partial
+        if partial.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def beside(path: str | Path) -> Iterator[Path]:
+    """Gives a free hidden name on the same file system as `path`; what is left there is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stem = f".{path.name}.{platform.node()}-"
+    for other in path.parent.iterdir():
+        name = other.name
+        if name.startswith(stem) and name.endswith(".partial"):
+            process = name.removeprefix(stem).removesuffix(".partial")
+            if process.isdigit() and (int(process) == os.getpid() or not _runs(int(process))):
+                _remove(other)
+    partial = path.with_name(f"{stem}{os.getpid()}.partial")
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no process number, not ours
+        return True
+    return True
