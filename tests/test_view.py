@@ -30,6 +30,8 @@ def root(tmp_path_factory):
     (top / "results/deep/er").mkdir(parents=True)
     (top / "results/deep/er/eval.json").write_text("not json")
     (top / "results/empty").mkdir()
+    left = fake_samples.VIDEO_ONLY
+    fake_samples.write(top / "results/plain/samples", "b", fake_samples.truth(1), leave_out=left)
     return top / "results"
 
 
@@ -59,6 +61,8 @@ def test_the_list_names_runs_and_samples(ask):
     assert "7 steps, loss 0.5 · 1 scenes · 1 of 1 checks passed · MV RPE 12.3 %" in text
     assert 'href="/first%20run/report.html"' in text and "a &lt;b&gt;" in text
     assert 'href="/first%20run/samples/a%20%3Cb%3E/"' in text
+    assert 'href="/first%20run/samples/a%20%3Cb%3E.glb"' in text
+    assert 'href="/plain/samples/b/"' in text and "b.glb" not in text
 
 
 def test_files_samples_and_their_tracks(ask):
@@ -68,6 +72,9 @@ def test_files_samples_and_their_tracks(ask):
     status, body, headers = ask("/first%20run/samples/a%20%3Cb%3E.glb")
     assert status == 200 and body[:4] == b"glTF" and headers["Content-Type"].startswith("model/")
     assert ask("/first%20run/samples/a%20%3Cb%3E/view_0.mp4")[0] == 200
+    status, body, _ = ask("/plain/samples/b/")
+    assert status == 200 and b'"scene":null' in body
+    assert ask("/plain/samples/b.glb")[0] == 500  # says that there are no tracks
     status, body, headers = ask("/first%20run/report.html", "HEAD")
     assert status == 200 and body == b"" and headers["Content-Length"] == "13"
 

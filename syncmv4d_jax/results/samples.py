@@ -1,52 +1,84 @@
-"""Finished samples on disk: what sampling wrote, read back."""
+"""A finished sample on disk, written and read here.
+
+    <id>/view_<v>.mp4, motion_<v>.mp4   one a view; motion where the task makes it
+    <id>/tracks.npz                     tracks, cameras, scale: what there is of ARRAYS
+    <id>/meta.json                      prompt, fps, settings, and `files`: the names of all others
+
+Videos are always there. A task without points writes no tracks, one without cameras no cameras, and
+without any of ARRAYS there is no tracks.npz: text to video is a sample like any other.
+"""
 
 import json
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import video
 
+CLIPS = {"video": "view", "motion": "motion"}  # key of a sample -> prefix of its files
+CAMERAS = ("intrinsics", "extrinsics")  # [v 3 3] pixels, [v 3 4] world to camera
+POINTS = (
+    "tracks",  # [n k 3] metres, world frame: one copy of all views
+    "tracks_per_view",  # [v n k 3] metres: each view's own copy
+    "confidence",  # [v n k] 0..1
+    "visibility",  # [v n k] bool
+    "anchors",  # [v k 2] pixels: where the points are in frame 0
+    "anchor_valid",  # [v k] bool
+)
+ARRAYS = (*CAMERAS, "scale", *POINTS)  # scale: [v 2] metres, nearest and farthest depth
+NOTHING_SEEN = "no foreground in the decoded pseudo video: confidence is 0"
+
 
 def write(
-    path: Path, result: dict[str, np.ndarray], inputs: dict[str, Any], meta: dict[str, Any]
+    path: str | Path,
+    result: Mapping[str, np.ndarray],
+    inputs: Mapping[str, Any],
+    meta: Mapping[str, Any],
 ) -> None:
-    """Writes one sample: videos, `tracks.npz` (schema in DESIGN: docs/data.md) and `meta.json`.
+    """Writes one sample, whole or not at all.
 
     Args:
-      result: video and motion [v n h w 3] in [-1, 1]; tracks_per_view [v n k 3] metres, ...
-      inputs: cameras [v ...] of the sample; without them there is no `tracks.npz`.
+      path: the sample's folder; one that is there is replaced.
+      result: video and, where there is, motion [v n h w 3] in [-1, 1]; where there are, scale and
+        tracks_per_view with confidence, anchors and anchor_valid as in POINTS.
+      inputs: of the sample; its cameras are written, where it has them.
+      meta: JSON values, with fps.
+
+    Raises:
+      ValueError: no video.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for kind, prefix in (("video", "view"), ("motion", "motion")):
-        for v, clip in enumerate(result.get(kind, ())):
-            video.write(partial / f"{prefix}_{v}.mp4", to_uint8(clip), fps=meta["fps"])
-    arrays = {key: inputs[key] for key in ("intrinsics", "extrinsics") if key in inputs}
+    path = Path(path)
+    if not len(result.get("video", ())):
+        raise ValueError(f"{path}: wanted a video [v n h w 3], got {sorted(result)}")
+    arrays = {key: inputs[key] for key in CAMERAS if key in inputs} | _points(result)
     if "scale" in result:
         arrays["scale"] = result["scale"]
-    if "tracks_per_view" in result:
-        confidence = result["confidence"]
-        tracks = world_tracks.fuse(result["tracks_per_view"], confidence)
-        arrays |= {
-            "tracks": np.asarray(tracks, np.float32),
-            "tracks_per_view": result["tracks_per_view"],
-            "confidence": confidence,
-            "visibility": confidence > 0.5,
-            "anchors": result["anchors"],
-            "anchor_valid": result["anchor_valid"],
-        }
-        if not confidence.any():
-            meta = meta | {"warning": "no foreground in the decoded pseudo video: confidence is 0"}
-    if arrays:
-        np.savez_compressed(partial / "tracks.npz", **arrays)
-    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    if "confidence" in arrays and not arrays["confidence"].any():
+        meta = {**meta, "warning": NOTHING_SEEN}
+    with disk.whole(path) as partial:
+        partial.mkdir()
+        for key, prefix in CLIPS.items():
+            for v, clip in enumerate(result.get(key, ())):
+                video.write(partial / f"{prefix}_{v}.mp4", to_uint8(clip), fps=meta["fps"])
+        if arrays:
+            np.savez_compressed(partial / "tracks.npz", **arrays)
+        meta = {**meta, "files": sorted(file.name for file in partial.iterdir())}
+        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _points(result: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a sample keeps of its points, by POINTS; {} without any."""
+    if "tracks_per_view" not in result:
+        return {}
+    keys = ("tracks_per_view", "confidence", "anchors", "anchor_valid")
+    own = {key: np.asarray(result[key]) for key in keys}
+    fused = world_tracks.fuse(own["tracks_per_view"], own["confidence"])
+    seen = own["confidence"] > 0.5
+    return own | {"tracks": np.asarray(fused, np.float32), "visibility": seen}
 
 
 def to_uint8(clip: np.ndarray) -> np.ndarray:
@@ -56,25 +88,41 @@ def to_uint8(clip: np.ndarray) -> np.ndarray:
 
 def find(folder: str | Path) -> dict[str, Path]:
     """Returns {id: folder} of the finished samples in `folder`, by name."""
-    return {path.parent.name: path.parent for path in sorted(Path(folder).glob("*/meta.json"))}
+    found = (path.parent for path in sorted(Path(folder).glob("*/meta.json")))
+    return {path.name: path for path in found if not path.name.startswith(".")}
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Reads one sample: video, motion [v n h w 3] uint8, meta, and the arrays of tracks.npz.
+    """Reads one sample.
+
+    Returns:
+      meta, video [v n h w 3] uint8 and, where it has them, motion [v n h w 3] uint8 and ARRAYS.
 
     Raises:
-      FileNotFoundError: a file is missing; names it.
+      FileNotFoundError: a file of it is missing; names it.
+      ValueError: its views are not of one size.
     """
     path = Path(path)
-    sample = {"meta": json.loads((path / "meta.json").read_text())}
-    for key, prefix in (("video", "view"), ("motion", "motion")):
-        clips = [video.read(p) for p in sorted(path.glob(f"{prefix}_*.mp4"), key=_number)]
-        if clips:
-            sample[key] = np.stack(clips)
-    if "video" not in sample or not (path / "tracks.npz").is_file():
-        raise FileNotFoundError(f"{path}: wanted view_<v>.mp4 and tracks.npz; sample it again")
-    with np.load(path / "tracks.npz") as arrays:
-        return sample | {key: arrays[key] for key in arrays}
+    meta = json.loads((path / "meta.json").read_text())
+    wanted = meta.pop("files", ["view_0.mp4"])  # samples of the first version have no list
+    if lost := [name for name in wanted if not (path / name).is_file()]:
+        raise FileNotFoundError(f"{path}: wanted {', '.join(lost)}; sample it again")
+    sample = {"meta": meta}
+    for key, prefix in CLIPS.items():
+        files = sorted(path.glob(f"{prefix}_*.mp4"), key=_number)
+        if files:
+            sample[key] = _stacked([video.read(file) for file in files], files)
+    if (path / "tracks.npz").is_file():
+        with np.load(path / "tracks.npz") as arrays:
+            sample |= {key: arrays[key] for key in ARRAYS if key in arrays}
+    return sample
+
+
+def _stacked(clips: list[np.ndarray], files: list[Path]) -> np.ndarray:
+    if len({clip.shape for clip in clips}) > 1:
+        sizes = ", ".join(f"{f.name} {c.shape}" for f, c in zip(files, clips, strict=True))
+        raise ValueError(f"{files[0].parent}: wanted views [n h w 3] of one size, got {sizes}")
+    return np.stack(clips)
 
 
 def _number(path: Path) -> int:

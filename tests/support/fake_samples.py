@@ -1,4 +1,4 @@
-"""Small synthetic scenes and samples of them, written as sample.write does."""
+"""Small synthetic scenes and samples of them, written as samples.write does."""
 
 import ml_collections
 import numpy as np
@@ -78,8 +78,11 @@ def truth(seed, *, size=SIZE, frames=FRAMES, points=POINTS):
     }
 
 
-def write(folder, name, example, *, seed=0, error=0.01, meta=None):
-    """Writes a sample: the truth's tracks and videos with errors of `error` metres."""
+def write(folder, name, example, *, seed=0, error=0.01, meta=None, leave_out=()):
+    """Writes a sample: the truth's tracks and videos with errors of `error` metres.
+
+    leave_out: keys of the sample that it doesn't have: motion, intrinsics, tracks_per_view, ...
+    """
     rng = np.random.default_rng(seed)
     tracks = example["tracks"] + rng.normal(0, error, (VIEWS, 1, *example["tracks"].shape[1:]))
     size = example["video"].shape[2:4]
@@ -97,7 +100,11 @@ def write(folder, name, example, *, seed=0, error=0.01, meta=None):
         "scale": example["scale"],
     }
     base = {"id": name, "prompt": example["prompt"], "anchors": "record", "fps": 8.0, "seed": 0}
-    samples.write(folder / name, result, example, base | (meta or {}))
+    kept = [{k: x for k, x in all_.items() if k not in leave_out} for all_ in (result, example)]
+    samples.write(folder / name, *kept, base | (meta or {}))
+
+
+VIDEO_ONLY = ("motion", "tracks_per_view", "scale", "intrinsics", "extrinsics")
 
 
 def config(samples="", split="test"):

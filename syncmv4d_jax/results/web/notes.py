@@ -35,7 +35,7 @@ def of(evaluation: Mapping[str, Any] | None) -> dict[str, list[str]]:
     names = sorted({name for values in cells.values() for name in values})
     found: dict[str, list[str]] = {name: [] for name in names}
     for name in names:
-        value = {m: values.get(name) for m, values in cells.items()}
+        value = {m: values[name] for m, values in cells.items() if name in values}
         found[name] += [
             words.format(value[m]) for m, holds, words in RULES
             if value.get(m) is not None and holds(value[m])

@@ -92,10 +92,12 @@ def _section(root: Path, run: Path) -> str:
     found = samples.find(run / "samples")
     if found:
         lines = []
-        for name in found:
+        for name, folder in found.items():
             url = f"{base}samples/{urllib.parse.quote(name)}"
-            lines.append(f'<li><a href="{url}/">{html.escape(name)}</a> '
-                         f'<a class="soft" href="{url}.glb" download>glb</a></li>')  # fmt: skip
+            line = f'<li><a href="{url}/">{html.escape(name)}</a>'
+            if (folder / "tracks.npz").is_file():
+                line += f' <a class="soft" href="{url}.glb" download>glb</a>'
+            lines.append(line + "</li>")
         parts.append(f"<details open><summary>{len(found)} samples</summary><ul>")
         parts += [*lines, "</ul></details>"]
     return "\n".join([*parts, "</section>"])
