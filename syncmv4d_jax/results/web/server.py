@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from syncmv4d_jax.results import curves, export, samples
-from syncmv4d_jax.results.web import report
+from syncmv4d_jax.results.web import pages, report
 
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -36,23 +36,6 @@ HEADERS = {
     "data:; media-src 'self' blob:; script-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'",
 }
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>Results</title>
-<link rel="icon" href="data:,"><style>
-:root {{ color-scheme: light dark; --ink: #1b1c1e; --soft: #5c6066; --line: #dcdedf;
-  --ground: #fbfbfa; --accent: #1a5fb4; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e7e8ea; --soft: #a2a7ae; --line: #343940;
-  --ground: #15171a; --accent: #8ab4f8; }} }}
-body {{ margin: 0 auto; padding: 0 20px 60px; max-width: 900px; background: var(--ground);
-  color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }}
-h1 {{ font-size: 22px; }} h2 {{ font-size: 16px; margin: 26px 0 4px; }}
-a {{ color: var(--accent); }}
-.soft {{ color: var(--soft); }} p {{ margin: 4px 0; }}
-ul {{ columns: 240px; padding-left: 20px; margin: 8px 0; }}
-section {{ border-top: 1px solid var(--line); }}
-</style></head><body><main><h1>Results</h1><p class="soft">{root}</p>{body}</main></body></html>
-"""
 
 
 def runs(root: str | Path) -> list[Path]:
@@ -75,7 +58,9 @@ def listing(root: Path) -> str:
     """Returns the first page: every run with its report, headline numbers and samples."""
     sections = [_section(root, run) for run in runs(root)]
     nothing = "<p>No run here: no report.html, no metrics.jsonl, no samples.</p>"
-    return PAGE.format(root=html.escape(root.name), body="\n".join(sections) or nothing)
+    return pages.join(
+        "listing.html", ROOT=html.escape(root.name), RUNS="\n".join(sections) or nothing
+    )
 
 
 def _section(root: Path, run: Path) -> str:

@@ -2,16 +2,12 @@
 
 import base64
 import html
-import http.server
 import io
 import json
-import queue
 import re
-import shutil
-import subprocess
-import threading
 
 import av
+import browser
 import fake_samples
 import numpy as np
 import pytest
@@ -163,7 +159,7 @@ def test_points_that_are_not_finite_are_marked():
 
 
 # Clicks what a reader clicks and sends the findings to the test's server.
-PROBE = r"""<script>
+PROBE = r"""
 const errors = [];
 addEventListener("error", e => errors.push(e.message));
 const wait = s => new Promise(done => setTimeout(done, 1000 * s));
@@ -181,9 +177,9 @@ function lookAtOverlays(found) {
   const at = pixelOf("true", 1, state.frame, 4), s = state.sample.scene;
   const put = (x, i, size) => (x + 0.5) / s.size[i] * size;
   pick(own, put(at[0], 1, own.canvas.clientWidth), put(at[1], 0, own.canvas.clientHeight));
-  found.picked = [lay.point, lay.reference, $("point").value, $("point-text").textContent];
+  found.picked = [choice.point, choice.reference, $("point").value, $("point-text").textContent];
   change("point", "8");
-  found.point = lay.point;
+  found.point = choice.point;
   found.pixels = [0, 1, 2].map(v => pixelOf("true", v, 3, 7));
   found.off = [0, 2].map(v => lineDistance(epipolarLine("true", 1, v, 3, 7),
     pixelOf("true", v, 3, 7)));
@@ -195,7 +191,7 @@ function filter(found) {
   const id = names[2];
   change("find", id.toUpperCase()); found.find = [lines(), $("count").textContent];
   change("find", ""); change("only", "first"); found.first = lines(); change("only", "");
-  const values = names.map(n => valueOf("mv_rpe", n)).sort((a, b) => a - b);
+  const values = names.map(n => scoreOf("mv_rpe", n)).sort((a, b) => a - b);
   change("from", String(values[1])); change("to", String(values[2])); found.range = lines();
   change("find", "no such sample"); found.nothing = [lines(), $("nothing").hidden];
   for (const id of ["find", "from", "to"]) change(id, "");
@@ -237,6 +233,7 @@ async function probe() {
   lookAtOverlays(found);
   document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
   found.key = state.frame;
+  found.width = innerWidth;
   found.wide = document.documentElement.scrollWidth - innerWidth;
   found.curves = $("curves").querySelectorAll("polyline").length;
   found.outside = performance.getEntriesByType("resource").map(e => e.name)
@@ -251,67 +248,14 @@ async function probe() {
   found.errors = errors;
   return found;
 }
-probe().catch(e => ({errors: [String(e), ...errors]}))
-  .then(found => fetch("/found", {method: "POST", body: JSON.stringify(found)}));
-</script>"""
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves one page and takes what its probe found."""
-
-    def __init__(self, text):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.text, self.found = text.encode(), queue.Queue()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """GET the page, POST the findings."""
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.end_headers()
-        self.wfile.write(self.server.text)
-
-    def do_POST(self):
-        self.server.found.put(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def browse(text, profile, *, width):
-    """Opens a page in headless Chromium, in real time; returns what its probe found."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no chromium")
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={profile}", f"--window-size={width},900", "--remote-debugging-port=0",
-    ]  # fmt: skip
-    with Server(text) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([program, *flags, url], **quiet)
-        try:
-            return json.loads(server.found.get(timeout=100))
-        finally:
-            process.terminate()
-            process.wait(20)
-            server.shutdown()
+probe().catch(e => ({errors: [String(e), ...errors]}))"""
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
     path, _ = made
-    found = browse(
-        path.read_text().replace("</body>", PROBE + "</body>"), tmp_path / "profile", width=width
-    )
+    found = browser.browse(path.read_text(), PROBE, tmp_path / "profile", width=width)
     assert found["errors"] == [] and found["ready"] == "1" and found["outside"] == []
     assert found["videos"] == 12 and found["moved"] > 0 and found["apart"] < 1e-2
     assert found["seeked"] == [5, pytest.approx(5.5 / 8)]
@@ -330,20 +274,14 @@ def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
     point = np.tile(truth["tracks"][3, 21], (3, 1))
     pixels, _ = cameras.project(point, truth["intrinsics"], truth["extrinsics"])
     np.testing.assert_allclose(found["pixels"], pixels, atol=0.05)
+    assert found["width"] == width
     assert found["wide"] <= 0 and found["unnamed"] == found["unreachable"] == 0
 
 
 @pytest.mark.browser
-def test_sixty_samples_load_in_three_seconds(tmp_path):
-    """The best of three loads: the machine may be busy with other things."""
+def test_sixty_samples_load(tmp_path, record_property):
     path = tmp_path / "report.html"
     page(path, 60)
-    text = path.read_text().replace("</body>", PROBE + "</body>")
-    times = []
-    for attempt in range(3):
-        found = browse(text, tmp_path / f"profile-{attempt}", width=1280)
-        assert found["errors"] == [] and found["all"] == 60 and found["first"] == 10
-        times.append(found["loaded"])
-        if times[-1] < 3000:
-            return
-    raise AssertionError(f"{times} ms to the first frame of every video")
+    found = browser.browse(path.read_text(), PROBE, tmp_path / "profile")
+    assert found["errors"] == [] and found["all"] == 60 and found["first"] == 10
+    record_property("milliseconds to the first frame of every video", found["loaded"])
