@@ -13,6 +13,7 @@ from typing import Any
 import einops
 import numpy as np
 
+from syncmv4d_jax.results import clouds as point_clouds
 from syncmv4d_jax.results import gltf, samples, usd
 
 KINDS = ("glb", "usda", "ply", "rrd")
@@ -55,8 +56,8 @@ def write(kind: str, source: str | Path, target: str | Path, *, views: bool = Fa
         clouds |= {f"tracks_view_{v + 1}": x for v, x in enumerate(sample["tracks_per_view"])}
     if kind in ("glb", "usda"):
         writer = gltf.write if kind == "glb" else usd.write
-        paint = colours(sample["tracks"])
-        writer(target, clouds, paint, fps=_fps(sample), cameras=_rig(sample))
+        paint = point_clouds.colours(sample["tracks"])
+        writer(target, clouds, paint, fps=samples.fps(sample), cameras=_rig(sample))
     elif kind == "ply":
         ply(target, sample["tracks"])
         shutil.copyfile(source / "tracks.npz", target / "tracks.npz")
@@ -65,31 +66,12 @@ def write(kind: str, source: str | Path, target: str | Path, *, views: bool = Fa
     return target
 
 
-def colours(tracks: np.ndarray) -> np.ndarray:
-    """Returns a colour a point [k 3] uint8: hue by its direction in frame 0, lightness by height.
-
-    Args:
-      tracks: [n k 3], metres, world frame.
-    """
-    first, kept = gltf.finite(tracks)
-    found = np.full((np.shape(tracks)[1], 3), 128, np.uint8)
-    if not kept.any():
-        return found
-    start = first[0] - np.median(first[0], axis=0)
-    angle = np.arctan2(start[:, 1], start[:, 0]) / (2 * np.pi)
-    height = start[:, 2] / max(np.abs(start[:, 2]).max(), 1e-6)
-    wave = 0.5 + 0.5 * np.cos(2 * np.pi * (angle[:, None] - np.array([0, 1, 2]) / 3))
-    light = 0.85 + 0.15 * height[:, None]
-    found[kept] = np.round(255 * light * (0.3 + 0.7 * wave)).astype(np.uint8)
-    return found
-
-
 def ply(folder: str | Path, tracks: np.ndarray) -> None:
     """Writes frame_0000.ply, ... of tracks [n k 3], metres; points that are not finite are left out
     of their frame."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paint = colours(tracks)
+    paint = point_clouds.colours(tracks)
     layout = np.dtype([("place", "<f4", 3), ("colour", "u1", 3)])
     for n, points in enumerate(np.asarray(tracks)):
         kept = np.isfinite(points).all(-1)
@@ -97,10 +79,6 @@ def ply(folder: str | Path, tracks: np.ndarray) -> None:
         rows["place"], rows["colour"] = points[kept], paint[kept]
         data = PLY.format(count=len(rows)).encode() + rows.tobytes()
         (folder / f"frame_{n:04d}.ply").write_bytes(data)
-
-
-def _fps(sample: Mapping[str, Any]) -> float:
-    return float(sample["meta"].get("fps") or 8.0)
 
 
 def _rig(sample: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -128,7 +106,7 @@ def rerun(
     stream.save(str(path))
     stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     _rerun_cameras(rr, stream, source, sample)
-    paint, fps = colours(sample["tracks"]), _fps(sample)
+    paint, fps = point_clouds.colours(sample["tracks"]), samples.fps(sample)
     for n in range(len(sample["tracks"])):
         stream.set_time("frame", sequence=n)
         stream.set_time("time", duration=n / fps)

@@ -19,6 +19,7 @@ import einops
 import numpy as np
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.results import clouds as point_clouds
 
 FLOAT, UINT, UBYTE = 5126, 5125, 5121
 VERTICES, INDICES = 34962, 34963  # bufferView targets
@@ -70,7 +71,7 @@ def write(
 
     Args:
       clouds: name -> tracks [n k 3], metres, world frame (z up); a point that is not finite stays
-        where it was last seen, a point that never is finite is left out.
+        where it was last seen, one that never is finite is left out.
       colours: [k 3] uint8 sRGB.
       fps: frames a second.
       cameras: intrinsics [v 3 3] pixels, extrinsics [v 3 4] world to camera, size (h, w); or None.
@@ -83,20 +84,13 @@ def write(
     content: dict[str, Any] = {"asset": {"version": "2.0", "generator": "syncmv4d_jax"}}
     content |= {"scene": 0, "meshes": [], "materials": [_material()], "animations": []}
     nodes, channels, samplers = [{"name": "world", "rotation": Z_UP, "children": []}], [], []
-    for name, tracks in clouds.items():
-        points, kept = finite(tracks)
-        if len(colours) != len(kept):
-            raise ValueError(f"{path}: wanted {len(kept)} colours [k 3], got {np.shape(colours)}")
-        if not kept.any():
-            continue
+    for name, points, paint in point_clouds.drawable(path, clouds, colours):
         nodes.append({"name": name, "mesh": len(content["meshes"])})
-        content["meshes"].append(_mesh(buffer, name, points, colours[kept], radius))
+        content["meshes"].append(_mesh(buffer, name, points, paint, radius))
         if len(points) > 1:
             channels.append({"sampler": len(samplers),
                              "target": {"node": len(nodes) - 1, "path": "weights"}})  # fmt: skip
             samplers.append(_sampler(buffer, len(points), fps))
-    if not content["meshes"]:
-        raise ValueError(f"{path}: no finite point in {sorted(clouds)}")
     if cameras is not None:
         content["cameras"] = [_camera(k, cameras["size"]) for k in cameras["intrinsics"]]
         rig = zip(cameras["intrinsics"], cameras["extrinsics"], strict=True)
@@ -110,31 +104,15 @@ def write(
     _save(Path(path), content, buffer)
 
 
-def finite(tracks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tracks [n k' 3] without points that are never finite, gaps filled, and kept [k].
-
-    A gap takes the last finite place before it, or the first one after it.
-    """
-    tracks = np.asarray(tracks, np.float64)
-    good = np.isfinite(tracks).all(-1)
-    kept = good.any(0)
-    tracks, good = tracks[:, kept], good[:, kept]
-    frames = np.arange(len(tracks))[:, None]
-    last = np.maximum.accumulate(np.where(good, frames, -1), axis=0)
-    source = np.where(last >= 0, last, good.argmax(0))
-    return np.take_along_axis(tracks, source[..., None], axis=0), kept
-
-
 def _mesh(
-    buffer: _Buffer, name: str, points: np.ndarray, colours: np.ndarray, radius: float
+    buffer: _Buffer, name: str, points: np.ndarray, paint: np.ndarray, radius: float
 ) -> dict[str, Any]:
-    """Octahedra of points [n k 3], metres."""
+    """Octahedra of points [n k 3], metres, in linear colours [k 3]."""
     count = points.shape[1]
     corners = einops.rearrange(points[0][:, None] + radius * CORNERS, "k c x -> (k c) x")
     faces = einops.rearrange(np.arange(count)[:, None, None] * 6 + FACES, "k f c -> (k f c)")
-    linear = np.round(255 * (colours / 255.0) ** 2.2).astype(np.uint8)
-    alpha = np.full((count, 1), 255, np.uint8)
-    paint = np.repeat(np.concatenate([linear, alpha], -1), 6, axis=0)
+    opaque = np.concatenate([paint, np.ones((count, 1))], -1)
+    paint = np.repeat(np.round(255 * opaque).astype(np.uint8), 6, axis=0)
 
     def vectors(x):
         return buffer.add(x.astype("<f4"), "VEC3", FLOAT, target=VERTICES, bounds=True)

@@ -118,6 +118,11 @@ def read(path: str | Path) -> dict[str, Any]:
     return sample
 
 
+def fps(sample: Mapping[str, Any]) -> float:
+    """Frames a second of a sample's videos; 8 where it does not say."""
+    return float(sample.get("meta", {}).get("fps") or 8.0)
+
+
 def _stacked(clips: list[np.ndarray], files: list[Path]) -> np.ndarray:
     if len({clip.shape for clip in clips}) > 1:
         sizes = ", ".join(f"{f.name} {c.shape}" for f, c in zip(files, clips, strict=True))

@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.results import export
-from syncmv4d_jax.results.web import tracks as points
+from syncmv4d_jax.results import clouds
 
 GAP = 4  # pixels between tiles
 DRAWN = 240  # pixels: the height at which tracks are drawn, before tiles get their size
@@ -107,8 +106,8 @@ def _drawn(sample: Mapping[str, Any]) -> np.ndarray:
     h, w = video.shape[2:4]
     factor = max(1, round(DRAWN / h))
     tracks = np.broadcast_to(tracks, (len(video), *np.shape(tracks)[-3:]))
-    keep = points.chosen(tracks.shape[2], POINTS)
-    inks = [tuple(map(int, c)) for c in export.colours(tracks[0])[keep]]
+    keep = clouds.chosen(tracks.shape[2], POINTS)
+    inks = [tuple(map(int, c)) for c in clouds.colours(tracks[0])[keep]]
     found = np.empty((*video.shape[:2], h * factor, w * factor, 3), np.uint8)
     for v, clip in enumerate(video):
         places, depth = cameras.project(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.results import gltf
+from syncmv4d_jax.results import clouds as point_clouds
 
 APERTURE = 36.0  # width of the film; only its ratio to the focal length counts
 HEAD = """#usda 1.0
@@ -70,18 +70,12 @@ def write(
       ValueError: no cloud has a finite point, or colours do not fit.
     """
     path, parts, last = Path(path), [], 0
-    for name, tracks in clouds.items():
-        points, kept = gltf.finite(tracks)
-        if len(colours) != len(kept):
-            raise ValueError(f"{path}: wanted {len(kept)} colours [k 3], got {np.shape(colours)}")
-        if not kept.any():
-            continue
+    for name, points, paint in point_clouds.drawable(path, clouds, colours):
         last = max(last, len(points) - 1)
         samples = ",\n".join(f"            {n}: {_tuples(x)}" for n, x in enumerate(points))
-        paint = _tuples((np.asarray(colours)[kept] / 255.0) ** 2.2)
-        parts.append(POINTS.format(name=name, samples=samples, width=2 * radius, colours=paint))
-    if not parts:
-        raise ValueError(f"{path}: no finite point in {sorted(clouds)}")
+        parts.append(
+            POINTS.format(name=name, samples=samples, width=2 * radius, colours=_tuples(paint))
+        )
     if cameras is not None:
         for number, (k, pose) in enumerate(
             zip(cameras["intrinsics"], cameras["extrinsics"], strict=True), 1

@@ -1,7 +1,9 @@
-"""Videos on disk: H.264 mp4 by PyAV, written whole or not at all."""
+"""Videos: H.264 mp4 by PyAV; on disk written whole or not at all."""
 
+import io
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -25,16 +27,32 @@ def write(path: str | Path, frames: np.ndarray, *, fps: float, quality: int = 14
         )
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"{path}: wanted even height and width, got {frames.shape[1:3]}")
-    with (
-        disk.whole(path) as partial,
-        av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container,
-    ):
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+    with disk.whole(path) as partial:
+        _encode(str(partial), frames, fps, {"crf": str(quality)}, {"movflags": "+faststart"})
+
+
+def encode(frames: np.ndarray, *, fps: float, quality: int) -> bytes:
+    """Returns frames [n h w 3] uint8, of even size, as an mp4 that seeks quickly."""
+    target = io.BytesIO()
+    _encode(target, frames, fps, {"crf": str(quality), "g": "8", "bf": "0"}, {})
+    return target.getvalue()
+
+
+def _encode(
+    target: str | BinaryIO,
+    frames: np.ndarray,
+    fps: float,
+    codec: dict[str, str],
+    container: dict[str, str],
+) -> None:
+    """Encodes with options of x264 and of the mp4 file."""
+    with av.open(target, "w", format="mp4", options=container) as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(quality), "preset": "veryfast"}
+        stream.pix_fmt, stream.options = "yuv420p", codec | {"preset": "veryfast"}
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
 
 
 def read(path: str | Path) -> np.ndarray:

@@ -193,7 +193,7 @@ def assemble(scores: Mapping[str, scene.Scores]) -> dict[str, Any]:
 
 
 def add_networks(evaluation: dict[str, Any], result: Mapping[str, Any]) -> None:
-    """Adds the network metrics of `evaluate_networks.run` to the rows, and what is not computed."""
+    """Adds the network metrics of `evaluators.run` to the rows, and what is not computed."""
     for row, cells in result["rows"].items():
         evaluation["rows"].setdefault(row, {}).update(cells)
     evaluation["definitions"] |= result["definitions"]
@@ -210,8 +210,7 @@ def _pair(path: Path, truth: Mapping[str, Any], name: str) -> evaluators.Pair:
     """A sample's and the record's video without padded frames."""
     sample, true = samples.read(path), np.asarray(truth["video"])
     n = int(np.sum(truth.get("frame_valid", np.ones(true.shape[1], bool))))
-    fps = float(sample["meta"].get("fps", 8.0))
-    return evaluators.Pair(name, sample["video"][:, :n], true[:, :n], fps)
+    return evaluators.Pair(name, sample["video"][:, :n], true[:, :n], samples.fps(sample))
 
 
 def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +218,7 @@ def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any
     chosen = "object_points of the record" if "object_points" in truth else "points that move"
     points = np.shape(truth["tracks"])[1] if "tracks" in truth else 0
     return {
-        "fps": sample["meta"].get("fps"),
+        "fps": samples.fps(sample),
         "resolution": [height, width],
         "frames": frames,
         "views": views,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.results import export, gltf, samples, usd
+from syncmv4d_jax.results import clouds, export, gltf, samples, usd
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_gltf_cameras_of_a_crop_look_through_its_middle(tmp_path):
     middle = cameras.unproject(np.array([[111.5, 79.5]]), np.array([2.0]), k[0], pose[0])
     rig = {"intrinsics": k, "extrinsics": pose, "size": (160, 224)}
     tracks = np.zeros((2, 1, 3))
-    gltf.write(tmp_path / "a.glb", {"a": tracks}, export.colours(tracks), fps=8, cameras=rig)
+    gltf.write(tmp_path / "a.glb", {"a": tracks}, clouds.colours(tracks), fps=8, cameras=rig)
     content = Glb((tmp_path / "a.glb").read_bytes()).content
     matrix = np.array(content["nodes"][-1]["matrix"]).reshape(4, 4).T
     np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-6)
@@ -132,7 +132,7 @@ def test_usd_cameras_see_what_ours_see(tmp_path):
     pose = fake_samples.cameras_of_rig((48, 64))[1][1:2].astype(float)
     rig = {"intrinsics": k, "extrinsics": pose, "size": (160, 224)}
     tracks = np.random.default_rng(0).normal(0, 0.1, (2, 5, 3)) + [0, 0, 1]
-    usd.write(tmp_path / "a.usda", {"a": tracks}, export.colours(tracks), fps=8, cameras=rig)
+    usd.write(tmp_path / "a.usda", {"a": tracks}, clouds.colours(tracks), fps=8, cameras=rig)
     text = (tmp_path / "a.usda").read_text()
     lens = {key: float(x) for key, x in re.findall(r"float (\w+) = (\S+)", text)}
     numbers = re.search(r"xformOp:transform = \((.*)\)", text).group(1)
@@ -149,19 +149,19 @@ def test_usd_cameras_see_what_ours_see(tmp_path):
 def test_points_that_are_not_finite(tmp_path):
     tracks = np.arange(24, dtype=float).reshape(4, 2, 3)
     tracks[0, 0] = tracks[2, 0] = np.nan
-    filled, kept = gltf.finite(tracks)
+    filled, kept = clouds.finite(tracks)
     np.testing.assert_array_equal(filled[[0, 2], 0], tracks[[1, 1], 0])
     np.testing.assert_array_equal(filled[:, 1], tracks[:, 1])
     tracks[:, 0] = np.nan
-    assert gltf.finite(tracks)[1].tolist() == [False, True] and kept.all()
-    gltf.write(tmp_path / "a.glb", {"a": tracks}, export.colours(tracks), fps=8)
+    assert clouds.finite(tracks)[1].tolist() == [False, True] and kept.all()
+    gltf.write(tmp_path / "a.glb", {"a": tracks}, clouds.colours(tracks), fps=8)
     mesh = Glb((tmp_path / "a.glb").read_bytes()).content["meshes"][0]
     assert len(mesh["weights"]) == 3
     with pytest.raises(ValueError, match="no finite point"):
-        gltf.write(tmp_path / "b.glb", {"a": tracks * np.nan}, export.colours(tracks), fps=8)
+        gltf.write(tmp_path / "b.glb", {"a": tracks * np.nan}, clouds.colours(tracks), fps=8)
     with pytest.raises(ValueError, match="wanted 2 colours"):
         gltf.write(tmp_path / "b.glb", {"a": tracks}, np.zeros((3, 3), np.uint8), fps=8)
-    gltf.write(tmp_path / "c.glb", {"a": tracks[:1]}, export.colours(tracks), fps=8)
+    gltf.write(tmp_path / "c.glb", {"a": tracks[:1]}, clouds.colours(tracks), fps=8)
     assert "animations" not in Glb((tmp_path / "c.glb").read_bytes()).content
     export.ply(tmp_path / "p", tracks)
     assert b"element vertex 1\n" in (tmp_path / "p/frame_0003.ply").read_bytes()
@@ -175,7 +175,7 @@ def test_ply_sequence(sample, tmp_path):
     assert b"element vertex 90\n" in head
     rows = np.frombuffer(body, [("place", "<f4", 3), ("colour", "u1", 3)])
     np.testing.assert_array_equal(rows["place"], tracks[4])
-    np.testing.assert_array_equal(rows["colour"], export.colours(tracks))
+    np.testing.assert_array_equal(rows["colour"], clouds.colours(tracks))
     with np.load(folder / "tracks.npz") as arrays:
         np.testing.assert_array_equal(arrays["tracks"], tracks)
 

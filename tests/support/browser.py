@@ -59,13 +59,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def browse(text, probe, profile, *, width=1280, height=900, scheme="light", picture=None):
+def browse(text, probe, profile, *, width=1280, height=900, scheme="light"):
     """Opens a page in real time; returns what its probe found.
 
     Args:
       text: of the page. probe: JavaScript that gives a promise of JSON values, an expression.
       profile: a folder for the browser. width, height: of the page, pixels. scheme: of SCHEMES.
-      picture: a PNG to write of the page, or None.
     """
     script = (
         f"<script>{probe}.catch(e => ({{errors: [String(e)]}})).then(found => "
@@ -75,12 +74,8 @@ def browse(text, probe, profile, *, width=1280, height=900, scheme="light", pict
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
         f"--user-data-dir={profile}", f"--window-size={max(width, NARROWEST)},{height}",
-        f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
+        f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", "--remote-debugging-port=0",
     ]  # fmt: skip
-    if picture is None:
-        flags.append("--remote-debugging-port=0")  # stay open
-    else:
-        flags += [f"--screenshot={picture}", "--virtual-time-budget=20000", "--hide-scrollbars"]
     page = text.replace("</body>", script + "</body>")
     with Server(page, width if width < NARROWEST else None) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -88,8 +83,6 @@ def browse(text, probe, profile, *, width=1280, height=900, scheme="light", pict
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen([program(), *flags, url], **quiet)
         try:
-            if picture is not None:
-                process.wait(100)
             return json.loads(server.found.get(timeout=100))
         finally:
             process.terminate()

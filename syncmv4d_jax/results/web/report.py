@@ -7,19 +7,18 @@ they fit. What is still over the budget is left out, last first; the tables keep
 
 import base64
 import html
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.results import samples as finished
+from syncmv4d_jax.results import video
 from syncmv4d_jax.results.web import notes, pages, tracks
 
 BUDGET = 24_000_000  # bytes of embedded samples
@@ -89,18 +88,10 @@ def thin(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def encode(clip: np.ndarray, *, fps: float, tallest: int = 256, quality: int = 20) -> str:
-    """Returns frames [n h w 3] uint8 as base64 of an mp4 that seeks quickly."""
-    clip = _fit(np.asarray(clip), tallest)
-    target = io.BytesIO()
-    with av.open(target, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width, stream.pix_fmt = *clip.shape[1:3], "yuv420p"
-        stream.options = {"crf": str(quality), "preset": "veryfast", "g": "8", "bf": "0"}
-        for frame in clip:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return base64.b64encode(target.getvalue()).decode()
+def _clip(frames: np.ndarray, fps: float, tallest: int, quality: int) -> str:
+    """A view [n h w 3] uint8 as base64 of an mp4."""
+    fitted = _fit(np.asarray(frames), tallest)
+    return base64.b64encode(video.encode(fitted, fps=fps, quality=quality)).decode()
 
 
 def _fit(clip: np.ndarray, tallest: int) -> np.ndarray:
@@ -131,9 +122,9 @@ def _listed(sample: Mapping[str, Any], remarks: Sequence[str]) -> dict[str, Any]
 
 
 def _sample(sample: Mapping[str, Any], tallest: int, quality: int) -> dict[str, Any]:
-    fps = float(sample.get("meta", {}).get("fps") or 8.0)
+    fps = finished.fps(sample)
     clips = {
-        key: [encode(view, fps=fps, tallest=tallest, quality=quality) for view in sample[key]]
+        key: [_clip(view, fps, tallest, quality) for view in sample[key]]
         for key in ("video", "true_video", "motion", "true_motion")
         if sample.get(key) is not None
     }

@@ -6,16 +6,12 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax.geometry import cameras
+from syncmv4d_jax.results import clouds
 
 POINTS = 320  # drawn points of a sample
 PLACES = 18_000  # of points times frames: long clips get fewer points
 EACH = 3  # every third of them in each view's own copy
 QUANTILES = (0.05, 0.5, 0.95)
-
-
-def chosen(count: int, limit: int = POINTS) -> np.ndarray:
-    """Returns at most `limit` indices spread evenly over `count` points."""
-    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
 
 
 def pack(tracks: np.ndarray, centre: np.ndarray, unit: float) -> str:
@@ -59,7 +55,7 @@ def scene(
     centre, radius = _extent(reference)
     unit = radius / 8000
     limit = min(POINTS, max(PLACES // len(reference), 32))
-    keep = {count: chosen(count, limit) for count in {x.shape[1] for x in there}}
+    keep = {count: clouds.chosen(count, limit) for count in {x.shape[1] for x in there}}
     packed = {
         name: pack(x[:, keep[x.shape[1]]], centre, unit)
         for name, x in (("generated", tracks), ("true", true_tracks))

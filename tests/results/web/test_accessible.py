@@ -17,6 +17,7 @@ settled.then(() => axe.run(document, {resultTypes: ["violations"]})).then(result
   rules: result.passes.length,
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
   width: innerWidth,
+  ready: document.body.dataset.ready,
   wrong: result.violations.map(v => [v.id, ...v.nodes.map(n => n.html.slice(0, 120))]),
 }))"""
 
@@ -26,6 +27,7 @@ def check(text, profile, width, scheme):
     axe = importlib.resources.files(package).joinpath("axe.min.js").read_text("utf-8")
     found = browser.browse(text, PROBE % axe, profile, width=width, scheme=scheme)
     assert (found["dark"], found["width"]) == (scheme == "dark", width)
+    assert found.get("ready") == ("1" if 'id="play"' in text else None)
     assert found["wrong"] == [] and found["rules"] > 15
 
 
@@ -55,6 +57,13 @@ def test_the_report_is_accessible(report, tmp_path, width, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_list_of_runs_is_accessible(listing, tmp_path, scheme):
     check(listing, tmp_path / "profile", 1400, scheme)
+
+
+def test_a_sample_of_videos_alone_is_accessible(tmp_path):
+    left = fake_samples.VIDEO_ONLY
+    fake_samples.write(tmp_path, "a", fake_samples.truth(0), leave_out=left)
+    text = server.sample_page(tmp_path / "a").decode()
+    check(text, tmp_path / "profile", 390, "light")
 
 
 def test_axe_sees_a_fault(listing, tmp_path):

@@ -102,6 +102,9 @@ function start() {
     showDefinitions();
   }
   for (const id of ["metrics", "checks"]) $(`${id}-section`).hidden = !evaluation;
+  $("sort-part").hidden = !sorts.length;
+  $("before").hidden = $("after").hidden = samples.length < 2;
+  $("definitions-part").hidden = !evaluation;
   $("scenes-section").hidden = samples.length < 2 && !evaluation;
   showCurveOptions();
   drawCurves();
