@@ -79,6 +79,18 @@ def test_identities():
         flow.interpolate(data[0, 0], noise[0, 0], jnp.ones((3, 1)))
 
 
+def test_times_are_uniform_before_they_are_shifted():
+    t = np.sort(flow.sample_uniform(jax.random.key(0), (4096,)))
+    np.testing.assert_allclose(t, (np.arange(4096) + 0.5) / 4096, atol=0.03)
+    shifted = np.sort(flow.sample_uniform(jax.random.key(0), (4096,), shift=5.0))
+    np.testing.assert_allclose(shifted, 5 * t / (1 + 4 * t), atol=1e-6)
+
+
+def test_guidance_goes_away_from_the_unconditional():
+    ones = jnp.ones(3)
+    np.testing.assert_allclose(flow.guide(3 * ones, ones, 5.0), 11.0)
+
+
 def test_shift_is_invertible_and_monotone():
     t = np.linspace(0, 1, 11)
     shifted = flow.shift_time(t, 5.0)

@@ -156,6 +156,8 @@ def test_visibility_agrees_with_the_surfaces(made, data):
         facing = np.sum(outward * (eye - tracks["tracks"][n]), axis=-1)
         facing = facing / np.linalg.norm(outward, axis=-1)
         visible = view["visibility"][n]
+        np.testing.assert_array_equal(view["anchor_valid"], view["visibility"][0])
+        assert not view["anchor_valid"].all()  # hidden points are tracked, but no anchors
         assert not visible[facing < -0.9].any()  # well on the far side
         shares.append(visible[facing > 0.5].mean())
     assert min(shares) > 0.5  # the rest is behind another solid

@@ -209,6 +209,18 @@ def test_tiny_frames_decode_too():
     assert np.median(error) <= 4  # a pixel is 7 mm here
 
 
+def test_where_anchors_are_in_frame_0_is_given_and_not_searched_for():
+    """A23: also in a pseudo video whose colours are wrong; the depth is read there."""
+    data = scene(64, 96, 200)
+    shifted = data["pseudo"].copy()
+    shifted[..., 0] = np.clip(shifted[..., 0] + 0.05, 0, 1) * (shifted[..., 0] > 0)
+    decoded = decode(data, shifted)
+    sure = data["seen"][0] & np.asarray(decoded.confidence[0] == 1)
+    assert sure.sum() > 100
+    np.testing.assert_allclose(decoded.pixels[0][sure], data["anchors"][sure], atol=1e-5)
+    assert np.median(np.abs(decoded.pixels[1] - decode(data).pixels[1])[sure, 0]) > 2  # searched
+
+
 def test_confidence_tells_good_points_from_bad():
     data = scene(240, 352, 400)
     decoded = decode(data, corrupt(data["pseudo"], 1.0, 2 / 255))

@@ -138,6 +138,21 @@ def test_views_that_do_not_divide():
         placement.constrain(jnp.zeros((4, 3, 2)), "b v d")
 
 
+def test_a_constraint_cuts_the_axes_it_names():
+    mesh = meshes.make_mesh({"fsdp": 2, "view": 2, "sequence": 2})
+    placement = placements.Placement(mesh)
+    x = jnp.zeros((4, 8, 3))
+    for axes, spec in (
+        ("(b v) s d", P(("data", "fsdp", "view"), "sequence")),
+        ("b any d", P(("data", "fsdp"))),
+        ("b n k", P(("data", "fsdp"), ("view", "sequence"))),
+    ):
+        got = jax.jit(lambda x, axes=axes: placement.constrain(x, axes))(x).sharding
+        assert got.is_equivalent_to(jax.NamedSharding(mesh, spec), x.ndim), axes
+    odd = jax.jit(lambda x: placement.constrain(x, "b s d"))(jnp.zeros((4, 5, 3))).sharding
+    assert odd.is_equivalent_to(jax.NamedSharding(mesh, P(("data", "fsdp"))), 3)
+
+
 def test_rules_cover_moments_and_stacks():
     mesh = meshes.make_mesh({"fsdp": 4, "data": 2})
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
