@@ -10,6 +10,7 @@ import ast
 import hashlib
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 300.0  # seconds a mutant
+MARKED = re.compile(r"pytest\.mark\.(?!parametrize|usefixtures)")  # not in the unmarked suite
 VERDICTS = {0: "SURVIVED", 1: "killed"}  # by pytest's exit status; anything else is an error
 
 
@@ -73,7 +75,7 @@ def faults(table: list[Mutant], root: Path = ROOT) -> list[str]:
         test = functions(root / file).get(name.split("[")[0]) if (root / file).is_file() else None
         if test is None:
             found.append(f"{where}: no test {mutant.test}")
-        elif any("mark.slow" in ast.unparse(mark) for mark in test.decorator_list):
+        elif any(MARKED.match(ast.unparse(mark)) for mark in test.decorator_list):
             found.append(f"{where}: {mutant.test} is not in the unmarked suite")
     return found
 
