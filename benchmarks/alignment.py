@@ -153,6 +153,7 @@ class Aligners:
         """{row: tracks [v n k 3]}; the truth is not handed over."""
         keys = ("visibility", "anchor_valid", "intrinsics", "extrinsics", "scale", "frame_valid")
         given = {key: jnp.asarray(scene[key])[None] for key in keys}
+        given["extrinsics"] = given["extrinsics"][:, :, None]  # a batch's, of still cameras
         given |= {"tracks": jnp.zeros((1, *coarse.shape[1:]))}
         given |= {"coarse": jnp.asarray(coarse)[None], "confidence": jnp.asarray(confidence)[None]}
         rows = {"no rays": np.asarray(self.unaided(self.params["start"], given)[0])}

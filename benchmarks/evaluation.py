@@ -40,7 +40,7 @@ def make_truth(seed: int) -> dict[str, np.ndarray]:
     return {
         "tracks": np.array(tracks, np.float32),
         "visibility": rng.random((VIEWS, FRAMES, POINTS)) < 0.8,
-        "extrinsics": pose.astype(np.float32),
+        "extrinsics": pose[:, None].astype(np.float32),
     }
 
 

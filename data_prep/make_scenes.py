@@ -1,10 +1,11 @@
 """Makes embedded scenes in TACO's layout, and a synthetic hand model.
 
-    python data_prep/make_scenes.py --out DIR [--scenes 24] [--test-scenes 16] [--frames 46]
+    python data_prep/make_scenes.py --out DIR [--scenes 24] [--test-scenes 16] [--cameras 6]
 
 Writes DIR/taco and DIR/mano (what prepare_taco.py reads), and DIR/heldout_triplets.txt. Test scenes
-have triplets and object meshes that training scenes do not have. Scenes that are whole are left
-alone, so that a stopped run continues; a folder made with other settings is refused.
+have triplets and object meshes that training scenes do not have. `--courses K` makes K scenes of
+each first frame and prompt, which go on differently. Scenes that are whole are left alone, so that
+a stopped run continues; a folder made with other settings is refused.
 """
 
 import argparse
@@ -44,20 +45,42 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--test-scenes", type=count, default=0, help="held-out scenes")
     add("--frames", type=count, default=46, help="frames at 30 fps (46: N=13 at 8 fps)")
     add("--size", type=size, default=(120, 160), help="height x width of the videos, 120x160")
-    add("--cameras", choices=("all", "three"), default="all")
+    add(
+        "--cameras",
+        choices=("all", "three", "3", "6", "9"),
+        default="all",
+        help="all twelve, three that are the same in all scenes, or so many drawn for each scene",
+    )
+    add("--courses", type=count, default=0, help="scenes of one first frame and text; 0: one each")
+    add(
+        "--drawn",
+        type=float,
+        default=taco.FPS,
+        help="pictures a second to draw; 8 for 8 fps",
+    )
     add("--seed", type=count, default=0)
     add("--jobs", type=count, default=2, help="processes")
     args = parser.parse_args(argv)
     if args.frames < 1 or args.jobs < 1:
         parser.error("--frames and --jobs: wanted at least 1")
+    if not 0 < args.drawn <= taco.FPS:
+        parser.error(f"--drawn: wanted up to {taco.FPS} pictures a second")
     return args
 
 
-def one(
-    spec: scene.Spec, *, out: Path, frames: int, size: tuple[int, int], names: tuple[str, ...]
-) -> str:
-    hands = mano.load_hands(out / "mano")
-    scene.write_scene(out / "taco", spec, hands, frames=frames, size=size, names=names)
+def one(spec: scene.Spec, *, args: argparse.Namespace) -> str:
+    hands = mano.load_hands(args.out / "mano")
+    fixed = {"all": tuple(scene.RIG), "three": scene.THREE}
+    names = fixed.get(args.cameras) or scene.draw_cameras(spec, int(args.cameras), seed=args.seed)
+    scene.write_scene(
+        args.out / "taco",
+        spec,
+        hands,
+        frames=args.frames,
+        size=args.size,
+        names=names,
+        drawn=args.drawn,
+    )
     return spec.sequence_id
 
 
@@ -74,6 +97,8 @@ def claim(args: argparse.Namespace) -> None:
         "frames": args.frames,
         "size": list(args.size),
         "cameras": args.cameras,
+        "courses": args.courses,
+        "drawn": args.drawn,
     }
     if path.is_file() or (args.out / "taco" / taco.HANDS).is_dir():
         try:
@@ -99,9 +124,10 @@ def main(argv: list[str]) -> int:
     held_out = [taco.triplet_name(triplet) for triplet in scene.HELD_OUT]
     (args.out / "heldout_triplets.txt").write_text("\n".join(held_out) + "\n")
     specs = [
-        scene.specify(i, seed=args.seed, held_out=held_out)
+        scene.specify(i, seed=args.seed, held_out=held_out, course=course)
         for held_out, number in ((False, args.scenes), (True, args.test_scenes))
         for i in range(number)
+        for course in (range(args.courses) if args.courses else (None,))
     ]
     root = args.out / "taco"
     root.mkdir(exist_ok=True)
@@ -110,8 +136,7 @@ def main(argv: list[str]) -> int:
         for spec in specs
         if not taco.Entry(root, spec.triplet, spec.sequence_id).folder(taco.HANDS).is_dir()
     ]
-    names = scene.THREE if args.cameras == "three" else tuple(scene.RIG)
-    work = functools.partial(one, out=args.out, frames=args.frames, size=args.size, names=names)
+    work = functools.partial(one, args=args)
     print(f"{len(specs)} scenes, {len(specs) - len(todo)} done before")
     if todo:
         with multiprocessing.get_context("spawn").Pool(min(args.jobs, len(todo))) as pool:

@@ -47,6 +47,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--clusters", type=int, default=DEFAULTS.clusters, help="groups of cameras: views a sample")
     add("--cameras", choices=("all", "first"), default="all", help="first: one a cluster")
     add(
+        "--crop",
+        choices=tuple(clips.CROPS),
+        default=DEFAULTS.crop,
+        help="first: fitted to the first frame, all that a user has; clip: to all frames",
+    )
+    add(
+        "--surfaces",
+        choices=clips.SURFACES,
+        default=DEFAULTS.surfaces,
+        help="whose surfaces are stored, for the truth of any pixel; test: the test split's",
+    )
+    add(
         "--representation",
         choices=pseudo_video.REPRESENTATIONS,
         default=DEFAULTS.representation,
@@ -91,6 +103,8 @@ def main(argv: list[str]) -> int:
             **{key: getattr(args, key) for key in ("size", "frames", "fps", "points", "variants")},
             **{key: getattr(args, key) for key in ("val", "seed", "text", "cameras", "clusters")},
             representation=args.representation,
+            crop=args.crop,
+            surfaces=args.surfaces,
             held_out_tools=args.heldout_tools,
             held_out_actions=args.heldout_actions,
             held_out_triplets=triplets,

@@ -1,19 +1,23 @@
 """The contract between data, tasks and metrics: keys, shapes, dtypes and units of a batch.
 
 Dimension key: b batch, v view, n video frame, f latent frame (n = 4 (f - 1) + 1), h w pixels, hl wl
-latent cells, c channel, k tracked point, l text token, d width. World frame: metres, z up, per
-recording date. Cameras: OpenCV axes (x right, y down, z forward), extrinsics are world to camera
-[R|t]: x_cam = R x + t.
+latent cells, c channel, k tracked point, p point of a cloud, l text token, d width. World frame:
+metres, z up, per recording date. Cameras: OpenCV axes (x right, y down, z forward), extrinsics are
+world to camera [R|t]: x_cam = R x + t.
+
+Version 2: crops are made from the first frame alone; occluders hide points and are not painted;
+extrinsics have an axis for time, of size 1 where all cameras stand still (`cameras.static` takes
+that pose and refuses others).
 """
 
 import dataclasses
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One key of a batch: its axes, dtype, unit, and whether every batch has it."""
+    """One key of a batch: its axes (`n?`: 1 or n), dtype, unit, and whether every batch has it."""
 
     axes: str
     dtype: str
@@ -35,14 +39,40 @@ BATCH: dict[str, Field] = {
     "anchors": Field("b v k 2", "float32", "pixels (x, y) of each point in frame 0"),
     "anchor_valid": Field("b v k", "bool", "anchor is on the visible surface in frame 0"),
     "intrinsics": Field("b v 3 3", "float32", "pixels of the cropped, resized image"),
-    "extrinsics": Field("b v 3 4", "float32", "world to camera [R|t], metres"),
+    "extrinsics": Field("b v n? 3 4", "float32", "world to camera [R|t], metres"),
     "scale": Field("b v 2", "float32", "metres: (min, max) camera depth over all n, k of the view"),
     "null_text": Field("b l0 d", "float32", "umT5 features of the empty text", optional=True),
     "null_text_lengths": Field("b", "int32", "tokens", optional=True),
     "frame_valid": Field("b n", "bool", "False for frames padded beyond the recording's end"),
     "latent_valid": Field("b f", "bool", "a latent frame is valid when all its frames are"),
     "view_index": Field("b v", "int32", "cluster index, the time slot of inter-view RoPE"),
-}
+    # Point clouds that control a video.
+    "points": Field("b n p 3", "float32", "metres, world frame", optional=True),
+    "point_valid": Field("b n p", "bool", "there is such a point", optional=True),
+    "point_features": Field(
+        "b n p 13", "float32", "normal 3, colour 3, has each of them and a velocity 3, label 4",
+        optional=True,
+    ),
+    "point_ids": Field("b", "bool", "point i is one surface point in all frames", optional=True),
+    "metric": Field("b", "bool", "lengths are metres, not up to a scale", optional=True),
+    "hoi_mask": Field("b v f hl wl 1", "float32", "share of hands and objects", optional=True),
+    "tracking": Field("b v n h w 3", "uint8", "pseudo video with frame 0's depth", optional=True),
+    "tracking_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
+    # Depth, and where every pixel of frame 0 goes.
+    "depth0": Field("b v h w", "float32", "metres, camera z in frame 0, 0: unknown", optional=True),
+    "flow": Field(
+        "b v n h w 3", "float16", "way of frame 0's pixels: widths, heights, parts of their depth",
+        optional=True,
+    ),
+    "flow_valid": Field("b v h w", "bool", "the pixel's flow is known", optional=True),
+    "flow_latents": Field("b v f hl wl c", "float32", "standardised VAE latents", optional=True),
+    "depth_latents": Field("b v 1 hl wl c", "float32", "normalised VAE latents", optional=True),
+    "rgb0_latents": Field("b v 1 hl wl c", "float32", "normalised VAE latents", optional=True),
+    "appearance": Field("b v 14 14 768", "float16", "patch features of frame 0", optional=True),
+    "render": Field("b v n h w 3", "uint8", "points drawn along a camera path", optional=True),
+    "render_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
+    "hole_mask": Field("b v f hl wl 4", "float32", "share that the render covers", optional=True),
+}  # fmt: skip
 
 
 def check(batch: dict, *, where: str) -> dict[str, int]:
@@ -71,6 +101,10 @@ def check(batch: dict, *, where: str) -> dict[str, int]:
         if str(batch[key].dtype) not in floats:
             problems.append(f"{key}: wanted {field.dtype}, got {batch[key].dtype}")
         for axis, size in zip(axes, shape, strict=True):
+            if axis.endswith("?"):
+                if size == 1:
+                    continue
+                axis = axis[:-1]
             wanted = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
             if wanted != size:
                 problems.append(f"{key}: axis {axis} wanted {wanted}, got {size}")
@@ -79,6 +113,6 @@ def check(batch: dict, *, where: str) -> dict[str, int]:
     return sizes
 
 
-# Keys whose first axis is the view; SMALL are those that are no clips and go into a cache.
+# Keys whose first axis is the view; of these SMALL are no clips, all views have them.
 SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
-PER_VIEW = ("video", "motion", "video_latents", "motion_latents", "view_index", *SMALL)
+PER_VIEW = tuple(key for key, field in BATCH.items() if field.axes.split()[1:2] == ["v"])

@@ -49,7 +49,7 @@ def inputs(config):
         "null_text": ((length, width), f32), "null_text_lengths": ((), i32),
         "tracks": ((n, k, 3), f32), "visibility": ((v, n, k), bool),
         "anchors": ((v, k, 2), f32), "anchor_valid": ((v, k), bool),
-        "intrinsics": ((v, 3, 3), f32), "extrinsics": ((v, 3, 4), f32), "scale": ((v, 2), f32),
+        "intrinsics": ((v, 3, 3), f32), "extrinsics": ((v, 1, 3, 4), f32), "scale": ((v, 2), f32),
         "frame_valid": ((n,), bool), "latent_valid": (((n - 1) // 4 + 1,), bool),
         "view_index": ((v,), i32),
     }  # fmt: skip

@@ -107,7 +107,7 @@ def _claim(folder: Path, made_of: dict[str, Any]) -> None:
 def _rows(
     reader: records.Reader, windows: Sequence[records.Window], encode: Callable
 ) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file in the records' order; a window's own row stays empty."""
+    """Yields the rows of a file in the records' order; those that are no view's stay empty."""
     for window in windows:
         yield {}
         views = [reader.view(window, view) for view in window.views]
@@ -118,6 +118,8 @@ def _rows(
                 f"{c}_latents": np.asarray(x).astype(ml_dtypes.bfloat16) for c, x in latents.items()
             }
             yield row | {key: values[key] for key in schema.SMALL}
+        if window.surfaces >= 0:
+            yield {}
 
 
 def _write_texts(path: Path, texts: Sequence[str], encode: Callable) -> dict[str, Any]:

@@ -1,21 +1,27 @@
 """One clip of a recording as records: tracks, views, pseudo videos, visibility (paper 3.3, 4.2).
 
-V_n = vertices of both hands, tool, target at frame n, world
+V_n = vertices of the tracked surfaces (both hands, tool, target) at frame n, world
 tracks    = K points of V, chosen once in frame 0, shared by all views
 anchors   = their pixels in frame 0 of each view;   scale = (min, max) depth over all n, k
 motion    = every pixel's surface point coloured (u0 / W, v0 / H, depth now), by ray casting
-visible   = nothing lies more than 1 cm in front of the point on its ray
+visible   = nothing, occluders included, lies more than 1 cm in front of the point on its ray
+
+The crop is made from frame 0 (`first`), as a user's is who has nothing else. What is drawn at
+random for a clip follows from its first frame's surfaces: clips that begin alike are cut alike.
 """
 
 import dataclasses
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from syncmv4d_jax.data import frames, raycast, records, transforms
+from syncmv4d_jax.data import frames, raycast, records, surfaces, transforms
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import cameras, pseudo_video
 
+CROPS = {"first": 1.8, "clip": 1.2}  # what the box is fitted to, and its margin
+SURFACES = ("none", "test", "all")  # splits whose surfaces are stored
 INSIDE = 0.5  # share of the points that must lie inside the whole image in frame 0
 
 
@@ -29,15 +35,16 @@ class Settings:
       points: K.
       clusters: groups of views, left to right.
       cameras: "all", or "first": one camera a cluster, for small data sets.
-      margin: of the crop around the projected surfaces.
+      crop: a key of CROPS: the surfaces of the first frame or of the whole clip are in it.
       visible: metres that a point may lie behind the surface seen on its ray.
       variants: clips of a training sequence; beyond the first they start at random where the
-        recording is long enough, and their crops jitter.
+        recording is long enough. Crops of training clips jitter.
       shift, zoom: largest jitter of a crop: part of its size, and factor around 1.
+      surfaces: of SURFACES: whose surfaces are stored with the records.
       held_out_tools, held_out_actions, held_out_triplets: sequences that are tested on.
       val: share of the other sequences that are validated on.
       representation: of the pseudo video, one of motion.REPRESENTATIONS.
-      text: of the prompt; {action}, {tool} and {target} are filled in.
+      text: of the prompt; {action}, {tool} and {target} are filled in. A recording's own wins.
       seed: of the split, the points and the jitter.
     """
 
@@ -47,11 +54,12 @@ class Settings:
     points: int = 1600
     clusters: int = 3
     cameras: str = "all"
-    margin: float = 1.2
+    crop: str = "first"
     visible: float = 0.01
     variants: int = 1
     shift: float = 0.05
     zoom: float = 0.08
+    surfaces: str = "test"
     held_out_tools: tuple[str, ...] = ("hammer",)
     held_out_actions: tuple[str, ...] = ("measure",)
     held_out_triplets: tuple[tuple[str, str, str], ...] = ()
@@ -71,8 +79,9 @@ class Settings:
             raise ValueError(
                 f"wanted representation {pseudo_video.REPRESENTATIONS}, got {self.representation!r}"
             )
-        if self.cameras not in ("all", "first"):
-            raise ValueError(f"wanted cameras all or first, got {self.cameras!r}")
+        for key, wanted in (("cameras", ("all", "first")), ("crop", CROPS), ("surfaces", SURFACES)):
+            if getattr(self, key) not in wanted:
+                raise ValueError(f"wanted {key} of {tuple(wanted)}, got {getattr(self, key)!r}")
 
     def split(self, sequence: str, triplet: tuple[str, str, str]) -> str:
         """Returns "train", "val" or "test"; all clips and views of a sequence share it."""
@@ -106,10 +115,12 @@ class View(NamedTuple):
 
 
 class Window(NamedTuple):
-    """`tracks`: the record of the window; views: the cameras' ; skipped: {camera: reason};
-    preview: {camera: frames [3 h w 3], motion [3 h w 3]}; shown: the frames of the preview."""
+    """`tracks`: the record of the window; surfaces: the one of its surfaces, empty where they are
+    not stored; views: the cameras' ; skipped: {camera: reason}; preview: {camera: frames [3 h w 3],
+    motion [3 h w 3]}; shown: the frames of the preview."""
 
     tracks: dict[str, Any]
+    surfaces: dict[str, Any]
     views: list[View]
     skipped: dict[str, str]
     preview: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -129,40 +140,77 @@ def make(
       taco.BadSequence: no camera is left in a cluster; says why each one was dropped.
       ValueError: surfaces that cannot be tracked.
     """
-    rng = transforms.seeded(settings.seed, recording.id, variant)
-    start = _start(recording, fps, settings, rng) if variant else 0
+    split = settings.split(recording.id, recording.triplet)
     index, valid = transforms.frame_index(
-        recording.frames, source_fps=fps, fps=settings.fps, frames=settings.frames, start=start
+        recording.frames,
+        source_fps=fps,
+        fps=settings.fps,
+        frames=settings.frames,
+        start=_start(recording, fps, settings, variant),
     )
-    surfaces = {int(i): recording.vertices(int(i)) for i in np.unique(index)}
-    chosen = transforms.select_points(
-        surfaces[int(index[0])], list(recording.faces), settings.points, rng
-    )
-    tracks = np.stack([chosen.positions(surfaces[int(i)]) for i in index]).astype(np.float32)
+    clip = Clip.of(recording, index)
+    rng = transforms.seeded(settings.seed, clip.mark(), variant)
+    chosen = transforms.select_points(clip.tracked(0), clip.faces, settings.points, rng)
+    tracks = np.stack([chosen.positions(clip.tracked(n)) for n in range(len(index))])
+    tracks = tracks.astype(np.float32)
     shown = [0, int(valid.sum()) // 2, int(valid.sum()) - 1]
-    views, skipped, frames = _views(
-        recording, index, surfaces, tracks, settings, variant, rng, shown
-    )
+    jitter = rng if split == "train" else None
+    views, skipped, shots = _views(recording, clip, tracks, settings, jitter, shown)
     _check_clusters(recording, views, skipped, settings)
-    motion_frames = _paint(recording, index, surfaces, views, tracks, settings)
+    motion_frames = _paint(recording, clip, views, tracks, settings)
     preview = {}
     for view in views:
-        preview[view.serial] = frames[view.serial], motion_frames[view.serial][shown]
+        preview[view.serial] = shots[view.serial], motion_frames[view.serial][shown]
         view.values["motion"] = records.encode(motion_frames.pop(view.serial))
     values = {
         "tracks": tracks,
         "surface": chosen.mesh.astype(np.int32),
         "frame_valid": valid,
         "source_frames": index.astype(np.int32),
-        "text": settings.prompt(recording.triplet),
-        "names": "\n".join(recording.names),
+        "text": recording.text or settings.prompt(recording.triplet),
+        "names": "\n".join(s.name for s in recording.surfaces[: len(clip.faces)]),
     }
-    return Window(values, views, skipped, preview, shown)
+    stored = settings.surfaces == "all" or settings.surfaces == split
+    own = surfaces.pack(recording.surfaces, index) if stored else {}
+    return Window(values, own, views, skipped, preview, shown)
 
 
-def _start(recording, fps, settings, rng) -> int:
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """The frames of a recording that make a clip.
+
+    index: [n] of the recording's frames. meshes: {frame: (vertices, faces) of all surfaces}.
+    faces: of those that are tracked, which come first.
+    """
+
+    index: np.ndarray
+    meshes: dict[int, list[tuple[np.ndarray, np.ndarray]]]
+    faces: list[np.ndarray]
+
+    @classmethod
+    def of(cls, recording: recordings.Recording, index: np.ndarray) -> "Clip":
+        every = recording.surfaces
+        meshes = {int(i): [(s.at(int(i)), s.faces) for s in every] for i in np.unique(index)}
+        return cls(index, meshes, [s.faces for s in every if s.kind == surfaces.TRACKED])
+
+    def tracked(self, n: int) -> list[np.ndarray]:
+        """Vertices [p 3], metres, of the tracked surfaces at frame n of the clip."""
+        return [vertices for vertices, _ in self.meshes[int(self.index[n])][: len(self.faces)]]
+
+    def mark(self) -> str:
+        """A name for what the first frame shows."""
+        first = hashlib.sha256()
+        for vertices in self.tracked(0):
+            first.update(np.ascontiguousarray(vertices, np.float32).tobytes())
+        return first.hexdigest()
+
+
+def _start(recording, fps, settings, variant) -> int:
     spare = recording.frames - 1 - int((settings.frames - 1) * fps / settings.fps + 0.5)
-    return int(rng.integers(0, spare + 1)) if spare > 0 else 0
+    if not variant or spare <= 0:
+        return 0
+    rng = transforms.seeded(settings.seed, recording.id, variant)
+    return int(rng.integers(0, spare + 1))
 
 
 def _in_order(recording, count: int) -> list[tuple[int, str]]:
@@ -175,60 +223,77 @@ def _in_order(recording, count: int) -> list[tuple[int, str]]:
     return sorted(pairs, key=lambda pair: (pair[0], lens[pair[1]], pair[1]))
 
 
-def _views(recording, index, surfaces, tracks, settings, variant, rng, shown):
+def _views(recording, clip, tracks, settings, rng, shown):
     """Cameras that see the scene, with their crops and videos; the others with their reasons."""
-    views, skipped, frames = [], {}, {}
+    views, skipped, shots = [], {}, {}
     for cluster, name in _in_order(recording, settings.clusters):
-        jitter = rng.uniform(-1, 1, 3)  # drawn for every camera, also for one that is dropped
+        # Drawn for every camera, also for one that is dropped.
+        jitter = rng.uniform(-1, 1, 3) if rng is not None else np.zeros(3)
         if settings.cameras == "first" and any(view.cluster == cluster for view in views):
             continue
         try:
-            view, clip = _view(
-                recording, name, cluster, index, surfaces, tracks, settings,
-                jitter if variant else np.zeros(3),
-            )  # fmt: skip
-            frames[name] = clip[shown]
+            view, video = _view(recording, name, cluster, clip, tracks, settings, jitter)
+            shots[name] = video[shown]
             views.append(view)
         except (taco.BadSequence, ValueError) as error:
             skipped[name] = str(error)
-    return views, skipped, frames
+    return views, skipped, shots
 
 
-def _view(recording, name, cluster, index, surfaces, tracks, settings, jitter):
+def _view(recording, name, cluster, clip, tracks, settings, jitter):
     camera, path = recording.cameras[name], recording.video_path(name)
     with frames.Video(path) as video:
-        return _crop(recording, camera, cluster, video, index, surfaces, tracks, settings, jitter)
+        return _crop(camera, cluster, video, clip, tracks, settings, jitter)
 
 
-def _crop(recording, camera, cluster, video, index, surfaces, tracks, settings, jitter):
+def box_of(
+    camera: taco.Camera,
+    whole: tuple[int, int],
+    clouds: list[np.ndarray],
+    settings: Settings,
+    jitter: np.ndarray,
+) -> transforms.Box:
+    """The crop of a view.
+
+    Args:
+      camera: with intrinsics of an image of size `whole` (height, width).
+      clouds: the tracked surfaces [p 3] of the frames that it is fitted to.
+      jitter: [3] in -1..1: moves it by parts of `shift` in x and y, and changes its size.
+    """
+    bounds = transforms.projected_bounds(clouds, camera.intrinsics, camera.extrinsics)
+    return transforms.crop_box(
+        bounds,
+        whole,
+        settings.size,
+        margin=CROPS[settings.crop],
+        least=CROPS["clip"],
+        zoom=1 + settings.zoom * jitter[2],
+        shift=(settings.shift * jitter[0], settings.shift * jitter[1]),
+    )
+
+
+def _crop(camera, cluster, video, clip, tracks, settings, jitter):
     name, whole = camera.name, video.size
     intrinsics = frames.fit_intrinsics(camera, whole, str(video.path))
-    everything = [v for i in surfaces for v in surfaces[i]]
-    bounds = transforms.projected_bounds(everything, intrinsics, camera.extrinsics)
     pixels, _ = cameras.project(tracks[0].astype(np.float64), intrinsics, camera.extrinsics)
     inside = ((pixels >= -0.5) & (pixels < np.array(whole[::-1]) - 0.5)).all(-1).mean()
     if inside < INSIDE:
         raise taco.BadSequence(
             f"calibration: only {inside:.0%} of the points project into the image of {name}"
         )
-    box = transforms.crop_box(
-        bounds,
-        whole,
-        settings.size,
-        margin=settings.margin,
-        zoom=1 + settings.zoom * jitter[2],
-        shift=(settings.shift * jitter[0], settings.shift * jitter[1]),
-    )
+    fitted = range(1 if settings.crop == "first" else len(clip.index))
+    camera = dataclasses.replace(camera, intrinsics=intrinsics)
+    box = box_of(camera, whole, [v for n in fitted for v in clip.tracked(n)], settings, jitter)
     intrinsics = cameras.crop_resize_intrinsics(intrinsics, box, settings.size)
-    clip = video.read(index, box, settings.size)
+    pictures = video.read(clip.index, box, settings.size)
     values = {
-        "video": records.encode(clip),
+        "video": records.encode(pictures),
         "intrinsics": intrinsics.astype(np.float32),
         "extrinsics": camera.extrinsics.astype(np.float32),
         "box": np.array(box, np.int32),
         "serial": name,
     }
-    return View(name, cluster, intrinsics, camera.extrinsics, box, values), clip
+    return View(name, cluster, intrinsics, camera.extrinsics, box, values), pictures
 
 
 def _check_clusters(recording, views, skipped, settings) -> None:
@@ -241,9 +306,10 @@ def _check_clusters(recording, views, skipped, settings) -> None:
         )
 
 
-def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.ndarray]:
+def _paint(recording, clip, views, tracks, settings) -> dict[str, np.ndarray]:
     """Fills in anchors, visibility and scale of the views; returns their pseudo videos."""
-    first = np.concatenate(surfaces[int(index[0])])
+    index, count = clip.index, len(clip.faces)
+    first = np.concatenate([vertices for vertices, _ in clip.meshes[int(index[0])]])
     origins = {v.serial: _origins(first, v.intrinsics, v.extrinsics) for v in views}
     painted = {v.serial: np.zeros((len(index), *settings.size, 3), np.uint8) for v in views}
     visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
@@ -257,18 +323,16 @@ def _paint(recording, index, surfaces, views, tracks, settings) -> dict[str, np.
     }
     done: dict[int, int] = {}
     for n, i in enumerate(map(int, index)):
-        scene = (
-            None
-            if i in done
-            else raycast.Scene(list(zip(surfaces[i], recording.faces, strict=True)))
-        )
+        scene = None if i in done else raycast.Scene(clip.meshes[i])
         for view in views:
             name = view.serial
             if scene is None:  # a padded frame repeats the last one
                 painted[name][n] = painted[name][done[i]]
                 visible[name][n] = visible[name][done[i]]
                 continue
-            painted[name][n] = _paint_frame(scene, origins[name], view, scales[name], settings)
+            painted[name][n] = _paint_frame(
+                scene, count, origins[name], view, scales[name], settings
+            )
             pixels, depth = (x[n] for x in projected[name])
             visible[name][n] = _seen(scene, pixels, depth, view, settings)
         done.setdefault(i, n)
@@ -298,12 +362,14 @@ def _origins(first, intrinsics, extrinsics) -> np.ndarray:
     return (first @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
 
 
-def _paint_frame(scene, origins, view, scale, settings) -> np.ndarray:
-    """The pseudo video's frame [h w 3] uint8; rays are cast only where the surfaces may be."""
+def _paint_frame(scene, count, origins, view, scale, settings) -> np.ndarray:
+    """The pseudo video's frame [h w 3] uint8 of the first `count` meshes, the tracked ones; rays
+    are cast only where these may be."""
     result = np.zeros((*settings.size, 3), np.uint8)
-    y, x = np.divmod(np.flatnonzero(_near_surfaces(scene, view, settings.size)), settings.size[1])
+    near = _near_surfaces(scene.meshes[:count], view, settings.size)
+    y, x = np.divmod(np.flatnonzero(near), settings.size[1])
     hits = scene.cast_pixels(np.stack([x, y], -1), view.intrinsics, view.extrinsics)
-    met = np.flatnonzero(hits.mask)
+    met = np.flatnonzero(hits.mask & (hits.mesh < count))
     hits = raycast.Hits(*(value.take(met, axis=0) for value in hits))
     start = scene.interpolate(hits, [origins])
     # The depth now, or in frame 0. A surface is never behind a camera that sees it in frame 0.
@@ -314,11 +380,11 @@ def _paint_frame(scene, origins, view, scale, settings) -> np.ndarray:
     return result
 
 
-def _near_surfaces(scene, view, size) -> np.ndarray:
-    """[h w] bool: the pixels inside the bounds of any surface, and one more all around."""
+def _near_surfaces(meshes, view, size) -> np.ndarray:
+    """[h w] bool: the pixels inside the bounds of any mesh, and one more all around."""
     mask, limit = np.zeros(size, bool), size[::-1]
     matrix = (view.intrinsics @ view.extrinsics).astype(np.float32)
-    for vertices, _ in scene.meshes:
+    for vertices, _ in meshes:
         x, y, depth = matrix[:, :3] @ vertices.T + matrix[:, 3:]
         if depth.min() < 1e-3:  # around the camera: it has no bounds
             mask[:] = True

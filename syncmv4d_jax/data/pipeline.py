@@ -203,6 +203,10 @@ class Examples:
         chosen = self._cameras(window, None if self.fixed else rng)
         views = [self._view(window, view) for view in chosen]
         own = self.reader.tracks(window)
+        frames = max(len(view["extrinsics"]) for view in views)
+        for view in views:  # one camera that moves makes all have a pose a frame
+            poses = view["extrinsics"]
+            view["extrinsics"] = np.broadcast_to(poses, (frames, *poses.shape[1:]))
         example = {key: np.stack([view[key] for view in views]) for key in views[0]}
         example |= {
             "tracks": own["tracks"],
@@ -251,7 +255,8 @@ class Examples:
         if self.raw:
             values = self.reader.view(window, view)
             result |= {key: records.decode(values[key]) for key in ("video", "motion")}
-        return result | {key: values[key] for key in schema.SMALL}
+        small = {key: values[key] for key in schema.SMALL}
+        return result | small | {"extrinsics": records.poses(values)}
 
 
 def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:

@@ -122,6 +122,9 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
             }
         )
         values += [window.tracks, *(view.values for view in window.views)]
+        if window.surfaces:
+            entries[-1]["surfaces"] = len(values)
+            values.append(window.surfaces)
         contact_sheet.write_sheet(root / "report" / f"{source.id}-{variant}.jpg", window)
     size = records.write_file(root / file, values)
     part = {"windows": entries, "bytes": size}

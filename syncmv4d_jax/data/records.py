@@ -3,15 +3,17 @@
     DIR/<h>x<w>/index.json                         settings, windows, skipped sequences
     DIR/<h>x<w>/sequences/<id>.array_record|.json  the examples of a sequence; its part of the index
 
-A window (clip) of a sequence has one example for tracks and text and one for every view, so that
-only the chosen views are read. An example is `SMVR`, version, lengths, checksum; a JSON part that
-names the values; their bytes. Values are arrays, texts, and clips: arrays kept exactly by zlib and
-decoded on demand.
+A window (clip) of a sequence has one example for tracks and text, one for every view, so that only
+the chosen views are read, and where they were asked for one of the surfaces. An example is `SMVR`,
+version, lengths, checksum; a JSON part that names the values; their bytes. Values are arrays,
+texts, and clips: arrays kept exactly by zlib and decoded on demand.
 
     tracks  tracks [n k 3] float32, metres, world; surface [k] int32; frame_valid [n] bool;
             source_frames [n] int32; text, names
     view    video, motion [n h w 3] uint8 clips; anchors [k 2], anchor_valid [k], visibility [n k],
-            intrinsics [3 3], extrinsics [3 4], scale [2] as in schema.BATCH; box [4]; serial
+            intrinsics [3 3], extrinsics [3 4] or, of a camera that moves, [n 3 4] (see `poses`),
+            scale [2] as in schema.BATCH; box [4]; serial
+    surfaces  see surfaces.pack
 """
 
 import collections
@@ -30,11 +32,17 @@ import numpy as np
 from array_record.python import array_record_module
 
 from syncmv4d_jax import disk, schema
+from syncmv4d_jax.data import surfaces
 
 MAGIC = b"SMVR"
 HEAD = struct.Struct("<4sHIQI")  # magic, version, bytes of JSON, bytes of values, crc32
 OPTIONS = "group_size:1,zstd:1"
 OPEN_FILES = 64
+ANEW = (
+    "records of another version (crops fitted to the future, no occluders): make them anew with "
+    "python data_prep/prepare_taco.py --taco DIR --mano DIR --out ANOTHER (embedded scenes first: "
+    "python data_prep/make_scenes.py --out DIR)"
+)
 
 
 class CorruptRecord(ValueError):
@@ -119,9 +127,7 @@ def unpack(data: bytes, *, where: str) -> dict[str, Any]:
         raise CorruptRecord(f"{where}: not an example of ours ({len(data)} bytes)")
     _, version, length, size, mark = HEAD.unpack_from(data)
     if version != schema.VERSION:
-        raise CorruptRecord(
-            f"{where}: wanted version {schema.VERSION}, got {version}; prepare the records again"
-        )
+        raise CorruptRecord(f"{where}: wanted version {schema.VERSION}, got {version}; {ANEW}")
     body = memoryview(data)[HEAD.size :]
     if len(body) != length + size or zlib.crc32(body) != mark:
         raise CorruptRecord(f"{where}: damaged (wanted {length + size} bytes, got {len(body)})")
@@ -177,7 +183,7 @@ class View(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A clip of a sequence: where its examples are and what it is."""
+    """A clip of a sequence: where its examples are and what it is; surfaces: -1 if not stored."""
 
     id: str
     sequence: str
@@ -187,6 +193,7 @@ class Window(NamedTuple):
     file: str
     record: int
     views: tuple[View, ...]
+    surfaces: int = -1
 
 
 class File:
@@ -288,7 +295,7 @@ class Reader:
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptRecord(f"{path}: not an index of records ({error})") from error
         if version != schema.VERSION:
-            raise CorruptRecord(f"{path}: wanted version {schema.VERSION}, got {version}")
+            raise CorruptRecord(f"{path}: wanted version {schema.VERSION}, got {version}; {ANEW}")
         self.settings = index["settings"]
         every = [_window(entry) for entry in index["windows"]]
         self.windows = [w for w in every if not split or w.split == split]
@@ -305,12 +312,32 @@ class Reader:
         """Returns the values of a view; `video` and `motion` are clips to `decode`."""
         return self.files.open(window.file).read(view.record)
 
+    def surfaces(self, window: Window) -> tuple[surfaces.Surface, ...]:
+        """Returns the surfaces of a window, at the frames of the clip.
+
+        Raises:
+          ValueError: they were not stored; says how they are.
+        """
+        if window.surfaces < 0:
+            raise ValueError(
+                f"{self.root}: no surfaces of {window.id} are stored: prepare the records with "
+                "python data_prep/prepare_taco.py --surfaces all (or test)"
+            )
+        return surfaces.unpack(self.files.open(window.file).read(window.surfaces))
+
+
+def poses(values: Mapping[str, Any]) -> np.ndarray:
+    """Returns extrinsics [n 3 4] of a view's values, n = 1 for a camera that stands still."""
+    stored = values["extrinsics"]
+    return stored[None] if stored.ndim == 2 else stored
+
 
 def _window(entry: Mapping[str, Any]) -> Window:
     views = tuple(View(v["record"], v["serial"], v["cluster"]) for v in entry["views"])
     triplet = tuple(entry["triplet"])
     named = [entry[key] for key in ("id", "sequence", "split", "text")]
-    return Window(*named, triplet, entry["file"], entry["record"], views)
+    rows = entry["record"], views, entry.get("surfaces", -1)
+    return Window(*named, triplet, entry["file"], *rows)
 
 
 def file_mark(path: Path) -> str:

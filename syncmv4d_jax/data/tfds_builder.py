@@ -55,7 +55,7 @@ class SyncMV4D(tfds.core.GeneratorBasedBuilder):
             "anchor_valid": array((k,), np.bool_),
             "visibility": array((n, k), np.bool_),
             "intrinsics": array((3, 3), np.float32),
-            "extrinsics": array((3, 4), np.float32),
+            "extrinsics": array((None, 3, 4), np.float32),
             "scale": array((2,), np.float32),
         }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
@@ -74,6 +74,7 @@ class SyncMV4D(tfds.core.GeneratorBasedBuilder):
                 values = self._reader.view(window, view)
                 example = {key: values[key] for key in self.info.features if key in values}
                 example |= {key: records.decode(values[key]) for key in ("video", "motion")}
+                example["extrinsics"] = records.poses(values)
                 example |= {key: own[key] for key in ("tracks", "frame_valid")}
                 example |= {"id": window.id, "text": window.text}
                 example |= {"camera": view.serial, "cluster": view.cluster}

@@ -1,8 +1,9 @@
 """Rules that turn a recording into clips: time, views, crops, points (no disk, no decoding).
 
     (1)  source frame of clip frame i:  start + floor(i source_fps / fps + 0.5)   (30 -> 8: 3.75)
-    (2)  one box per view and clip: bounds of the projected vertices over all frames, times a
-         margin, widened to the output's aspect, shifted into the image, else padded by its edge
+    (2)  one box per view and clip: bounds of the projected vertices (of the first frame or of all),
+         times a margin, widened to the output's aspect, shifted into the image, else padded by its
+         edge
     (3)  track identity is one choice for all frames and views: in the first frame all vertices are
          thinned by voxels, whose size is found by bisection, one vertex a voxel
 
@@ -115,6 +116,7 @@ def crop_box(
     size: tuple[int, int],
     *,
     margin: float = 1.2,
+    least: float | None = None,
     zoom: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> Box:
@@ -125,6 +127,8 @@ def crop_box(
         not kept.
       image: (height, width) of the video.
       size: (height, width) of the output, for its aspect.
+      margin: of the box around the bounds.
+      least: the margin that a box may be made smaller to so that the image has room for it.
       zoom, shift: jitter: a factor of the box, and a move in parts of it.
 
     Returns:
@@ -133,9 +137,16 @@ def crop_box(
     limit = np.array([image[1], image[0]], float)
     low = np.clip(np.array(bounds[:2]) - 0.5, -limit / 4, limit * 1.25)
     high = np.clip(np.array(bounds[2:]) + 1.5, -limit / 4, limit * 1.25)
-    extent = np.maximum((high - low) * margin * zoom, 16)
     aspect = size[1] / size[0]
-    box = np.array([max(extent[0], extent[1] * aspect), max(extent[1], extent[0] / aspect)])
+
+    def around(by: float) -> np.ndarray:
+        extent = np.maximum((high - low) * by, 16)
+        return np.array([max(extent[0], extent[1] * aspect), max(extent[1], extent[0] / aspect)])
+
+    box = around(margin * zoom)
+    if least is not None and (box > limit).any():
+        room = np.floor(box * (limit / box).min())
+        box = np.maximum(room, around(min(least, margin * zoom)))
     start = (low + high) / 2 + np.array(shift) * box - box / 2
     inside = np.clip(start, 0, np.maximum(limit - box, 0))
     start = np.where(box <= limit, inside, start)

@@ -225,6 +225,27 @@ def scene_centre(
     return xp.linalg.solve(left, right[..., None])[..., 0] + anchor[..., 0, :]
 
 
+def static(extrinsics: Array, *, where: str) -> Array:
+    """Returns the one pose [... 3 4] of cameras that stand still, from extrinsics [... n 3 4].
+
+    A batch says by the size of its axis of time whether its cameras move (schema.BATCH). What is
+    not made for cameras that move takes their poses through this.
+
+    Args:
+      where: what wants the pose, for the error message.
+
+    Raises:
+      ValueError: a pose a frame, or no axis of time.
+    """
+    _check(None, extrinsics)
+    if extrinsics.ndim < 3 or extrinsics.shape[-3] != 1:
+        raise ValueError(
+            f"{where}: wanted cameras that stand still, extrinsics [... 1 3 4], got "
+            f"{tuple(extrinsics.shape)}"
+        )
+    return extrinsics[..., 0, :, :]
+
+
 def to_matrix(extrinsics: Array) -> Array:
     """Returns [... 4 4] from [... 3 4]."""
     _check(None, extrinsics)

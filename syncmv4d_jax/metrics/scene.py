@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import baselines, frames, motion, multiview, summary, video
 
 MOVED = 0.02  # metres: a point that gets further from its place in frame 0 has moved
@@ -150,7 +151,8 @@ def track_scores(
     per_view: np.ndarray, fused: np.ndarray, truth: Mapping[str, Any], n: int
 ) -> dict[str, float | None]:
     """Metrics of tracks_per_view [v n k 3] and fused tracks [n k 3], metres, world frame."""
-    true, seen, pose = truth["tracks"][:n], truth["visibility"][:, :n], truth["extrinsics"]
+    true, seen = truth["tracks"][:n], truth["visibility"][:, :n]
+    pose = cameras.static(truth["extrinsics"], where="track metrics")
     rpe, pi = multiview.single(per_view, true, seen, pose)
     mv_rpe, mv_pi = multiview.world(per_view, true, seen)
     cross, cross_pi = multiview.cross(per_view, None, seen, pose)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import video
 
@@ -55,6 +56,8 @@ def write(
     if not len(result.get("video", ())):
         raise ValueError(f"{path}: wanted a video [v n h w 3], got {sorted(result)}")
     arrays = {key: inputs[key] for key in CAMERAS if key in inputs} | _points(result)
+    if "extrinsics" in arrays:
+        arrays["extrinsics"] = cameras.static(arrays["extrinsics"], where=f"sample {path}")
     if "scale" in result:
         arrays["scale"] = result["scale"]
     if "confidence" in arrays and not arrays["confidence"].any():

@@ -90,8 +90,8 @@ def text_encoder(out: str | Path, *, dim: int, layers: int, seed: int) -> int:
       The number of pieces of the tokenizer.
     """
     combinations = itertools.product(motion.ACTIONS, objects.TOOLS, objects.TARGETS)
-    template = clips.Settings.text
-    sentences = [template.format(action=a, tool=t, target=o) for a, t, o in combinations]
+    manners = ("", *motion.SPEEDS)
+    sentences = [scene.prompt(one, manner) for one in combinations for manner in manners]
     pieces = tokenizer.train_sentencepiece(sentences)
     vocab = tokenizer.Tokenizer(pieces).vocab
     config = umt5.UMT5Config(

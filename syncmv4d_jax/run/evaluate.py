@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import definitions as metric_definitions
 from syncmv4d_jax.metrics import scene, summary, tables
 from syncmv4d_jax.metrics.networks import definitions as network_definitions
@@ -237,4 +238,6 @@ def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, An
     for key in ("video", "motion", "tracks", "scale", "intrinsics", "extrinsics"):
         if key in truth:
             shown[f"true_{key}"] = np.asarray(truth[key])
+    if "true_extrinsics" in shown:
+        shown["true_extrinsics"] = cameras.static(shown["true_extrinsics"], where="the report")
     return shown

@@ -82,7 +82,7 @@ def _images(path: str, task: Any) -> dict[str, np.ndarray]:
     return {
         "images": views.images,
         "intrinsics": views.intrinsics,
-        "extrinsics": views.extrinsics,
+        "extrinsics": views.extrinsics[:, None],
         "view_index": np.arange(options.views, dtype=np.int32),
         "frame_valid": np.ones(options.frames, bool),
     }

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.results import samples, sheet
 from syncmv4d_jax.run import assembly, inputs
@@ -59,9 +60,11 @@ class Pictures:
         video = self._decode(params, result["video"])
         shown = {"video": video} | {k: result[k] for k in ("tracks_per_view",) if k in result}
         shown = {k: np.asarray(x)[0] for k, x in self._whole(shown).items()}
-        cameras = {k: example[k] for k in ("intrinsics", "extrinsics") if k in example}
-        drawn = {**shown, "video": samples.to_uint8(shown["video"]), **cameras}
-        return sheet.grid(drawn, {"video": example["video"], **cameras})
+        rig = {k: example[k] for k in ("intrinsics", "extrinsics") if k in example}
+        if "extrinsics" in rig:
+            rig["extrinsics"] = cameras.static(rig["extrinsics"], where="pictures")
+        drawn = {**shown, "video": samples.to_uint8(shown["video"]), **rig}
+        return sheet.grid(drawn, {"video": example["video"], **rig})
 
     def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         batch = {k: np.repeat(np.asarray(x)[None], self._groups, 0) for k, x in arrays.items()}

@@ -72,10 +72,12 @@ def abstract_batch(
         "wl": w, "c": c, "l": dit.text_len, "l0": 1, "d": dit.text_dim, "k": o.points,
     }  # fmt: skip
     sharding, made = meshes.batch_sharding(mesh), {}
+    cached = ("video_latents", "motion_latents", "null_text", "null_text_lengths")
     for name, field in schema.BATCH.items():
-        if name in ("video", "motion"):
+        if field.optional and name not in cached:
             continue
-        shape = tuple(sizes.get(axis) or int(axis) for axis in field.axes.split())
+        axes = ["1" if axis.endswith("?") else axis for axis in field.axes.split()]
+        shape = tuple(sizes.get(axis) or int(axis) for axis in axes)
         made[name] = jax.ShapeDtypeStruct(shape, field.dtype, sharding=sharding)
     return made
 

@@ -161,16 +161,17 @@ class DPA:
 
     def _scene(self, batch):
         views = batch["extrinsics"].shape[1]
+        extrinsics = cameras.static(batch["extrinsics"], where="the aligner")
         seen = batch["visibility"] & batch["anchor_valid"][:, :, None]
         frames = einops.rearrange(batch["frame_valid"], "b n -> b 1 n 1")
         depth = jnp.mean(batch["scale"][:, 0], axis=-1) if views == 1 else None
         return {
             "tracks": einops.repeat(batch["tracks"], "b n k c -> b v n k c", v=views),
-            "extrinsics": batch["extrinsics"],
+            "extrinsics": extrinsics,
             "seen": seen & frames,
             "valid": jnp.broadcast_to(frames, seen.shape),
             "centre": cameras.scene_centre(
-                batch["intrinsics"], batch["extrinsics"], self.options.size, depth=depth
+                batch["intrinsics"], extrinsics, self.options.size, depth=depth
             ),
         }
 

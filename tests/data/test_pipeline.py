@@ -122,7 +122,7 @@ def test_fixed_cameras_are_the_first_of_each_cluster(root):
     assert example["video"].shape == example["motion"].shape == (3, 5, 16, 24, 3)
     reader = records.Reader(root, "test")
     views = [reader.view(reader.windows[0], reader.windows[0].views[i]) for i in (0, 2, 4)]
-    assert np.array_equal(example["extrinsics"], np.stack([v["extrinsics"] for v in views]))
+    assert np.array_equal(example["extrinsics"][:, 0], np.stack([v["extrinsics"] for v in views]))
     assert np.array_equal(example["video"][1], records.decode(views[1]["video"]))
     assert batch["view_index"].tolist() == [[0, 1, 2]]
 
@@ -141,7 +141,7 @@ def test_turning_the_world_keeps_what_cameras_see(root):
     )
     assert np.abs(plain["tracks"] - turned["tracks"]).max() > 0.1
     for batch in (plain, turned):
-        order = np.argsort(batch["view_index"], axis=1)[..., None, None]
+        order = np.argsort(batch["view_index"], axis=1)[..., None, None, None]
         batch["extrinsics"] = np.take_along_axis(batch["extrinsics"], order, axis=1)
         tracks = np.repeat(batch["tracks"][:, None], 3, axis=1)
         batch["seen"] = cameras.to_camera(tracks, batch["extrinsics"])
@@ -207,7 +207,19 @@ def test_every_value_of_a_view_is_reordered(root):
     example = pipeline.Examples(*asked(configuration(root)), "train").get(0, None)
     per_view = {key for key, field in schema.BATCH.items() if field.axes.split()[:2] == ["b", "v"]}
     assert per_view & set(example) == set(schema.PER_VIEW) & set(example)
-    assert set(schema.PER_VIEW) <= per_view
+    assert set(schema.PER_VIEW) == per_view
+
+
+def test_a_camera_that_moves_gives_every_view_a_pose_a_frame(tmp_path):
+    root = fake_records.write(tmp_path, sequences=2, moving=1)
+    batch = batches(configuration(root, cameras="fixed"), 1, size=1)[0]
+    assert schema.check(batch, where="x")["n"] == 5 and batch["extrinsics"].shape == (1, 3, 5, 3, 4)
+    still, moving = batch["extrinsics"][0, 0], batch["extrinsics"][0, 1]
+    assert (still == still[:1]).all() and np.abs(moving[1:] - moving[:1]).max() > 0.01
+    with pytest.raises(
+        ValueError, match=r"loss: wanted cameras that stand still.*\(1, 3, 5, 3, 4\)"
+    ):
+        cameras.static(batch["extrinsics"], where="loss")
 
 
 def test_colours_jitter_alike_in_all_views_and_only_the_videos(root):

@@ -121,7 +121,7 @@ def test_dots_painted_in_the_videos_are_where_their_vertices_project(made):
                 distance = np.linalg.norm(pixels - [x, y], axis=-1)
                 if area >= 4 and apart[np.argmin(distance)].min() > 7:  # two dots may flow together
                     errors.append(distance.min())
-    assert len(errors) > 20 and np.median(errors) < 0.3 and max(errors) < 1
+    assert len(errors) > 14 and np.median(errors) < 0.3 and max(errors) < 1
 
 
 def test_pseudo_videos_say_where_visible_points_came_from_and_how_deep_they_are(made):
@@ -149,7 +149,7 @@ def test_visibility_agrees_with_the_surfaces(made, data):
     shares = []
     for view in views[::3]:
         n = 4
-        surfaces = recording.vertices(int(tracks["source_frames"][n]))
+        surfaces = [s.at(int(tracks["source_frames"][n])) for s in recording.surfaces]
         middle = np.stack([s.mean(0) for s in surfaces])[tracks["surface"]]
         eye = cameras.camera_centre(view["extrinsics"])
         outward = tracks["tracks"][n] - middle
@@ -290,7 +290,7 @@ def test_a_dying_process_costs_its_own_sequence_only(tmp_path):
 
 
 def test_variants_start_elsewhere_with_other_crops(data, tmp_path):
-    settings = clips.Settings(size=(96, 144), frames=5, fps=15.0, points=32, variants=2)
+    settings = clips.Settings(size=(96, 144), frames=5, fps=15.0, points=32, variants=2, val=0.0)
     source = recordings.folder_sources(data)[0]
     first = clips.make(source.open(), source.fps, settings, 0)
     second = clips.make(source.open(), source.fps, settings, 1)

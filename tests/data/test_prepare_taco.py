@@ -71,7 +71,7 @@ def test_the_command_prepares_taco(made, scenes):
     recording, own = source.open(), reader.tracks(window)
     # The tracks lie on the surfaces they are said to be on.
     for n in (0, 4):
-        surfaces = recording.vertices(int(own["source_frames"][n]))
+        surfaces = [s.at(int(own["source_frames"][n])) for s in recording.surfaces[:4]]
         for part, vertices in enumerate(surfaces):
             points = own["tracks"][n][own["surface"] == part]
             away = np.linalg.norm(points[:, None] - vertices[None], axis=-1).min(1)

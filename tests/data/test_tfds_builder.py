@@ -27,6 +27,7 @@ def test_views_come_back_through_tfds(tmp_path):
         assert example["cluster"] == view.cluster and example["id"].decode() == window.id
         assert np.array_equal(example["video"], records.decode(wanted["video"]))
         assert np.array_equal(example["tracks"], reader.tracks(window)["tracks"])
-        for key in ("visibility", "extrinsics", "scale"):
+        assert np.array_equal(example["extrinsics"], wanted["extrinsics"][None])
+        for key in ("visibility", "scale"):
             assert np.array_equal(example[key], wanted[key])
     assert "tensorflow" not in sys.modules

@@ -103,8 +103,7 @@ def gaps(tracks, recording, view):
     """How far [n k], metres, each point lies behind what is seen on its ray."""
     result = []
     for positions, source in zip(tracks["tracks"], tracks["source_frames"], strict=True):
-        surfaces = recording.vertices(int(source))
-        scene = raycast.Scene(list(zip(surfaces, recording.faces, strict=True)))
+        scene = raycast.Scene([(s.at(int(source)), s.faces) for s in recording.surfaces])
         camera = view["intrinsics"].astype(float), view["extrinsics"].astype(float)
         pixels, depth = cameras.project(positions.astype(float), *camera)
         result.append(depth - scene.cast_pixels(pixels, *camera).depth)
@@ -116,7 +115,7 @@ def test_dots_lie_where_their_points_project(made):
     recording, world, tracks, views = made
     errors = []
     for n, source in enumerate(tracks["source_frames"]):
-        cloud = np.concatenate(recording.vertices(int(source)))
+        cloud = np.concatenate([s.at(int(source)) for s in recording.surfaces[:4]])
         ours = scipy.spatial.cKDTree(cloud).query(tracks["tracks"][n])[0]
         assert ours.max() < 1e-5  # tracks are vertices of the recording
         dots = np.concatenate([v[::40] for v, _, _ in world.surfaces(int(source))])
@@ -135,8 +134,7 @@ def test_visibility_agrees_with_the_depth_of_the_scene(made):
     recording, _, tracks, views = made
     shares = []
     for n, source in enumerate(tracks["source_frames"]):
-        surfaces = recording.vertices(int(source))
-        scene = raycast.Scene(list(zip(surfaces, recording.faces, strict=True)))
+        scene = raycast.Scene([(s.at(int(source)), s.faces) for s in recording.surfaces])
         for view in views:
             camera = view["intrinsics"], view["extrinsics"]
             pixels, depth = cameras.project(tracks["tracks"][n], *camera)

@@ -19,7 +19,7 @@ TRUTH = fake_samples.truth(0)
 
 def disturbed(name):
     """Returns videos and points per view of the truth, disturbed."""
-    video, pose = TRUTH["video"], TRUTH["extrinsics"].astype(float)
+    video, pose = TRUTH["video"], TRUTH["extrinsics"][:, 0].astype(float)
     points = np.tile(TRUTH["tracks"].astype(float), (3, 1, 1, 1))
     rng = np.random.default_rng(0)
     as_bytes = lambda x: np.clip(x, 0, 255).astype(np.uint8)  # noqa: E731

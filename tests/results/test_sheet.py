@@ -31,7 +31,9 @@ def test_a_grid_of_a_sample_shows_its_tracks_where_they_are():
     drawn = plain | {key: truth[key] for key in keys}
     picture = sheet.grid(drawn, frames=9, height=48)
     last = picture[52 : 52 + 48, 8 * 68 : 8 * 68 + 64]  # view 1, frame 8
-    pixels, _ = cameras.project(truth["tracks"][8], truth["intrinsics"][1], truth["extrinsics"][1])
+    pixels, _ = cameras.project(
+        truth["tracks"][8], truth["intrinsics"][1], truth["extrinsics"][1, 0]
+    )
     x, y = pixels.round().astype(int).T
     inside = (x >= 0) & (x < 64) & (y >= 0) & (y < 48)
     assert (last[y[inside], x[inside]].max(-1) > 30).mean() > 0.8

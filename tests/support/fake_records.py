@@ -22,8 +22,9 @@ def view(rng, extrinsics):
     }
 
 
-def write(root, sequences=4, valid=FRAMES):
-    """Writes root/16x24; the last sequence is the test split. Returns the folder."""
+def write(root, sequences=4, valid=FRAMES, moving=None):
+    """Writes root/16x24; the last sequence is the test split; cameras of cluster `moving` move.
+    Returns the folder."""
     folder = root / f"{SIZE[0]}x{SIZE[1]}"
     settings = {"size": list(SIZE), "frames": FRAMES, "fps": 8.0, "points": POINTS}
     records.write_json(folder / "settings.json", settings | {"clusters": CLUSTERS})
@@ -35,6 +36,9 @@ def write(root, sequences=4, valid=FRAMES):
         }
         turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(2 * CLUSTERS)]
         poses = [np.concatenate([turn, rng.normal(size=(3, 1))], axis=1) for turn in turns]
+        if moving is not None:
+            for j in (2 * moving, 2 * moving + 1):
+                poses[j] = poses[j] + 0.1 * np.arange(FRAMES)[:, None, None] * np.eye(3, 4)[::-1]
         records.write_file(folder / file, [own, *(view(rng, pose) for pose in poses)])
         views = [
             {"record": 1 + j, "serial": f"c{j}", "cluster": j // 2} for j in range(2 * CLUSTERS)

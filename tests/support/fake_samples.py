@@ -71,7 +71,7 @@ def truth(seed, *, size=SIZE, frames=FRAMES, points=POINTS):
         "anchors": pixels[:, 0].astype(np.float32),
         "anchor_valid": np.ones((VIEWS, points), bool),
         "intrinsics": k,
-        "extrinsics": pose,
+        "extrinsics": pose[:, None],
         "scale": np.stack([depth.min((1, 2)), depth.max((1, 2))], -1).astype(np.float32),
         "frame_valid": np.ones(frames, bool),
         "prompt": "pour with the box into the bar",
@@ -88,7 +88,7 @@ def write(folder, name, example, *, seed=0, error=0.01, meta=None, leave_out=())
     size = example["video"].shape[2:4]
     mean = tracks.mean(0)
     video, motion = render(
-        mean, example["intrinsics"], example["extrinsics"], size, noise=12, rng=rng
+        mean, example["intrinsics"], example["extrinsics"][:, 0], size, noise=12, rng=rng
     )
     result = {
         "video": video / 127.5 - 1,

@@ -48,7 +48,7 @@ def batch(seed=0, b=2, v=3, n=5, k=24):
         "anchors": np.zeros((b, v, k, 2), np.float32),
         "anchor_valid": np.ones((b, v, k), bool),
         "intrinsics": np.tile(intrinsics, (b, v, 1, 1)),
-        "extrinsics": extrinsics,
+        "extrinsics": extrinsics[:, :, None],
         "scale": np.tile(np.float32([1.8, 2.3]), (b, v, 1)),
         "frame_valid": np.arange(n)[None].repeat(b, 0) < n - 1,
         "latent_valid": np.ones((b, 2), bool),
@@ -74,7 +74,7 @@ def spoil(given, **changes):
     t = jnp.asarray([0.0, 1.0])
     settings = corruption.Corruption(**changes)
     function = functools.partial(corruption.corrupt, corruption=settings)
-    args = (tracks, given["extrinsics"], given["visibility"], t, jax.random.key(3))
+    args = (tracks, given["extrinsics"][:, :, 0], given["visibility"], t, jax.random.key(3))
     return tracks, *jax.jit(function)(*args)
 
 
@@ -95,7 +95,7 @@ def test_jitter_grows_with_time_and_what_is_unseen_is_missing():
 def test_in_frame_0_points_stay_on_their_rays():
     given = batch(k=60)
     tracks, coarse, confidence = spoil(given)
-    centre = cameras.camera_centre(given["extrinsics"])[:, :, None]
+    centre = cameras.camera_centre(given["extrinsics"][:, :, 0])[:, :, None]
     known = np.asarray(confidence > 0)
     way, ray = np.asarray(coarse - centre[:, :, None]), np.asarray(tracks - centre[:, :, None])
     ray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
@@ -114,7 +114,7 @@ def test_offsets_scales_outliers_and_gaps_have_the_stated_size():
     assert 0.005 < np.nanmax(np.abs(error)) <= 0.05
     assert np.nanmax(np.nanstd(error, axis=(2, 3))) < 1e-6  # rigid: one offset a view
     tracks, coarse, _ = spoil(given, **quiet | {"depth": 0.05})
-    centre = cameras.camera_centre(given["extrinsics"])[:, :, None, None]
+    centre = cameras.camera_centre(given["extrinsics"])[:, :, None]
     ratio = np.linalg.norm(coarse - centre, axis=-1) / np.linalg.norm(tracks - centre, axis=-1)
     ratio = np.where(seen, ratio, np.nan)
     assert np.nanmax(np.abs(ratio - 1)) <= 0.05 + 1e-5

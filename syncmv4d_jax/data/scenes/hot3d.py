@@ -20,6 +20,7 @@ import trimesh
 from tqdm import tqdm
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.data import surfaces
 from syncmv4d_jax.data.scenes import objects, scene
 from syncmv4d_jax.data.sources import taco, taco_writer
 
@@ -38,7 +39,7 @@ STAND_IN_COLOURS = {"coffee_pot": (0.16, 0.42, 0.72), "mug_white": (0.93, 0.91, 
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """A recording in our world frame, at 30 fps; what `synthetic.Renderer` draws.
+    """A recording in our world frame, at 30 fps; what `scene.Renderer` draws.
 
     Attributes:
       tracked: names of the surfaces to track, of `meshes`.
@@ -176,7 +177,7 @@ def write(
 
     Args:
       size: (height, width) of the videos.
-      names: cameras, of `synthetic.RIG`.
+      names: cameras, of `scene.RIG`.
 
     Returns:
       The folder.
@@ -190,14 +191,18 @@ def write(
     for name, clip in clips.items():
         taco_writer.write_video(folder / f"{name}.mp4", np.stack(clip))
     taco_writer.write_calibration(folder / "cameras.json", renderer.cameras)
-    (folder / "surfaces").mkdir(exist_ok=True)
     for role, name in zip(taco.NAMES, capture.tracked, strict=True):
         vertices, faces, _ = capture.meshes[name]
-        np.savez_compressed(
-            folder / "surfaces" / f"{role}.npz", vertices=vertices.astype(np.float32), faces=faces
-        )
+        surfaces.write(folder / "surfaces", surfaces.Surface(role, faces, vertices))
+    occluders = [name for name in capture.meshes if name not in capture.tracked]
+    for name in occluders:
+        vertices, faces, _ = capture.meshes[name]
+        hidden = surfaces.Surface(name.replace(" ", "_"), faces, vertices)
+        surfaces.write(folder / "surfaces", hidden)
+    surfaces.write(folder / "surfaces", scene.table(capture.frames))
     tool, target = (name.replace("_", " ") for name in capture.tracked[2:])
     text = {"fps": taco.FPS, "action": action, "tool": tool, "target": target}
+    text["occluders"] = [*(name.replace(" ", "_") for name in occluders), "table"]
     with disk.whole(folder / "recording.json") as partial:
         partial.write_text(json.dumps(text))
     return folder

@@ -2,21 +2,21 @@
 
 A tool's frame: the grip's centre at the origin, the handle along y, its head at +y, z up when held.
 A target's frame: it stands on z = 0 about the z axis. A variant is a mesh of its own (sizes,
-proportions, colours); variants from `HELD_OUT` on are never trained on.
+proportions, colours); variants from `HELD_OUT` on are never trained on. Sizes are within 18 % of
+those of a kitchen, colours from the whole circle of hues.
 """
 
+import colorsys
 from typing import NamedTuple
 
 import numpy as np
 import trimesh
 
-VARIANTS = 6
-HELD_OUT = 4
+VARIANTS = 16
+HELD_OUT = 12
 TOOLS = ("brush", "roller", "spatula", "spoon", "knife", "kettle", "cup")
 TARGETS = ("plate", "bowl", "pan", "box", "cup")
-HANDLES = ((0.45, 0.28, 0.16), (0.16, 0.17, 0.20), (0.62, 0.40, 0.22))
-TOOL_COLOURS = ((0.10, 0.35, 0.75), (0.80, 0.15, 0.12), (0.12, 0.55, 0.30))
-TARGET_COLOURS = ((0.92, 0.90, 0.84), (0.95, 0.78, 0.25), (0.55, 0.78, 0.86))
+HANDLES = ((0.45, 0.28, 0.16), (0.16, 0.17, 0.20), (0.62, 0.40, 0.22), (0.75, 0.75, 0.72))
 
 
 class Object(NamedTuple):
@@ -29,8 +29,8 @@ class Object(NamedTuple):
 
 
 def identifier(kind: str, name: str, variant: int) -> str:
-    """The three-digit model id: tools 0.., targets from 100."""
-    table, base = (TOOLS, 0) if kind == "tool" else (TARGETS, 100)
+    """The three-digit model id: tools 0.., targets from 500."""
+    table, base = (TOOLS, 0) if kind == "tool" else (TARGETS, 500)
     return f"{base + table.index(name) * VARIANTS + variant + 1:03d}"
 
 
@@ -44,13 +44,20 @@ def make(kind: str, name: str, variant: int) -> Object:
     if name not in table or not 0 <= variant < VARIANTS:
         raise ValueError(f"object: no {kind} {name!r} variant {variant}; there are {table}")
     rng = np.random.default_rng([table.index(name), variant, kind == "tool"])
-    size = rng.uniform(0.9, 1.12, 3)
+    size = rng.uniform(0.84, 1.18, 3)
     parts, reach = _tool(name, size, rng) if kind == "tool" else (_target(name, size, rng), 0.0)
     vertices = np.concatenate([m.vertices for m, _ in parts])
     starts = np.cumsum([0] + [len(m.vertices) for m, _ in parts[:-1]])
     faces = np.concatenate([m.faces + s for (m, _), s in zip(parts, starts, strict=True)])
     colours = np.concatenate([texture(m.vertices, c) for m, c in parts])
     return Object(vertices, faces, colours.astype(np.float32), reach)
+
+
+def _hue(rng: np.random.Generator, *, strong: bool) -> tuple[float, float, float]:
+    """A colour of any hue: strong (tools) or pale (targets)."""
+    saturation = rng.uniform(0.6, 0.9) if strong else rng.uniform(0.1, 0.55)
+    value = rng.uniform(0.45, 0.8) if strong else rng.uniform(0.8, 0.95)
+    return colorsys.hsv_to_rgb(rng.uniform(), saturation, value)
 
 
 def texture(vertices: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
@@ -88,8 +95,8 @@ def _shell(outer, height, wall, foot):
 
 
 def _tool(name, size, rng):
-    handle = HANDLES[rng.integers(3)]
-    colour = TOOL_COLOURS[rng.integers(3)]
+    handle = HANDLES[rng.integers(len(HANDLES))]
+    colour = _hue(rng, strong=True)
     a, b, c = size
     grip = (_cylinder(0.011 * a, -0.060, 0.075), handle)
     if name == "brush":
@@ -129,7 +136,7 @@ def _tool(name, size, rng):
 
 
 def _target(name, size, rng):
-    colour = TARGET_COLOURS[rng.integers(3)]
+    colour = _hue(rng, strong=False)
     a, b, c = size
     if name == "plate":
         return [(_shell(0.085 * a, 0.020 * b, 0.005, 0.050 * c), colour)]

@@ -8,6 +8,7 @@ moved away from the scene (relative errors explode near it). Every number of a s
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import Protocol
 
@@ -15,22 +16,29 @@ import einops
 import numpy as np
 import trimesh
 
-from syncmv4d_jax.data import raycast
+from syncmv4d_jax.data import raycast, surfaces, transforms
 from syncmv4d_jax.data.scenes import motion, objects
 from syncmv4d_jax.data.sources import mano, taco, taco_writer
 from syncmv4d_jax.geometry import cameras
 
-VERSION = 3  # of what a scene looks like and how it moves: data of two versions never mix
-TRAIN = (
-    ("brush", "brush", "plate"), ("brush", "roller", "box"), ("brush", "brush", "pan"),
-    ("stir", "spoon", "bowl"), ("stir", "spatula", "pan"), ("stir", "spoon", "cup"),
-    ("pour in some", "kettle", "bowl"), ("pour in some", "cup", "pan"),
-    ("cut", "knife", "plate"), ("cut", "spatula", "box"),
-)  # fmt: skip
+VERSION = 4  # of what a scene looks like and how it moves: data of two versions never mix
+# Every action with two tools and five targets: 40 triplets, 3 of each action held out.
+PAIRS = {
+    "brush": ("brush", "roller"), "stir": ("spoon", "spatula"),
+    "pour in some": ("kettle", "cup"), "cut": ("knife", "spatula"),
+}  # fmt: skip
 HELD_OUT = (
-    ("brush", "roller", "plate"), ("stir", "spatula", "bowl"),
-    ("pour in some", "kettle", "cup"), ("cut", "knife", "box"),
+    ("brush", "roller", "plate"), ("stir", "spatula", "bowl"), ("pour in some", "kettle", "cup"),
+    ("cut", "knife", "box"), ("brush", "brush", "box"), ("stir", "spoon", "pan"),
+    ("pour in some", "cup", "bowl"), ("cut", "spatula", "plate"), ("brush", "roller", "cup"),
+    ("stir", "spoon", "plate"), ("pour in some", "kettle", "pan"), ("cut", "knife", "bowl"),
 )  # fmt: skip
+TRAIN = tuple(  # the actions in turn
+    (action, tool, target)
+    for target, place in itertools.product(objects.TARGETS, range(2))
+    for action, tool in ((action, tools[place]) for action, tools in PAIRS.items())
+    if (action, tool, target) not in HELD_OUT
+)
 # Optical axis (world to camera rotation) and centre of each camera, metres: name -> (R rows, C).
 RIG = {
     "22139905": ((-0.5681, 0.8169, -0.0998, 0.4142, 0.179, -0.8924), (1.53, 1.14, 1.55)),
@@ -48,7 +56,7 @@ RIG = {
 }
 ORIGIN = np.array([0.45, 0.55, 0.35])  # where the rig's table centre is in our world, metres
 WORK = ORIGIN + np.array([0.02, 0.02, 0.0])
-FIELD = 0.62  # metres of the work area that an image's height shows
+FIELD = 0.84  # metres of the work area that an image's height shows
 LIGHT = np.array([0.35, 0.45, 0.82]) / np.linalg.norm([0.35, 0.45, 0.82])
 SKIN, SLEEVE = np.array([0.86, 0.62, 0.50]), np.array([0.20, 0.24, 0.34])
 TABLE, FLOOR = np.array([0.60, 0.54, 0.47]), np.array([0.30, 0.31, 0.33])
@@ -58,7 +66,10 @@ THREE = ("22139946", "22070938", "22139909")
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a scene is made of; `held_out` scenes have triplets and meshes never trained on."""
+    """What a scene is made of; `held_out` scenes have triplets and meshes never trained on.
+
+    course: what happens after the first frame. text: the prompt.
+    """
 
     sequence_id: str
     triplet: tuple[str, str, str]
@@ -66,23 +77,57 @@ class Spec:
     target_variant: int
     layout: motion.Layout
     held_out: bool
+    course: motion.Course
+    text: str
 
 
-def specify(index: int, *, seed: int, held_out: bool) -> Spec:
-    """Draws scene `index`."""
+def prompt(triplet: tuple[str, str, str], manner: str = "") -> str:
+    """The sentence of a scene; `manner`: of motion.SPEEDS, or "" to say nothing of it."""
+    action, tool, target = triplet
+    return f"A person {f'{manner} ' if manner else ''}uses a {tool} to {action} a {target}."
+
+
+def specify(index: int, *, seed: int, held_out: bool, course: int | None = None) -> Spec:
+    """Draws scene `index`.
+
+    Args:
+      course: None: the text tells how fast it is; a number: that one of the courses of this first
+        frame, of which the text says nothing.
+    """
     rng = np.random.default_rng([seed, index, held_out])
     triplets = HELD_OUT if held_out else TRAIN
     low, high = objects.HELD_OUT, objects.VARIANTS
     variants = rng.integers(*((low, high) if held_out else (0, low)), 2)
-    date = 20990102 if held_out else 20990101
+    name, triplet = f"{20990101 + held_out}_{index:04d}", triplets[index % len(triplets)]
+    layout = motion.draw_layout(rng)
+    manner = str(rng.choice(list(motion.SPEEDS)))
+    if course is None:
+        moved = motion.Course(speed=motion.SPEEDS[manner])
+    else:
+        name, manner = f"{name}_{course}", ""
+        drawn = np.random.default_rng([seed, index, held_out, course])
+        towards = np.array(RIG[THREE[1]][1][:2]) - (WORK - ORIGIN)[:2]
+        moved = motion.draw_course(drawn, triplet[0], layout, towards / np.linalg.norm(towards))
     return Spec(
-        f"{date}_{index:04d}",
-        triplets[index % len(triplets)],
-        int(variants[0]),
-        int(variants[1]),
-        motion.draw_layout(rng),
-        held_out,
-    )
+        name, triplet, int(variants[0]), int(variants[1]), layout, held_out, moved,
+        prompt(triplet, manner),
+    )  # fmt: skip
+
+
+def draw_cameras(spec: Spec, count: int, *, seed: int) -> tuple[str, ...]:
+    """Draws `count` cameras of the rig for a scene, as many on its left, in its middle, on its
+    right; the courses of one first frame have the same.
+
+    Raises:
+      ValueError: not a multiple of three up to twelve.
+    """
+    if count not in range(3, len(RIG) + 1, 3):
+        raise ValueError(f"cameras: wanted 3, 6, 9 or 12, got {count}")
+    rng = np.random.default_rng([seed, spec.held_out, int(spec.sequence_id.split("_")[1]), 12])
+    poses = np.stack([camera.extrinsics for camera in rig((48, 64)).values()])
+    clusters, names = transforms.view_clusters(poses, 3), np.array(list(RIG))
+    drawn = [rng.choice(names[clusters == c], count // 3, replace=False) for c in range(3)]
+    return tuple(str(name) for name in np.concatenate(drawn))
 
 
 def rig(size: tuple[int, int], names: tuple[str, ...] = tuple(RIG)) -> dict[str, taco.Camera]:
@@ -116,6 +161,7 @@ class World:
         self.motion = motion.move(
             action,
             spec.layout,
+            spec.course,
             np.arange(frames) / taco.FPS,
             centre=WORK,
             reach=self.objects["tool"].reach,
@@ -138,29 +184,58 @@ class World:
             thing, pose = self.objects[role], getattr(self.motion, role)[frame]
             vertices = thing.vertices @ pose[:3, :3].T + pose[:3, 3]
             result.append((vertices, thing.faces, thing.colours))
-        return result + [self._arm(side, frame) for side in ("left", "right")]
+        return result + [self.arm(side, frame) for side in ("left", "right")]
 
-    def _arm(self, side: str, frame: int):
+    def arm(self, side: str, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(vertices, faces, colours) of a forearm."""
         joints = self.joints[side][frame]
         wrist, knuckle = joints[0], joints[4]
         back = (wrist - knuckle) / np.linalg.norm(wrist - knuckle)
         back = back + np.array([0.0, -0.9, 0.12])
         back = back / np.linalg.norm(back)
-        start = wrist - 0.012 * back
-        mesh = trimesh.creation.cylinder(radius=0.031, segment=[start, start + 0.36 * back])
-        mesh = mesh.subdivide()
-        along = (mesh.vertices - start) @ back
-        thick = 0.72 + 0.5 * np.clip(along / 0.2, 0, 1)
-        axis = start + along[:, None] * back
-        vertices = axis + (mesh.vertices - axis) * thick[:, None]
-        colours = np.where((along > 0.07)[:, None], SLEEVE, SKIN)
-        return vertices, mesh.faces, colours
+        vertices, faces = _sleeve()
+        side_way = np.cross(back, [0.0, 0.0, 1.0])
+        side_way = side_way / np.linalg.norm(side_way)
+        turn = np.stack([side_way, np.cross(back, side_way), back], axis=1)
+        colours = np.where((vertices[:, 2] > 0.07)[:, None], SLEEVE, SKIN)
+        return wrist - 0.012 * back + vertices @ turn.T, faces, colours
 
 
+def occluders(world: World) -> list[surfaces.Surface]:
+    """What hides the tracked surfaces, over time: forearms and the table."""
+    result = []
+    for side in ("left", "right"):
+        arms = [world.arm(side, n) for n in range(world.frames)]
+        vertices = np.stack([v for v, _, _ in arms])
+        name = f"{side}_forearm"
+        result.append(surfaces.Surface(name, arms[0][1], vertices, kind=surfaces.OCCLUDER))
+    return [*result, table(world.frames)]
+
+
+@functools.cache
+def _sleeve() -> tuple[np.ndarray, np.ndarray]:
+    """A forearm along z from 0, 36 cm long, thicker away from the wrist."""
+    mesh = trimesh.creation.cylinder(radius=0.031, height=0.36, sections=24)
+    mesh.apply_translation([0, 0, 0.18])
+    mesh = mesh.subdivide()
+    vertices = np.array(mesh.vertices)
+    vertices[:, :2] *= 0.72 + 0.5 * np.clip(vertices[:, 2:] / 0.2, 0, 1)
+    return vertices, np.array(mesh.faces)
+
+
+def table(frames: int) -> surfaces.Surface:
+    """The table as a surface that stands still."""
+    vertices, faces, _ = _table()
+    poses = np.tile(np.eye(4), (frames, 1, 1))
+    return surfaces.Surface("table", faces, vertices, poses, surfaces.OCCLUDER)
+
+
+@functools.cache
 def _table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mesh = trimesh.creation.box(extents=[1.3, 1.0, 0.02])
     mesh.apply_translation(WORK + np.array([0.0, 0.0, -0.01]))
-    return mesh.vertices, mesh.faces, np.tile(TABLE, (len(mesh.vertices), 1))
+    vertices = np.array(mesh.vertices)
+    return vertices, np.array(mesh.faces), np.tile(TABLE, (len(vertices), 1))
 
 
 def _ground(points: np.ndarray) -> np.ndarray:
@@ -284,6 +359,7 @@ def write_scene(
     frames: int,
     size: tuple[int, int],
     names: tuple[str, ...] = tuple(RIG),
+    drawn: float = taco.FPS,
 ) -> None:
     """Writes one sequence in TACO's layout; the egocentric view where all twelve cameras are asked.
 
@@ -291,14 +367,19 @@ def write_scene(
       frames: at 30 fps.
       size: (height, width) of the videos.
       names: cameras, of RIG.
+      drawn: pictures a second: those of a clip at this rate (transforms.frame_index) are drawn, the
+        others repeat the one before.
     """
     world = World(spec, frames, hands)
     renderer = Renderer(world, size, names)
     head = head_camera(size, frames) if len(names) == len(RIG) else None
     clips = {name: [] for name in (*names, "egocentric")}
+    wanted, _ = transforms.frame_index(frames, source_fps=taco.FPS, fps=drawn, frames=frames)
     for index in range(frames):
-        moving = {"egocentric": head[index]} if head else None
-        for name, image in renderer.frame(index, moving).items():
+        if index in wanted:
+            moving = {"egocentric": head[index]} if head else None
+            images = renderer.frame(index, moving)
+        for name, image in images.items():
             clips[name].append(image)
     entry = taco.Entry(root, spec.triplet, spec.sequence_id)
     for name in names:
@@ -310,6 +391,9 @@ def write_scene(
         poses = np.stack([camera.extrinsics for camera in head])
         views = np.stack(clips["egocentric"])
         taco_writer.write_egocentric(entry, views, head[0].intrinsics, poses)
+    for surface in occluders(world):
+        surfaces.write(entry.folder(taco.OCCLUDERS), surface)
+    taco_writer.write(entry.folder(taco.TEXTS) / "prompt.txt", f"{spec.text}\n".encode())
     variants = {"tool": spec.tool_variant, "target": spec.target_variant}
     for role, name in zip(("tool", "target"), spec.triplet[1:], strict=True):
         thing = world.objects[role]

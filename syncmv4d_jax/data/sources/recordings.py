@@ -5,10 +5,13 @@ and the surfaces that are tracked, at every frame. A `Source` names a recording 
 the worker that prepares it. The plain layout, for recordings of HOT3D, ARCTIC or HOI4D kind:
 
     <root>/<sequence>/recording.json    {"fps": 30, "action": "...", "tool": "...", "target": "..."}
+                                        and, where wanted, "text": prompt, "occluders": [names]
     <root>/<sequence>/cameras.json      TACO's calibration form: {camera: {K, R, T, imgSize}}
     <root>/<sequence>/<camera>.mp4      frame n of the video is frame n of the surfaces
     <root>/<sequence>/surfaces/<name>.npz   faces [q 3]; vertices [n p 3] metres, world frame, or
                                         vertices [p 3] with poses [n 4 4] (surface to world)
+
+A surface named in "occluders" hides the others and is not tracked (see `surfaces`).
 """
 
 import dataclasses
@@ -17,27 +20,24 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
+from syncmv4d_jax.data import surfaces
 from syncmv4d_jax.data.sources import mano, taco
 
 
 class Recording(Protocol):
     """What preparation reads; `taco.Sequence` is one.
 
-    id: unique in the data set. triplet: (action, tool, object). frames: of the surfaces. cameras:
-    {name: taco.Camera}. names, faces: of the surfaces, faces [q 3] each.
+    id: unique in the data set. triplet: (action, tool, object). text: the prompt, "" where the
+    triplet says it all. frames: of the surfaces. cameras: {name: taco.Camera}. surfaces: those that
+    are tracked first.
     """
 
     id: str
     triplet: tuple[str, str, str]
+    text: str
     frames: int
     cameras: dict[str, taco.Camera]
-    names: tuple[str, ...]
-    faces: list[np.ndarray]
-
-    def vertices(self, frame: int) -> list[np.ndarray]:
-        """World vertices [p 3], metres, of each surface."""
+    surfaces: tuple[surfaces.Surface, ...]
 
     def video_path(self, camera: str) -> Path:
         """The video of a camera."""
@@ -125,7 +125,11 @@ def _description(folder: Path) -> dict[str, Any]:
         text = json.loads(path.read_text())
         if not float(text["fps"]) > 0:
             raise ValueError(f"fps {text['fps']}")
-        return {"fps": text["fps"]} | {k: text[k] for k in ("action", "tool", "target")}
+        occluders = tuple(text.get("occluders", ()))
+        if not all(isinstance(name, str) for name in (*occluders, text.get("text", ""))):
+            raise ValueError("text and occluders must be strings")
+        found = {"fps": text["fps"], "text": text.get("text", ""), "occluders": occluders}
+        return found | {k: text[k] for k in ("action", "tool", "target")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise taco.BadSequence(
             f"{path}: wanted fps, action, tool and target, got {error!r}"
@@ -139,21 +143,10 @@ class Folder:
     folder: Path
     id: str
     triplet: tuple[str, str, str]
+    text: str
     frames: int
     cameras: dict[str, taco.Camera]
-    names: tuple[str, ...]
-    faces: list[np.ndarray]
-    surfaces: list[tuple[np.ndarray, np.ndarray | None]]
-
-    def vertices(self, frame: int) -> list[np.ndarray]:
-        """World vertices [p 3], metres, of each surface."""
-        result = []
-        for vertices, poses in self.surfaces:
-            if poses is None:
-                result.append(vertices[frame])
-            else:
-                result.append(vertices @ poses[frame, :3, :3].T + poses[frame, :3, 3])
-        return result
+    surfaces: tuple[surfaces.Surface, ...]
 
     def video_path(self, camera: str) -> Path:
         """The video of a camera."""
@@ -171,41 +164,18 @@ def read_folder(folder: Path) -> Folder:
     """
     text = _description(folder)
     cameras = taco.read_calibration(folder / "cameras.json")
-    paths = sorted((folder / "surfaces").glob("*.npz"))
+    paths = sorted((folder / "surfaces").glob("[!.]*.npz"))
     if not paths:
         raise taco.BadSequence(f"{folder}/surfaces: no <name>.npz in it")
-    read = [_surface(path) for path in paths]
-    counts = {
-        path.stem: len(v if p is None else p) for path, (v, p, _) in zip(paths, read, strict=True)
-    }
-    if len(set(counts.values())) != 1:
-        raise taco.BadSequence(f"{folder.name}: frame counts differ: {counts}")
+    if unknown := sorted(set(text["occluders"]) - {path.stem for path in paths}):
+        raise taco.BadSequence(f"{folder}/recording.json: occluders {unknown} have no surface")
+    found = taco.read_surfaces(paths, occluders=text["occluders"], where=folder.name)
     return Folder(
         folder,
         folder.name,
         (str(text["action"]), str(text["tool"]), str(text["target"])),
-        next(iter(counts.values())),
+        text["text"],
+        found[0].frames,
         cameras,
-        tuple(path.stem for path in paths),
-        [faces for _, _, faces in read],
-        [(vertices, poses) for vertices, poses, _ in read],
+        found,
     )
-
-
-def _surface(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            vertices, faces = file["vertices"].astype(np.float64), file["faces"].astype(np.int64)
-            poses = file["poses"].astype(np.float64) if "poses" in file else None
-    except Exception as error:  # a damaged zip raises whatever its reader runs into
-        raise taco.BadSequence(f"{path}: unreadable ({type(error).__name__}: {error})") from error
-    shape = (vertices.ndim, None if poses is None else poses.shape[1:])
-    if shape not in ((3, None), (2, (4, 4))) or vertices.shape[-1] != 3 or faces.shape[1:] != (3,):
-        raise taco.BadSequence(
-            f"{path}: wanted vertices [n p 3], or [p 3] with poses [n 4 4], and faces [q 3], got "
-            f"{vertices.shape}, {faces.shape}"
-        )
-    finite = np.isfinite(vertices).all() and (poses is None or np.isfinite(poses).all())
-    if not finite or faces.min(initial=0) < 0 or faces.max(initial=-1) >= vertices.shape[-2]:
-        raise taco.BadSequence(f"{path}: values that are not finite, or faces beyond the vertices")
-    return vertices, poses, faces

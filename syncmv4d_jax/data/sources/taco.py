@@ -8,25 +8,29 @@ Layout (`<root>/<Modality>/<triplet>/<sequence>/...`, triplet = "(action, tool, 
     Hand_Poses                           {left,right}_hand.pkl, {left,right}_hand_shape.pkl
     Object_Poses                         tool_<id>.npy, target_<id>.npy   [n 4 4] object to world, m
     Object_Models | object_models_released   <id>_cm.obj, centimetres (beside the modalities)
+    Occluders                            <name>.npz, see `surfaces`; Texts   prompt.txt: ours, where
+                                         there are any (embedded scenes: forearms and the table)
 
 Distortion coefficients are never applied (as in TACO's own toolkit). World frames are per date.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
 
+from syncmv4d_jax.data import surfaces
 from syncmv4d_jax.data.sources import mano
 from syncmv4d_jax.weights import torch_pickle
 
 VIDEOS = ("Marker_Removed_Allocentric_RGB_Videos", "Allocentric_RGB_Videos")
 MODELS = ("Object_Models", "object_models_released")
 CAMERAS, HANDS, POSES = "Allocentric_Camera_Parameters", "Hand_Poses", "Object_Poses"
+OCCLUDERS, TEXTS = "Occluders", "Texts"
 NAMES = ("left", "right", "tool", "target")
 FPS = 30
 # Wrong extrinsics (toolkit issues 18, 20): reported by users of the data set.
@@ -63,20 +67,14 @@ class Camera:
 class Sequence:
     """One recording: cameras, and the surfaces of both hands, tool and target at every frame.
 
-    Attributes:
-      hands: {"left" | "right": [n 778 3]} world metres.
-      poses: {"tool" | "target": [n 4 4]} object to world.
-      models: {"tool" | "target": (vertices [p 3] metres, faces [q 3])}.
+    text: the prompt, "" where there is none of its own.
     """
 
     entry: Entry
     frames: int
     cameras: dict[str, Camera]
-    hands: dict[str, np.ndarray]
-    hand_faces: dict[str, np.ndarray]
-    poses: dict[str, np.ndarray]
-    models: dict[str, tuple[np.ndarray, np.ndarray]]
-    names: tuple[str, ...] = NAMES
+    surfaces: tuple[surfaces.Surface, ...]
+    text: str = ""
 
     @property
     def id(self) -> str:
@@ -85,23 +83,6 @@ class Sequence:
     @property
     def triplet(self) -> tuple[str, str, str]:
         return self.entry.triplet
-
-    @property
-    def faces(self) -> list[np.ndarray]:
-        return [
-            self.hand_faces[n] if n in self.hand_faces else self.models[n][1] for n in self.names
-        ]
-
-    def vertices(self, frame: int) -> list[np.ndarray]:
-        """World vertices [p 3], metres, of each of `names` at a 30 fps frame."""
-        result = []
-        for name in self.names:
-            if name in self.hands:
-                result.append(self.hands[name][frame])
-            else:
-                pose = self.poses[name][frame]
-                result.append(self.models[name][0] @ pose[:3, :3].T + pose[:3, 3])
-        return result
 
     def video_path(self, camera: str) -> Path:
         """The video of a camera, without markers where there is one.
@@ -165,15 +146,47 @@ def load(root: str | Path, entry: Entry, hands: mano.Hands) -> Sequence:
     if entry.sequence_id in KNOWN_BAD:
         raise BadSequence(f"{entry.sequence_id}: {KNOWN_BAD[entry.sequence_id]}")
     cameras = read_calibration(entry.folder(CAMERAS) / "calibration.json")
-    posed = {side: _hand(entry, side, getattr(hands, side)) for side in ("left", "right")}
-    poses, models = {}, {}
-    for role in ("tool", "target"):
-        poses[role], models[role] = _object(entry, role)
-    counts = {name: len(x) for name, x in (posed | poses).items()}
+    tracked = [
+        *(_hand(entry, side, getattr(hands, side)) for side in ("left", "right")),
+        *(_object(entry, role) for role in ("tool", "target")),
+    ]
+    paths = sorted(entry.folder(OCCLUDERS).glob("[!.]*.npz"))
+    found = read_surfaces(
+        paths, occluders=[p.stem for p in paths], where=entry.sequence_id, tracked=tracked
+    )
+    return Sequence(entry, found[0].frames, cameras, found, _text(entry))
+
+
+def _text(entry: Entry) -> str:
+    path = entry.folder(TEXTS) / "prompt.txt"
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise BadSequence(f"{path}: not a text ({error})") from error
+
+
+def read_surfaces(
+    paths: list[Path],
+    *,
+    occluders: Collection[str],
+    where: str,
+    tracked: list[surfaces.Surface] = (),
+) -> tuple[surfaces.Surface, ...]:
+    """Reads surface files and puts them behind `tracked`, see `surfaces.in_order`.
+
+    Raises:
+      BadSequence: a broken file, nothing to track, or frame counts that differ.
+    """
+    try:
+        kinds = [surfaces.OCCLUDER if p.stem in occluders else surfaces.TRACKED for p in paths]
+        read = [surfaces.read(path, kind=kind) for path, kind in zip(paths, kinds, strict=True)]
+        found = surfaces.in_order([*tracked, *read])
+    except ValueError as error:
+        raise BadSequence(f"{where}: {error}") from error
+    counts = {surface.name: surface.frames for surface in found}
     if len(set(counts.values())) != 1:
-        raise BadSequence(f"{entry.sequence_id}: frame counts differ: {counts}")
-    faces = {side: getattr(hands, side).faces for side in posed}
-    return Sequence(entry, counts["left"], cameras, posed, faces, poses, models)
+        raise BadSequence(f"{where}: frame counts differ: {counts}")
+    return found
 
 
 def read_calibration(path: Path) -> dict[str, Camera]:
@@ -216,7 +229,7 @@ def _read_pickle(path: Path) -> Any:
         raise BadSequence(f"{path}: unreadable ({type(error).__name__}: {error})") from error
 
 
-def _hand(entry: Entry, side: str, model: mano.Model) -> np.ndarray:
+def _hand(entry: Entry, side: str, model: mano.Model) -> surfaces.Surface:
     folder = entry.folder(HANDS)
     frames = _read_pickle(folder / f"{side}_hand.pkl")
     shape_file = folder / f"{side}_hand_shape.pkl"
@@ -234,14 +247,14 @@ def _hand(entry: Entry, side: str, model: mano.Model) -> np.ndarray:
             betas = np.asarray(_read_pickle(shape_file)["hand_shape"], np.float64).reshape(10)
         if not all(np.isfinite(x).all() for x in (pose, move, betas)):
             raise ValueError("values that are not finite")
-        return mano.skin(model, pose, betas, move)[0]
+        return surfaces.Surface(side, model.faces, mano.skin(model, pose, betas, move)[0])
     except BadSequence:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadSequence(f"{folder}/{side}_hand.pkl: broken hand poses ({error!r})") from error
 
 
-def _object(entry: Entry, role: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+def _object(entry: Entry, role: str) -> surfaces.Surface:
     folder = entry.folder(POSES)
     files = sorted(folder.glob(f"{role}_*.npy"))
     if len(files) != 1:
@@ -260,7 +273,8 @@ def _object(entry: Entry, role: str) -> tuple[np.ndarray, tuple[np.ndarray, np.n
             f"{files[0]}: frame {int(np.argmax(off > 1e-2))} is not a rotation and a translation"
         )
     identifier = files[0].stem.split("_")[-1]
-    return poses, read_model(entry.root, identifier)
+    vertices, faces = read_model(entry.root, identifier)
+    return surfaces.Surface(role, faces, vertices, poses)
 
 
 def read_model(root: Path, identifier: str) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,11 @@ from syncmv4d_jax.weights import torch_pickle
 EGOCENTRIC_VIDEOS, EGOCENTRIC_CAMERAS = "Egocentric_RGB_Videos", "Egocentric_Camera_Parameters"
 
 
-def write_video(path: Path, frames: np.ndarray, *, fps: float = taco.FPS, crf: int = 10) -> None:
+def write_video(path: Path, frames: np.ndarray, *, fps: float = taco.FPS, qp: int = 12) -> None:
     """Writes frames [n h w 3] uint8 as H.264 with a key frame every half second.
+
+    The quantiser is constant: a rate control that looks ahead would let a first frame depend on
+    those that follow.
 
     Raises:
       ValueError: odd height or width (4:2:0 needs even ones).
@@ -33,7 +36,7 @@ def write_video(path: Path, frames: np.ndarray, *, fps: float = taco.FPS, crf: i
     with disk.whole(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "veryfast", "g": "15"}
+        stream.options = {"qp": str(qp), "preset": "veryfast", "g": "15"}
         stream.codec_context.thread_count = 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -53,7 +56,7 @@ def write_calibration(path: Path, cameras: dict[str, taco.Camera]) -> None:
         }
         for name, camera in cameras.items()
     }
-    _write(path, json.dumps(raw, indent=1).encode())
+    write(path, json.dumps(raw, indent=1).encode())
 
 
 def write_egocentric(
@@ -86,7 +89,7 @@ def write_object(
     if not path.is_file():
         lines = [f"v {x:.5f} {y:.5f} {z:.5f}" for x, y, z in vertices * 100]
         lines += [f"f {a} {b} {c}" for a, b, c in faces + 1]
-        _write(path, ("\n".join(lines) + "\n").encode())
+        write(path, ("\n".join(lines) + "\n").encode())
 
 
 def write_hands(entry: taco.Entry, hands: dict[str, tuple]) -> None:
@@ -103,7 +106,8 @@ def write_hands(entry: taco.Entry, hands: dict[str, tuple]) -> None:
             (partial / f"{side}_hand_shape.pkl").write_bytes(shape)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Writes a file, whole or not at all."""
     with disk.whole(path) as partial:
         partial.write_bytes(data)
 

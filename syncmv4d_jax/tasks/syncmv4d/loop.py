@@ -160,15 +160,17 @@ class Loop:
         """Returns what the loop's functions read of a batch (or of sampling inputs)."""
         keys = "text text_lengths intrinsics extrinsics view_index anchors anchor_valid frame_valid"
         context = {key: batch.get(key) for key in keys.split()}
+        if context["extrinsics"] is not None:
+            context["extrinsics"] = cameras.static(context["extrinsics"], where="the loop")
         context["null_text"] = batch.get("null_text")
         context["null_text_lengths"] = batch.get("null_text_lengths")
         if self.settings.joint_motion:
-            context["centre"] = self._centre(batch)
+            context["centre"] = self._centre(context)
         return context
 
-    def _centre(self, batch):
+    def _centre(self, context):
         """[b 3] metres; [b v 3] without multi_view, each view's from its own camera (A16)."""
-        cams, size = (batch["intrinsics"], batch["extrinsics"]), self.options.size
+        cams, size = (context["intrinsics"], context["extrinsics"]), self.options.size
         if self.mjd_config.multi_view and self.options.views > 1:
             return cameras.scene_centre(*cams, size)
         one = [einops.rearrange(x, "b v i j -> (b v) 1 i j") for x in cams]

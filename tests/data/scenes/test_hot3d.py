@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from syncmv4d_jax.data import surfaces
 from syncmv4d_jax.data.scenes import hot3d, scene
 from syncmv4d_jax.data.sources import recordings
 
@@ -52,13 +53,14 @@ def test_written_capture_is_read_as_recorded(root, tmp_path):
     (source,) = recordings.folder_sources(out)
     recording = source.open()
     assert (source.fps, source.triplet) == (30.0, ("move", "box", "mug white"))
-    assert recording.frames == FRAMES and sorted(recording.names) == sorted(
-        ("left", "right", "tool", "target")
-    )
+    kinds = {surface.name: surface.kind for surface in recording.surfaces}
+    tracked = {name for name, kind in kinds.items() if kind == surfaces.TRACKED}
+    assert recording.frames == FRAMES and tracked == {"left", "right", "tool", "target"}
+    assert kinds.keys() - tracked == {"left_forearm", "right_forearm", "table"}
     # Distances between surfaces are those of the recording: it was moved rigidly.
     raw = np.load(root / "Aria/P1/derived_tracks.npz")
     before = raw["left_hand_verts"][4] - raw["right_hand_verts"][4]
-    read = dict(zip(recording.names, recording.vertices(2), strict=True))
+    read = {surface.name: surface.at(2) for surface in recording.surfaces[:4]}
     after = read["left"] - read["right"]
     np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.linalg.norm(before, axis=1), 1e-4)
     every = np.concatenate(list(read.values()))

@@ -1,5 +1,6 @@
 """Embedded scenes: what they promise of motion, grasps and contacts; pictures fit geometry."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -14,7 +15,7 @@ import scipy.spatial
 import trimesh
 
 from syncmv4d_jax.data import raycast
-from syncmv4d_jax.data.scenes import hand, objects
+from syncmv4d_jax.data.scenes import hand, motion, objects
 from syncmv4d_jax.data.scenes import scene as scenes
 from syncmv4d_jax.data.sources import mano, taco
 from syncmv4d_jax.geometry import cameras
@@ -61,27 +62,64 @@ def test_triplets_and_meshes_of_the_two_splits_differ():
 
 
 def test_motion_is_large_slow_and_far_from_the_origin(worlds):
+    moved = []
     for world in worlds:
         surfaces = tracks(world)
-        moved = [np.linalg.norm(s[-1] - s[0], axis=-1) for s in surfaces]
-        assert min(np.median(m) for m in moved) >= 0.08, world.spec.triplet
+        moved.append([np.median(np.linalg.norm(s[-1] - s[0], axis=-1)) for s in surfaces])
         steps = [np.linalg.norm(np.diff(s, axis=0), axis=-1).max() for s in surfaces]
-        assert max(steps) <= 0.02, (world.spec.triplet, steps)
+        assert max(steps) <= 0.028, (world.spec.triplet, steps)
         assert min(np.linalg.norm(s, axis=-1).min() for s in surfaces) >= 0.3
+        low, high = motion.LENGTH
+        assert low * 0.6 < min(moved[-1]) and max(moved[-1]) < high + 0.05, world.spec.triplet
+    assert np.mean(moved) > 0.06 and np.std(moved) > 0.02  # far, and not all alike
 
 
-def test_motion_follows_from_triplet_and_first_frame(hands):
-    """Two scenes of one action with one layout move alike, whatever the meshes (5 mm)."""
+def test_motion_follows_from_triplet_first_frame_and_speed(hands):
+    """Two scenes of one action, layout and course move alike, whatever the meshes (5 mm)."""
     for action in {spec.triplet[0] for spec in SPECS}:
         same = [spec for spec in SPECS if spec.triplet[0] == action][:2]
         paths = []
         for spec in same:
-            spec = type(spec)(**(vars(spec) | {"layout": SPECS[0].layout}))
-            motion = scenes.World(spec, FRAMES, hands).motion
-            paths.append([getattr(motion, role)[:, :3, 3] for role in ("tool", "target")])
+            spec = dataclasses.replace(spec, layout=SPECS[0].layout, course=SPECS[0].course)
+            made = scenes.World(spec, FRAMES, hands).motion
+            paths.append([getattr(made, role)[:, :3, 3] for role in ("tool", "target")])
         for one, other in zip(*paths, strict=True):
             difference = (one - one[0]) - (other - other[0])
             assert np.linalg.norm(difference, axis=-1).max() < 0.005, action
+
+
+def test_the_text_tells_the_speed(hands):
+    spec = SPECS[0]
+    far = {}
+    for manner, speed in motion.SPEEDS.items():
+        told = dataclasses.replace(spec, course=motion.Course(speed=speed))
+        made = scenes.World(told, FRAMES, hands).motion
+        far[manner] = np.linalg.norm(made.target[-1, :3, 3] - made.target[0, :3, 3])
+        assert f" {manner} " in scenes.prompt(spec.triplet, manner)
+    assert far["slowly"] < 0.75 * far["quickly"]
+    for one in SPECS:
+        (manner,) = (m for m in motion.SPEEDS if m in one.text)
+        assert one.course.speed == motion.SPEEDS[manner]
+
+
+def test_the_way_is_the_layouts(hands):
+    """Where the tool's head is seen from the target tells where both will go, and how far."""
+    layout = SPECS[0].layout
+    for action, rule in motion.ACTIONS.items():
+        ends, seen = [], []
+        for change in ({}, {"bearing": layout.bearing + 1.0}, {"length": 2 * layout.length}):
+            other = dataclasses.replace(layout, **change)
+            made = motion.move(
+                action, other, motion.Course(), np.array([0.0, motion.CLIP]),
+                centre=np.zeros(3), reach=0.13, height=0.05,
+            )  # fmt: skip
+            head = made.tool[0, :3] @ [0, 0.13, 0, 1.0]
+            seen.append(complex(*(made.target[0, :2, 3] - head[:2])))
+            ends.append(complex(*(made.target[1, :2, 3] - made.target[0, :2, 3])))
+            assert abs(ends[-1]) == pytest.approx(rule.target * other.length)
+        for what in (seen, ends):  # turned by 1 radian, and twice as long
+            assert what[1] / what[0] == pytest.approx(np.exp(1j))
+            assert what[2] / what[0] == pytest.approx(2)
 
 
 def test_right_hand_holds_the_tool_and_the_left_the_target(worlds):
@@ -106,16 +144,15 @@ def densely(vertices, faces):
     return trimesh.sample.sample_surface(mesh, 8_000, seed=0)[0]
 
 
-def test_tools_stay_at_their_targets(worlds):
-    """Near each other at the start, 12 mm at the end; a pouring tool starts and ends higher."""
-    for world in worlds:
-        for frame in (0, FRAMES - 1):
-            limit = 0.07 if world.spec.triplet[0] == "pour in some" else (0.012 if frame else 0.025)
-            tool, target = (densely(*world.surfaces(frame)[i][:2]) for i in (2, 3))
-            distance = scipy.spatial.cKDTree(tool).query(target)[0].min()
-            assert distance < limit, (world.spec.triplet, frame, distance)
-            above = np.linalg.norm(tool[:, :2] - world.motion.target[frame][:2, 3], axis=-1).min()
-            assert frame == 0 or above < 0.05, (world.spec.triplet, above)
+def test_tools_come_to_their_targets(hands):
+    """At the end of a whole way: within 25 mm, or 8 cm above where something is poured."""
+    for spec in SPECS:
+        whole = dataclasses.replace(spec, course=motion.Course())
+        world = scenes.World(whole, FRAMES, hands)
+        tool, target = (densely(*world.surfaces(FRAMES - 1)[i][:2]) for i in (2, 3))
+        distance = scipy.spatial.cKDTree(tool).query(target)[0].min()
+        limit = 0.08 if spec.triplet[0] == "pour in some" else 0.025
+        assert distance < limit, (spec.triplet, distance)
 
 
 def test_nothing_sinks_into_the_table(worlds):
@@ -180,6 +217,36 @@ def shift(mask):
     )
 
 
+def test_courses_begin_alike_and_go_apart(hands):
+    for index in range(4):
+        specs = [scenes.specify(index, seed=1, held_out=True, course=k) for k in range(4)]
+        assert len({spec.sequence_id for spec in specs}) == 4
+        assert len({spec.text for spec in specs}) == 1 == len({spec.layout for spec in specs})
+        assert not any(manner in specs[0].text for manner in motion.SPEEDS)
+        assert len({scenes.draw_cameras(spec, 3, seed=1) for spec in specs}) == 1
+        made = [tracks(scenes.World(spec, FRAMES, hands)) for spec in specs]
+        for parts in zip(*made, strict=True):
+            assert all(np.array_equal(parts[0][0], part[0]) for part in parts)
+            steps = [np.linalg.norm(np.diff(part, axis=0), axis=-1).max() for part in parts]
+            assert max(steps) <= 0.03
+        ends = [np.concatenate([part[-1] for part in parts]) for parts in made]
+        apart = [np.linalg.norm(a - b, axis=-1).mean() for a, b in itertools.combinations(ends, 2)]
+        assert min(apart) > 0.004 and np.mean(apart) > 0.03, apart
+
+
+def test_cameras_are_drawn_from_all_parts_of_the_rig():
+    spec = SPECS[0]
+    drawn = [scenes.draw_cameras(spec, 6, seed=seed) for seed in range(20)]
+    assert set(itertools.chain(*drawn)) == set(scenes.RIG)
+    rig = scenes.rig((48, 64))
+    for names in drawn:
+        assert len(set(names)) == 6
+        where = cameras.camera_centre(np.stack([rig[name].extrinsics for name in names]))[:, 0]
+        assert where[:2].min() > where[2:4].max() and where[2:4].min() > where[4:].max()
+    with pytest.raises(ValueError, match="wanted 3, 6, 9 or 12, got 4"):
+        scenes.draw_cameras(spec, 4, seed=0)
+
+
 def test_scenes_are_reproducible(hands):
     first, again = (scenes.specify(7, seed=5, held_out=True) for _ in range(2))
     assert first == again != scenes.specify(7, seed=6, held_out=True)
@@ -194,6 +261,35 @@ def command():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_courses_have_one_first_picture_and_held_frames_repeat(tmp_path):
+    """Equal to the byte after coding; between the frames of an 8 fps clip pictures are repeated."""
+    flags = [
+        "--frames",
+        "30",
+        "--size",
+        "48x64",
+        "--cameras",
+        "3",
+        "--courses",
+        "2",
+        "--drawn",
+        "8",
+    ]
+    script = [sys.executable, str(ROOT / "data_prep/make_scenes.py"), "--out", str(tmp_path)]
+    subprocess.run([*script, "--scenes", "1", *flags], check=True, cwd=ROOT)
+    videos = []
+    for entry in taco.index(tmp_path / "taco"):
+        (path, *_) = sorted(entry.folder(taco.VIDEOS[0]).glob("*.mp4"))
+        with av.open(str(path)) as container:
+            videos.append([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+    one, other = videos
+    assert len(one) == 30 and np.array_equal(one[0], other[0])
+    assert not np.array_equal(one[29], other[29])
+    change = np.array([np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(one)])
+    drawn = np.isin(np.arange(1, 30), EIGHT)
+    assert change[drawn].mean() > 5 * change[~drawn].mean()
 
 
 def test_command_makes_resumes_and_refuses(tmp_path, capfd):
@@ -223,6 +319,6 @@ def test_command_makes_resumes_and_refuses(tmp_path, capfd):
     with pytest.raises(SystemExit, match="made with other settings"):
         command().main([*arguments, "--seed", "1"])
     assert json.loads((tmp_path / "scenes.json").read_text())["seed"] == 0
-    for wrong in (["--size", "35x48"], ["--frames", "0"], ["--scenes", "-1"]):
+    for wrong in (["--size", "35x48"], ["--frames", "0"], ["--scenes", "-1"], ["--drawn", "31"]):
         with pytest.raises(SystemExit):
             command().main([*arguments, *wrong])

@@ -32,7 +32,9 @@ def still(made):
 def scaled(made):
     from syncmv4d_jax.metrics import multiview
 
-    return {"tracks_per_view": multiview.rescale(made["tracks_per_view"], made["extrinsics"], 1.2)}
+    return {
+        "tracks_per_view": multiview.rescale(made["tracks_per_view"], made["extrinsics"][:, 0], 1.2)
+    }
 
 
 def not_finite(made):

@@ -38,7 +38,7 @@ def page(path, count, *, size=(48, 64)):
                       "true_scale": truth["scale"],
                       "true_video": truth["video"], "true_tracks": truth["tracks"],
                       "true_motion": truth["motion"], "true_intrinsics": truth["intrinsics"],
-                      "true_extrinsics": truth["extrinsics"]})  # fmt: skip
+                      "true_extrinsics": truth["extrinsics"][:, 0]})  # fmt: skip
     scene.best_blur(scores, blurred)
     facts = {"fps": 8.0, "resolution": list(size), "frames": 9, "views": 3, "points": 90}
     evaluation = evaluate.assemble(scores) | facts
@@ -89,7 +89,7 @@ def test_tracks_are_right_to_a_thousandth_of_the_scene(made):
     steps = np.frombuffer(base64.b64decode(scene["true"]), "<i2").reshape(9, 90, 3)
     found = steps * scene["unit"] + scene["centre"]
     np.testing.assert_allclose(found, fake_samples.truth(2)["tracks"], atol=scene["radius"] / 1e3)
-    eyes = cameras.camera_centre(fake_samples.truth(2)["extrinsics"])
+    eyes = cameras.camera_centre(fake_samples.truth(2)["extrinsics"][:, 0])
     np.testing.assert_allclose(
         np.array([c[0] for c in scene["cameras"]]) + scene["centre"], eyes, atol=1e-3
     )
@@ -103,12 +103,14 @@ def test_each_view_s_own_points_depths_and_scales(made):
     found = steps * sample["scene"]["unit"] + sample["scene"]["centre"]
     gap = found - truth["tracks"][:, ::3]
     assert 1e-3 < np.abs(gap).mean() < 0.02 and np.ptp(gap, axis=1).max() < 1e-3
-    depth = cameras.to_camera(np.tile(truth["tracks"], (3, 1, 1, 1)), truth["extrinsics"])[..., 2]
+    depth = cameras.to_camera(np.tile(truth["tracks"], (3, 1, 1, 1)), truth["extrinsics"][:, 0])[
+        ..., 2
+    ]
     wanted = np.moveaxis(np.quantile(depth, [0.05, 0.5, 0.95], axis=-1), 0, -1)
     np.testing.assert_allclose(sample["depth"]["true"], wanted, atol=1e-4)
     np.testing.assert_allclose(sample["scale"]["generated"], 1.1 * truth["scale"], rtol=1e-5)
     broken = np.full((2, 4, 3), np.nan)
-    assert tracks.depths(broken, truth["extrinsics"][:1]) == [[None, None]]
+    assert tracks.depths(broken, truth["extrinsics"][:1, 0]) == [[None, None]]
 
 
 def test_long_clips_get_fewer_points():
@@ -272,7 +274,7 @@ def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
     assert found["point"] == 7 and max(found["off"]) < 0.05 and found["legend"]
     truth = fake_samples.truth(int(found["here"].split("-")[1]))
     point = np.tile(truth["tracks"][3, 21], (3, 1))
-    pixels, _ = cameras.project(point, truth["intrinsics"], truth["extrinsics"])
+    pixels, _ = cameras.project(point, truth["intrinsics"], truth["extrinsics"][:, 0])
     np.testing.assert_allclose(found["pixels"], pixels, atol=0.05)
     assert found["width"] == width
     assert found["wide"] <= 0 and found["unnamed"] == found["unreachable"] == 0

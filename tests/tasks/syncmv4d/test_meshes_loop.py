@@ -58,7 +58,7 @@ def make_batch(task):
         "anchors": np.asarray(pixels[:, :, 0], np.float32),
         "anchor_valid": ones((B, v, K)),
         "intrinsics": intrinsics,
-        "extrinsics": extrinsics,
+        "extrinsics": extrinsics[:, :, None],
         "scale": np.stack([depth.min((2, 3)), depth.max((2, 3))], -1).astype(np.float32),
         "frame_valid": ones((B, N)),
         "latent_valid": ones((B, f)),

@@ -50,7 +50,7 @@ def make_batch(seed=0):
         "anchors": np.asarray(pixels[:, 0], np.float32),
         "anchor_valid": np.ones((V, K), bool),
         "intrinsics": intrinsics,
-        "extrinsics": extrinsics,
+        "extrinsics": extrinsics[:, None],
         "scale": np.stack([depth.min((1, 2)), depth.max((1, 2))], -1).astype(np.float32),
         "frame_valid": np.ones((N,), bool),
         "latent_valid": np.ones((2,), bool),

@@ -1,0 +1,184 @@
+"""Surfaces of a recording: what is tracked, what only hides it, and what a pixel of frame 0 shows.
+
+A tracked surface is painted, sampled and counted in a crop's bounds. An occluder (forearm, robot
+arm, table) is cast with the others, so that it hides them, and nothing else. On disk a surface is
+
+    <name>.npz    faces [q 3]; vertices [n p 3] metres, world frame, or vertices [p 3] with
+                  poses [n 4 4] (surface to world)
+
+Records keep all surfaces of a clip once (`pack`), so that where the point goes that any pixel of
+any view shows, in frame 0 or later, and how deep it is, can be asked for (`cast`).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from syncmv4d_jax import disk
+from syncmv4d_jax.data import raycast
+
+TRACKED, OCCLUDER = "tracked", "occluder"
+
+
+class BrokenSurface(ValueError):
+    """A file that is not a surface; the message says which and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """A mesh over time.
+
+    Attributes:
+      name: unique in its recording.
+      faces: [q 3].
+      vertices: [n p 3], or [p 3] with `poses`; metres, world frame.
+      poses: [n 4 4], surface to world, or None.
+      kind: TRACKED or OCCLUDER.
+    """
+
+    name: str
+    faces: np.ndarray
+    vertices: np.ndarray
+    poses: np.ndarray | None = None
+    kind: str = TRACKED
+
+    @property
+    def frames(self) -> int:
+        return len(self.vertices if self.poses is None else self.poses)
+
+    def at(self, frame: int) -> np.ndarray:
+        """World vertices [p 3], metres, at a frame."""
+        if self.poses is None:
+            return self.vertices[frame]
+        return self.vertices @ self.poses[frame, :3, :3].T + self.poses[frame, :3, 3]
+
+
+def in_order(found: Sequence[Surface]) -> tuple[Surface, ...]:
+    """The tracked ones first: an index below their number names one of them.
+
+    Raises:
+      ValueError: nothing is tracked, or an unknown kind.
+    """
+    if strange := {s.kind for s in found} - {TRACKED, OCCLUDER}:
+        raise ValueError(f"kind of a surface: wanted {TRACKED} or {OCCLUDER}, got {strange}")
+    tracked = tuple(s for s in found if s.kind == TRACKED)
+    if not tracked:
+        raise ValueError(f"wanted a surface that is tracked, got {[s.name for s in found]}")
+    return tracked + tuple(s for s in found if s.kind == OCCLUDER)
+
+
+def read(path: Path, *, kind: str = TRACKED) -> Surface:
+    """Reads <name>.npz.
+
+    Raises:
+      BrokenSurface: unreadable, of wrong shapes, or with values that are not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            vertices, faces = file["vertices"].astype(np.float64), file["faces"].astype(np.int64)
+            poses = file["poses"].astype(np.float64) if "poses" in file else None
+    except Exception as error:  # a damaged zip raises whatever its reader runs into
+        raise BrokenSurface(f"{path}: unreadable ({type(error).__name__}: {error})") from error
+    shape = (vertices.ndim, None if poses is None else poses.shape[1:])
+    if shape not in ((3, None), (2, (4, 4))) or vertices.shape[-1] != 3 or faces.shape[1:] != (3,):
+        raise BrokenSurface(
+            f"{path}: wanted vertices [n p 3], or [p 3] with poses [n 4 4], and faces [q 3], got "
+            f"{vertices.shape}, {faces.shape}"
+        )
+    finite = np.isfinite(vertices).all() and (poses is None or np.isfinite(poses).all())
+    if not finite or faces.min(initial=0) < 0 or faces.max(initial=-1) >= vertices.shape[-2]:
+        raise BrokenSurface(f"{path}: values that are not finite, or faces beyond the vertices")
+    return Surface(path.stem, faces, vertices, poses, kind)
+
+
+def write(folder: Path, surface: Surface) -> None:
+    """Writes folder/<name>.npz, whole or not at all."""
+    values = {"faces": surface.faces.astype(np.int32)}
+    values["vertices"] = surface.vertices.astype(np.float32)
+    if surface.poses is not None:
+        values["poses"] = surface.poses.astype(np.float32)
+    with disk.whole(folder / f"{surface.name}.npz") as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **values)
+
+
+def pack(found: Sequence[Surface], index: np.ndarray) -> dict[str, Any]:
+    """The surfaces at the frames `index` [n] of a clip as values of a record's example."""
+    values: dict[str, Any] = {
+        "surface_names": "\n".join(s.name for s in found),
+        "surface_kinds": "\n".join(s.kind for s in found),
+    }
+    for i, surface in enumerate(found):
+        values[f"faces_{i}"] = surface.faces.astype(np.int32)
+        if surface.poses is None:
+            values[f"vertices_{i}"] = surface.vertices[index].astype(np.float32)
+        else:
+            values[f"vertices_{i}"] = surface.vertices.astype(np.float32)
+            values[f"poses_{i}"] = surface.poses[index].astype(np.float64)
+    return values
+
+
+def unpack(values: Mapping[str, Any]) -> tuple[Surface, ...]:
+    """The surfaces of `pack`; their frames are those of the clip."""
+    names, kinds = (values[f"surface_{what}"].split("\n") for what in ("names", "kinds"))
+    return tuple(
+        Surface(name, values[f"faces_{i}"], values[f"vertices_{i}"], values.get(f"poses_{i}"), kind)
+        for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    )
+
+
+class Shown(NamedTuple):
+    """What rays meet, each [k ...]: index of the surface (-1: none), face, weights [k 3]."""
+
+    surface: np.ndarray
+    face: np.ndarray
+    weights: np.ndarray
+
+    def positions(self, found: Sequence[Surface], frames: Sequence[int]) -> np.ndarray:
+        """Where it is at `frames`: [n k 3] float32 metres, world; NaN where nothing is met."""
+        result = np.full((len(frames), len(self.surface), 3), np.nan, np.float32)
+        for index in np.unique(self.surface[self.surface >= 0]):
+            here = self.surface == index
+            corners = found[index].faces[self.face[here]]
+            for n, frame in enumerate(frames):
+                vertices = found[index].at(frame)[corners]
+                result[n, here] = np.einsum("kic,ki->kc", vertices, self.weights[here])
+        return result
+
+
+def cast(
+    found: Sequence[Surface],
+    pixels: np.ndarray,
+    intrinsics: np.ndarray,
+    extrinsics: np.ndarray,
+    *,
+    frame: int = 0,
+) -> Shown:
+    """What pixels of a camera show.
+
+    Args:
+      pixels: [k 2], (x, y), parts of pixels allowed.
+      intrinsics: [3 3], pixels. extrinsics: [3 4], world to camera, metres: of that frame.
+    """
+    scene = raycast.Scene([(surface.at(frame), surface.faces) for surface in found])
+    hits = scene.cast_pixels(pixels, intrinsics, extrinsics)
+    return Shown(hits.mesh, hits.face, hits.barycentric)
+
+
+def tracks(
+    found: Sequence[Surface],
+    pixels: np.ndarray,
+    intrinsics: np.ndarray,
+    extrinsics: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The true tracks of pixels [k 2] of a view's first frame.
+
+    Returns:
+      tracks [n k 3] float32, metres, world, NaN where a pixel shows no surface; tracked [k] bool:
+      it shows one that is tracked.
+    """
+    met = cast(found, pixels, intrinsics, extrinsics)
+    tracked = np.array([surface.kind == TRACKED for surface in found] + [False])
+    return met.positions(found, range(found[0].frames)), tracked[met.surface]
