@@ -8,6 +8,7 @@ import pytest
 from configs import demo as configuration
 from demo import make as demo
 from syncmv4d_jax import tree
+from syncmv4d_jax.data.scenes import scene
 from syncmv4d_jax.run import assembly, checkpoint
 from syncmv4d_jax.weights import store
 
@@ -40,6 +41,15 @@ def test_shipped_weights_are_small_and_passed_their_checks():
     scores = json.loads((demo.SHIPPED / "eval.json").read_text())
     assert scores["scenes"] >= 16 and scores["checks"]
     assert all(check["passed"] for check in scores["checks"])
+
+
+def test_the_demo_says_what_its_weights_were_trained_on():
+    """Weights of other scenes are not expected to pass; what is shipped says of which they are."""
+    version = json.loads((demo.SHIPPED / "scenes.json").read_text())["version"]
+    assert isinstance(version, int)
+    assert "not expected to pass" in demo.footing(scene.VERSION - 1)
+    assert "expected to pass" in demo.footing(scene.VERSION)
+    assert "not" not in demo.footing(scene.VERSION)
 
 
 def test_shipping_an_unfinished_training_is_refused(tmp_path):
