@@ -65,7 +65,8 @@ def functions(task: syncmv4d.task.SyncMV4D) -> dict[str, tuple[Callable, tuple]]
     text = shape(task.mjd_config.text_len, task.mjd_config.text_dim)
 
     def denoise(params, x, t, text):
-        return module.bind(mjd.MJD, task.mjd_config, params["dit"])(x, x, t, text, feedback=x)
+        model = module.bind(mjd.MJD, task.mjd_config, params["dit"])
+        return model(mjd.Inputs(x, x, t, x), mjd.Text(text))
 
     def context(anchors, valid, intrinsics, extrinsics):
         return {

@@ -179,8 +179,10 @@ def test_batch_that_does_not_divide():
 
 
 def mjd_loss(model_config, params, inputs, placement):
-    out = module.bind(mjd.MJD, model_config, params)(*inputs, placement=placement)
-    total = jnp.mean(jnp.square(out.video)) + jnp.mean(jnp.square(out.motion))
+    *latents, t, text = inputs
+    model = module.bind(mjd.MJD, model_config, params)
+    out = model(mjd.Inputs(*latents, t), mjd.Text(text), placement=placement)
+    total = jnp.mean(jnp.square(out.velocity)) + jnp.mean(jnp.square(out.motion_velocity))
     return total + jnp.mean(jnp.square(out.scale))
 
 

@@ -22,7 +22,7 @@ from syncmv4d_jax.models.mjd import (
     tokens,
     warm_start,
 )
-from syncmv4d_jax.models.nn import module, rope
+from syncmv4d_jax.models.nn import module, protocol, rope
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit
 
@@ -50,21 +50,46 @@ def randomise(params, seed=1):
     )
 
 
-def run(config, params, *args, **kwargs):
-    return jax.jit(lambda p: module.bind(mjd.MJD, config, p)(*args, **kwargs))(params)
+def run(config, params, video, motion, t, text, *, placement=protocol.LOCAL, **more):
+    given = mjd.Inputs(video, motion, t, **more)
+
+    def call(params):
+        return module.bind(mjd.MJD, config, params)(given, mjd.Text(text), placement=placement)
+
+    return jax.jit(call)(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden(protocol.Placement):
+    """Attention in which nobody sees motion, scale and register tokens."""
+
+    extra: int = TINY.extra_tokens
+    dense: int = 0
+    patch: int = 0
+
+    def attend(self, q, k, v, *, mask=None, lengths=None, kind="intra"):
+        index = np.arange(k.shape[1])
+        if kind == "intra":
+            seen = (index >= self.extra) & (index < self.extra + self.dense)
+            mask = jnp.asarray(seen)[None, None, None]
+        elif kind == "inter":  # tokens are (v m p)
+            mask = jnp.asarray(index // self.patch % 2 == 0)[None, None, None]
+        return super().attend(q, k, v, mask=mask, lengths=lengths, kind=kind)
 
 
 def test_video_path_equals_wan_at_the_start():
     wan = randomise(module.init(dit.DiT, wan_config.TINY, jax.random.key(0)))
     params = warm_start.warm_start(TINY, warm_start.init(TINY, jax.random.key(1)), wan)
     video, motion, feedback, text, t = inputs()
-    out = run(TINY, params, video, motion, t, text, feedback=feedback, hide_motion=True)
+    f, h, w = (n // p for n, p in zip(video.shape[2:5], TINY.patch, strict=True))
+    hidden = Hidden(dense=f * h * w, patch=h * w)
+    out = run(TINY, params, video, motion, t, text, feedback=feedback, placement=hidden)
     model = module.bind(dit.DiT, wan_config.TINY, wan)
     for view in range(3):
         wanted = model(video[:, view], t, text, first_frame=True)
-        np.testing.assert_allclose(out.video[:, view], wanted, atol=1e-5)
+        np.testing.assert_allclose(out.velocity[:, view], wanted, atol=1e-5)
     seen = run(TINY, params, video, motion, t, text, feedback=feedback)
-    assert jnp.max(jnp.abs(seen.video - out.video)) > 1e-3  # the mask did something
+    assert jnp.max(jnp.abs(seen.velocity - out.velocity)) > 1e-3  # the mask did something
 
 
 def test_permuting_views_permutes_the_result():
@@ -139,7 +164,8 @@ def test_video_only_has_no_motion():
     params = warm_start.init(config, jax.random.key(1))
     video, motion, _, text, t = inputs()
     out = run(config, params, video, None, t, text)
-    assert out.motion is None and out.scale is None and out.video.shape == video.shape
+    assert out.motion_velocity is None and out.scale is None
+    assert out.velocity.shape == video.shape
     with pytest.raises(ValueError, match="joint_motion=False"):
         run(config, params, video, motion, t, text)
 
@@ -207,10 +233,11 @@ def test_full_size_runs_by_shape():
     params = module.shapes(mjd.MJD, config)
     latents = jax.ShapeDtypeStruct((1, 3, 13, 30, 44, 48), jnp.float32)
     out = jax.eval_shape(
-        lambda p, x, t, c: module.bind(mjd.MJD, config, p)(x, x, t, c, feedback=x),
+        lambda p, x, t, c: module.bind(mjd.MJD, config, p)(mjd.Inputs(x, x, t, x), mjd.Text(c)),
         params,
         latents,
         jax.ShapeDtypeStruct((1,), jnp.float32),
         jax.ShapeDtypeStruct((1, 512, 4096), jnp.float32),
     )
-    assert out.video.shape == out.motion.shape == latents.shape and out.scale.shape == (1, 3, 2)
+    assert out.velocity.shape == out.motion_velocity.shape == latents.shape
+    assert out.scale.shape == (1, 3, 2)

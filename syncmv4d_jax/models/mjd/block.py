@@ -54,7 +54,6 @@ class MJDBlock(dit_block.Block):
         *,
         conditions: Conditions,
         layout: token_layout.Layout,
-        hide_motion: bool = False,
         placement: protocol.Placement = protocol.LOCAL,
     ) -> jax.Array:
         """x: [(b v) s d] residual dtype; context: text [b l d] or its keys -> [(b v) s d]."""
@@ -62,21 +61,20 @@ class MJDBlock(dit_block.Block):
             conditions, layout
         )
         if self.config.multi_view:
-            x = self.inter_view(x, *inter, conditions, layout, hide_motion, placement)
+            x = self.inter_view(x, *inter, conditions, layout, placement)
         x = self.attend(
             x,
             shift=shift,
             scale=scale,
             gate=gate,
             rotation=conditions.intra_rotation,
-            mask=token_layout.intra_mask(layout, hide_motion)
-            if hide_motion or layout.pad
-            else None,
+            mask=token_layout.padding_mask(layout) if layout.pad else None,
             placement=placement,
         )
         x = self.cross(x, context, placement=placement)
         return self.feed(x, shift=ffn_shift, scale=ffn_scale, gate=ffn_gate)
 
+    @jax.named_scope("modulation")
     def vectors(self, conditions: Conditions, layout: token_layout.Layout) -> list[jax.Array]:
         """The modulation vectors of all tokens, 6 or 9 of [(b v) s d] float32 (A12)."""
         tables = [self.modulation[...][None] + conditions.video_time]
@@ -97,7 +95,17 @@ class MJDBlock(dit_block.Block):
             for i in range(video.shape[2])
         ]
 
-    def inter_view(self, x, shift, scale, gate, conditions, layout, hide_motion, placement):
+    @jax.named_scope("inter_view_attention")
+    def inter_view(
+        self,
+        x: jax.Array,
+        shift: jax.Array,
+        scale: jax.Array,
+        gate: jax.Array,
+        conditions: Conditions,
+        layout: token_layout.Layout,
+        placement: protocol.Placement,
+    ) -> jax.Array:
         """x + gate * inter_view_attn(modulate(x)): per latent frame over views and modalities."""
         y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
         if self.config.camera_embedding:
@@ -111,8 +119,7 @@ class MJDBlock(dit_block.Block):
         last = e + layout.modalities * layout.dense
         dense = [einops.rearrange(a[:, e:last], f"{tokens} -> {frames}", **sizes) for a in qkv]
         dense[:2] = (rope.apply(a, conditions.inter_rotation) for a in dense[:2])
-        mask = token_layout.inter_mask(layout) if hide_motion else None
-        z = placement.attend(*dense, mask=mask, kind="inter")
+        z = placement.attend(*dense, kind="inter")
         z = einops.rearrange(z, f"{frames} -> {tokens}", **sizes)
         if e:
             extra = (einops.rearrange(a[:, :e], "(b v) e h d -> b (v e) h d", v=v) for a in qkv)

@@ -19,7 +19,6 @@ the rope's time slot is the view index; A14 motion tokens carry a zero-initialis
 Video latent frame 0 is the reference image at t = 0; motion, scale and register tokens are at t.
 """
 
-import functools
 from typing import NamedTuple
 
 import einops
@@ -28,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.models import reuse
 from syncmv4d_jax.models.mjd import block as mjd_block
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import tokens as token_layout
@@ -37,11 +35,53 @@ from syncmv4d_jax.models.wan import block as dit_block
 from syncmv4d_jax.models.wan import dit, embeddings
 
 
-class Output(NamedTuple):
-    """video, motion: [b v f h w c] float32; scale: [b v 2] standardised (None without motion)."""
+class Inputs(NamedTuple):
+    """What is denoised, and what of the views goes with it.
 
-    video: jax.Array
-    motion: jax.Array | None
+    latents: [b v f h w c] of the video; latent frame 0 is the clean reference.
+    motion_latents: [b v f h w c] noisy, of the pseudo video; None without joint motion.
+    t: [b] in 0..1000.
+    feedback: [b v f h w c] latents of the refined motion (zeros: none yet), or None.
+    view_index: [b v] int, the time slot of inter-view rope; None: 0..v-1.
+    extrinsics: [b v 3 4], needed with camera_embedding only.
+    """
+
+    latents: jax.Array
+    motion_latents: jax.Array | None
+    t: jax.Array
+    feedback: jax.Array | None = None
+    view_index: jax.Array | None = None
+    extrinsics: jax.Array | None = None
+
+
+class Text(NamedTuple):
+    """Features [b l d_text] and how many of their rows count, [b] int; None: all."""
+
+    features: jax.Array
+    lengths: jax.Array | None = None
+
+
+class Tokens(NamedTuple):
+    """Embedded inputs: x [(b v) s d], and what blocks and heads read beside it.
+
+    text: [b l d] embedded, or keys of all blocks; time: [b 2 d] embeddings of t = 0 and t.
+    """
+
+    x: jax.Array
+    text: jax.Array | dit_block.Keys
+    conditions: mjd_block.Conditions
+    layout: token_layout.Layout
+    time: jax.Array
+
+
+class Output(NamedTuple):
+    """velocity, motion_velocity: [b v f h w c] float32; scale: [b v 2] standardised.
+
+    The latter two are None without motion. A task may train the heads to give clean latents.
+    """
+
+    velocity: jax.Array
+    motion_velocity: jax.Array | None
     scale: jax.Array | None
 
 
@@ -70,57 +110,48 @@ class MJD(dit.DiT):
 
     def __call__(
         self,
-        video: jax.Array,
-        motion: jax.Array | None,
-        t: jax.Array,
-        context: jax.Array | dit_block.Keys,
+        inputs: Inputs,
+        text: Text | dit_block.Keys,
         *,
-        context_lengths: jax.Array | None = None,
-        feedback: jax.Array | None = None,
-        view_index: jax.Array | None = None,
-        extrinsics: jax.Array | None = None,
-        hide_motion: bool = False,
-        memory: reuse.Memory | None = None,
-        reusing: reuse.Rule | None = None,
-        placement: protocol.Placement | None = None,
-    ) -> Output | tuple[Output, reuse.Memory]:
+        placement: protocol.Placement = protocol.LOCAL,
+    ) -> Output:
         """Denoises video and motion latents of all views.
 
         Args:
-          video: [b v f h w c], latent frame 0 is the clean reference.
-          motion: [b v f h w c] noisy pseudo-video latents, or None without joint motion.
-          t: [b] in 0..1000.
-          context: [b l d_text] text features, or what `text_keys` makes of them; context_lengths:
-            [b] int.
-          feedback: [b v f h w c] latents of the refined motion (zeros: none yet), or None.
-          view_index: [b v] int, the time slot of inter-view rope; None: 0..v-1.
-          extrinsics: [b v 3 4], needed with camera_embedding only.
-          hide_motion: mask motion, scale and register tokens out of attention (tests).
-          memory, reusing: of the last sampling step, and when its blocks may stand for this one's.
-          placement: see models/nn/attention.py.
-
-        Returns:
-          `Output`; with `memory` given also the memory for the next step.
+          text: or what `text_keys` makes of it.
 
         Raises:
           ValueError: inputs that do not fit the configuration.
         """
-        config = self.config
-        self._check(video, motion, extrinsics)
-        placement = protocol.LOCAL if placement is None else placement
-        b, views = video.shape[:2]
-        x, layout = self.tokens(video, motion, feedback, placement=placement)
+        tokens = self.prepare(inputs, text, placement=placement)
+        return self.read(self.run(tokens, placement=placement), tokens, placement=placement)
+
+    def prepare(
+        self,
+        inputs: Inputs,
+        text: Text | dit_block.Keys,
+        *,
+        placement: protocol.Placement = protocol.LOCAL,
+    ) -> Tokens:
+        """Embeds inputs, time and text; see `__call__`."""
+        config, t = self.config, inputs.t
+        self._check(inputs)
+        with jax.named_scope("tokens"):
+            x, layout = self.tokens(
+                inputs.latents, inputs.motion_latents, inputs.feedback, placement=placement
+            )
         more = placement.tokens(x.shape[1]) - x.shape[1]
         x, layout = jnp.pad(x, ((0, 0), (0, more), (0, 0))), layout._replace(pad=more)
         video_e = self.time_embedding(jnp.stack([jnp.zeros_like(t), t], 1).astype(jnp.float32))
         motion_time = None
         if config.joint_motion:
             motion_time = self.motion_time_projection(video_e[:, 1:])
+        view_index = inputs.view_index
         if view_index is None:
-            view_index = einops.repeat(jnp.arange(views), "v -> b v", b=b)
+            view_index = einops.repeat(jnp.arange(layout.views), "v -> b v", b=len(t))
         cameras = None
         if config.camera_embedding:
-            cameras = einops.rearrange(extrinsics, "b v i j -> (b v) 1 (i j)")
+            cameras = einops.rearrange(inputs.extrinsics, "b v i j -> (b v) 1 (i j)")
         conditions = mjd_block.Conditions(
             self.time_projection(video_e),
             motion_time,
@@ -128,27 +159,57 @@ class MJD(dit.DiT):
             self._inter_rotation(layout, view_index) if config.multi_view else None,
             cameras,
         )
-        text = context
-        if not isinstance(context, dit_block.Keys):
-            text = self.text_embedding(context, context_lengths)
-        static = {"layout": layout, "hide_motion": hide_motion, "placement": placement}
-        run = functools.partial(self.run_blocks, context=text, conditions=conditions, **static)
+        known = text if isinstance(text, dit_block.Keys) else self.text_embedding(*text)
         x = placement.constrain(x, self.token_axes)
-        if memory is None:
-            return self._heads(run(x), video_e, layout, placement)
-        seen = self._first_input(x, conditions, layout, placement)
-        x, memory = reuse.step(run, x, seen, memory, rule=reusing)
-        return self._heads(x, video_e, layout, placement), memory
+        return Tokens(x, known, conditions, layout, video_e)
 
-    def _first_input(self, x, conditions, layout, placement) -> jax.Array:
-        """What the first block's self-attention would read of tokens x: [(b v) s d]."""
+    def run(self, tokens: Tokens, *, placement: protocol.Placement = protocol.LOCAL) -> jax.Array:
+        """Runs the blocks: x [(b v) s d] -> the same. Reuse of a step goes around this."""
+        given = {"conditions": tokens.conditions, "layout": tokens.layout}
+        return self.run_blocks(tokens.x, tokens.text, placement=placement, **given)
+
+    def first_input(
+        self, tokens: Tokens, *, placement: protocol.Placement = protocol.LOCAL
+    ) -> jax.Array:
+        """What the first block's self-attention would read: [(b v) s d]; for models/reuse.py."""
         block = jax.tree.map(lambda weights: weights[0], self.blocks)
-        shift, scale, *_ = block.vectors(conditions, layout)
-        y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
-        return placement.constrain(y, self.token_axes)
+        shift, scale, *_ = block.vectors(tokens.conditions, tokens.layout)
+        y = layers.modulate(tokens.x, shift, scale, eps=self.config.eps)
+        return placement.constrain(y.astype(self.config.dtype), self.token_axes)
+
+    @jax.named_scope("heads")
+    def read(
+        self, x: jax.Array, tokens: Tokens, *, placement: protocol.Placement = protocol.LOCAL
+    ) -> Output:
+        """Reads the velocities and the scale off x [(b v) s d], made of `tokens` by the blocks."""
+        e, layout = tokens.time, tokens.layout
+        first, last = layout.extra, layout.extra + layout.dense
+        whole = lambda x: placement.constrain(x, "(b v) any d")  # noqa: E731
+        x = whole(x)
+        dense = layout._replace(extra=0, modalities=1, pad=0).spread(e, None, None)
+
+        def latents(patches):
+            y = embeddings.unpatchify(patches, layout.grid, self.config.patch)
+            return einops.rearrange(y, "(b v) f h w c -> b v f h w c", v=layout.views)
+
+        velocity = latents(whole(placement.replicate(self.head)(whole(x[:, first:last]), dense)))
+        if not self.config.joint_motion:
+            return Output(velocity, None, None)
+        t = einops.repeat(e[:, 1:], "b one d -> (b v) one d", v=layout.views)
+        motion = whole(x[:, last : last + layout.dense])
+        motion = latents(whole(placement.replicate(self.motion_head)(motion, t)))
+        scale = x[:, : self.config.scale_tokens].astype(jnp.float32)
+        scale = self.scale_head(self.scale_norm(scale))
+        scale = einops.rearrange(scale, "(b v) two 1 -> b v two", v=layout.views)
+        return Output(velocity, motion, scale)
 
     def tokens(
-        self, video, motion, feedback, *, placement: protocol.Placement = protocol.LOCAL
+        self,
+        latents: jax.Array,
+        motion: jax.Array | None,
+        feedback: jax.Array | None,
+        *,
+        placement: protocol.Placement = protocol.LOCAL,
     ) -> tuple[jax.Array, token_layout.Layout]:
         """Embeds latents [b v f h w c]: tokens [(b v) s d] in the order extra, video, motion.
 
@@ -156,9 +217,9 @@ class MJD(dit.DiT):
         are cut badly, and gathered with the whole batch.
         """
         fold = "b v f h w c -> (b v) f h w c"
-        x, grid = self.embed(einops.rearrange(video, fold), placement=placement)
+        x, grid = self.embed(einops.rearrange(latents, fold), placement=placement)
         x = placement.constrain(x, "(b v) any d")
-        layout = token_layout.Layout(video.shape[1], grid, self.config.extra_tokens, 1)
+        layout = token_layout.Layout(latents.shape[1], grid, self.config.extra_tokens, 1)
         if not self.config.joint_motion:
             return x, layout
         literal = self.config.inject == "literal_sum"
@@ -194,39 +255,18 @@ class MJD(dit.DiT):
         )
         return tuple(einops.repeat(x, "b v p d -> (b f) (v m p) d", f=f, m=m) for x in joined)
 
-    def _heads(self, x: jax.Array, e: jax.Array, layout: token_layout.Layout, placement) -> Output:
-        """x: [(b v) s d], e: [b 2 d] -> `Output`."""
-        first, last = layout.extra, layout.extra + layout.dense
-        whole = lambda x: placement.constrain(x, "(b v) any d")  # noqa: E731
-        x = whole(x)
-        dense = layout._replace(extra=0, modalities=1, pad=0).spread(e, None, None)
-
-        def latents(patches):
-            y = embeddings.unpatchify(patches, layout.grid, self.config.patch)
-            return einops.rearrange(y, "(b v) f h w c -> b v f h w c", v=layout.views)
-
-        video = latents(whole(placement.replicate(self.head)(whole(x[:, first:last]), dense)))
-        if not self.config.joint_motion:
-            return Output(video, None, None)
-        t = einops.repeat(e[:, 1:], "b one d -> (b v) one d", v=layout.views)
-        motion = whole(x[:, last : last + layout.dense])
-        motion = latents(whole(placement.replicate(self.motion_head)(motion, t)))
-        scale = x[:, : self.config.scale_tokens].astype(jnp.float32)
-        scale = self.scale_head(self.scale_norm(scale))
-        scale = einops.rearrange(scale, "(b v) two 1 -> b v two", v=layout.views)
-        return Output(video, motion, scale)
-
-    def _check(self, video, motion, extrinsics) -> None:
-        if video.ndim != 6:
-            raise ValueError(f"mjd: wanted video latents [b v f h w c], got {video.shape}")
+    def _check(self, inputs: Inputs) -> None:
+        latents, motion = inputs.latents, inputs.motion_latents
+        if latents.ndim != 6:
+            raise ValueError(f"mjd: wanted video latents [b v f h w c], got {latents.shape}")
         if self.config.joint_motion != (motion is not None):
             raise ValueError(
                 f"mjd: joint_motion={self.config.joint_motion}, but motion latents are "
                 f"{'given' if motion is not None else 'missing'}"
             )
-        if motion is not None and motion.shape != video.shape:
+        if motion is not None and motion.shape != latents.shape:
             raise ValueError(
-                f"mjd: wanted motion latents like the video's {video.shape}, got {motion.shape}"
+                f"mjd: wanted motion latents like the video's {latents.shape}, got {motion.shape}"
             )
-        if self.config.camera_embedding and extrinsics is None:
+        if self.config.camera_embedding and inputs.extrinsics is None:
             raise ValueError("mjd: camera_embedding needs extrinsics [b v 3 4]")

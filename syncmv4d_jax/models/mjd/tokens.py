@@ -1,6 +1,6 @@
 """Where the tokens of a view stand: [scale and register tokens | video | motion | padding].
 
-Sizes are static; masks and the spreading of per-modality vectors over tokens follow from them.
+Sizes are static; the mask and the spreading of per-modality vectors over tokens follow from them.
 """
 
 import functools
@@ -74,17 +74,7 @@ def _spread_backward(lengths, views, _, gradient):
 _spread.defvjp(_spread_forward, _spread_backward)
 
 
-def intra_mask(layout: Layout, hide_motion: bool) -> jax.Array:
-    """[1 1 1 s] bool: the video tokens of a view, or all tokens but the padding."""
-    index = np.arange(layout.tokens)
-    seen = index < layout.tokens - layout.pad
-    if hide_motion:
-        seen = (index >= layout.extra) & (index < layout.extra + layout.dense)
+def padding_mask(layout: Layout) -> jax.Array:
+    """[1 1 1 s] bool: all tokens of a view but the padding."""
+    seen = np.arange(layout.tokens) < layout.tokens - layout.pad
     return jnp.asarray(einops.rearrange(seen, "s -> 1 1 1 s"))
-
-
-def inter_mask(layout: Layout) -> jax.Array:
-    """[1 1 1 (v m p)] bool: the video tokens of a latent frame."""
-    seen = np.arange(layout.modalities) == 0
-    patch = layout.grid[1] * layout.grid[2]
-    return jnp.asarray(einops.repeat(seen, "m -> 1 1 1 (v m p)", v=layout.views, p=patch))

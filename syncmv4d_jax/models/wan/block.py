@@ -109,6 +109,7 @@ class Block(nnx.Module):
         self.norm3 = norm3 if config.cross_attn_norm else None
         self.ffn = FeedForward(config, rngs=rngs)
 
+    @jax.named_scope("self_attention")
     def attend(
         self,
         x: jax.Array,
@@ -128,6 +129,7 @@ class Block(nnx.Module):
         )
         return self.add(x, y, gate)
 
+    @jax.named_scope("text_attention")
     def cross(
         self,
         x: jax.Array,
@@ -140,6 +142,7 @@ class Block(nnx.Module):
         y = self.cross_attn(y.astype(self.config.dtype), context, placement=placement, kind="cross")
         return self.add(x, y)
 
+    @jax.named_scope("feed_forward")
     def feed(
         self, x: jax.Array, *, shift: jax.Array, scale: jax.Array, gate: jax.Array
     ) -> jax.Array:

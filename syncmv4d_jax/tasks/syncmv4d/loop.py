@@ -199,49 +199,47 @@ class Loop:
         again=None,
     ):  # fmt: skip
         guided = guidance != 1.0 and context["null_text"] is not None
-        text, lengths = self._text(context, guided)
-        inputs = (video, motion_t, feedback, t, context["view_index"], context["extrinsics"])
+        inputs = mjd.Inputs(
+            video, motion_t, t * flow.TRAIN_STEPS, feedback, context["view_index"],
+            context["extrinsics"],
+        )  # fmt: skip
         if guided:  # both branches as one batch
             inputs = jax.tree.map(lambda x: jnp.concatenate([x, x]), inputs)
-        x, m, z, time, views, extrinsics = inputs
-        out = module.bind(mjd.MJD, self.mjd_config, params["dit"])(
-            x,
-            m,
-            time * flow.TRAIN_STEPS,
-            text,
-            context_lengths=lengths,
-            feedback=z,
-            view_index=views,
-            extrinsics=extrinsics,
-            memory=memory,
-            reusing=None if memory is None else reuse.Rule(self.options.reuse_threshold, again),
-            placement=self.placement,
-        )
-        if memory is not None:
-            out, memory = out
+        model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
+        run = functools.partial(model.run, placement=self.placement)
+        tokens = model.prepare(inputs, self._text(context, guided), placement=self.placement)
+        if memory is None:
+            x = run(tokens)
+        else:
+            seen = model.first_input(tokens, placement=self.placement)
+            rule = reuse.Rule(self.options.reuse_threshold, again)
+            blocks = lambda x: run(tokens._replace(x=x))  # noqa: E731
+            x, memory = reuse.step(blocks, tokens.x, seen, memory, rule=rule)
+        out = model.read(x, tokens, placement=self.placement)
         if guided:
             halves = [jax.tree.map(lambda x: jnp.split(x, 2)[i], out) for i in (0, 1)]  # noqa: B023
             guide = functools.partial(flow.guide, scale=guidance)
-            out = halves[0]._replace(video=guide(halves[0].video, halves[1].video))
-            if out.motion is not None:
-                out = out._replace(motion=guide(halves[0].motion, halves[1].motion))
+            out = halves[0]._replace(velocity=guide(halves[0].velocity, halves[1].velocity))
+            if out.motion_velocity is not None:
+                motion = guide(halves[0].motion_velocity, halves[1].motion_velocity)
+                out = out._replace(motion_velocity=motion)
         denoised = self._denoised(params, first, video, motion_t, out, t)
         return denoised._replace(memory=memory)
 
     def _text(self, context, guided):
-        """What MJD reads of the text, and its lengths; with guidance both branches as one batch.
+        """What MJD reads of the text; with guidance both branches as one batch.
 
         The keys of all blocks where they were computed before (`text_keys`): the same in all steps.
         """
         keys = context.get("text_keys")
         if keys is not None:
             rows = len(context["text"]) * (1 + guided)
-            return jax.tree.map(lambda x: x[:, :rows], keys), None
+            return jax.tree.map(lambda x: x[:, :rows], keys)
         text, lengths = context["text"], context["text_lengths"]
         if guided:
             text = jnp.concatenate([text, context["null_text"]])
             lengths = jnp.concatenate([lengths, context["null_text_lengths"]])
-        return text, lengths
+        return mjd.Text(text, lengths)
 
     def empty_memory(self, rows: int) -> reuse.Memory:
         """Returns MJD's memory before the first of the steps, of `rows` views."""
@@ -261,9 +259,9 @@ class Loop:
         Args:
           guided: those of the null text behind them, [layers 2b l heads k].
         """
-        text, lengths = self._text(context, guided and context["null_text"] is not None)
+        text = self._text(context, guided and context["null_text"] is not None)
         model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
-        return model.text_keys(text, lengths, placement=self.placement)
+        return model.text_keys(*text, placement=self.placement)
 
     def _denoised(self, params, first, video, motion_t, out, t) -> cycle.Denoised:
         scale = out.scale
@@ -271,14 +269,16 @@ class Loop:
             mean, std = self.scale_statistics()
             scale = mean + std * scale
         if self.options.prediction == "velocity":
-            return cycle.Denoised(out.video, out.motion, scale)
+            return cycle.Denoised(out.velocity, out.motion_velocity, scale)
         prior = (
             first @ params["prior"]["kernel"]
             + params["prior"]["bias"][None, None, None, None, None]
         )
-        clean = out.video + prior
+        clean = out.velocity + prior
         to_velocity = lambda x_t, x_0: (x_t - x_0) / bounded_time(t, x_t)  # noqa: E731
-        moved = None if out.motion is None else to_velocity(motion_t, out.motion)
+        moved = None
+        if out.motion_velocity is not None:
+            moved = to_velocity(motion_t, out.motion_velocity)
         return cycle.Denoised(to_velocity(video, clean), moved, scale)
 
     def scale_statistics(self) -> tuple[Array, Array]:

@@ -45,16 +45,17 @@ def test_keys_of_the_text_are_what_the_blocks_compute():
         model, t = module.bind(mjd.MJD, config, params), jnp.array([300.0, 700.0])
         keys = model.text_keys(text, lengths)
         # The text's share of the output is not zero in a fresh model: cross-attention is not.
+        inputs = mjd.Inputs(x, x, t, x)
         return (
-            model(x, x, t, text, context_lengths=lengths, feedback=x),
-            model(x, x, t, keys, feedback=x),
-            model(x, x, t, jax.tree.map(lambda a: a[:, ::-1], keys), feedback=x),
+            model(inputs, mjd.Text(text, lengths)),
+            model(inputs, keys),
+            model(inputs, jax.tree.map(lambda a: a[:, ::-1], keys)),
         )
 
     params["head"]["head"]["kernel"] = jnp.full_like(params["head"]["head"]["kernel"], 0.1)
     wanted, got, swapped = both(params)
-    np.testing.assert_allclose(got.video, wanted.video, rtol=0, atol=1e-5)
-    assert np.abs(swapped.video - wanted.video).max() > 1e-4
+    np.testing.assert_allclose(got.velocity, wanted.velocity, rtol=0, atol=1e-5)
+    assert np.abs(swapped.velocity - wanted.velocity).max() > 1e-4
 
 
 def test_blocks_run_again_once_the_change_adds_up():
