@@ -70,8 +70,8 @@ def network(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
 
     def loss(params):
         model = module.bind(mjd.MJD, task.mjd_config, params)
-        out = model(x, x, t, batch["text"], feedback=x)
-        return jnp.sum(jnp.square(out.video)) + jnp.sum(jnp.square(out.motion))
+        out = model(mjd.Inputs(x, x, t, x), mjd.Text(batch["text"]))
+        return jnp.sum(jnp.square(out.velocity)) + jnp.sum(jnp.square(out.motion_velocity))
 
     return jax.jit(jax.grad(loss)), (inputs.weights_of(task)["dit"],)
 

@@ -99,7 +99,7 @@ def load_mesh(config: Any) -> jax.sharding.Mesh | None:
 
 
 def load_params(
-    task: Any, config: Any, workdir: Path, mesh: jax.sharding.Mesh | None = None
+    task: base.Task, config: Any, workdir: Path, mesh: jax.sharding.Mesh | None = None
 ) -> dict[str, Any]:
     """Returns all parts: trained in `workdir`, else from `config.weights`; placed on the devices.
 
@@ -169,11 +169,12 @@ def task(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = Non
     """
     name = config.task.name
     target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
-    made = configuration.load(target, {}, "config.task.name")(config)
-    if mesh is not None and mesh.size > 1 and hasattr(made, "placement"):
-        train = read(config).train
-        made.placement = placement.Placement(mesh, kernel=train.attention, sequence=train.sequence)
-    return made
+    make = configuration.load(target, {}, "config.task.name")
+    if mesh is None:
+        return make(config)
+    train = read(config).train
+    place = placement.Placement(mesh, kernel=train.attention, sequence=train.sequence)
+    return make(config, placement=place)
 
 
 def load_weights(part: str, path: str) -> dict[str, Any]:

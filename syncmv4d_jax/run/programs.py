@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from syncmv4d_jax import schema, tree
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.machines import placement
 from syncmv4d_jax.run import assembly, optim, update
 
 Tree = Any
@@ -41,10 +40,7 @@ def program(
       entry: of ENTRIES.
       batch: samples.
     """
-    task = assembly.task(config)
-    task.placement = placement.Placement(
-        mesh, kernel=config.train.attention, sequence=config.train.sequence
-    )
+    task = assembly.task(config, mesh)
     trainable, frozen = split(config, task)
     placed = functools.partial(place, config, mesh)
     batched = abstract_batch(config, task, mesh, batch)

@@ -82,7 +82,7 @@ class Stage:
           SystemExit: status 143 after a save, on preemption.
         """
         self.mesh = mesh.make_mesh(self.own.mesh)
-        task = assembly.task(self.config, self.mesh)
+        task = assembly.task(self.config, self.mesh if self.mesh.size > 1 else None)
         self.shard = mesh.data_shard(self.mesh, self.settings.batch_size)
         trainable, frozen = self._parameters(task, carried)
         self.frozen_hash = _hash(checkpoint.fingerprints(frozen)) if frozen else ""

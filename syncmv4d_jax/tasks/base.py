@@ -1,40 +1,56 @@
-"""What the training loop and the sampler know of a model: the `Task` protocol.
+"""What the machinery knows of a model: `Task`, and what a task may serve besides training.
 
 Parameters are one dict of parts, ``{"dit": ..., "dpa": ..., "vae": ...}``. `run/train.py` splits it
 once by `Task.trainable`; gradients, optimiser, averages and checkpoints see that half only, the
 other half is passed to `loss` as `frozen`. A part keeps its key in every task, so that stages
 merge by path.
+
+    Task       init, loss, grow                 train
+    Sampled    encode, sample, decode           sample, pictures while training
+    Priced     cost                             tokens/s, TFLOP/s and MFU in the log
+    Planned    programs                         plan
+    Embedded   embedded                         `:debug` runs that name no data
+
+A task is made whole by `make(config, placement=...)` of its module and does not change afterwards;
+with other switches it is another task. `serves` answers a mode that a task does not serve.
 """
 
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints, runtime_checkable
 
+import einops
 import jax
+
+from syncmv4d_jax.models.nn import protocol
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
+Shapes = Any  # a pytree of jax.ShapeDtypeStruct
+Progress = Callable[[int, int], Any]
+T = TypeVar("T")
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A trainable, samplable model; `syncmv4d_jax.tasks.<name>.make(config)` returns one.
+    """A trainable model; `syncmv4d_jax.tasks.<name>.make(config, placement=...)` returns one.
 
     Attributes:
+      name: what `config.task.name` calls it.
       trainable: regex over parameter paths (`re.search`), e.g. ``"^(dit|dpa)/"``.
-
-    A task may also define:
-      cost(batch) -> {"tokens": int, "flops": float} of one global batch, from shapes alone; the
-      loop
-        then logs tokens/s, TFLOP/s and, where the chip is known, MFU.
       frozen_parts: names of the parts that must come from converted weights or from an earlier
         stage (``("vae",)``); the loop refuses to train on their random initial values.
-      grow(params, given) -> params: derives parameters that no earlier weights have (all names but
-        the frozenset `given`) from those that they have; runs under jit.
-      placement: what models get as their `placement` argument; single-device when built, replaced
-        by the loop (`sharded.Placement`) where the mesh has several devices.
+      placement: where arrays live; models get it as their `placement` argument.
     """
 
+    name: str
     trainable: str
+    frozen_parts: tuple[str, ...]
+    placement: protocol.Placement
 
     def init(self, rng: jax.Array) -> Params:
         """Returns initial parameters, a dict of parts; runs under jit."""
@@ -46,6 +62,247 @@ class Task(Protocol):
         """Returns the loss [] float32 and the scalars to log; runs under jit and value_and_grad."""
         ...
 
-    def sample(self, params: Params, inputs: Batch, rng: jax.Array) -> dict[str, Any]:
-        """Returns latents, tracks and scale for `inputs`."""
+    def grow(self, params: Params, given: frozenset[str]) -> Params:
+        """Derives parameters that no earlier weights have from those that they have, under jit.
+
+        Args:
+          given: paths that came from weights; they stay as they are.
+        """
         ...
+
+
+class Grown:
+    """`Task.grow` of a task all of whose parameters are given or drawn."""
+
+    def grow(self, params: Params, given: frozenset[str]) -> Params:
+        """Returns `params`: nothing is derived from other weights."""
+        del given
+        return params
+
+
+class Clip(NamedTuple):
+    """Sizes of what a task samples: video frames, (height, width) in pixels, views."""
+
+    frames: int
+    size: tuple[int, int]
+    views: int
+
+
+class Sampling(NamedTuple):
+    """How a task samples, as meta.json tells it; `prediction` is "velocity" or "data"."""
+
+    sampler: str
+    steps: int
+    shift: float
+    guidance: float
+    prediction: str = "velocity"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What is sampled, the same for every task; None is what a task does not make.
+
+    Attributes:
+      latents, motion_latents: [b v f h w c] of the video and of the motion's pseudo video.
+      pixels, motion_pixels: [b v n h w 3] in [-1, 1], not clamped; once decoded.
+      scale: [b v 2] metres, (nearest, farthest) depth of each view.
+      tracks_per_view: [b v n k 3] metres, world frame; confidence: [b v n k] in 0..1.
+      anchors: [b v k 2] pixels of the tracks in frame 0; anchor_valid: [b v k] bool.
+      reused_steps: [b] sampling steps that did not run the network's blocks.
+    """
+
+    latents: jax.Array
+    motion_latents: jax.Array | None = None
+    pixels: jax.Array | None = None
+    motion_pixels: jax.Array | None = None
+    scale: jax.Array | None = None
+    tracks_per_view: jax.Array | None = None
+    confidence: jax.Array | None = None
+    anchors: jax.Array | None = None
+    anchor_valid: jax.Array | None = None
+    reused_steps: jax.Array | None = None
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A task that makes videos.
+
+    Attributes:
+      clip: their sizes.
+      cameras: whether inputs must have cameras.
+      sampling: how.
+    """
+
+    clip: Clip
+    cameras: bool
+    sampling: Sampling
+
+    def encode(self, params: Params, pixels: jax.Array) -> jax.Array:
+        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
+        ...
+
+    def sample(
+        self, params: Params, inputs: Batch, rng: jax.Array, *, progress: Progress | None = None
+    ) -> Sample:
+        """Samples videos; its runs of steps are compiled, it is not to be.
+
+        Args:
+          inputs: the keys of schema.CONDITIONS that there are, and `first` [b v 1 h w c], the
+            latents of the reference images.
+          rng: key.
+          progress: called with (steps done, steps) after each run of steps.
+        """
+        ...
+
+    def decode(self, params: Params, sample: Sample) -> Sample:
+        """Returns the sample with the pixels of its latents; compiled."""
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A task that knows what a training step costs."""
+
+    def cost(self, batch: Batch) -> dict[str, float]:
+        """Returns {"tokens", "flops"} of one global batch, from shapes alone.
+
+        What rematerialisation computes again does not count. 0 FLOPs where nobody has counted.
+        """
+        ...
+
+
+class Work(NamedTuple):
+    """What a step does to one sample, for bounds on its time and memory.
+
+    flops: {part: FLOPs}, rematerialisation included; parts "encode" and "decode" run a clip a
+    device. views: of the sample, whose clips are spread over the devices that share it.
+    heads: of the attention that is cut over devices, 1 where none is.
+    tokens, width, layers, residual: of the transformer; bytes of a value of its residual stream.
+    remat: whether blocks are run again backward. clip: bytes of the autoencoder's largest
+    activation, 0 without.
+    """
+
+    flops: Mapping[str, float]
+    views: int = 1
+    heads: int = 1
+    tokens: int = 0
+    width: int = 0
+    layers: int = 1
+    residual: int = 4
+    remat: bool = False
+    clip: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A step of a task that can be compiled from shapes alone.
+
+    Attributes:
+      task: made with the switches of this step.
+      parts: of its parameters, those that the step reads.
+      step: (params, *inputs) -> arrays; None is a training step: loss, gradients, optimiser.
+      inputs: number of samples -> shapes of the inputs; (batch,) of a training step.
+      work: what the step does to one sample.
+    """
+
+    task: Task
+    parts: tuple[str, ...]
+    step: Callable[..., Any] | None
+    inputs: Callable[[int], tuple[Shapes, ...]]
+    work: Callable[[], Work]
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A task whose steps can be planned."""
+
+    def programs(self) -> dict[str, Program]:
+        """Returns the steps by name, the smallest first."""
+        ...
+
+
+class Scenes(NamedTuple):
+    """What embedded data a task asks for.
+
+    source: name of the scenes (run/embedded.py). size, frames, points, motion: of the records;
+    motion is a pseudo video's representation. text: (width, rows) of the text features, None
+    where the task reads none. vae: configuration of the frozen autoencoder, None without.
+    """
+
+    source: str = "tabletop"
+    size: tuple[int, int] = (32, 48)
+    frames: int = 5
+    points: int = 32
+    motion: str = "point_tracks"
+    text: tuple[int, int] | None = None
+    vae: Any = None
+
+
+@runtime_checkable
+class Embedded(Protocol):
+    """A task that can run on data made here."""
+
+    def embedded(self) -> Scenes:
+        """Returns what to make."""
+        ...
+
+
+def serves(task: Any, wanted: type[T], what: str) -> T:
+    """Returns `task`, which has the members of the protocol `wanted`.
+
+    Args:
+      what: that needs it, for the message, e.g. "mode=sample".
+
+    Raises:
+      ValueError: it has not; names the protocol and the tasks that do.
+    """
+    if isinstance(task, wanted):
+        return task
+    raise ValueError(
+        f"{what}: task {task.name!r} does not serve it, tasks.base.{wanted.__name__} is missing; "
+        f"tasks that do: {', '.join(able(wanted))}"
+    )
+
+
+def able(wanted: type) -> list[str]:
+    """Returns the names of the tasks that have the members of a protocol."""
+    found = []
+    for name in sorted(x.name for x in pkgutil.iter_modules([str(Path(__file__).parent)])):
+        module = importlib.import_module(f"syncmv4d_jax.tasks.{name}")
+        if "make" in vars(module):
+            made = get_type_hints(module.make)["return"]
+            members = {*dir(made), *(field.name for field in dataclasses.fields(made))}
+            found += [name] * (wanted.__protocol_attrs__ <= members)
+    return found
+
+
+def check(where: str, arrays: Mapping[str, Any], axes: Mapping[str, str], **sizes: int) -> None:
+    """Checks shapes at a door.
+
+    Args:
+      where: which, for the message.
+      arrays: those of `axes` that are there are checked.
+      axes: {name: axes, e.g. "b v n h w 3"}.
+      **sizes: of axes that are known; the others agree with each other.
+
+    Raises:
+      ValueError: another rank, or another size of an axis.
+    """
+    wanted = {"b": 0, **sizes}
+    for name, pattern in axes.items():
+        if arrays.get(name) is None:
+            continue
+        letters = [f"n{axis}" if axis.isdigit() else axis for axis in pattern.split()]
+        shape = tuple(arrays[name].shape)
+        try:
+            got = einops.parse_shape(arrays[name], " ".join(letters))
+        except RuntimeError:
+            raise ValueError(f"{where}: {name} wanted [{pattern}], got {shape}") from None
+        for axis, size in got.items():
+            known = int(axis[1:]) if axis[1:].isdigit() else wanted.get(axis, 0) or size
+            wanted[axis] = known
+            if size != known:
+                raise ValueError(
+                    f"{where}: {name} wanted [{pattern}] with {axis} = {known}, got {shape}"
+                )

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import flow
+from syncmv4d_jax.configuration import section
 from syncmv4d_jax.geometry import cameras, corruption, tracks
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.nn import module, protocol
+from syncmv4d_jax.tasks import base
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -46,7 +48,7 @@ class Options:
     points: int | None = None
 
 
-def make(config: Any) -> "DPA":
+def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "DPA":
     """Builds the task from `config.task`: `Options` and the sections `dpa` and `corruption`.
 
     Raises:
@@ -56,35 +58,25 @@ def make(config: Any) -> "DPA":
     values.pop("name", None)
     parts = {key: values.pop(key, {}) for key in ("dpa", "corruption")}
     return DPA(
-        _fill(Options, values, "config.task"),
-        _fill(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
-        _fill(corruption.Corruption, parts["corruption"], "config.task.corruption"),
+        section(Options, values, "config.task"),
+        section(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
+        section(corruption.Corruption, parts["corruption"], "config.task.corruption"),
+        placement,
     )
 
 
-def _fill(cls: type, values: Any, where: str) -> Any:
-    known = [field.name for field in dataclasses.fields(cls)]
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{where}: unknown keys {unknown}; the keys are {known}")
-    freeze = lambda x: tuple(x) if isinstance(x, list | tuple) else x  # noqa: E731
-    return cls(**{key: freeze(value) for key, value in dict(values).items()})
-
-
-class DPA:
+@dataclasses.dataclass(frozen=True)
+class DPA(base.Grown):
     """The task; see `tasks.base.Task`."""
 
+    name = "dpa"
     trainable = "^dpa/"
+    frozen_parts = ()
 
-    def __init__(
-        self,
-        options: Options,
-        config: dpa_config.AlignerConfig,
-        spoil: corruption.Corruption = corruption.SIM,
-        *,
-        placement: protocol.Placement = protocol.LOCAL,
-    ):
-        self.options, self.config, self.spoil = options, config, spoil
-        self.placement = placement
+    options: Options
+    config: dpa_config.AlignerConfig
+    spoil: corruption.Corruption = corruption.SIM
+    placement: protocol.Placement = protocol.LOCAL
 
     def init(self, rng: Array) -> Params:
         """Returns {"dpa": parameters}."""

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.models import motion_codec
-from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks import base
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -43,7 +44,7 @@ class Options:
     latent_weight: float = 1.0
 
 
-def make(config: Any) -> "MotionCodec":
+def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "MotionCodec":
     """Builds the task from `config.task`: `Options` and sections codec, vae.
 
     Raises:
@@ -56,6 +57,7 @@ def make(config: Any) -> "MotionCodec":
         section(Options, values, "config.task"),
         section(motion_codec.CodecConfig, parts["codec"], "config.task.codec"),
         vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
+        placement,
     )
 
 
@@ -72,17 +74,21 @@ def check(codec: motion_codec.CodecConfig, config: vae.VAEConfig) -> None:
         )
 
 
-class MotionCodec:
+@dataclasses.dataclass(frozen=True)
+class MotionCodec(base.Grown):
     """The task; see `tasks.base.Task`."""
 
+    name = "motion_codec"
     trainable = "^codec/"
     frozen_parts = ("vae",)
 
-    def __init__(
-        self, options: Options, config: motion_codec.CodecConfig, vae_config: vae.VAEConfig
-    ):
-        check(config, vae_config)
-        self.options, self.config, self.vae_config = options, config, vae_config
+    options: Options
+    config: motion_codec.CodecConfig
+    vae_config: vae.VAEConfig
+    placement: protocol.Placement = protocol.LOCAL
+
+    def __post_init__(self):
+        check(self.config, self.vae_config)
 
     def init(self, rng: Array) -> Params:
         """Returns {"codec", "vae"}."""

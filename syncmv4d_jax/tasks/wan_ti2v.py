@@ -29,6 +29,7 @@ from syncmv4d_jax.models import flops, lora
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, vae
+from syncmv4d_jax.tasks import base
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -76,7 +77,7 @@ class Options:
                 raise ValueError(f"task.{name}: wanted at least 1, got {getattr(self, name)}")
 
 
-def make(config: Any) -> "WanTI2V":
+def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "WanTI2V":
     """Builds the task from `config.task`: `Options` and sections dit, vae, lora."""
     values = dict(config.task)
     values.pop("name", None)
@@ -86,30 +87,39 @@ def make(config: Any) -> "WanTI2V":
         dit_config=section(wan_config.DiTConfig, parts["dit"], "config.task.dit"),
         vae_config=vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
         lora_config=section(lora.LoRAConfig, parts["lora"], "config.task.lora"),
+        placement=placement,
     )
 
 
-class WanTI2V:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WanTI2V(base.Grown):
     """The task; see `tasks.base.Task`. `cameras`: sampling inputs have none."""
 
+    name = "wan_ti2v"
     cameras = False
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        dit_config: wan_config.DiTConfig,
-        vae_config: vae.VAEConfig,
-        lora_config: lora.LoRAConfig = lora.LoRAConfig(),  # noqa: B008
-        placement: protocol.Placement = protocol.LOCAL,
-    ):
-        self.options, self.placement = options, placement
-        self.dit_config, self.vae_config, self.lora_config = dit_config, vae_config, lora_config
-        _check_sizes(options, dit_config, vae_config)
-        adapted = bool(lora_config.ranks)
-        self.trainable = r"^lora/" if adapted else r"^dit/"
-        self.frozen_parts = ("dit", "vae") if adapted else ("vae",)
-        self._run = jax.jit(self.sample_run)
+    options: Options
+    dit_config: wan_config.DiTConfig
+    vae_config: vae.VAEConfig
+    lora_config: lora.LoRAConfig = lora.LoRAConfig()
+    placement: protocol.Placement = protocol.LOCAL
+
+    def __post_init__(self):
+        _check_sizes(self.options, self.dit_config, self.vae_config)
+
+    @property
+    def trainable(self) -> str:
+        """The adapters where there are some, else the transformer."""
+        return r"^lora/" if self.lora_config.ranks else r"^dit/"
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """See `tasks.base.Task`."""
+        return ("dit", "vae") if self.lora_config.ranks else ("vae",)
+
+    @functools.cached_property
+    def _run(self) -> Callable:
+        return jax.jit(self.sample_run)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import configuration
-from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks import base
 
 Params = dict[str, Any]
 MODALITIES = ("video", "motion")
@@ -54,23 +55,29 @@ class Options:
             raise ValueError(f"task.clips: wanted a count or 0 for all, got {self.clips}")
 
 
-def make(config: Any) -> "WanVAE":
+def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "WanVAE":
     """Builds the task from `config.task` (section vae and `Options`)."""
     values = dict(config.task)
     values.pop("name", None)
     network = configuration.section(vae.VAEConfig, values.pop("vae", {}), "config.task.vae")
-    return WanVAE(network, options=configuration.section(Options, values, "config.task"))
+    return WanVAE(network, configuration.section(Options, values, "config.task"), placement)
 
 
-class WanVAE:
+@dataclasses.dataclass(frozen=True)
+class WanVAE(base.Grown):
     """The task; see `tasks.base.Task`. Parameters: {"vae": ...}, all trainable."""
 
+    name = "wan_vae"
     trainable = r"^vae/"
+    frozen_parts = ()
 
-    def __init__(self, config: vae.VAEConfig, *, options: Options):
-        if options.crop:
-            vae.check_video(config, (1, *options.crop, 3))
-        self.config, self.options = config, options
+    config: vae.VAEConfig
+    options: Options
+    placement: protocol.Placement = protocol.LOCAL
+
+    def __post_init__(self):
+        if self.options.crop:
+            vae.check_video(self.config, (1, *self.options.crop, 3))
 
     def init(self, rng: jax.Array) -> Params:
         """Returns {"vae": parameters}."""

@@ -76,7 +76,7 @@ def run(monkeypatch, tmp_path):
             "images": np.zeros((V, 16, 32, 3), np.uint8),
         }
         given = [("one", inputs or default)]
-        monkeypatch.setattr(assembly, "task", lambda _: task)
+        monkeypatch.setattr(assembly, "task", lambda *_: task)
         monkeypatch.setattr(run_inputs, "of_config", lambda *_: given)
         monkeypatch.setattr(assembly, "load_params", lambda *_: {})
         sample.run(config, tmp_path)

@@ -10,6 +10,8 @@ import test_meshes
 from test_meshes_loop import make_batch, make_task
 
 from configs import taco
+from syncmv4d_jax.machines import placement
+from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.run import assembly, inputs, sample
 
 MESHES = {"view3": {"view": 3}, "ulysses": {"sequence": 4}, "both": {"view": 3, "sequence": 2}}
@@ -42,12 +44,14 @@ def drawn(tmp_path_factory, double):
     pixels = np.random.default_rng(1).integers(0, 256, (3, *task.options.size, 3))
     arrays["images"] = pixels.astype(np.uint8)
 
+    def own(_, mesh):
+        return make_task(3, "float64", placement.Placement(mesh) if mesh else protocol.LOCAL)
+
     def call(**mesh):
         workdir = tmp_path_factory.mktemp("sample")
         config.mesh = mesh
         with pytest.MonkeyPatch.context() as patch:
-            own = make_task(3, "float64")
-            patch.setattr(assembly, "task", lambda _: own)
+            patch.setattr(assembly, "task", own)
             patch.setattr(assembly, "trained_params", lambda *_: jax.device_get(params))
             patch.setattr(inputs, "of_config", lambda *_: [("one", dict(arrays))])
             sample.run(config, workdir)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from syncmv4d_jax.models.nn import protocol
+
 
 class Numbers:
     """Random-access source: example i is a function of i alone."""
@@ -65,8 +67,13 @@ class Trouble:
 class Fake:
     """Two parts: `net` (trainable) after `eye` (frozen in the second stage of the test)."""
 
+    name, frozen_parts, placement = "fakes:make", (), protocol.LOCAL
+
     def __init__(self, trainable, noise):
         self.trainable, self.noise = trainable, noise
+
+    def grow(self, params, given):
+        return params
 
     def init(self, rng):
         a, b = jax.random.split(rng)
@@ -96,7 +103,8 @@ class Fake:
         return {"latents": inputs["x"]}
 
 
-def make(config):
+def make(config, *, placement=protocol.LOCAL):
+    del placement
     return Fake(config.task.get("trainable", ""), config.task.get("noise", 0.1))
 
 

@@ -5,11 +5,12 @@ from typing import Any
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
+from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.tasks.syncmv4d import codec, cycle, loop, task
 
 
-def make(config: Any) -> task.SyncMV4D:
+def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> task.SyncMV4D:
     """Builds the task from `config.task`: `loop.Options` and sections dit, dpa, vae, cycle.
 
     With a section `codec` the loop uses the learned motion codec (codec.py).
@@ -24,6 +25,7 @@ def make(config: Any) -> task.SyncMV4D:
         "dpa_config": section(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
         "vae_config": vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
         "settings": section(cycle.Settings, parts["cycle"], "config.task.cycle"),
+        "placement": placement,
     }
     if not learned:
         return task.SyncMV4D(**made)

@@ -35,6 +35,8 @@ Params = dict[str, Any]
 class SyncMV4D(sampling.Sampler):
     """The task; see `tasks.base.Task`."""
 
+    name = "syncmv4d"
+
     @functools.cached_property
     def _each(self) -> dict[str, float]:
         return syncmv4d_cost.parts(self)

@@ -17,10 +17,10 @@ from configs import taco
 from syncmv4d_jax import tree
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.models.nn import protocol
-from syncmv4d_jax.run import assembly
+from syncmv4d_jax.tasks import syncmv4d
 
 
-def make_task(views, dtype="float32"):
+def make_task(views, dtype="float32", placement=protocol.LOCAL):
     config = taco.get_config("debug")
     config.task.views = views
     own = {"dtype": dtype}
@@ -28,7 +28,7 @@ def make_task(views, dtype="float32"):
     config.task.dpa = {**config.task.dpa, "depth": 1, **own}
     config.task.vae = {**config.task.vae, "conv": "columns", **own}
     config.task.cycle = {**config.task.cycle, "probability": 1.0}
-    return assembly.task(config)
+    return syncmv4d.make(config, placement=placement)
 
 
 def make_batch(task):
@@ -79,11 +79,11 @@ def parameters(views):
 
 def closed_loop_step(views, name=None):
     """(loss, gradients), loss terms and what the loop matched, on a mesh or one device."""
-    task = make_task(views, "float64")
-    task.placement = protocol.Placement(kernel="chunked")  # see test_meshes
+    task = make_task(views, "float64", protocol.Placement(kernel="chunked"))  # see test_meshes
     batch, halves = make_batch(task), tree.split(parameters(views), task.trainable)
     if name:
-        task.placement, halves, batch = test_meshes.placed(name, halves, batch, kernel="chunked")
+        placement, halves, batch = test_meshes.placed(name, halves, batch, kernel="chunked")
+        task = make_task(views, "float64", placement)
 
     def step(halves, batch):
         run = jax.value_and_grad(task.loss, has_aux=True)
