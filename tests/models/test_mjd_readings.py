@@ -37,7 +37,7 @@ def parameters():
 def run(video, motion, feedback, t, text):
     def model(params):
         network = module.bind(mjd.MJD, TINY, params)
-        return network(video, motion, t, text, feedback=feedback, view_index=VIEW_INDEX)
+        return network(mjd.Inputs(video, motion, t, feedback, VIEW_INDEX), mjd.Text(text))
 
     return jax.jit(model)(parameters())
 
