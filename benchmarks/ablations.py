@@ -19,7 +19,6 @@ surface point that both see; the truth's own gap is shading and interpolation.
 import argparse
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import curves
 import numpy as np
 from scipy import ndimage
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import records
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.results import samples
@@ -210,10 +210,8 @@ def share(stage: str, source: Path, own: Path) -> None:
         return
     if not (source / f"{stage}.safetensors").is_file():
         raise FileNotFoundError(f"{source}: stage {stage} is not finished, {own} starts from it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{stage}.partial")
-    shutil.copytree(wanted, partial, dirs_exist_ok=True)
-    partial.rename(target)
+    with disk.whole(target) as partial:
+        shutil.copytree(wanted, partial)
     shutil.copyfile(source / f"{stage}.safetensors", own / f"{stage}.safetensors")
 
 
@@ -371,9 +369,9 @@ def main() -> None:
         logs = {ROWS[n].title: x for n, x in logs.items() if n in found and x.is_file()}
         curves.draw(logs, args.curves)
     print(tables(found))
-    partial = args.out / ".ablations.json.partial"
-    partial.write_text(json.dumps({name: values for name, (values, _) in found.items()}, indent=1))
-    os.replace(partial, args.out / "ablations.json")
+    values = {name: values for name, (values, _) in found.items()}
+    with disk.whole(args.out / "ablations.json") as partial:
+        partial.write_text(json.dumps(values, indent=1))
 
 
 if __name__ == "__main__":

@@ -958,7 +958,76 @@ RUN = [
     ),
 ]
 
-TABLE = [*MJD, *FLOW, *GEOMETRY, *DPA, *CODEC, *DATA, *METRICS, *MACHINES, *RUN]
+RESULTS = [
+    *of(
+        "syncmv4d_jax/disk.py",
+        "tests/test_disk.py",
+        (
+            "whole",
+            "a failed write leaves its half",
+            "    finally:\n        _remove(partial)",
+            "    finally:\n        path.exists()",
+            "test_after_an_error_all_is_as_it_was",
+        ),
+        (
+            "whole",
+            "a process removes what a running one writes",
+            "not _runs(int(process))",
+            "True",
+            "test_what_a_killed_process_left_goes_with_the_next_write",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/samples.py",
+        "tests/results/test_samples.py",
+        (
+            "sample",
+            "a lost file is not missed",
+            "if not (path / name).is_file()]",
+            "if not path.is_dir()]",
+            "test_a_lost_file_is_named",
+        ),
+        (
+            "sample",
+            "the scale is not written",
+            'arrays["scale"] = result["scale"]',
+            "arrays = dict(arrays)",
+            "test_samples_of_the_first_version_are_read",
+        ),
+        (
+            "sample",
+            "a sample without tracks.npz is refused",
+            'if (path / "tracks.npz").is_file():',
+            "if True:",
+            "test_a_sample_replaces_the_former_one",
+        ),
+        (
+            "sample",
+            "half a sample is found",
+            ' if not path.name.startswith(".")',
+            "",
+            "test_an_unfinished_sample_is_not_found",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/web/pages.py",
+        "tests/results/web/test_pages.py",
+        (
+            "page",
+            "a module stands before what it imports",
+            'return "".join(done.values())',
+            'return "".join(reversed(done.values()))',
+            "test_what_is_imported_stands_before",
+        ),
+    ),
+    *of(
+        "setup.py",
+        "tests/results/web/test_pages.py",
+        ("page", "the wheel has no scripts", ', "page/*.js"', "", "test_a_wheel_has_the_page"),
+    ),
+]
+
+TABLE = [*MJD, *FLOW, *GEOMETRY, *DPA, *CODEC, *DATA, *METRICS, *MACHINES, *RUN, *RESULTS]
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))
