@@ -1,6 +1,6 @@
 """Makes the small autoencoder of the embedded demo from prepared records.
 
-    python data_prep/make_vae.py --records RECORDS --out DIR [--steps 1500]
+    python data_prep/make_vae.py --records RECORDS --out DIR [--variant sharp] [--steps 1500]
 
 A linear codec is fitted to some clips (models.wan.vae_linear), trained on (configs/wan_vae.py), and
 normalised: the statistics of its latents are folded into the 1 x 1 convolutions, so that encoders
@@ -71,12 +71,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variant", choices=("demo", "sharp"), default="demo")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument(
         "--clips", type=int, default=12, help="examples the linear start is fitted to"
     )
     args = parser.parse_args()
-    config = configuration.get_config("demo")
+    config = configuration.get_config(args.variant)
     config.unlock()
     config.data.records, config.data.raw = args.records, True
     task = wan_vae.make(config)

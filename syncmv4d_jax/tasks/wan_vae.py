@@ -1,6 +1,7 @@
 """Training a small autoencoder of Wan2.2's form on videos and pseudo videos.
 
-    L = mean(w |decode(z) - x|) + kl_weight KL(N(mean, var) | N(0, 1)),    z ~ N(mean, var)
+    L = mean(w |e|) + gradient_weight mean(w |grad e|) + kl_weight KL(N(mean, var) | N(0, 1)),
+    e = decode(z) - x,    z ~ N(mean, var),    grad: differences to the right and down
 
 with pixel weights w = 1 + foreground_gain (pixel of the pseudo video painted)
 + moving_gain (pixel changes between frames), scaled to mean 1. Video and motion are two clips of
@@ -38,6 +39,8 @@ class Options:
       foreground_gain: extra weight of pixels that the pseudo video paints.
       moving_gain: extra weight of pixels that change by more than `moving_threshold` (0..2).
       moving_threshold: see above, in units of the -1..1 range.
+      focus: share of the crops that are drawn about a pixel that the pseudo video paints.
+      gradient_weight: of the error's differences between neighbours: blurred edges cost more.
       kl_weight: of the divergence per latent value; 0 also switches the sampling of z off.
     """
 
@@ -46,6 +49,8 @@ class Options:
     foreground_gain: float = 0.0
     moving_gain: float = 0.0
     moving_threshold: float = 0.1
+    focus: float = 0.0
+    gradient_weight: float = 0.0
     kl_weight: float = 1e-6
 
     def __post_init__(self):
@@ -53,6 +58,8 @@ class Options:
             raise ValueError(f"task.crop: wanted (frames, height, width) or (), got {self.crop}")
         if self.clips < 0:
             raise ValueError(f"task.clips: wanted a count or 0 for all, got {self.clips}")
+        if not 0 <= self.focus <= 1:
+            raise ValueError(f"task.focus: wanted a share, 0 to 1, got {self.focus}")
 
 
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "WanVAE":
@@ -96,7 +103,8 @@ class WanVAE(base.Grown):
 
         Returns:
           The loss [] float32; scalars loss/video, loss/motion (weighted L1), psnr/video,
-          psnr/motion (dB over 0..255), kl.
+          psnr/motion (dB over 0..255), energy/video, energy/motion (of the differences, as a share
+          of the truth's), kl.
 
         Raises:
           ValueError: a modality is missing, or sizes that the autoencoder refuses.
@@ -112,16 +120,19 @@ class WanVAE(base.Grown):
             noise = jax.random.normal(keys["sample"], mean.shape)
             latents = mean + jnp.exp(0.5 * logvar) * noise
         decoded = model.decode(vae.normalise(self.config, latents)).astype(jnp.float32)
-        error = einops.rearrange(decoded - clips, "(m b) ... -> m b (...)", m=len(MODALITIES))
-        weights = jnp.broadcast_to(weights, clips.shape)
-        weights = einops.rearrange(weights, "(m b) ... -> m b (...)", m=len(MODALITIES))
-        each = jnp.mean(jnp.abs(error) * weights, axis=(1, 2))
+        error = decoded - clips
+        each = _mean(jnp.abs(error) * weights)
+        pairs = zip(_steps(error), _steps_of(weights), strict=True)
+        blur = sum(_mean(jnp.abs(x) * w) for x, w in pairs)
+        energy = [sum(_mean(jnp.square(x)) for x in _steps(y)) for y in (decoded, clips)]
         kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
-        psnr = 10 * jnp.log10(4.0 / jnp.maximum(jnp.mean(jnp.square(error), axis=(1, 2)), 1e-10))
+        psnr = 10 * jnp.log10(4.0 / jnp.maximum(_mean(jnp.square(error)), 1e-10))
         scalars = {"kl": kl}
         for i, name in enumerate(MODALITIES):
             scalars |= {f"loss/{name}": each[i], f"psnr/{name}": psnr[i]}
-        return jnp.mean(each) + self.options.kl_weight * kl, scalars
+            scalars[f"energy/{name}"] = energy[0][i] / jnp.maximum(energy[1][i], 1e-10)
+        loss = jnp.mean(each) + self.options.gradient_weight * jnp.mean(blur)
+        return loss + self.options.kl_weight * kl, scalars
 
     def sample(
         self, params: Params, inputs: dict[str, jax.Array], rng: jax.Array
@@ -143,7 +154,7 @@ class WanVAE(base.Grown):
             order = jax.random.permutation(pick, pairs.shape[0])
             pairs = pairs[order[: self.options.clips]]
         if self.options.crop:
-            pairs = _crop(pairs, self.options.crop, corner)
+            pairs = _crop(pairs, self.options.crop, corner, focus=self.options.focus)
         clips = einops.rearrange(pairs, "b n h w m c -> (m b) n h w c")
         clips = clips.astype(jnp.float32) / 127.5 - 1.0
         return clips, self._weights(pairs, clips)
@@ -159,14 +170,39 @@ class WanVAE(base.Grown):
         return weights / jnp.mean(weights)
 
 
-def _crop(pairs: jax.Array, size: tuple[int, ...], rng: jax.Array) -> jax.Array:
-    """Cuts a random box of (frames, height, width) from each clip of [b n h w m c]."""
+def _mean(x: jax.Array) -> jax.Array:
+    """Means [m] of the modalities of [(m b) ...]."""
+    return jnp.mean(x.reshape(len(MODALITIES), -1), axis=1)
+
+
+def _steps(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Differences of [b n h w c] to the right neighbour, and to the one below."""
+    return jnp.diff(x, axis=3), jnp.diff(x, axis=2)
+
+
+def _steps_of(weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The weights [b n h w 1] of those differences: the larger of the two pixels'."""
+    right = jnp.maximum(weights[:, :, :, 1:], weights[:, :, :, :-1])
+    return right, jnp.maximum(weights[:, :, 1:], weights[:, :, :-1])
+
+
+def _crop(pairs: jax.Array, size: tuple[int, ...], rng: jax.Array, *, focus: float) -> jax.Array:
+    """Cuts a random box of (frames, height, width) from each clip of [b n h w m c]; a share `focus`
+    of them has a painted pixel of some frame in its middle, as far as the clip's edges allow."""
     room = [have - want for have, want in zip(pairs.shape[1:4], size, strict=True)]
     if min(room) < 0:
         raise ValueError(f"task.crop: wanted {size} from clips of {pairs.shape[1:4]}")
-    corners = jax.random.randint(
-        rng, (pairs.shape[0], 3), 0, jnp.asarray([[r + 1 for r in room]], jnp.int32)
-    )
+    keys = dict(zip(("corner", "pixel", "which"), jax.random.split(rng, 3), strict=True))
+    room = jnp.asarray([room], jnp.int32)
+    corners = jax.random.randint(keys["corner"], (pairs.shape[0], 3), 0, room + 1)
+    painted = jnp.max(pairs[:, :, :, :, 1], axis=(1, 4)) > 0  # [b h w]
+    width = painted.shape[2]
+    odds = jnp.where(painted.reshape(len(painted), -1), 0.0, -1e9)
+    pixel = jax.random.categorical(keys["pixel"], odds)
+    middle = jnp.stack([pixel // width - size[1] // 2, pixel % width - size[2] // 2], axis=1)
+    chosen = jax.random.uniform(keys["which"], (pairs.shape[0], 1)) < focus
+    place = jnp.where(chosen, jnp.clip(middle, 0, room[:, 1:]), corners[:, 1:])
+    corners = jnp.concatenate([corners[:, :1], place.astype(jnp.int32)], axis=1)
 
     def cut(clip, corner):
         start = (corner[0], corner[1], corner[2], 0, 0)

@@ -43,20 +43,20 @@ def test_follows_the_protocol():
         wan_vae.make(type(config)({"task": {"name": "wan_vae", "speed": 1}}))
 
 
-@pytest.mark.parametrize("variant", ["demo", "debug"])
+@pytest.mark.parametrize("variant", wan_vae_config.VARIANTS)
 def test_configurations(variant):
     config = wan_vae_config.get_config(variant)
     with pytest.raises((AttributeError, KeyError)):
         config.unknown = 1
     made = wan_vae.make(config)
     assert made.config.stride == (4, 8)
-    if variant == "demo":
+    if variant != "debug":
         shapes = module.shapes(vae.VAE, made.config)
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) <= 2_500_000
 
 
 def test_training_lowers_the_loss(batch):
-    made = task(kl_weight=1e-6, foreground_gain=2.0, moving_gain=1.0)
+    made = task(kl_weight=1e-6, foreground_gain=2.0, moving_gain=1.0, gradient_weight=0.5)
     params = made.init(jax.random.key(0))
     optimiser = optax.adam(3e-3)
 
@@ -72,7 +72,8 @@ def test_training_lowers_the_loss(batch):
         losses.append(float(loss))
         assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     assert losses[-1] < 0.7 * losses[0]
-    assert set(scalars) == {"kl", "loss/video", "loss/motion", "psnr/video", "psnr/motion"}
+    each = {f"{k}/{m}" for k in ("loss", "psnr", "energy") for m in ("video", "motion")}
+    assert set(scalars) == each | {"kl"}
     used = [float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads)]
     assert all(used), f"{used.count(False)} parameters of {len(used)} get no gradient"
 
@@ -98,6 +99,37 @@ def test_crops_keep_modalities_aligned(batch):
     np.testing.assert_array_equal(clips[0], clips[1])
 
 
+def test_crops_are_drawn_about_what_is_painted():
+    """A square of 4 x 4 pixels in a corner: it is in all crops that look for it, in few others."""
+    motion = np.zeros((1, 8, 1, 48, 72, 3), np.uint8)
+    motion[:, :, :, 40:44, 4:8] = 200
+    both = {"video": jnp.asarray(motion), "motion": jnp.asarray(motion)}
+    for focus, low, high in ((1.0, 1.0, 1.0), (0.0, 0.0, 0.5)):
+        clips, _ = task(crop=(1, 16, 24), focus=focus)._clips(both, jax.random.key(0))
+        inside = np.asarray((clips > 0).any((1, 2, 3, 4)))
+        assert low <= inside.mean() <= high
+    nothing = {name: x * 0 for name, x in both.items()}
+    assert task(crop=(1, 16, 24), focus=1.0)._clips(nothing, jax.random.key(0))[0].shape[2] == 16
+
+
+def test_blur_costs_more_with_the_gradient_term(batch):
+    """Two reconstructions of equal L1: one is shifted by a constant, one has lost its edges."""
+    sharp = jnp.tile(jnp.asarray([[0.0, 0.4], [0.4, 0.0]]), (8, 12))[None, None, :, :, None]
+    errors = {"shifted": 0.2 + 0 * sharp, "blurred": 0.2 - sharp}
+    weights = jnp.ones((2, 1, 16, 24, 1))
+    cost = {}
+    for name, error in errors.items():
+        error = jnp.broadcast_to(error, (2, 1, 16, 24, 3))
+        np.testing.assert_allclose(wan_vae._mean(jnp.abs(error) * weights), 0.2, rtol=1e-5)
+        pairs = zip(wan_vae._steps(error), wan_vae._steps_of(weights), strict=True)
+        cost[name] = float(sum(wan_vae._mean(jnp.abs(x) * w) for x, w in pairs)[0])
+    assert cost["shifted"] < 1e-6 and cost["blurred"] == pytest.approx(0.8)
+    made = {w: task(gradient_weight=w) for w in (0.0, 1.0)}
+    params = made[0.0].init(jax.random.key(0))
+    losses = [float(m.loss(params, {}, batch, jax.random.key(0))[0]) for m in made.values()]
+    assert losses[1] > losses[0]
+
+
 def test_bad_input(batch):
     made = task()
     params = made.init(jax.random.key(0))
@@ -111,6 +143,8 @@ def test_bad_input(batch):
         wan_vae.Options(crop=(4, 8))
     with pytest.raises(ValueError, match="task.clips"):
         wan_vae.Options(clips=-1)
+    with pytest.raises(ValueError, match="task.focus"):
+        wan_vae.Options(focus=1.5)
 
 
 def test_statistics_normalise_latents(batch):
