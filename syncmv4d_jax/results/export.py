@@ -1,6 +1,7 @@
 """Tracks of a sample for other programs: glTF, USD, a PLY sequence, rerun's .rrd.
 
 glb   one animated file, cameras included: Blender, web viewers (gltf.py)
+usda  points with time samples and cameras, as text: Blender, usdview, Houdini (usd.py)
 ply   a folder: frame_0000.ply, ..., and tracks.npz: MeshLab, Blender, CloudCompare
 rrd   points, trails, cameras and videos on one time line: rerun (needs rerun-sdk)
 """
