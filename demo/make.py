@@ -21,6 +21,8 @@ import numpy as np
 
 from syncmv4d_jax import disk, tree
 from syncmv4d_jax.data.scenes import scene
+from syncmv4d_jax.metrics import summary
+from syncmv4d_jax.run import evaluate
 from syncmv4d_jax.weights import store
 
 ROOT = Path(__file__).parents[1]
@@ -83,13 +85,15 @@ def ship(out: Path) -> int:
 
     Raises:
       FileNotFoundError: the training is not finished; names what is missing.
+      ValueError: scores of an earlier definition, or that are not what their scenes say.
     """
     files = {"joint.safetensors": "model.safetensors"}
-    files |= {name: name for name in ("metrics.jsonl", "eval.json")}
+    files |= {name: name for name in ("metrics.jsonl", "eval.json", "priors.npz")}
     files |= {"data/scenes.json": "scenes.json"}  # what they were trained on
     for name in files:
         if not (out / name).is_file():
             raise FileNotFoundError(f"{out / name}: not there; `make demo-train` makes it (hours)")
+    check_scores(out / "eval.json")
     config, params = store.load("vae", out / "weights")
     small = {
         name: np.asarray(x, np.float16 if name.startswith("decoder/") else np.float32)
@@ -103,6 +107,22 @@ def ship(out: Path) -> int:
     total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
     print(f"{SHIPPED}: {total / 1e6:.1f} MB")
     return 0
+
+
+def check_scores(path: Path) -> None:
+    """Judges an evaluation anew from its scenes' values.
+
+    Raises:
+      ValueError: another version of the definitions, or other verdicts than those in the file.
+    """
+    found = json.loads(path.read_text())
+    if found["version"] != evaluate.VERSION:
+        raise ValueError(
+            f"{path}: wanted version {evaluate.VERSION}, got {found['version']}: evaluate again"
+        )
+    again = summary.checks(found["rows"], found["triplets"])
+    if json.loads(json.dumps(again)) != found["checks"]:
+        raise ValueError(f"{path}: its checks are not what its scenes' values give")
 
 
 def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
@@ -148,6 +168,9 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     shipped = SHIPPED / "model.safetensors"
     if shipped.is_file() and not args.train:
         run += [f"--config.weights.{part}={shipped}" for part in ("dit", "dpa", "prior")]
+    taught = SHIPPED / "priors.npz"  # of all scenes that the shipped weights were trained on
+    if taught.is_file() and not args.train:
+        run += [f"--config.evaluate.priors={taught}"]
     if args.short:
         run += ["--config.train.steps=2", "--config.sample.count=2"]
     return result + [

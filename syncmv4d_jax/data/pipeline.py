@@ -119,7 +119,7 @@ def _share(count: int, share: float, seed: int) -> list[int]:
 
 
 def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) -> records.Listing:
-    """Lists (id, unbatched example with video, motion and prompt) in order, first cameras.
+    """Lists (id, unbatched example with video, motion, prompt, triplet) in order, first cameras.
 
     Args:
       config: `config.data`.
@@ -137,6 +137,7 @@ def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) 
         for index in range(count):
             window = made.reader.windows[index]
             example = made.get(index, None) | {"prompt": window.text}
+            example["triplet"] = window.triplet
             unread = () if made.cache else ("text", "text_lengths")
             yield window.id, {key: x for key, x in example.items() if key not in unread}
 

@@ -99,6 +99,14 @@ def decode(clip: Clip) -> np.ndarray:
     return np.add.accumulate(steps, axis=2, dtype=np.uint8)
 
 
+def decode_first(clip: Clip) -> np.ndarray:
+    """Returns the first frame [h w c] of the video of `encode`, without decoding the others."""
+    if clip.coding == "clip":
+        return decode(clip)[0]
+    size = int(np.prod(clip.shape[1:]))
+    return decode(clip._replace(shape=(1, *clip.shape[1:]), data=clip.data[:size]))[0]
+
+
 def pack(values: Mapping[str, Any]) -> bytes:
     """Returns the bytes of an example of arrays (bfloat16 too), clips and texts."""
     fields, chunks = [], []

@@ -7,8 +7,9 @@
                weighted mean over views
 
 Both then fill gaps linearly over time and smooth over time (`smooth`). Views alone cannot tell an
-offset or scale that all share: `per_view` takes the smallest errors that explain the data.
-Everything is numpy, one scene at a time.
+offset or scale that all share: `per_view` takes the smallest errors that explain the data. What the
+aligner knows besides, the rays through the query pixels of frame 0, `onto_rays` gives to any row:
+rows are compared with equal information. Everything is numpy, one scene at a time.
 """
 
 import numpy as np
@@ -19,6 +20,8 @@ ROUNDS = 10
 OUTLIER = 0.02  # metres: scale of the Cauchy weights
 SCALE, OFFSET, NOISE = 0.03, 0.02, 0.01  # deviations of e, of d (metres), of a measurement (metres)
 WINDOW = 1.0  # frames: deviation of the smoothing window
+WINDOWS = (0.5, 0.8, 1.2, 2.0)  # of which a baseline gets the best
+RAY, OWN = 0.0025, 0.02  # metres: deviations across a ray, and of a point from where it was
 
 
 def rigid(coarse: np.ndarray, confidence: np.ndarray, *, window: float = WINDOW) -> np.ndarray:
@@ -74,6 +77,58 @@ def per_view(
         square = np.sum(np.square(aligned - points), axis=-1)
         weight = confidence / (1 + square / OUTLIER**2)
     return smooth(*_mean(aligned, weight), window=window)
+
+
+def fusions(
+    coarse: np.ndarray,
+    confidence: np.ndarray,
+    pixels: np.ndarray,
+    sure: np.ndarray,
+    intrinsics: np.ndarray,
+    extrinsics: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """The rows `coarse` and `robust/<window>` of baselines.py: fused tracks [n k 3].
+
+    Args:
+      coarse: [v n k 3] metres, world frame; confidence: [v n k].
+      pixels: [v k 2], the query pixels in frame 0; sure: [v k] in 0..1, confidence in them.
+      intrinsics: [v 3 3]; extrinsics: [v 3 4].
+    """
+    rows = {"coarse": smooth(*_mean(*_check(coarse, confidence)), window=0)}
+    for window in WINDOWS:
+        robust = per_view(coarse, confidence, extrinsics, window=window)
+        moved = onto_rays(robust[0], pixels, sure, intrinsics, extrinsics)
+        rows[f"robust/{window}"] = robust + (moved - robust[0])
+    return rows
+
+
+def onto_rays(
+    points: np.ndarray,
+    pixels: np.ndarray,
+    sure: np.ndarray,
+    intrinsics: np.ndarray,
+    extrinsics: np.ndarray,
+) -> np.ndarray:
+    """Moves points [k 3] of frame 0 to the rays through their query pixels.
+
+    Least squares: across a ray a point is off by RAY, from where it was by OWN; so a point of one
+    ray keeps its depth, and where rays of several views meet that is where it goes.
+
+    Args:
+      pixels: [v k 2]; sure: [v k] in 0..1, weight of a ray.
+      intrinsics: [v 3 3]; extrinsics: [v 3 4], world to camera, metres.
+    """
+    pixels, points = np.asarray(pixels, np.float64), np.asarray(points, np.float64)
+    rotation, eye = extrinsics[:, :, :3], cameras.camera_centre(np.asarray(extrinsics, np.float64))
+    ray = cameras.bearings(pixels, np.asarray(intrinsics, np.float64))
+    ray = np.einsum("vkc,vcd->vkd", ray, rotation)
+    ray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+    across = np.eye(3) - ray[..., :, None] * ray[..., None, :]
+    weight = np.where(np.isfinite(across).all((-1, -2)), sure, 0.0) / RAY**2
+    across = np.where(weight[..., None, None] > 0, across, 0.0)
+    matrix = np.einsum("vk,vkij->kij", weight, across) + np.eye(3) / OWN**2
+    right = np.einsum("vk,vkij,vkj->ki", weight, across, eye[:, None] - points[None])
+    return points + np.linalg.solve(matrix, right[..., None])[..., 0]
 
 
 def smooth(points: np.ndarray, weight: np.ndarray, *, window: float = WINDOW) -> np.ndarray:

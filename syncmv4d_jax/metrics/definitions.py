@@ -31,8 +31,9 @@ class Definition:
 
 
 PREPROCESSING = {
-    "tracks": "tracks.npz against the record's tracks; points the truth sees; padded frames left "
-    "out; all frames, frame 0 included",
+    "tracks": "tracks.npz against the truth of the same points; of points that a view sees in "
+    "frame 0 (error_hidden_mm: of the others; Chamfer, smoothness, jerk: of all); relative errors "
+    "at the frames and in the views that see them; padded frames left out, frame 0 included",
     "video": "decoded mp4 (H.264, 8 bit) against the record's frames, RGB 0..255, no resize; the "
     "given frame 0 left out",
 }
@@ -40,8 +41,12 @@ _ONE = "one scale per clip and view, least squares"
 _JOINT = "one scale for all views, least squares"
 
 
+_CLOUD = ("chamfer", "chamfer_mm", "smoothness", "jerk")  # of all points, as ever
+
+
 def _tracks(key, title, unit, better, text, alignment="none"):
-    return key, Definition(f"{key}/1", title, unit, better, "tracks", text, alignment)
+    version = 1 if key in _CLOUD else 2  # 1: also points that no view sees in frame 0
+    return key, Definition(f"{key}/{version}", title, unit, better, "tracks", text, alignment)
 
 
 def _video(key, title, unit, better, text):
@@ -65,10 +70,28 @@ DEFINITIONS: dict[str, Definition] = dict(
             "view i's points in camera j against view j's own (C); agreement only, no truth in it",
         ),
         _tracks("mv_pi_cross", "MV PI cross", "%", "higher", "inliers of mv_rpe_cross"),
-        _tracks("error_mm", "Error", "mm", "lower", "mean distance of fused tracks to the truth"),
+        _tracks(
+            "error_mm", "Error", "mm", "lower",
+            "mean distance of the fused tracks to the truth, points that a view sees in frame 0",
+        ),
+        _tracks(
+            "error_moving_mm", "Error, moving", "mm", "lower",
+            "error_mm of those that get more than 2 cm away from their place in frame 0",
+        ),
+        _tracks(
+            "error_hidden_mm", "Error, hidden", "mm", "lower",
+            "mean distance of the fused tracks to the truth, points that no view sees in frame 0",
+        ),
+        _tracks(
+            "known_points", "Points known", "%", "higher",
+            "share of the query pixels that show a tracked surface; the others have no truth",
+        ),
+        _tracks("inliers_2cm", "Within 2 cm", "%", "higher", "share of error_mm's below 2 cm"),
+        _tracks("inliers_5cm", "Within 5 cm", "%", "higher", "share of error_mm's below 5 cm"),
         _tracks(
             "object_correlation", "Centroid corr.", "", "higher",
-            "correlation over time of the object's centroid path with the true one",
+            "correlation over time of the object's centroid path with the true one, points seen in "
+            "frame 0; a regression on the crop alone can have 0.99: says little by itself",
         ),
         _tracks("chamfer", "CD", "m^2", "lower", "squared Chamfer, sum of both directions"),
         _tracks("chamfer_mm", "CD linear", "mm", "lower", "Chamfer, mean of both directions"),

@@ -1,7 +1,10 @@
-"""One scene's scores: the model's sample, the trivial baselines and the oracle against the truth.
+"""One scene's scores: the model's sample, its rivals and the oracles against the truth.
 
 `score` gives {row: {metric: value}} of one scene; None where a metric is not defined for it. The
 rows are those of baselines.py, the metrics those of definitions.py.
+
+Point errors are of points that at least one view sees in frame 0 (reading A4): the others cannot be
+queried, nothing says where they are; they have a metric of their own (`error_hidden_mm`).
 """
 
 import itertools
@@ -16,25 +19,41 @@ from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import baselines, frames, motion, multiview, summary, video
 
 MOVED = 0.02  # metres: a point that gets further from its place in frame 0 has moved
-ROWS = ("model", *baselines.BASELINES, baselines.ORACLE, "truth")
+INLIERS = {"inliers_2cm": 0.02, "inliers_5cm": 0.05}  # metres
+ROWS = (
+    "model", *baselines.BASELINES, *baselines.PRIORS, *baselines.FUSIONS, baselines.NETWORK,
+    *baselines.ORACLES, "truth",
+)  # fmt: skip
 Scores = dict[str, dict[str, float | None]]
 
 
 def score(
-    sample: Mapping[str, Any], truth: Mapping[str, Any], name: str
+    sample: Mapping[str, Any],
+    truth: Mapping[str, Any],
+    name: str,
+    *,
+    points: Mapping[str, Any] | None,
+    others: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Scores, dict[float, dict[str, float | None]]]:
-    """Scores one sample and its baselines.
+    """Scores one sample and its rivals.
 
     Args:
       sample: of `read`. truth: an example of schema.BATCH, unbatched, with video.
+      points: the truth of the sample's own points: tracks [n k 3] metres, NaN where a point is of
+        no surface; visibility [v n k]; anchor_valid [v k]; the truth itself where the points are
+        the record's. None where nothing is known of them: then only what needs no point is scored.
+      others: {row: fused tracks [n k 3]} of the same points, rows of baselines.py; of a row with
+        several settings "row/setting".
 
     Returns:
-      {row: {metric: value}}, and the blurred baseline's video scores {sigma: {metric: value}}.
+      {row: {metric: value}}, in which `best_setting` is to choose, and the blurred baseline's video
+      scores {sigma: {metric: value}}.
 
     Raises:
       ValueError: sizes that do not fit; names the sample.
     """
-    truth = {k: np.asarray(x) for k, x in truth.items()}
+    needed = ("video", "frame_valid", "tracks", "extrinsics")
+    truth = {k: np.asarray(truth[k]) for k in needed if k in truth}
     if sample["video"].shape != truth["video"].shape:
         raise ValueError(
             f"sample {name}: wanted video [v n h w 3] {truth['video'].shape} as in the record, got "
@@ -45,13 +64,14 @@ def score(
     rows, blurred = video_rows(sample["video"][:, :n], truth["video"][:, :n])
     found: Scores = {}
     if "tracks_per_view" in sample and "tracks" in truth:
-        if sample["tracks"].shape != truth["tracks"].shape and _same_points(sample):
+        if points is not None and sample["tracks"].shape != points["tracks"].shape:
             raise ValueError(
-                f"sample {name}: wanted tracks [n k 3] {truth['tracks'].shape} as in the record, "
+                f"sample {name}: wanted tracks [n k 3] {points['tracks'].shape} as their truth, "
                 f"got {sample['tracks'].shape}"
             )
-        found = track_rows(sample, truth, n)
-    return {row: rows.get(row, {}) | found.get(row, {}) for row in ROWS}, blurred
+        found = track_rows(sample, truth, points, others or {}, n)
+    settings = [row for row in others or {} if "/" in row]
+    return {row: rows.get(row, {}) | found.get(row, {}) for row in (*ROWS, *settings)}, blurred
 
 
 def video_rows(pred: np.ndarray, true: np.ndarray) -> tuple[Scores, dict]:
@@ -105,35 +125,66 @@ def best_blur(scores: Mapping[str, Scores], blurred: Mapping[str, dict]) -> floa
     return sigma
 
 
-def _same_points(sample: Mapping[str, Any]) -> bool:
-    """Whether the sample's points are the record's own, one by one."""
-    return sample["meta"].get("anchors", "record") == "record"
+def best_setting(scores: Mapping[str, Scores], row: str) -> str | None:
+    """Fills a row with its one setting that is best over all scenes, an advantage to it.
+
+    The settings' own rows are taken out of `scores`.
+
+    Returns:
+      The setting; None where no scene has any.
+    """
+    means = {}
+    for name in sorted({r for one in scores.values() for r in one if r.startswith(f"{row}/")}):
+        values = {s: one.get(name, {}).get("error_mm") for s, one in scores.items()}
+        means[name] = summary.mean(values)["value"]
+    known = {name: x for name, x in means.items() if x is not None}
+    best = min(known, key=known.get) if known else None
+    for one in scores.values():
+        settings = {name: one.pop(name) for name in means if name in one}
+        one[row] = one[row] | settings.get(best, {})
+    return best and best.split("/")[1]
 
 
-def track_rows(sample: Mapping[str, Any], truth: Mapping[str, Any], n: int) -> Scores:
-    """The rows' track metrics over n frames; without common points Chamfer and smoothness only."""
+def track_rows(
+    sample: Mapping[str, Any],
+    truth: Mapping[str, Any],
+    points: Mapping[str, Any] | None,
+    others: Mapping[str, np.ndarray],
+    n: int,
+) -> Scores:
+    """The rows' track metrics over n frames; without true points Chamfer and smoothness only."""
     per_view, fused = sample["tracks_per_view"][:, :n], sample["tracks"][:n]
-    true = truth["tracks"][:n]
-    oracle = np.broadcast_to(true[:1], true.shape)
+    cloud = np.asarray(truth["tracks"][:n])
+    pose = cameras.static(truth["extrinsics"], where="track metrics")
     copies = {
         "model": (per_view, fused),
         "time_mean": (baselines.time_mean(per_view), baselines.time_mean(fused[None])[0]),
         "held": (baselines.held(per_view), baselines.held(fused[None])[0]),
-        baselines.ORACLE: (
-            np.broadcast_to(oracle, (len(truth["extrinsics"]), *true.shape)),
-            oracle,
-        ),
     }
+    alone = {row: np.asarray(tracks)[:n] for row, tracks in others.items()}
+    if points is not None:
+        true = np.asarray(points["tracks"][:n])
+        alone["true_held"] = np.broadcast_to(true[:1], true.shape)
+        alone["true_velocity"] = baselines.constant_velocity(true)
 
     def fill(row):
-        views, one = copies[row]
-        common = row == baselines.ORACLE or _same_points(sample)
-        return cloud_scores(one, true) | (track_scores(views, one, truth, n) if common else {})
+        views, one = copies.get(row, (None, alone.get(row)))
+        scores = cloud_scores(one, cloud)
+        if points is None:
+            return scores
+        if views is None:  # one copy for all views
+            views = np.broadcast_to(one, (len(pose), *one.shape))
+        scores |= point_scores(one, points, n)
+        return scores | view_scores(views, points, pose, n)
 
+    rows = [*copies, *alone]
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and the k-d tree let go
-        found = dict(zip(copies, pool.map(fill, copies), strict=True))
-    alone = {"smoothness": motion.smoothness(true), "jerk": motion.smoothness(true, order=3)}
-    return found | {"truth": alone}
+        found = dict(zip(rows, pool.map(fill, rows), strict=True))
+    if points is not None:
+        known = np.isfinite(np.asarray(points["tracks"][:n])).all((0, 2))
+        found["model"]["known_points"] = float(100 * known.mean())
+    still = {"smoothness": motion.smoothness(cloud), "jerk": motion.smoothness(cloud, order=3)}
+    return found | {"truth": still}
 
 
 def cloud_scores(fused: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
@@ -147,12 +198,52 @@ def cloud_scores(fused: np.ndarray, true: np.ndarray) -> dict[str, float | None]
     }
 
 
-def track_scores(
-    per_view: np.ndarray, fused: np.ndarray, truth: Mapping[str, Any], n: int
+def seen_first(points: Mapping[str, Any], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which points count, [k] bool each: seen by a view in frame 0, and hidden from all there."""
+    known = np.isfinite(np.asarray(points["tracks"][:n])).all((0, 2))
+    seen = np.asarray(points["anchor_valid"], bool).any(0)
+    return known & seen, known & ~seen
+
+
+def point_scores(fused: np.ndarray, points: Mapping[str, Any], n: int) -> dict[str, float | None]:
+    """Metrics of fused tracks [n k 3], metres, world frame, against those of the same points."""
+    true = np.asarray(points["tracks"][:n], np.float64)
+    seen, hidden = seen_first(points, n)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        far = motion.length(np.asarray(fused, np.float64) - true)
+    moves = np.linalg.norm(true - true[:1], axis=-1).max(0) > MOVED
+
+    def millimetres(kind):
+        values = far[:, kind]
+        return float(1000 * values.mean()) if values.size and np.isfinite(values).all() else None
+
+    def inside(limit):
+        values = far[:, seen]
+        return float(100 * (values < limit).mean()) if values.size else None
+
+    chosen = _object(points, moves) & seen
+    own, wanted = fused[:, chosen], true[:, chosen]
+    return {
+        "error_mm": millimetres(seen),
+        "error_moving_mm": millimetres(seen & moves),
+        "error_hidden_mm": millimetres(hidden),
+        **{name: inside(limit) for name, limit in INLIERS.items()},
+        "acceleration_error": motion.acceleration_error(fused[:, seen], true[:, seen]),
+        "object_correlation": motion.path_correlation(own.mean(1), wanted.mean(1))
+        if chosen.any()
+        else None,
+    }
+
+
+def view_scores(
+    per_view: np.ndarray, points: Mapping[str, Any], pose: np.ndarray, n: int
 ) -> dict[str, float | None]:
-    """Metrics of tracks_per_view [v n k 3] and fused tracks [n k 3], metres, world frame."""
-    true, seen = truth["tracks"][:n], truth["visibility"][:, :n]
-    pose = cameras.static(truth["extrinsics"], where="track metrics")
+    """Relative errors of tracks_per_view [v n k 3], metres, world frame; pose [v 3 4].
+
+    Of what a view sees at a frame, of points that count (`seen_first`).
+    """
+    true = points["tracks"][:n]
+    seen = np.asarray(points["visibility"][:, :n], bool) & seen_first(points, n)[0]
     rpe, pi = multiview.single(per_view, true, seen, pose)
     mv_rpe, mv_pi = multiview.world(per_view, true, seen)
     cross, cross_pi = multiview.cross(per_view, None, seen, pose)
@@ -161,8 +252,6 @@ def track_scores(
     each = [multiview.rescale(per_view[i : i + 1], pose[i : i + 1], s) for i, s in enumerate(own)]
     joint = multiview.joint_scale(per_view, true, seen, pose)
     joined = multiview.rescale(per_view, pose, joint)
-    error = np.linalg.norm(fused - true, axis=-1)
-    points = _object(truth, true)
     return {
         "rpe": rpe,
         "pi": pi,
@@ -173,18 +262,11 @@ def track_scores(
         "mv_rpe_cross_truth": multiview.cross(per_view, true, seen, pose)[0],
         "mv_rpe_cross": cross,
         "mv_pi_cross": cross_pi,
-        "error_mm": float(1000 * error.mean()) if np.isfinite(error).all() else None,
-        "acceleration_error": motion.acceleration_error(fused, true),
-        "object_correlation": motion.path_correlation(
-            fused[:, points].mean(1), true[:, points].mean(1)
-        )
-        if points.any()
-        else None,
     }
 
 
-def _object(truth: Mapping[str, Any], true: np.ndarray) -> np.ndarray:
+def _object(points: Mapping[str, Any], moves: np.ndarray) -> np.ndarray:
     """[k] bool: the object's points, by `object_points` of the record, else those that move."""
-    if "object_points" in truth:
-        return np.asarray(truth["object_points"], bool)
-    return np.linalg.norm(true - true[:1], axis=-1).max(0) > MOVED
+    if "object_points" in points:
+        return np.asarray(points["object_points"], bool)
+    return moves

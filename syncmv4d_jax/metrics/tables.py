@@ -74,7 +74,8 @@ def _markdown(rows: list[list[str]]) -> str:
 
 def markdown(evaluation: Mapping[str, Any]) -> str:
     """Returns the paper's tables, all other metrics and the checks of an `eval.json`."""
-    parts = [f"{evaluation['scenes']} scenes, mean ± standard error over scenes."]
+    count = f"{evaluation['scenes']} scenes of {evaluation['clusters']} triplets"
+    parts = [f"{count}, mean ± standard error over triplets."]
     parts.append(f"Rows marked (paper) are published values. {paper.data(evaluation)}")
     for table in paper.TABLES:
         line, notes = _notes(evaluation, table)
@@ -87,10 +88,10 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
         rows = _grid(evaluation, metrics)
         if len(rows) > 1:
             parts += [f"**Other metrics: {kind}**", _markdown(rows)]
-    checks = [["check", "wanted", "value", "n", "passed"]]
+    checks = [["check", "wanted", "value", "n", "triplets", "passed"]]
     for c in evaluation["checks"]:
         passed = "yes" if c["passed"] else f"no ({c['why_not']})"
-        checks.append([c["name"], c["wanted"], cell(c), str(c["n"]), passed])
+        checks.append([c["name"], c["wanted"], cell(c), str(c["n"]), str(c["clusters"]), passed])
     return "\n\n".join([*parts, "**Checks**", _markdown(checks)]) + "\n"
 
 

@@ -22,13 +22,25 @@ from syncmv4d_jax.results import video
 
 CLIPS = {"video": "view", "motion": "motion"}  # key of a sample -> prefix of its files
 CAMERAS = ("intrinsics", "extrinsics")  # [v 3 3] pixels, [v 3 4] world to camera
-POINTS = (
-    "tracks",  # [n k 3] metres, world frame: one copy of all views
+GIVEN = (  # by a task that makes points
     "tracks_per_view",  # [v n k 3] metres: each view's own copy
     "confidence",  # [v n k] 0..1
-    "visibility",  # [v n k] bool
     "anchors",  # [v k 2] pixels: where the points are in frame 0
     "anchor_valid",  # [v k] bool
+)
+PARTS = (  # where a task has them
+    "anchor_confidence",  # [v k] 0..1, in the anchors
+    "anchor_view",  # [k] the view whose pixel was chosen, -1: all views' were given
+    "coarse",  # [v n k 3] metres: what the last generated motion decodes to
+    "coarse_confidence",  # [v n k] 0..1
+    "closed_form",  # [n k 3] metres: the coarse tracks, aligned without a network
+    "network",  # [n k 3] metres: the same with it
+)
+POINTS = (
+    "tracks",  # [n k 3] metres, world frame: one copy of all views
+    "visibility",  # [v n k] bool
+    *GIVEN,
+    *PARTS,
 )
 ARRAYS = (*CAMERAS, "scale", *POINTS)  # scale: [v 2] metres, nearest and farthest depth
 NOTHING_SEEN = "no foreground in the decoded pseudo video: confidence is 0"
@@ -77,8 +89,8 @@ def _points(result: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a sample keeps of its points, by POINTS; {} without any."""
     if "tracks_per_view" not in result:
         return {}
-    keys = ("tracks_per_view", "confidence", "anchors", "anchor_valid")
-    own = {key: np.asarray(result[key]) for key in keys}
+    own = {key: np.asarray(result[key]) for key in GIVEN}
+    own |= {key: np.asarray(result[key]) for key in PARTS if key in result}
     fused = world_tracks.fuse(own["tracks_per_view"], own["confidence"])
     seen = own["confidence"] > 0.5
     return own | {"tracks": np.asarray(fused, np.float32), "visibility": seen}

@@ -1,8 +1,9 @@
 """Samples on disk against ground truth -> eval.json, eval.md, eval.tex and report.html.
 
-Rows: the model, the trivial baselines and the oracle of metrics/baselines.py, and the truth's own
-smoothness. Each number carries its definition's id, its standard error over scenes and every
-scene's value; `paired` holds the differences against each baseline, `checks` the goal's criteria.
+Rows: the model, its rivals and the oracles of metrics/baselines.py, and the truth's own smoothness.
+Each number carries its definition's id, its standard error over triplets and every scene's value;
+`paired` holds the model's differences against each row, `paired_network` those of the aligner's
+network, `checks` the goal's criteria. `priors.npz` keeps what training scenes taught.
 Samples of a user's own images have no ground truth: with `config.evaluate.split=""` only the page
 is written.
 """
@@ -23,16 +24,17 @@ from tqdm import tqdm
 
 from syncmv4d_jax import disk
 from syncmv4d_jax.geometry import cameras
+from syncmv4d_jax.metrics import baselines, priors, scene, summary, tables
 from syncmv4d_jax.metrics import definitions as metric_definitions
-from syncmv4d_jax.metrics import scene, summary, tables
 from syncmv4d_jax.metrics.networks import definitions as network_definitions
 from syncmv4d_jax.metrics.networks import evaluators
 from syncmv4d_jax.results import curves, samples
 from syncmv4d_jax.results.web import report
 from syncmv4d_jax.run import assembly, inputs, sections
+from syncmv4d_jax.run import truth as truths
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 Examples = Callable[[sections.Sections, str], Iterable[tuple[str, dict[str, Any]]]]
 
 
@@ -62,7 +64,10 @@ def run(
         if jax.process_index() == 0:
             _show(settings, workdir, found)
         return
-    scores, sharpness, facts = _scores(settings, examples, found)
+    learned = truths.training(settings)
+    if learned is not None and jax.process_index() == 0:
+        learned.save(workdir / "priors.npz")
+    scores, sharpness, facts = _scores(settings, examples, found, learned)
     if not scores:
         raise ValueError(
             f"{folder} has {len(found)} samples ({', '.join(sorted(found)[:3])}, ...), none "
@@ -76,18 +81,29 @@ def run(
 
 
 def _scores(
-    settings: sections.Sections, examples: Examples, found: Mapping[str, Path]
+    settings: sections.Sections,
+    examples: Examples,
+    found: Mapping[str, Path],
+    learned: priors.Priors | None,
 ) -> tuple[dict[str, scene.Scores], dict[str, dict], dict[str, Any]]:
-    """Scores this process's share of the samples; returns all processes' scores, blurs, facts."""
-    scores, blurs, facts = {}, {}, {}
+    """Scores this process's share of the samples; returns all processes' scores, blurs, facts.
+
+    facts: those of the first sample, and {scene: triplet} under "triplets".
+    """
+    scores, blurs, facts, triplets = {}, {}, {}, {}
     mine = {name: found[name] for name in summary.share(sorted(found))}
     for name, truth in _matched(settings, examples, mine, quiet=jax.process_index() > 0):
         sample = samples.read(mine[name])
-        scores[name], blurred = scene.score(sample, truth, name)
+        points = truths.points(sample, truth, name)
+        others = truths.others(sample, truth, learned)
+        scores[name], blurred = scene.score(sample, truth, name, points=points, others=others)
         blurs[name] = list(blurred.items())
+        if "triplet" in truth:
+            triplets[name] = ", ".join(truth["triplet"])
         facts = facts or {"facts": _facts(sample, truth)}
     blurs = {name: {s: x for s, x in pairs} for name, pairs in summary.gather(blurs).items()}
-    return summary.gather(scores), blurs, summary.gather(facts).get("facts", {})
+    shared = summary.gather(facts).get("facts", {}) | {"triplets": summary.gather(triplets)}
+    return summary.gather(scores), blurs, shared
 
 
 def _results(
@@ -101,11 +117,12 @@ def _results(
     scores, sharpness, facts = scored
     wanted = settings.evaluate
     folder = Path(wanted.samples or workdir / "samples")
-    sigma = scene.best_blur(scores, sharpness)
-    evaluation = assemble(scores) | facts | {
+    sigma, window = scene.best_blur(scores, sharpness), scene.best_setting(scores, "robust")
+    evaluation = assemble(scores, facts["triplets"]) | facts | {
         "samples": os.path.relpath(folder, workdir),
         "split": wanted.split,
         "best_blur_sigma": sigma,
+        "best_robust_window": window,
         "not_evaluated": sorted(found.keys() - scores.keys()),
         "command": command(),
     }  # fmt: skip
@@ -177,18 +194,25 @@ def _matched(
                 bar.update(1)
 
 
-def assemble(scores: Mapping[str, scene.Scores]) -> dict[str, Any]:
-    """Joins all scenes' scores into rows, paired differences, checks and definitions."""
-    table = summary.rows(scores)
-    gains = summary.paired(table)
+def assemble(
+    scores: Mapping[str, scene.Scores], triplets: summary.Clusters | None = None
+) -> dict[str, Any]:
+    """Joins all scenes' scores into rows, paired differences, checks and definitions.
+
+    Args:
+      triplets: {scene: triplet}; scenes of one are not independent.
+    """
+    table = summary.rows(scores, triplets)
     listed = {m: vars(d) | {"preprocessing": metric_definitions.PREPROCESSING[d.kind]}
               for m, d in metric_definitions.DEFINITIONS.items()}  # fmt: skip
     return {
         "version": VERSION,
         "scenes": len(scores),
+        "clusters": len({(triplets or {}).get(name, name) for name in scores}),
         "rows": table,
-        "paired": gains,
-        "checks": summary.checks(table, gains),
+        "paired": summary.paired(table, triplets),
+        "paired_network": summary.paired(table, triplets, row=baselines.NETWORK),
+        "checks": summary.checks(table, triplets),
         "definitions": listed,
     }
 
@@ -230,14 +254,19 @@ def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any
 
 
 def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What the report shows of one sample."""
+    """What the report shows of one sample: of its points those whose truth is known."""
     sample = samples.read(path)
     shown = {"id": name, "meta": sample["meta"], "video": sample["video"]}
     own = ("motion", "tracks", "tracks_per_view", "scale", "intrinsics", "extrinsics")
     shown |= {key: sample[key] for key in own if key in sample}
-    for key in ("video", "motion", "tracks", "scale", "intrinsics", "extrinsics"):
+    for key in ("video", "motion", "scale", "intrinsics", "extrinsics"):
         if key in truth:
             shown[f"true_{key}"] = np.asarray(truth[key])
     if "true_extrinsics" in shown:
         shown["true_extrinsics"] = cameras.static(shown["true_extrinsics"], where="the report")
+    points = truths.points(sample, truth, name) if "tracks" in truth else None
+    if points is not None:
+        known = np.isfinite(points["tracks"]).all((0, 2))
+        shown["true_tracks"] = np.asarray(points["tracks"])[:, known]
+        shown |= {k: shown[k][..., known, :] for k in ("tracks", "tracks_per_view")}
     return shown

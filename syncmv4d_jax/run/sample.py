@@ -127,7 +127,7 @@ def _meta(config: Any, task: Any, name: str, arrays: dict[str, Any]) -> dict[str
     return {
         "id": name,
         "prompt": str(arrays.get("prompt", "")),
-        "anchors": "record" if "anchors" in arrays else "generated",
+        "anchors": "given" if "anchors" in arrays else "own",
         "fps": float(config.data.fps),
         "size": list(options.size),
         "frames": options.frames,

@@ -181,12 +181,15 @@ class EvaluateConfig:
       split: of the records with the truth, "" = write the page alone.
       features: a folder of pretrained networks' weights, "" = none.
       matcher: "gim_dkm", "xfeat" or "module:function", "" = none.
+      priors: how training scenes move: "records" reads them, else the priors.npz of another
+        evaluation, "" = without these rows.
     """
 
     samples: str = ""
     split: str = "test"
     features: str = ""
     matcher: str = ""
+    priors: str = "records"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from syncmv4d_jax.metrics import multiview, scene, summary
 from syncmv4d_jax.run import evaluate
 
 EMBEDDED = dict(np.load(Path(__file__).parents[1] / "golden/metrics/embedded_scene.npz"))
-STILL = EMBEDDED | {"extrinsics": EMBEDDED["extrinsics"][:, None]}  # as a batch has it
+EMBEDDED["anchor_valid"] = np.ones_like(EMBEDDED["visibility"][:, 0])
 TRUTH = fake_samples.truth(0, frames=5, points=40)
 
 
@@ -23,15 +23,15 @@ def copies(tracks, views=3):
 def scored(truth, **changes):
     """The model's scores of the truth with changes; nothing in them is NaN or infinite."""
     sample = truth | {"tracks_per_view": copies(truth["tracks"]), "meta": {}} | changes
-    found, _ = scene.score(sample, truth, "x")
+    found, _ = scene.score(sample, truth, "x", points=truth)
     json.dumps(found, allow_nan=False)
     return found["model"]
 
 
 def test_the_embedded_truth_is_perfect_against_itself():
     true = EMBEDDED["tracks"]
-    found = scene.track_scores(copies(true), true, STILL, len(true))
-    found |= scene.cloud_scores(true, true)
+    found = scene.view_scores(copies(true), EMBEDDED, EMBEDDED["extrinsics"], len(true))
+    found |= scene.point_scores(true, EMBEDDED, len(true)) | scene.cloud_scores(true, true)
     zero = ("rpe", "mv_rpe", "mv_rpe_cross", "mv_rpe_cross_truth", "rpe_aligned")
     zero += ("mv_rpe_aligned", "error_mm", "chamfer", "chamfer_mm", "acceleration_error")
     for metric in zero:
@@ -44,7 +44,7 @@ def test_the_embedded_truth_is_perfect_against_itself():
 def test_embedded_points_5_percent_too_far():
     true, pose, seen = (EMBEDDED[k] for k in ("tracks", "extrinsics", "visibility"))
     pred = multiview.rescale(copies(true), pose, 1.05)
-    found = scene.track_scores(pred, true, STILL, len(true))
+    found = scene.view_scores(pred, EMBEDDED, pose, len(true))
     assert found["rpe"] == pytest.approx(5, abs=1e-6)
     assert found["mv_rpe_cross_truth"] != pytest.approx(5, abs=1e-3)
     assert found["rpe_aligned"] == pytest.approx(0, abs=1e-6)
@@ -94,8 +94,32 @@ def test_points_that_are_not_finite():
         found = scored(TRUTH, tracks_per_view=broken, tracks=broken[0])
         assert 0 < found["mv_rpe"] < 20 and found["error_mm"] is None
         assert found["chamfer"] > 0 and found["pi"] < 100
-    with pytest.raises(ValueError, match="visible true points are not finite"):
-        scored(TRUTH | {"tracks": np.full_like(TRUTH["tracks"], np.nan)})
+    unknown = scored(TRUTH | {"tracks": np.full_like(TRUTH["tracks"], np.nan)})
+    assert unknown["known_points"] == 0 and unknown["error_mm"] is None and unknown["rpe"] is None
+
+
+def test_hidden_points_moving_points_and_inliers_are_counted_apart():
+    """Points 0..9 no view sees in frame 0; of the others half are 1 cm off, half 4 cm."""
+    valid = np.ones_like(TRUTH["anchor_valid"])
+    valid[:, :10] = False
+    true = TRUTH["tracks"].copy()
+    true[:, 25:] = true[:1, 25:]  # what does not move
+    wrong = true + [0.01, 0, 0]
+    wrong[:, :10] += [0.99, 0, 0]
+    wrong[:, 25:] += [0.03, 0, 0]
+    truth = TRUTH | {"anchor_valid": valid, "tracks": true}
+    found = scored(truth, tracks=wrong, tracks_per_view=copies(wrong))
+    assert found["error_hidden_mm"] == pytest.approx(1000, rel=1e-4)
+    assert found["error_mm"] == pytest.approx(25, rel=1e-4)
+    assert found["error_moving_mm"] == pytest.approx(10, rel=1e-4)
+    assert found["inliers_2cm"] == 50 and found["inliers_5cm"] == 100
+    assert found["known_points"] == 100
+    assert found["mv_rpe"] < 10  # the hidden ones are not in it
+    part = true.copy()
+    part[:, 20:25] = np.nan  # query pixels that show no surface
+    found = scored(truth | {"tracks": part}, tracks=wrong, tracks_per_view=copies(wrong))
+    assert found["known_points"] == pytest.approx(100 * 35 / 40)
+    assert found["error_mm"] == pytest.approx((10 * 10 + 15 * 40) / 25, rel=1e-4)
 
 
 def test_scenes_of_different_lengths_count_as_scenes():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from syncmv4d_jax.metrics import definitions, motion, multiview, video
+from syncmv4d_jax.metrics import definitions, motion, multiview, scene, video
 
 TEXT = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 TABLE = TEXT[TEXT.index("| key | example | value |") :].split("\n\n")[0]
@@ -29,6 +29,20 @@ def two_points(*errors):
     true = np.tile(TRUE, (1, len(errors), 1))
     return multiview.world((true + np.array(errors)[:, None] * AWAY[0])[None], true,
                            np.ones((1, 1, len(errors)), bool))  # fmt: skip
+
+
+# Two frames of a point that moves by 4 cm, one that stands, one that is hidden in frame 0, and a
+# query pixel that shows no surface.
+FOUR = np.zeros((2, 4, 3))
+FOUR[1, 0], FOUR[:, 3] = [0.04, 0, 0], np.nan
+
+
+def four_points():
+    off = np.array([0.01, 0.03, 0.5, 0.0])
+    valid = np.array([[True, True, False, True]])
+    return scene.point_scores(
+        FOUR + off[:, None] * AWAY[0], {"tracks": FOUR, "anchor_valid": valid}, 2
+    )
 
 
 def aligned(metric):
@@ -72,7 +86,12 @@ EXAMPLES = {
     "mv_rpe_cross_truth": lambda: multiview.cross(PAIR, TRUE, SEEN, POSE)[0],
     "mv_rpe_cross": lambda: multiview.cross(PAIR, None, SEEN, POSE)[0],
     "mv_pi_cross": lambda: multiview.cross(PAIR, None, SEEN, POSE)[1],
-    "error_mm": lambda: 1000 * np.linalg.norm(PAIR.mean(0) - TRUE, axis=-1).mean(),
+    "error_mm": lambda: four_points()["error_mm"],
+    "error_moving_mm": lambda: four_points()["error_moving_mm"],
+    "error_hidden_mm": lambda: four_points()["error_hidden_mm"],
+    "inliers_2cm": lambda: four_points()["inliers_2cm"],
+    "inliers_5cm": lambda: four_points()["inliers_5cm"],
+    "known_points": lambda: 100 * np.isfinite(FOUR).all((0, 2)).mean(),
     "chamfer": lambda: motion.chamfer_means(line(0), line(10))[0],
     "chamfer_mm": lambda: motion.chamfer_means(line(0), line(10))[1],
     "smoothness": lambda: motion.smoothness(line(0, 1, 4)),

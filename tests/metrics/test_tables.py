@@ -13,9 +13,10 @@ def evaluation(**facts):
         "model": row({"rpe": 3.0, "pi": 99.0, "mv_rpe": 8.0, "subject_consistency": 0.912345}),
         "held": row({"rpe": 5.0, "mv_rpe": 9.0, "psnr": None}),
     }
-    checks = [{"name": "x", "wanted": ">= 1", "value": 2.0, "se": None, "n": 16, "passed": True}]
+    checks = [{"name": "x", "wanted": ">= 1", "value": 2.0, "se": None, "n": 16, "clusters": 12,
+               "passed": True}]  # fmt: skip
     size = {"resolution": [480, 704], "frames": 49, "views": 3, "fps": 8.0}
-    return {"scenes": 16, "rows": rows, "checks": checks} | size | facts
+    return {"scenes": 16, "clusters": 12, "rows": rows, "checks": checks} | size | facts
 
 
 def grids(text):
@@ -39,7 +40,8 @@ def test_the_paper_s_rows_stand_as_published():
     assert [row[0] for row in found["Table 3: components"]][2:] == [
         "model", *paper.TABLES[2].rows, "comparable"]  # fmt: skip
     assert "held" in motion and found["Table 4: motion representation"][3][2] == "-"
-    assert found["Checks"][-1] == ["x", ">= 1", "2", "16", "yes"]
+    assert "16 scenes of 12 triplets" in tables.markdown(evaluation())
+    assert found["Checks"][-1] == ["x", ">= 1", "2", "16", "12", "yes"]
 
 
 def test_every_column_says_whether_it_may_be_compared_and_why():

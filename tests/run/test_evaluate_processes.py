@@ -22,7 +22,9 @@ import fake_samples
 from syncmv4d_jax import evaluate
 from syncmv4d_jax.metrics import scene
 scored, score = [], scene.score
-scene.score = lambda sample, truth, name: scored.append(name) or score(sample, truth, name)
+scene.score = lambda sample, truth, name, **more: (
+    scored.append(name) or score(sample, truth, name, **more)
+)
 truths = {f"scene-{i}": fake_samples.truth(i) for i in range(3)}
 evaluate.run(fake_samples.config(), sys.argv[3], examples=lambda *_: truths.items())
 print("scored", *scored)

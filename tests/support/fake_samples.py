@@ -74,7 +74,8 @@ def truth(seed, *, size=SIZE, frames=FRAMES, points=POINTS):
         "extrinsics": pose[:, None],
         "scale": np.stack([depth.min((1, 2)), depth.max((1, 2))], -1).astype(np.float32),
         "frame_valid": np.ones(frames, bool),
-        "prompt": "pour with the box into the bar",
+        "prompt": "A person uses a box to pour a bar.",
+        "triplet": ("pour", f"box {seed}", "bar"),
     }
 
 
@@ -97,9 +98,13 @@ def write(folder, name, example, *, seed=0, error=0.01, meta=None, leave_out=())
         "confidence": np.ones(tracks.shape[:3], np.float32),
         "anchors": example["anchors"],
         "anchor_valid": example["anchor_valid"],
+        "anchor_confidence": example["anchor_valid"].astype(np.float32),
+        "coarse": tracks.astype(np.float32),
+        "coarse_confidence": np.ones(tracks.shape[:3], np.float32),
+        "closed_form": mean.astype(np.float32),
         "scale": example["scale"],
     }
-    base = {"id": name, "prompt": example["prompt"], "anchors": "record", "fps": 8.0, "seed": 0}
+    base = {"id": name, "prompt": example["prompt"], "anchors": "given", "fps": 8.0, "seed": 0}
     kept = [{k: x for k, x in all_.items() if k not in leave_out} for all_ in (result, example)]
     samples.write(folder / name, *kept, base | (meta or {}))
 

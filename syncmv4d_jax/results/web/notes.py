@@ -16,7 +16,8 @@ RULES = (  # metric, holds, words
     ("mv_rpe_cross", lambda x: x > 5, "the views disagree about the points by {0:.1f}%"),
 )  # fmt: skip
 RIVALS = (
-    ("held", "mv_rpe", "points held still would be nearer: MV RPE {1:.3g} against {0:.3g}"),
+    ("held", "error_mm", "points held still would be nearer: {1:.3g} mm against {0:.3g}"),
+    ("mean_path", "error_mm", "the action's mean path would be nearer: {1:.3g} mm against {0:.3g}"),
     ("frame_0_blurred", "psnr_moving",
      "a blurred first frame would be nearer: {1:.3g} dB against {0:.3g} in the moving region"),
 )  # fmt: skip
@@ -41,7 +42,7 @@ def of(evaluation: Mapping[str, Any] | None) -> dict[str, list[str]]:
             if value.get(m) is not None and holds(value[m])
         ]  # fmt: skip
         found[name] += _scale(value) + _rivals(rows, value, name)
-        if "error_mm" in value and value["error_mm"] is None:
+        if value.get("rpe") is not None and value.get("error_mm", 0.0) is None:
             found[name].append("some points are not finite")
     for name, text in _far(evaluation["definitions"], cells).items():
         found[name].append(text)
@@ -62,7 +63,7 @@ def _rivals(rows: Mapping[str, Any], value: Mapping[str, float | None], name: st
         own = value.get(metric)
         if own is None or other is None:
             continue
-        if (other < own) if metric == "mv_rpe" else (other > own):
+        if (other < own) if metric == "error_mm" else (other > own):
             found.append(words.format(own, other))
     return found
 

@@ -194,4 +194,5 @@ def _tracks(context: dict[str, Any], coarse: cycle.Coarse) -> dict[str, Array]:
         "confidence": coarse.confidence,
         "anchors": context["anchors"],
         "anchor_valid": context["anchor_valid"],
+        "anchor_confidence": context["anchor_valid"].astype(jnp.float32),
     }

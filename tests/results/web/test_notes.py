@@ -16,7 +16,7 @@ def evaluation(samples):
         made = truth | {"meta": {}, "tracks_per_view": tracks}
         made |= change(made)
         made["tracks"] = made["tracks_per_view"].mean(0)
-        scores[name], blurred[name] = scene.score(made, truth, name)
+        scores[name], blurred[name] = scene.score(made, truth, name, points=truth)
     scene.best_blur(scores, blurred)
     return evaluate.assemble(scores)
 

@@ -29,9 +29,9 @@ def page(path, count, *, size=(48, 64)):
     scores, blurred, shown = {}, {}, []
     for i, (name, truth) in enumerate(truths.items()):
         noise = np.random.default_rng(i).normal(0, 0.003 * (1 + (7 * i) % count), (3, 1, 90, 3))
-        made = truth | {"meta": {"fps": 8.0, "prompt": "stir <in> the bowl", "anchors": "record"}}
+        made = truth | {"meta": {"fps": 8.0, "prompt": "stir <in> the bowl", "anchors": "given"}}
         made["tracks_per_view"] = (truth["tracks"] + noise).astype(np.float32)
-        scores[name], blurred[name] = scene.score(made, truth, name)
+        scores[name], blurred[name] = scene.score(made, truth, name, points=truth)
         shown.append({"id": name, "meta": made["meta"], "video": truth["video"],
                       "motion": truth["motion"], "tracks": made["tracks_per_view"].mean(0),
                       "tracks_per_view": made["tracks_per_view"], "scale": truth["scale"] * 1.1,

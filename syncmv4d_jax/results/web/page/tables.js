@@ -139,7 +139,7 @@ export function showChecks() {
   const body = make("tbody");
   row(
     head,
-    ["check", "wanted", "value", "scenes", "passed"].map(x => make("th", x, {scope: "col"})),
+    ["check", "wanted", "value", "triplets", "passed"].map(x => make("th", x, {scope: "col"})),
   );
   for (const c of evaluation.checks) {
     const value = number(c.value) + (c.se === null ? "" : ` ± ${number(c.se)}`);
@@ -147,7 +147,7 @@ export function showChecks() {
       make("th", c.name.replaceAll("_", " "), {scope: "row"}),
       make("td", c.wanted),
       make("td", value),
-      make("td", c.n),
+      make("td", c.clusters),
       make("td", c.passed ? "✓ yes" : `✗ no: ${c.why_not}`, {class: c.passed ? "yes" : "no"}),
     ]);
   }
@@ -155,11 +155,12 @@ export function showChecks() {
 }
 
 const SHOWN = [
-  "mv_rpe",
-  "mv_pi",
-  "mv_rpe_cross_truth",
-  "mv_rpe_cross",
   "error_mm",
+  "error_moving_mm",
+  "inliers_2cm",
+  "inliers_5cm",
+  "mv_rpe",
+  "mv_rpe_cross",
   "chamfer_mm",
   "object_correlation",
   "psnr_moving",
