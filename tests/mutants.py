@@ -112,6 +112,13 @@ MJD = [
             f"{NETWORK}[scale]",
         ),
         (
+            "29",
+            "a view's camera is told to another",
+            '"b v i j -> (b v) 1 (i j)"',
+            '"b v i j -> (v b) 1 (i j)"',
+            "tests/models/test_mjd.py::test_permuting_views_permutes_the_result",
+        ),
+        (
             "A13",
             "the view index is dropped from inter-view rope",
             "rows = jnp.stack([view_index] + 2",
@@ -351,7 +358,7 @@ GEOMETRY = [
             "the farthest surface is painted on top",
             "(behind - scale[0] + 0.25 * span) / (1.5 * span), covered",
             "1 - (behind - scale[0] + 0.25 * span) / (1.5 * span), covered",
-            "test_true_tracks_render_close_to_the_true_pseudo_video",
+            "test_the_nearest_surface_is_painted_on_top",
         ),
         (
             "6",
@@ -770,6 +777,53 @@ DATA = [
     ),
 ]
 
+CONFIGS = [
+    *of(
+        "configs/ablations/aligner.py",
+        "tests/test_configs.py",
+        (
+            "26",
+            "the row without the loop has no aligner either",
+            '{"cycle": {"cycle": False}}',
+            '{"cycle": {"cycle": False, "dpa": False}}',
+            "test_rows_of_table_3_have_the_parts_that_they_name",
+        ),
+    ),
+    *of(
+        "configs/ablations/single_view.py",
+        "tests/test_configs.py",
+        (
+            "26 28",
+            "the row of single views has no motion instead",
+            '{"dit": {"multi_view": False}}',
+            '{"cycle": {"cycle": False}}',
+            "test_rows_of_table_3_have_the_parts_that_they_name",
+        ),
+    ),
+    *of(
+        "configs/readings/noisy_condition.py",
+        "tests/test_configs.py",
+        (
+            "A11",
+            "the reading to the letter sees corrupted tracks",
+            '{"cond": "noisy"}',
+            '{"cond": "sim"}',
+            "test_readings_change_what_they_name",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/models/wan/config.py",
+        "tests/models/test_mjd.py",
+        (
+            "A20",
+            "the transformer has 32 blocks",
+            "layers: int = 30",
+            "layers: int = 32",
+            "test_parameters_of_the_new_parts_are_those_of_the_golden_file",
+        ),
+    ),
+]
+
 METRICS = [
     *of(
         "syncmv4d_jax/metrics/paper.py",
@@ -1027,7 +1081,7 @@ RESULTS = [
     ),
 ]
 
-TABLE = [*MJD, *FLOW, *GEOMETRY, *DPA, *CODEC, *DATA, *METRICS, *MACHINES, *RUN, *RESULTS]
+TABLE = [*MJD, *FLOW, *GEOMETRY, *DPA, *CODEC, *DATA, *CONFIGS, *METRICS, *MACHINES, *RUN, *RESULTS]
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

@@ -124,6 +124,45 @@ def test_stages_of_the_paper():
     assert plan["high"].task.frames == 49 and plan["high"].task.points == 1600
 
 
+# multi-view attention, joint motion, aligner, feedback (Table 3; the last row is Table 4's)
+PARTS = {
+    "ablations.single_view": (False, True, True, True),
+    "ablations.multi_view": (True, False, False, False),
+    "ablations.joint_motion": (True, True, False, False),
+    "ablations.aligner": (True, True, True, False),
+    "ablations.tracking_video": (True, True, False, False),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_rows_of_table_3_have_the_parts_that_they_name(name):
+    task = assembly.task(load(name, "taco"))
+    parts = task.settings
+    have = (task.mjd_config.multi_view, parts.joint_motion, parts.dpa, parts.cycle)
+    assert have == PARTS[name] and task.mjd_config.joint_motion == parts.joint_motion
+    tracking = task.options.motion_repr == "das_tracking"
+    assert tracking == (name == "ablations.tracking_video")
+
+
+READINGS = {  # configs/readings/*.py: what it says of the task
+    "literal": lambda t: (t.settings.cond, t.mjd_config.inject) == ("noisy", "literal_sum"),
+    "noisy_condition": lambda t: t.settings.cond == "noisy",
+    "simulated_condition": lambda t: t.settings.cond == "sim",
+    "literal_sum": lambda t: t.mjd_config.inject == "literal_sum",
+    "scale_gradient": lambda t: t.settings.grad == "scale",
+    "camera_embedding": lambda t: t.mjd_config.camera_embedding,
+    "framewise_aligner": lambda t: t.dpa_config.temporal == "none",
+    "every_step": lambda t: t.settings.refine_every == 1,
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_readings_change_what_they_name(name):
+    says = READINGS[name]
+    assert says(assembly.task(load(f"readings.{name}", "taco")))
+    assert not says(assembly.task(load("taco", "full")))
+
+
 @pytest.mark.slow
 def test_rows_start_from_the_same_weights():
     """Parameters that two rows of Table 3 share have the same initial values."""
