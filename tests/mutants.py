@@ -658,7 +658,7 @@ DATA = [
             "test_every_camera_is_a_view_in_its_cluster",
         ),
         (
-            "4",
+            "4 line-2",
             "a pseudo video keeps the depth of frame 0",
             'depth = hits.depth if settings.representation == "point_tracks" else start[:, 2]',
             "depth = start[:, 2]",
@@ -679,7 +679,7 @@ DATA = [
             "test_pseudo_videos_say_where_visible_points_came_from_and_how_deep_they_are",
         ),
         (
-            "7",
+            "7 line-1",
             "the scale is frame 0's",
             "pseudo_video.depth_scale(d, np.ones_like(d, bool))",
             "pseudo_video.depth_scale(d[:1], np.ones_like(d[:1], bool))",
@@ -705,6 +705,17 @@ DATA = [
             "tool in self.held_out_tools\n            or action",
             "action",
             "test_split_is_by_sequence_and_depends_on_nothing_else",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/cache.py",
+        "tests/data/test_cache.py",
+        (
+            "line-3",
+            "the video is cached as the motion too",
+            "encode(records.decode(values[c])) for c in CLIPS",
+            'encode(records.decode(values["video"])) for c in CLIPS',
+            "test_batches_carry_what_was_encoded",
         ),
     ),
     *of(
