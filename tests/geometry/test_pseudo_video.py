@@ -323,6 +323,33 @@ def test_true_tracks_render_close_to_the_true_pseudo_video():
     np.testing.assert_allclose(warp.weight[warp.source].sum(-1), 1, atol=1e-5)
 
 
+def test_the_nearest_surface_is_painted_on_top():
+    """A plane at 1 m moves in front of one at 1.5 m, whichever of the two comes first in memory."""
+    height, width, settings = 24, 32, matching.settings_for(24, 32)
+    intrinsics = jnp.array([[40.0, 0, 15.5], [0, 40.0, 11.5], [0, 0, 1]])
+    pose, scale = jnp.eye(4)[:3], jnp.array([0.9, 1.6])
+    grid = matching.pixel_grid(height, width)
+    inside = (grid[..., 1] > 4) & (grid[..., 1] < 19) & (abs(grid[..., 0] - 15.5) > 4)
+    left = grid[..., 0] < 15
+    for near_is_left in (True, False):
+        depth = jnp.where(left == near_is_left, 1.0, 1.5)
+        rest = cameras.unproject(grid, depth, intrinsics, pose).reshape(-1, 3)
+        anchor = jnp.where(left, 0, 1).reshape(-1, 1)
+        warp = painting.Warp(
+            jnp.tile(anchor, (1, 8)), jnp.full((height * width, 8), 0.125), rest, inside.ravel()
+        )
+        near = 0 if near_is_left else 1  # moves by 16 pixels, to where the other one stands
+        step = jnp.zeros((1, 2, 3)).at[0, near, 0].set((16 if near_is_left else -16) / 40.0)
+        blank = jnp.zeros((height, width, 3))
+        painted = painting.render(
+            step, blank, jnp.zeros((2, 2)), jnp.ones(2, bool), scale, intrinsics, pose,
+            settings=settings, warp=warp,
+        )[0]  # fmt: skip
+        there = inside & (left != near_is_left)
+        depths = np.asarray(painted[..., 2])[np.asarray(there)]
+        assert (depths > 0).mean() > 0.7 and np.median(depths) == pytest.approx(0.1 / 0.7, abs=0.02)
+
+
 def test_views_are_mapped():
     views = [scene(64, 96, 200, angle=angle) for angle in (0.0, 0.4)]
     stacked = [jnp.stack(x) for x in zip(*(view_of(v) for v in views), strict=True)]
@@ -341,6 +368,16 @@ def test_views_are_mapped():
         np.testing.assert_allclose(both.confidence[i], alone.confidence, atol=1e-3)
 
 
+def in_front(view, points):
+    """[k] bool: no surface of a view's frame 0 stands more than 3 cm in front of points [k 3]."""
+    pixels, depth = cameras.project(points, view["intrinsics"], view["extrinsics"])
+    height, width = view["mask"].shape[1:]
+    x, y = (np.round(pixels[:, i]).astype(int).clip(0, n - 1) for i, n in ((0, width), (1, height)))
+    low, high = view["scale"]
+    surface = low + view["pseudo"][0, y, x, 2] * (high - low)
+    return ~view["mask"][0, y, x] | (depth - surface < 0.03)
+
+
 def test_anchors_from_a_decoded_frame_0():
     views = [scene(120, 176, 200, angle=angle) for angle in (-0.5, 0.0, 0.5)]
     frames = jnp.stack([v["pseudo"][0] for v in views])
@@ -354,6 +391,9 @@ def test_anchors_from_a_decoded_frame_0():
     distance = np.stack([in_solid(points, i) for i in range(4)]).min(0)
     assert np.median(distance) < 0.1 and anchors.valid.any(0).mean() > 0.95
     assert 0.3 < anchors.valid.mean() < 0.98  # some are hidden from some view
+    seen = np.stack([in_front(view, np.asarray(anchors.points)) for view in views])
+    hidden = np.asarray(anchors.valid) & ~seen  # at rims the depth is smoothed
+    assert (~seen).mean() > 0.2 and hidden.mean() < 0.03
     gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.eye(256)
     assert np.median(gaps.min(0)) > 0.004  # spread over the surface, not clumped
     none = jax.jit(functools.partial(make, count=64))(0 * frames, scale, intrinsics, extrinsics)
@@ -384,8 +424,8 @@ def test_das_colours_freeze_depth_at_frame_0():
 
 
 def test_depth_scale_counts_valid_points_only():
-    depth = np.array([[1.0, 9.0], [2.0, 3.0]])
-    valid = np.array([[True, False], [True, True]])
+    depth = np.array([[1.0, 9.0, 0.2], [2.0, 3.0, 2.5]])
+    valid = np.array([[True, False, False], [True, True, True]])
     np.testing.assert_allclose(pseudo_video.depth_scale(depth, valid), [1, 3])
     np.testing.assert_allclose(
         pseudo_video.depth_scale(jnp.asarray(depth), jnp.asarray(valid)), [1, 3]
