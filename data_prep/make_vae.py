@@ -70,7 +70,7 @@ def fold(config: vae.VAEConfig, params: dict, mean, std) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=lambda path: Path(path).resolve(), required=True)
     parser.add_argument("--variant", choices=("demo", "sharp"), default="demo")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument(

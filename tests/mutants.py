@@ -1092,7 +1092,81 @@ RESULTS = [
     ),
 ]
 
-TABLE = [*MJD, *FLOW, *GEOMETRY, *DPA, *CODEC, *DATA, *CONFIGS, *METRICS, *MACHINES, *RUN, *RESULTS]
+RECORDS = [
+    *of(
+        "syncmv4d_jax/data/clips.py",
+        "tests/data/test_surfaces.py",
+        (
+            "7",
+            "crops are fitted to the future",
+            'fitted = range(1 if settings.crop == "first" else len(clip.index))',
+            "fitted = range(len(clip.index))",
+            "test_the_future_does_not_move_the_crop",
+        ),
+        (
+            "6",
+            "occluders are painted",
+            "met = np.flatnonzero(hits.mask & (hits.mesh < count))",
+            "met = np.flatnonzero(hits.mask)",
+            "test_occluders_hide_points_and_are_not_painted_sampled_or_framed",
+        ),
+        (
+            "A4",
+            "occluders hide nothing",
+            "scene = None if i in done else raycast.Scene(clip.meshes[i])",
+            "scene = None if i in done else raycast.Scene(clip.meshes[i][:count])",
+            "test_occluders_hide_points_and_are_not_painted_sampled_or_framed",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/surfaces.py",
+        "tests/data/test_surfaces.py",
+        (
+            "A4",
+            "the truth of a pixel stands still",
+            "vertices = found[index].at(frame)[corners]",
+            "vertices = found[index].at(0)[corners]",
+            "test_any_pixel_of_frame_0_has_its_true_track",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/geometry/cameras.py",
+        "tests/data/test_pipeline.py",
+        (
+            "2",
+            "cameras that move are taken for still ones",
+            "if extrinsics.ndim < 3 or extrinsics.shape[-3] != 1:",
+            "if extrinsics.ndim < 3:",
+            "test_a_camera_that_moves_gives_every_view_a_pose_a_frame",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/scenes/motion.py",
+        "tests/data/scenes/test_scene.py",
+        (
+            "",
+            "the layout does not tell how far things go",
+            "return layout.length * rule.tool * first, layout.length * rule.target * second",
+            "return 0.1 * rule.tool * first, 0.1 * rule.target * second",
+            "test_the_way_is_the_layouts",
+        ),
+    ),
+]
+
+TABLE = [
+    *MJD,
+    *FLOW,
+    *GEOMETRY,
+    *DPA,
+    *CODEC,
+    *DATA,
+    *RECORDS,
+    *CONFIGS,
+    *METRICS,
+    *MACHINES,
+    *RUN,
+    *RESULTS,
+]
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

@@ -70,6 +70,20 @@ def test_occluders_hide_points_and_are_not_painted_sampled_or_framed(made):
         assert np.array_equal(painted[~on_board], all_of_it[~on_board])
 
 
+def test_the_future_does_not_move_the_crop(tmp_path):
+    """A recording whose surfaces go elsewhere after the first frame is cut alike."""
+    boxes = []
+    for speed in (0.0, 0.25):
+        folder = tiny.write(tmp_path / str(speed), "seq0", views=3)
+        for path in (folder / "surfaces").glob("*.npz"):
+            values = dict(np.load(path))
+            values["poses"][:, 0, 3] += speed * np.arange(len(values["poses"])) / 30
+            np.savez(path, **values)
+        window = clips.make(recordings.read_folder(folder), 30.0, SETTINGS)
+        boxes.append([view.box for view in window.views])
+    assert boxes[0] == boxes[1]
+
+
 def test_any_pixel_of_frame_0_has_its_true_track(made):
     """Points seen in frame 0, asked for by their pixels, give their own tracks (2 mm)."""
     reader, window = made[False]
