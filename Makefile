@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants demo demo-train bench browser lint setup clean
+.PHONY: test parity test-all mutants demo demo-train bench browser lint docs setup clean
 
 test: $(VENV)/test
 	$(PYTEST)
@@ -42,6 +42,9 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/biome check --error-on-warnings
 
+docs: $(VENV)/docs
+	$(BIN)/python docs/site.py
+
 setup: $(VENV)/test
 
 clean:
@@ -55,6 +58,10 @@ $(VENV)/made:
 
 $(VENV)/test: $(VENV)/made setup.py
 	$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/test
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 # PyTorch without CUDA from the configured index, else from its own, else what the default has.

@@ -1,4 +1,4 @@
-"""Package metadata. Extras: tpu, cuda, viz, eval, convert, xmanager, test, parity (see README)."""
+"""Package metadata. Extras: tpu, cuda, viz, eval, convert, xmanager, test, docs, parity."""
 
 import re
 from pathlib import Path
@@ -65,6 +65,7 @@ setup(
             "axe-core-python==0.1.0",  # checks that pages are accessible, in a browser
             "setuptools>=70.1,<80",  # builds the wheel whose content a test reads
         ],
+        "docs": ["sphinx>=8.2,<10", "myst-parser>=4", "furo>=2025"],
         "parity": ["torch>=2.9", "diffusers>=0.36", "transformers>=5,<6"],
     },
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {
+    "start": [],
     "wan_dit_cpu": ["--rounds", "3"],
     "wan_vae_cpu": ["--rounds", "2"],
     "mjd_cpu": ["--rounds", "3"],
