@@ -36,18 +36,13 @@ import timing  # noqa: E402
 
 from configs import taco  # noqa: E402
 from syncmv4d_jax import tree  # noqa: E402
+from syncmv4d_jax.machines.planning import pods  # noqa: E402
 from syncmv4d_jax.models import flops  # noqa: E402
 from syncmv4d_jax.models.dpa import aligner  # noqa: E402
 from syncmv4d_jax.models.nn import module  # noqa: E402
 from syncmv4d_jax.models.wan import config as wan_config  # noqa: E402
 from syncmv4d_jax.models.wan import dit  # noqa: E402
-from syncmv4d_jax.run import (  # noqa: E402
-    assembly,
-    log,
-    optim,
-    programs,
-    update,  # noqa: E402
-)
+from syncmv4d_jax.run import assembly, optim, programs, update  # noqa: E402
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost  # noqa: E402
 
 Entry = tuple[Callable[[], Any], float]  # what is timed, its FLOPs
@@ -215,8 +210,8 @@ def report(args: argparse.Namespace, name: str) -> float:
     times = timing.interleaved({"run": run, "product": product}, args.rounds)
     seconds, rate = times["run"].best, cost / times["run"].best / 1e12
     timing.row(f"gpu_{name}_tflops", rate, product_flops / times["product"].best / 1e12)
-    peak = log.peak_flops(jax.devices()[0].device_kind)
-    share = f"{1e12 * rate / peak:.1%} of the data sheet's peak" if peak else "peak unknown"
+    chip = pods.known(jax.devices()[0].device_kind)
+    share = f"{1e12 * rate / chip.flops:.1%} of the data sheet's peak" if chip else "peak unknown"
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9
     print(f"# {seconds:.4f} s, spread {times['run'].spread:.0%}, {share}, {memory:.1f} GB at most")
     if name == "dit" and (other := peer(args)):

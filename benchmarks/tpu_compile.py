@@ -25,11 +25,11 @@ import jax.numpy as jnp  # noqa: E402
 
 from configs import taco  # noqa: E402
 from syncmv4d_jax.machines.planning import compiler, pods  # noqa: E402
+from syncmv4d_jax.machines.planning.pods import GIB  # noqa: E402
 from syncmv4d_jax.models import flops  # noqa: E402
 from syncmv4d_jax.models.nn import attention  # noqa: E402
 from syncmv4d_jax.run import assembly, plan, programs, sections  # noqa: E402
 
-GIB = 2**30
 POLICIES = ("full", "save_attention", "offload", "none")
 FLAGS = (
     "--xla_tpu_enable_async_collective_fusion=true",

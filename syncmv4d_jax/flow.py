@@ -101,11 +101,6 @@ def hold_first(latents: Array, first: Array) -> Array:
     return jnp.concatenate([first.astype(latents.dtype), latents[..., 1:, :, :, :]], axis=-4)
 
 
-def frame_times(t: Array, frames: int) -> Array:
-    """Returns [b f]: 0 for the clean first latent frame, `t` [b] for the others."""
-    return jnp.where(jnp.arange(frames)[None] == 0, 0, t[:, None])
-
-
 class TimeTable(NamedTuple):
     """Wan's discrete training times: t [1000] in (0, 1] and weight [1000], mean one; float32."""
 

@@ -18,11 +18,6 @@ def path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
-def names(tree: Tree) -> Tree:
-    """Returns a tree of the same structure whose leaves are their own paths."""
-    return jax.tree.map_with_path(lambda path, _: path_name(path), tree)
-
-
 def flatten(tree: Tree) -> dict[str, Any]:
     """Returns {path: leaf} in traversal order."""
     leaves, _ = jax.tree.flatten_with_path(tree)
@@ -66,18 +61,6 @@ def split(tree: dict[str, Any], pattern: str) -> tuple[dict[str, Any], dict[str,
             f"pattern {pattern!r} matches none of {len(flat)} paths, e.g. {sample(flat)}"
         )
     return unflatten(chosen), unflatten({n: x for n, x in flat.items() if n not in chosen})
-
-
-def join(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Merges two dict trees with disjoint leaves (the inverse of `split`).
-
-    Raises:
-      ValueError: a path is in both trees.
-    """
-    a, b = flatten(first), flatten(second)
-    if both := sorted(a.keys() & b.keys()):
-        raise ValueError(f"paths present in both trees: {sample(both)}")
-    return unflatten(a | b)
 
 
 def count(tree: Tree) -> int:

@@ -848,13 +848,13 @@ METRICS = [
         ),
     ),
     *of(
-        "syncmv4d_jax/metrics/motion.py",
+        "syncmv4d_jax/metrics/multiview.py",
         "tests/metrics/test_motion_metrics.py",
         (
             "25",
             "errors are relative to the prediction",
-            "return pair(length(pred - true), length(true), mask)",
-            "return pair(length(pred - true), length(pred), mask)",
+            "size = motion.length(true - _centres(extrinsics))",
+            "size = motion.length(per_view - _centres(extrinsics))",
             "test_alignment_and_errors_of_point_maps",
         ),
     ),

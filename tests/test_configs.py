@@ -1,17 +1,16 @@
 """Every configuration loads, builds its task, and one step of its tiny form traces."""
 
-import importlib
 from pathlib import Path
 
+import configurations
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import bases
 from configs.ablations import equal_flops
 from syncmv4d_jax import configuration, tree
-from syncmv4d_jax.run import assembly, optim, update
+from syncmv4d_jax.run import assembly, optim
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -31,44 +30,6 @@ OVERRIDES = sorted(
 )
 
 
-def load(name, variant):
-    return importlib.import_module(f"configs.{name}").get_config(variant)
-
-
-def inputs(config):
-    """Shapes of a batch (schema.BATCH) of raw video for a configuration."""
-    task = config.task
-    b, v, n, k = config.train.batch_size, task.get("views", 3), task.get("frames", 5), 32
-    k = task.get("points", k)
-    (h, w), length = task.get("size", (32, 48)), 7
-    width = task.get("dit", {}).get("text_dim", 4096)
-    f32, i32 = jnp.float32, jnp.int32
-    shapes = {
-        "video": ((v, n, h, w, 3), jnp.uint8), "motion": ((v, n, h, w, 3), jnp.uint8),
-        "text": ((length, width), f32), "text_lengths": ((), i32),
-        "null_text": ((length, width), f32), "null_text_lengths": ((), i32),
-        "tracks": ((n, k, 3), f32), "visibility": ((v, n, k), bool),
-        "anchors": ((v, k, 2), f32), "anchor_valid": ((v, k), bool),
-        "intrinsics": ((v, 3, 3), f32), "extrinsics": ((v, 1, 3, 4), f32), "scale": ((v, 2), f32),
-        "frame_valid": ((n,), bool), "latent_valid": (((n - 1) // 4 + 1,), bool),
-        "view_index": ((v,), i32),
-    }  # fmt: skip
-    return {key: jax.ShapeDtypeStruct((b, *s), dtype) for key, (s, dtype) in shapes.items()}
-
-
-def trace_update(config):
-    """Traces a whole training step of every stage; returns the names of its scalars."""
-    for _, own in configuration.stages(config):
-        task = assembly.task(own)
-        settings = assembly.read(own).optim
-        params = jax.eval_shape(task.init, jax.random.key(0))
-        trainable, frozen = tree.split(params, task.trainable)
-        state = jax.eval_shape(lambda p, s=settings: optim.init(s, p), trainable)
-        step = update.make_update(task, settings)
-        state, scalars = jax.eval_shape(step, state, frozen, inputs(own), jax.random.key(0))
-    return set(scalars)
-
-
 def test_every_file_is_listed():
     assert {path.stem for path in CONFIGS.glob("*.py")} == set(MAIN) | SHARED
 
@@ -76,23 +37,23 @@ def test_every_file_is_listed():
 @pytest.mark.parametrize("name", MAIN)
 def test_configurations_build_their_tasks(name):
     for variant in MAIN[name]:
-        for _, own in configuration.stages(load(name, variant)):
+        for _, own in configuration.stages(configurations.load(name, variant)):
             task = assembly.task(own)
             assert task.trainable and not own.stages
     with pytest.raises(ValueError, match="wanted"):
-        load(name, "no_such_variant")
+        configurations.load(name, "no_such_variant")
 
 
 @pytest.mark.parametrize("name", ["dpa", "wan_ti2v", "wan_vae", "motion_codec"])
 def test_tiny_forms_trace(name):
-    assert "loss" in trace_update(load(name, "debug"))
+    assert "loss" in configurations.trace_update(configurations.load(name, "debug"))
 
 
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_overrides_build_with_every_base(name):
     for base in bases.BASES:
         plain = bases.BASES[base]()
-        config = load(name, base)
+        config = configurations.load(name, base)
         assert config.is_locked
         # `velocity` and `uniform_time` are what the full size has anyway.
         same = {"readings.velocity": "taco", "readings.uniform_time": "taco"}.get(name)
@@ -101,13 +62,13 @@ def test_overrides_build_with_every_base(name):
         for stage, own in configuration.stages(config):
             assert assembly.task(own), stage
     with pytest.raises(ValueError, match="wanted a base"):
-        load(name, "full")
+        configurations.load(name, "full")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in OVERRIDES])
 def test_overrides_trace(name):
-    scalars = trace_update(load(name, "debug"))
-    config = load(name, "debug")
+    scalars = configurations.trace_update(configurations.load(name, "debug"))
+    config = configurations.load(name, "debug")
     joint = config.task.cycle.get("joint_motion", True)
     aligned = config.task.cycle.get("dpa", True)
     assert ("loss_motion" in scalars) == joint and ("loss_dpa" in scalars) == aligned
@@ -115,7 +76,7 @@ def test_overrides_trace(name):
 
 def test_stages_of_the_paper():
     """4.1: 5 K steps of warm-up each on 10 % of the data, 30 K joint steps at two sizes."""
-    plan = dict(configuration.stages(load("taco", "full")))
+    plan = dict(configuration.stages(configurations.load("taco", "full")))
     assert [(own.task.name, own.train.steps) for own in plan.values()] == [
         ("dpa", 5000), ("wan_ti2v", 5000), ("syncmv4d", 20_000), ("syncmv4d", 10_000)
     ]  # fmt: skip
@@ -136,7 +97,7 @@ PARTS = {
 
 @pytest.mark.parametrize("name", PARTS)
 def test_rows_of_table_3_have_the_parts_that_they_name(name):
-    task = assembly.task(load(name, "taco"))
+    task = assembly.task(configurations.load(name, "taco"))
     parts = task.settings
     have = (task.mjd_config.multi_view, parts.joint_motion, parts.dpa, parts.cycle)
     assert have == PARTS[name] and task.mjd_config.joint_motion == parts.joint_motion
@@ -159,16 +120,19 @@ READINGS = {  # configs/readings/*.py: what it says of the task
 @pytest.mark.parametrize("name", READINGS)
 def test_readings_change_what_they_name(name):
     says = READINGS[name]
-    assert says(assembly.task(load(f"readings.{name}", "taco")))
-    assert not says(assembly.task(load("taco", "full")))
+    assert says(assembly.task(configurations.load(f"readings.{name}", "taco")))
+    assert not says(assembly.task(configurations.load("taco", "full")))
 
 
 @pytest.mark.slow
 def test_rows_start_from_the_same_weights():
     """Parameters that two rows of Table 3 share have the same initial values."""
-    full = tree.flatten(assembly.task(load("taco", "debug")).init(jax.random.key(0)))
+    full = assembly.task(configurations.load("taco", "debug")).init(jax.random.key(0))
+    full = tree.flatten(full)
     for row in ("multi_view", "joint_motion", "aligner", "single_view"):
-        own = assembly.task(load(f"ablations.{row}", "debug")).init(jax.random.key(0))
+        own = assembly.task(configurations.load(f"ablations.{row}", "debug")).init(
+            jax.random.key(0)
+        )
         own = tree.flatten(own)
         assert own.keys() <= full.keys(), row
         wrong = [n for n, x in own.items() if not np.array_equal(x, full[n])]
@@ -190,7 +154,7 @@ def training_flops(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("base", bases.BASES)
 def test_the_row_of_equal_flops_has_equal_flops(base):
-    full, video_only = bases.BASES[base](), load("ablations.multi_view", base)
+    full, video_only = bases.BASES[base](), configurations.load("ablations.multi_view", base)
     factor = training_flops(full) / training_flops(video_only)
     np.testing.assert_allclose(equal_flops.FACTORS[base], factor, rtol=0.01)
 
@@ -202,7 +166,9 @@ ROWS = [name for name in OVERRIDES if name.startswith("ablations")]
 @pytest.mark.parametrize("name", [*ROWS, "demo"])
 def test_rows_start(name):
     """Learning rates name parameters that every stage of the row has."""
-    for stage, own in configuration.stages(load(name, "loop" if name == "demo" else "ablation")):
+    for stage, own in configuration.stages(
+        configurations.load(name, "loop" if name == "demo" else "ablation")
+    ):
         task = assembly.task(own)
         params = tree.split(jax.eval_shape(task.init, jax.random.key(0)), task.trainable)[0]
         settings = assembly.read(own).optim

@@ -133,35 +133,6 @@ def directions(pixels: Array, intrinsics: Array, extrinsics: Array) -> Array:
     return ray / xp.sqrt(xp.sum(ray * ray, axis=-1, keepdims=True))
 
 
-def rays(
-    pixels: Array,
-    intrinsics: Array,
-    extrinsics: Array,
-    *,
-    centre: Array | None = None,
-    unit: float = 1.0,
-) -> Array:
-    """Pluecker coordinates of the viewing rays, in the frame X' = (X - centre) / unit.
-
-    Args:
-      pixels: [... 2].
-      intrinsics: [... 3 3], pixels; leading axes a prefix of the pixels'.
-      extrinsics: [... 3 4], world to camera, metres.
-      centre: [... 3], metres, world frame; leading axes a prefix of the pixels'; None: origin.
-      unit: metres per unit of X'.
-
-    Returns:
-      [... 6]: unit direction, then moment o' x direction of the camera centre o'.
-    """
-    xp = _library(pixels, intrinsics, extrinsics)
-    ray = directions(pixels, intrinsics, extrinsics)
-    origin = _align(camera_centre(extrinsics), ray.ndim - 1, core=1, name="extrinsics")
-    if centre is not None:
-        origin = origin - _align(centre, ray.ndim - 1, core=1, name="centre")
-    origin = xp.broadcast_to(origin / unit, ray.shape)
-    return xp.concatenate([ray, xp.cross(origin, ray)], axis=-1)
-
-
 def crop_resize_intrinsics(intrinsics: Array, box: Sequence[float], size: tuple[int, int]) -> Array:
     """Intrinsics of an image cut to `box` and resized to `size`.
 
@@ -244,22 +215,6 @@ def static(extrinsics: Array, *, where: str) -> Array:
             f"{tuple(extrinsics.shape)}"
         )
     return extrinsics[..., 0, :, :]
-
-
-def to_matrix(extrinsics: Array) -> Array:
-    """Returns [... 4 4] from [... 3 4]."""
-    _check(None, extrinsics)
-    xp = _library(extrinsics)
-    last = xp.asarray([[0, 0, 0, 1]], dtype=extrinsics.dtype)
-    last = xp.broadcast_to(last, (*extrinsics.shape[:-2], 1, 4))
-    return xp.concatenate([extrinsics, last], axis=-2)
-
-
-def invert(extrinsics: Array) -> Array:
-    """Returns the inverse motion [... 3 4] of [... 3 4]: world to camera <-> camera to world."""
-    xp = _library(extrinsics)
-    rotation = _transpose(extrinsics[..., :3])
-    return xp.concatenate([rotation, camera_centre(extrinsics)[..., None]], axis=-1)
 
 
 def look_at(eye: Array, target: Array, up: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Painting a pseudo video on the device: z-buffered splats, and the dense warp of frame 0.
+"""Painting a pseudo video on the device: the dense warp of frame 0.
 
 The closed loop turns refined tracks back into a dense pseudo video (Alg. 1, line 8). There is no
 mesh inside the loop: every foreground pixel p of the decoded frame 0, unprojected to X_p, moves
@@ -60,48 +60,6 @@ def _zbuffer(x, y, keys, colours, size):
     image = colours[jnp.minimum(winner, count - 1).astype(jnp.int32)]
     image = jnp.where((canvas != EMPTY)[:, None], image, 0.0)
     return einops.rearrange(image, "(h w) c -> h w c", h=height)
-
-
-def splat(
-    pixels: jax.Array,
-    depth: jax.Array,
-    colours: jax.Array,
-    valid: jax.Array,
-    *,
-    size: tuple[int, int],
-    side: int,
-) -> jax.Array:
-    """Paints points as squares, the nearest on top, for tracks that have no surface.
-
-    Args:
-      pixels: [n k 2], where the points are now.
-      depth: [n k], metres.
-      colours: [n k 3] in [0, 1].
-      valid: [n k] bool.
-      size: (height, width).
-      side: odd side of a square, pixels (9 at 480 x 704 covers 0.78 of a surface with k = 1600).
-
-    Returns:
-      [n h w 3], black elsewhere.
-
-    Raises:
-      ValueError: `side` is not odd and positive.
-    """
-    if side < 1 or side % 2 == 0:
-        raise ValueError(f"splat: wanted an odd side >= 1 pixel, got {side}")
-    reach = jnp.arange(-(side // 2), side // 2 + 1)
-    dy, dx = (d.reshape(-1, 1) for d in jnp.meshgrid(reach, reach, indexing="ij"))
-
-    def paint(frame):
-        at, far, colour, ok = frame
-        low, high = jnp.min(jnp.where(ok, far, jnp.inf)), jnp.max(jnp.where(ok, far, -jnp.inf))
-        code = jnp.where(ok, (far - low) / jnp.maximum(high - low, 1e-6), 0)
-        keys = _keys(code, ok, far.shape[0])[None, :]
-        near = jnp.round(at).astype(jnp.int32)
-        x, y = near[None, :, 0] + dx, near[None, :, 1] + dy
-        return _zbuffer(x, y, jnp.broadcast_to(keys, x.shape), colour, size)
-
-    return jax.lax.map(paint, (pixels, depth, colours, valid), batch_size=8)
 
 
 def _inverse_times(matrix, vector):

@@ -12,7 +12,6 @@ Everything is for one view: vmap over views. Pixel centres are integers. A scale
 cannot be inverted: `check_scale` refuses it on the host; under jit all depths become d_min.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import einops
@@ -80,24 +79,6 @@ def encode_colours(anchors: Any, depth: Any, scale: Any, *, size: tuple[int, int
     code = (depth - scale[0]) / matching.extent(scale)
     colour = [anchors[..., 0] / size[1], anchors[..., 1] / size[0], code]
     return xp.clip(xp.stack(colour, axis=-1), 0, 1)
-
-
-def track_colours(
-    anchors: Any, depth: Any, scale: Any, *, size: tuple[int, int], representation: str
-) -> Any:
-    """Colours [n k 3] of tracked points: anchors [k 2] pixels, depth [n k] metres, scale [2].
-
-    Raises:
-      ValueError: unknown representation.
-    """
-    if representation not in REPRESENTATIONS:
-        raise ValueError(f"motion_repr: wanted one of {REPRESENTATIONS}, got {representation!r}")
-    xp = jnp if isinstance(depth, jax.Array) else np
-    if representation == "das_tracking":
-        depth = xp.broadcast_to(depth[:1], depth.shape)
-    return encode_colours(
-        xp.broadcast_to(anchors[None], (*depth.shape, 2)), depth, scale, size=size
-    )
 
 
 def paint_surface(origin: Any, depth: Any, mask: Any, scale: Any) -> Any:
@@ -190,8 +171,3 @@ def decode(
     depth = scale[0] + fill(jnp.clip(code, -0.1, 1.1), mean_code) * extent
     tracks = cameras.unproject(pixels, depth, intrinsics, extrinsics)
     return Decoded(tracks, pixels, depth, confidence, found & (confidence >= settings.visible))
-
-
-def describe(settings: matching.MatchSettings) -> dict[str, Any]:
-    """Returns the settings as a plain dict, for meta.json."""
-    return dataclasses.asdict(settings)

@@ -2,7 +2,7 @@
 
 `Placement` is what models get as a call argument (models/nn/protocol.py has one device's).
 Activations are named by the dimension key, CONSTRAINTS tells which mesh axes cut what; KINDS tells
-it of each kind of attention. Where parameters and batches lie is `parallel`'s.
+it of each kind of attention. Where parameters and batches lie is mesh.py's.
 """
 
 import dataclasses
@@ -10,18 +10,17 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from syncmv4d_jax.machines import mesh, ring
 from syncmv4d_jax.models.nn import attention, protocol
-
-Tree = Any
+from syncmv4d_jax.models.nn.protocol import Layer, Tree
 
 # kind of attention -> (mesh axes of the leading axis, mesh axes of the query tokens).
 # intra: q [(b v) s heads d]; inter: q [(b f) (v s) heads d]; cross: q [(b v) s heads d], keys are
@@ -40,8 +39,8 @@ CONSTRAINTS = {"b": mesh.BATCH, "v": ("view",), "s": ("sequence",), "n": ("view"
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
-    """The sharded twin of `nn.attention.Placement`: same methods, same numbers.
+class Placement(protocol.Placement):
+    """A mesh's placement: what models ask of one (models/nn/protocol.py), one device's numbers.
 
     Attention runs its kernel inside shard_map. Where tokens are cut, intra and inter attention
     exchange: "ulysses" turns token shards into head shards by all-to-all (no device ever holds the
@@ -51,7 +50,7 @@ class Placement:
     divide by anything). Tokens that do not divide are padded and masked.
 
     Attributes:
-      mesh: from `parallel.make_mesh`.
+      mesh: from `mesh.make_mesh`.
       kernel: see models/nn/attention.py.
       sequence: "ulysses" or "ring".
     """
@@ -95,7 +94,7 @@ class Placement:
         lengths: jax.Array | None = None,
         kind: str = "intra",
     ) -> jax.Array:
-        """As `nn.attention.Placement.attend`; see KINDS for what is cut along what.
+        """As `protocol.Placement.attend`; see KINDS for what is cut along what.
 
         Raises:
           ValueError: an unknown kind, a leading axis or (Ulysses) heads that do not divide.
@@ -137,9 +136,9 @@ class Placement:
         return y[:, :s]
 
     def each(
-        self, function: Callable[..., Any], shared: Tree, arrays: Tree, *, at_once: int = 1
+        self, function: Callable[..., Tree], shared: Tree, arrays: Tree, *, at_once: int = 1
     ) -> Tree:
-        """As `nn.attention.Placement.each`: every device runs its own views, `shared` is whole.
+        """As `protocol.Placement.each`: every device runs its own views, `shared` is whole.
 
         Views are cut over view x sequence; where they do not divide, the last one is repeated and
         what it gives is dropped.
@@ -165,7 +164,7 @@ class Placement:
         )(shared, arrays)
         return jax.tree.map(lambda x: together(x)[:, :v], out) if pad else out
 
-    def gather(self, layer: Tree, dtype: Any, *, minimum: int = mesh.MINIMUM) -> Tree:
+    def gather(self, layer: Layer, dtype: DTypeLike, *, minimum: int = mesh.MINIMUM) -> Layer:
         """Makes a layer's matrices whole on every device, at the activations' dtype.
 
         Left alone, the partitioner moves float32 weights, passes them around in pieces, or sums
@@ -182,7 +181,7 @@ class Placement:
 
         return jax.tree.map(one, layer)
 
-    def replicate(self, layer: Tree) -> Tree:
+    def replicate(self, layer: Layer) -> Layer:
         """Makes the weights of a small layer outside of the blocks whole, and their gradients.
 
         Left alone, the partitioner may gather the tokens of the whole batch to get its shard of a
@@ -204,7 +203,7 @@ class Placement:
         )(q, k, v, mask, lengths)
 
     def heads(self, x: jax.Array) -> jax.Array:
-        """As `nn.attention.Placement.heads`; a ring has no heads to spare and leaves x alone."""
+        """As `protocol.Placement.heads`; a ring has no heads to spare and leaves x alone."""
         if self.sequence != "ulysses" or x.shape[2] % self.ways(("view", "sequence")):
             return x
         spec = P(mesh.BATCH, None, ("view", "sequence"))
@@ -213,11 +212,11 @@ class Placement:
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def tokens(self, count: int) -> int:
-        """As `nn.attention.Placement.tokens`: the next multiple of sequence."""
+        """As `protocol.Placement.tokens`: the next multiple of sequence."""
         return count + -count % self.ways(("sequence",))
 
     def frames(self, count: int) -> int:
-        """As `nn.attention.Placement.frames`: the next multiple of view x sequence."""
+        """As `protocol.Placement.frames`: the next multiple of view x sequence."""
         return count + -count % self.ways(("view", "sequence"))
 
     def _swaps(self, exchange: bool) -> bool:

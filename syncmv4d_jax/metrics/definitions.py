@@ -101,6 +101,10 @@ DEFINITIONS: dict[str, Definition] = dict(
             "acceleration_error", "Accel. error", "m/frame^2", "lower",
             "mean length of the difference of accelerations",
         ),
+        _tracks(
+            "stretch_mm", "Stretch", "mm", "lower",
+            "mean change of the distances between points within 2 cm of each other in frame 0",
+        ),
         _video("psnr", "PSNR", "dB", "higher", "peak signal to noise, mean over frames"),
         _video("psnr_moving", "PSNR moving", "dB", "higher", "psnr of the moving region's pixels"),
         _video("ssim", "SSIM", "", "higher", "11 x 11 Gaussian window, RGB"),

@@ -1,7 +1,9 @@
 """PSNR, SSIM and GMSD of several rows of predictions against one video, frame by frame.
 
-The same numbers as video.psnr, video.ssim and video.gmsd one by one, but a frame at a time, so that
-full-size clips fit in memory, and with shared work: the truth's window means are computed once a
+PSNR is 20 log10 255 - 10 log10 of the mean squared error; SSIM that of Wang et al. 2004, with an
+11 x 11 Gaussian window of sigma 1.5 and no border; GMSD that of Xue et al. 2014: luma, 2 x 2 means,
+Prewitt / 3, c = 170 / 255^2. A frame at a time, so that full-size clips fit in memory, and with
+shared work: the truth's window means are computed once a
 frame for all rows, those of a row that stands still (a broadcast frame) once a clip. Outside of the
 moving region both pictures are zero and their similarity is 1, so that windows are computed
 around the region only.

@@ -152,7 +152,7 @@ def track_rows(
     others: Mapping[str, np.ndarray],
     n: int,
 ) -> Scores:
-    """The rows' track metrics over n frames; without true points Chamfer and smoothness only."""
+    """The rows' track metrics over n frames; without true points what needs none."""
     per_view, fused = sample["tracks_per_view"][:, :n], sample["tracks"][:n]
     cloud = np.asarray(truth["tracks"][:n])
     pose = cameras.static(truth["extrinsics"], where="track metrics")
@@ -183,19 +183,22 @@ def track_rows(
     if points is not None:
         known = np.isfinite(np.asarray(points["tracks"][:n])).all((0, 2))
         found["model"]["known_points"] = float(100 * known.mean())
-    still = {"smoothness": motion.smoothness(cloud), "jerk": motion.smoothness(cloud, order=3)}
-    return found | {"truth": still}
+    return found | {"truth": _alone(cloud)}
+
+
+def _alone(tracks: np.ndarray) -> dict[str, float | None]:
+    """What tracks [n k 3] have without a truth to compare with."""
+    return {
+        "smoothness": motion.smoothness(tracks),
+        "jerk": motion.smoothness(tracks, order=3),
+        "stretch_mm": motion.stretch(tracks),
+    }
 
 
 def cloud_scores(fused: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
     """Metrics of tracks [n k 3] that need no point's identity."""
     squared, linear = motion.chamfer_means(fused, true)
-    return {
-        "chamfer": squared,
-        "chamfer_mm": linear,
-        "smoothness": motion.smoothness(fused),
-        "jerk": motion.smoothness(fused, order=3),
-    }
+    return {"chamfer": squared, "chamfer_mm": linear} | _alone(fused)
 
 
 def seen_first(points: Mapping[str, Any], n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -99,10 +99,6 @@ class Store:
         """Returns the complete steps on disk, ascending."""
         return sorted(self._manager.all_steps())
 
-    def latest(self) -> int | None:
-        """Returns the last complete step, or None."""
-        return self._manager.latest_step()
-
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> bool:
         """Starts a save of `state` and JSON-able `meta`; copying to host is done on return.
 
@@ -383,9 +379,3 @@ def load_params(path: str | Path, part: str = "", *, dtype: str = "float32") -> 
         for name, x in flat.items()
     }
     return tree.unflatten(cast)
-
-
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Returns the metadata given to `export`."""
-    with safe_open(path, framework="flax") as file:
-        return json.loads((file.metadata() or {}).get("json", "{}"))

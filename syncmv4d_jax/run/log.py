@@ -22,30 +22,14 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from syncmv4d_jax.machines.planning import pods
 from syncmv4d_jax.results import curves
-
-# Dense bf16 peak FLOP/s of one jax device (vendors' data sheets; a TPU7x chip is two devices).
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA A800": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
 
 log = logging.getLogger(__name__)
 
 
 class EventWriter:
-    """Scalars and texts to a TensorBoard event file, with the methods clu's wrapper calls."""
+    """Scalars and images to a TensorBoard event file, with the methods clu's wrapper calls."""
 
     def __init__(self, logdir: str | Path) -> None:
         from tensorboard.summary.writer import event_file_writer
@@ -75,13 +59,6 @@ class EventWriter:
         values = [
             summary_pb2.Summary.Value(tag=key, simple_value=float(x)) for key, x in scalars.items()
         ]
-        self._add(step, values)
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        from tensorboard.plugins.text import summary as text_summary
-        from tensorboard.plugins.text import summary_v2  # noqa: F401 - registers the plugin
-
-        values = [v for key, x in texts.items() for v in text_summary.pb(key, x).value]
         self._add(step, values)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
@@ -172,12 +149,6 @@ def progress(total: int, *, initial: int, name: str, quiet: bool) -> tqdm.tqdm:
     return tqdm.tqdm(
         total=total, initial=initial, desc=name, disable=quiet, mininterval=interval, unit="step"
     )
-
-
-def peak_flops(kind: str) -> float | None:
-    """Returns the peak of a device kind (the longest name it starts with), None where unknown."""
-    known = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
 class Metrics:
@@ -287,8 +258,8 @@ class Metrics:
         if "tokens" in cost:
             speed["tokens_per_second"] = cost["tokens"] / seconds
         if "flops" in cost:
-            rate, peak = cost["flops"] / seconds, peak_flops(jax.devices()[0].device_kind)
+            rate, chip = cost["flops"] / seconds, pods.known(jax.devices()[0].device_kind)
             speed["tflops_per_second"] = rate / 1e12
-            if peak:
-                speed["mfu"] = rate / (peak * jax.device_count())
+            if chip:
+                speed["mfu"] = rate / (chip.flops * jax.device_count())
         return speed

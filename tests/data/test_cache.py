@@ -3,7 +3,6 @@
 import fake_records
 import numpy as np
 import pytest
-import test_pipeline
 
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import (
@@ -42,9 +41,9 @@ def root(tmp_path):
 
 
 def batch_of(root, out, **data):
-    config = test_pipeline.configuration(root, cache=str(out), cameras="fixed", **data)
+    config = fake_records.configuration(root, cache=str(out), cameras="fixed", **data)
     config.task.dit = {"dim": 8}
-    return test_pipeline.batches(config, 1, size=3)[0]
+    return fake_records.batches(config, 1, size=3)[0]
 
 
 def test_batches_carry_what_was_encoded(root, tmp_path):

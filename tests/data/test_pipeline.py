@@ -1,18 +1,16 @@
 """Batches: the contract, determinism, resuming, and independence of the number of readers."""
 
-import itertools
 import json
 import threading
 
 import fake_records
-import ml_collections
 import numpy as np
 import pytest
+from fake_records import asked, batches, configuration
 
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import pipeline, records, transforms
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.run import assembly
 
 
 @pytest.fixture(scope="module")
@@ -20,30 +18,6 @@ def root(tmp_path_factory):
     path = tmp_path_factory.mktemp("records")
     fake_records.write(path, valid=4)
     return path
-
-
-def configuration(root, **data):
-    config = ml_collections.ConfigDict()
-    config.data = {
-        "name": "taco", "records": str(root), "cache": "", "split": "train", "fps": 8.0,
-        "cameras": "sample", "raw": False, "augment": False,
-    } | data  # fmt: skip
-    config.task = {"size": (16, 24), "frames": 5, "points": 12, "views": 3}
-    config.weights = {"vae": ""}
-    return config
-
-
-def asked(config):
-    """What the readers are told of a configuration."""
-    settings = assembly.read(config)
-    return settings.data, assembly.wanted(settings)
-
-
-def batches(config, count, *, size=2, seed=0, index=0, shards=1):
-    iterator = pipeline.train_iterator(
-        *asked(config), batch_size=size, seed=seed, shard_index=index, shard_count=shards
-    )
-    return list(itertools.islice(iterator, count))
 
 
 def same(a, b):

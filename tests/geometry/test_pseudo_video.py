@@ -406,21 +406,19 @@ def test_voxel_sample_repeats_when_there_are_too_few():
     assert thinned.shape == (50, 3) and len(np.unique(thinned, axis=0)) == 20
 
 
-def test_das_colours_freeze_depth_at_frame_0():
-    anchors = np.array([[10.0, 20.0], [30.0, 5.0]])
-    depth = np.array([[1.0, 1.5], [2.0, 1.75]])
-    kwargs = dict(size=(32, 64))
-    scale = np.array([1.0, 2.0])
-    ours = pseudo_video.track_colours(
-        anchors, depth, scale, representation="point_tracks", **kwargs
-    )
-    das = pseudo_video.track_colours(anchors, depth, scale, representation="das_tracking", **kwargs)
-    np.testing.assert_allclose(ours[0, 0], [10 / 64, 20 / 32, 0])
-    np.testing.assert_allclose(ours[..., 2], [[0, 0.5], [1, 0.75]])
-    np.testing.assert_allclose(das[..., :2], ours[..., :2])
-    np.testing.assert_allclose(das[..., 2], [[0, 0.5], [0, 0.5]])
-    with pytest.raises(ValueError, match="motion_repr"):
-        pseudo_video.track_colours(anchors, depth, scale, representation="flow", **kwargs)
+def test_a_colour_is_the_pixel_of_frame_0_and_the_depth_now():
+    anchors, scale = np.array([[10.0, 20.0], [30.0, 5.0]]), np.array([1.0, 2.0])
+    depth = np.array([[1.0, 1.5], [2.0, 1.75]])  # [n k]
+    for library in (np, jnp):
+        found = pseudo_video.encode_colours(
+            library.asarray(np.broadcast_to(anchors, (2, 2, 2))),
+            library.asarray(depth),
+            library.asarray(scale),
+            size=(32, 64),
+        )
+        np.testing.assert_allclose(found[:, 0, :2], [[10 / 64, 20 / 32]] * 2)
+        np.testing.assert_allclose(found[:, 1, :2], [[30 / 64, 5 / 32]] * 2)
+        np.testing.assert_allclose(found[..., 2], [[0, 0.5], [1, 0.75]])
 
 
 def test_depth_scale_counts_valid_points_only():
@@ -430,19 +428,6 @@ def test_depth_scale_counts_valid_points_only():
     np.testing.assert_allclose(
         pseudo_video.depth_scale(jnp.asarray(depth), jnp.asarray(valid)), [1, 3]
     )
-
-
-def test_splats_keep_the_nearest_point_on_top():
-    pixels = jnp.array([[[8.2, 8.0], [9.0, 8.0], [15.0, 0.0], [40.0, 3.0], [3.0, 3.0]]])
-    depth = jnp.array([[2.0, 1.0, 1.5, 1.5, 1.0]])
-    colours = jnp.linspace(0.2, 1.0, 5)[None, :, None] * jnp.ones((1, 5, 3))
-    valid = jnp.array([[True, True, True, True, False]])
-    image = painting.splat(pixels, depth, colours, valid, size=(16, 16), side=3)[0, ..., 0]
-    np.testing.assert_allclose(image[8, 7:11], [0.2, 0.4, 0.4, 0.4], atol=1e-6)
-    assert (image > 0).sum() == 12 + 4  # two squares that share six pixels, one cut at the corner
-    assert image[3, 3] == 0
-    with pytest.raises(ValueError, match="odd side"):
-        painting.splat(pixels, depth, colours, valid, size=(16, 16), side=4)
 
 
 def test_settings_reject_what_cannot_work():
@@ -455,4 +440,3 @@ def test_settings_reject_what_cannot_work():
             settings=matching.settings_for(64, 96, matching="nearest"),
             depth_unit=jnp.float32(1),
         )
-    assert pseudo_video.describe(matching.settings_for(480, 704))["matching"] == "sorted"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import image_metrics
 import numpy as np
 import pytest
 
@@ -71,14 +72,17 @@ def psnr_of_region():
     region = np.zeros((16, 16), bool)
     region[4:9, 3:8] = True
     wrong = np.where(region[..., None], 110, 200)[None].astype(np.uint8)
-    return video.psnr(wrong, grey(100), region)[0]
+    return image_metrics.psnr(wrong, grey(100), region)[0]
 
 
 EXAMPLES = {
     "rpe": lambda: multiview.single(PAIR[:1], TRUE, SEEN[:1], POSE[:1])[0],
-    "pi": lambda: motion.rpe_pi(np.array([[[0, 0, 1.05], [0, 0, 1.3]]]), np.eye(3)[None, [2, 2]])[
-        1
-    ],
+    "pi": lambda: multiview.single(
+        np.array([[[[0, 0, 1.05], [0, 0, 1.3]]]]),
+        np.eye(3)[None, [2, 2]],
+        np.ones((1, 1, 2), bool),
+        np.eye(3, 4)[None],
+    )[1],
     "rpe_aligned": lambda: aligned("rpe_aligned"),
     "mv_rpe": lambda: two_points(0.1)[0],
     "mv_pi": lambda: two_points(0.1, 0.2)[1],
@@ -96,17 +100,18 @@ EXAMPLES = {
     "chamfer_mm": lambda: motion.chamfer_means(line(0), line(10))[1],
     "smoothness": lambda: motion.smoothness(line(0, 1, 4)),
     "jerk": lambda: motion.smoothness(line(0, 1, 4, 10), order=3),
+    "stretch_mm": lambda: motion.stretch(np.concatenate([line(0, 0), line(1, 1.4)], 1)),
     "acceleration_error": lambda: motion.acceleration_error(line(0, 1, 4), line(2, 2, 2)),
     "object_correlation": lambda: motion.path_correlation(
         9 + 2 * line(0, 1, 4)[:, 0], line(0, 1, 4)[:, 0]
     ),
-    "psnr": lambda: video.psnr(grey(110), grey(100))[0],
+    "psnr": lambda: image_metrics.psnr(grey(110), grey(100))[0],
     "psnr_moving": psnr_of_region,
-    "ssim": lambda: video.ssim(grey(110), grey(100))[0],
-    "ssim_moving": lambda: video.ssim(
+    "ssim": lambda: image_metrics.ssim(grey(110), grey(100))[0],
+    "ssim_moving": lambda: image_metrics.ssim(
         *(video.zero_background(grey(x), np.ones((16, 16), bool)) for x in (110, 100))
     )[0],
-    "gmsd": lambda: video.gmsd(np.full((1, 2, 2, 3), 110), np.full((1, 2, 2, 3), 100))[0],
+    "gmsd": lambda: image_metrics.gmsd(np.full((1, 2, 2, 3), 110), np.full((1, 2, 2, 3), 100))[0],
     "temporal_correlation": lambda: temporal(-1.0)[0],
     "temporal_std_ratio": lambda: temporal(0.5)[1],
 }

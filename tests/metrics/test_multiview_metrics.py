@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.metrics import motion, multiview
+from syncmv4d_jax.metrics import multiview
 
 GOLDEN = Path(__file__).parents[1] / "golden/metrics/multiview_rpe_pi.npz"
 
@@ -47,7 +47,8 @@ def test_baselines_that_are_right_up_to_scale(scene):
     scaled = multiview.rescale(pred, pose, joint)
     close(percent(multiview.single(scaled, true, seen, pose)), z["upscale_joint_sv"])
     close(percent(multiview.world(scaled, true, seen)), z["upscale_joint_mv_world"])
-    own = [motion.scale(z["upscale_pred"][v], z["gt_cam"][v], seen[v]) for v in range(3)]
+    one = [(pred[v : v + 1], true, seen[v : v + 1], pose[v : v + 1]) for v in range(3)]
+    own = [multiview.joint_scale(*arguments) for arguments in one]
     close(own, z["upscale_per_view_scale"])
     scaled = [multiview.rescale(pred[v : v + 1], pose[v : v + 1], own[v])[0] for v in range(3)]
     close(percent(multiview.single(np.stack(scaled), true, seen, pose)), z["upscale_per_view_sv"])

@@ -194,7 +194,7 @@ def test_padding_the_sequence_changes_nothing():
     config = dataclasses.replace(wan_config.TINY, patch=(1, 1, 2))
     params = random_params(config)
     latents, t, context = random_inputs(config)
-    placement = protocol.Placement(kernel="chunked")
+    placement = protocol.Local(kernel="chunked")
 
     def call(params, pad_to):
         return model(params, config)(latents, t, context, pad_to=pad_to, placement=placement)
@@ -224,7 +224,7 @@ def test_bfloat16_activations_stay_near_float32():
 def test_placement_sees_tokens_and_every_attention():
     seen = []
 
-    class Spy(protocol.Placement):
+    class Spy(protocol.Local):
         def constrain(self, x, axes):
             seen.append((axes, x.shape))
             return x
@@ -253,7 +253,7 @@ WIDE_GRID = (9, 8, 8)
 def compiled(remat):
     config = dataclasses.replace(WIDE, remat=remat)
     latents, t, context = random_inputs(config, b=1, grid=WIDE_GRID)
-    placement = protocol.Placement(kernel="chunked")
+    placement = protocol.Local(kernel="chunked")
 
     def loss(params):
         return jnp.sum(jnp.square(model(params, config)(latents, t, context, placement=placement)))

@@ -49,7 +49,7 @@ def test_formula_agrees_with_the_lowered_program():
 
     def forward(params):
         net = module.bind(dit.DiT, config, params)
-        placement = protocol.Placement(kernel="xla")
+        placement = protocol.Local(kernel="xla")
         return net(latents, t, jnp.zeros((1, 64, 256)), placement=placement)
 
     lowered = jax.jit(forward).lower(module.shapes(dit.DiT, config))

@@ -60,7 +60,7 @@ def run(config, params, video, motion, t, text, *, placement=protocol.LOCAL, **m
 
 
 @dataclasses.dataclass(frozen=True)
-class Hidden(protocol.Placement):
+class Hidden(protocol.Local):
     """Attention in which nobody sees motion, scale and register tokens."""
 
     extra: int = TINY.extra_tokens

@@ -2,12 +2,12 @@
 
 import dataclasses
 
+import configurations
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import test_configs
 
 from syncmv4d_jax.geometry import cameras, matching, pseudo_video
 from syncmv4d_jax.models import flops, motion_codec
@@ -36,7 +36,7 @@ def test_full_size_shapes_and_flops():
 
 def test_the_loop_costs_a_twentieth_at_most():
     """Must show: at most 5 % on top of the transformer (its passes for A11 included in it)."""
-    task = assembly.task(test_configs.load("readings.learned_codec", "taco"))
+    task = assembly.task(configurations.load("readings.learned_codec", "taco"))
     each = syncmv4d_cost._codec(task) | {"mjd": 387.9e12, "dpa": 10.9e12}  # benchmarks/cycle.py
     for cost in (syncmv4d_cost.training(task, each), syncmv4d_cost.sampling(task, each)):
         assert 1 < sum(cost.values()) / cost["mjd"] <= 1.05
@@ -45,7 +45,7 @@ def test_the_loop_costs_a_twentieth_at_most():
 def test_sizes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="divides space=16"):
         motion_codec.CodecConfig(reduction=5)
-    config = test_configs.load("motion_codec", "debug").copy_and_resolve_references().unlock()
+    config = configurations.load("motion_codec", "debug").copy_and_resolve_references().unlock()
     config.task.codec.z_dim = 9
     with pytest.raises(ValueError, match="of the autoencoder, got"):
         assembly.task(config)
@@ -117,7 +117,7 @@ def test_tracks_come_back_from_a_reduced_pseudo_video():
 
 @pytest.mark.slow
 def test_the_loop_runs_with_the_codec():
-    scalars = test_configs.trace_update(test_configs.load("readings.learned_codec", "debug"))
+    scalars = configurations.trace_update(configurations.load("readings.learned_codec", "debug"))
     assert {"loss_dpa", "loss_motion"} <= scalars
 
 

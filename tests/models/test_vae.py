@@ -12,7 +12,7 @@ import pytest
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.models.nn import module
-from syncmv4d_jax.models.wan import vae, vae_layers, vae_tiling
+from syncmv4d_jax.models.wan import vae, vae_layers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wan_vae"
 # float32: the reference's own chunked and single-pass forms differ by 4e-6.
@@ -150,29 +150,6 @@ class _Conv(vae_layers.nnx.Module):
         self.conv = vae_layers.FrameConv(*sizes, 3, rngs=rngs)
 
 
-def test_tiles(golden, params):
-    """Shapes of overlapping tiles; one tile is the whole."""
-    model = module.bind(vae.VAE, vae.TINY, params)
-    video = golden["video"][:, :5]
-    whole = encode(params, video)
-    tiled = jax.jit(lambda x: vae_tiling.encode_tiled(model, x, tile=(2, 2), overlap=1))(video)
-    assert tiled.shape == whole.shape
-    latents = golden["mean_5"]
-    tile = functools.partial(vae_tiling.decode_tiled, model, tile=(2, 2), overlap=1, chunk=1)
-    assert jax.jit(tile)(latents).shape == (1, 5, 16, 24, 3)
-    one_tile = jax.jit(lambda x: vae_tiling.decode_tiled(model, x, tile=(2, 9), overlap=1))
-    close(one_tile(latents), decode(params, latents), 1e-5)
-
-
-def test_blending_of_a_pointwise_function_is_exact():
-    x = jax.random.normal(jax.random.key(0), (1, 2, 11, 7, 3))
-    double = lambda x: 2 * x  # noqa: E731
-    blended = vae_tiling._blend(double, x, (11, 7), (4, 3), 2, (1, 1))
-    close(blended, 2 * x, 1e-5)
-    assert vae_tiling.starts(11, 4, 2) == (0, 2, 4, 6, 7)
-    assert vae_tiling.starts(4, 4, 2) == (0,)
-
-
 def test_true_size():
     shapes = module.shapes(vae.VAE, vae.TI2V_5B)
     assert tree.count(shapes) == 704_688_668
@@ -234,11 +211,6 @@ def test_bad_settings(params):
         dataclasses.replace(vae.TINY, latents_mean=(0.0, 0.0))
     with pytest.raises(ValueError, match="do not fit a shortcut"):
         dataclasses.replace(vae.TINY, dim=7, dim_mult=(3, 5, 5))
-    with pytest.raises(ValueError, match="overlap < tile"):
-        vae_tiling.encode_tiled(
-            module.bind(vae.VAE, vae.TINY, params), jnp.zeros((1, 1, 16, 24, 3)),
-            tile=(2, 2), overlap=2,
-        )  # fmt: skip
 
 
 def test_zero_input_has_finite_gradients(params):

@@ -147,7 +147,7 @@ def test_a_save_that_fails_is_reported_and_the_old_one_stays(saved, caplog):
     assert not good and "training goes on, the last good step is 2" in caplog.text
     step, *_ = checkpoint.Store(saved).restore(placed({"fsdp": 8}))
     assert step == 2
-    assert store.save(4, state(4), {}) and store.wait() and store.latest() == 4
+    assert store.save(4, state(4), {}) and store.wait() and store.latest_on_disk() == 4
 
 
 def test_unwritable_directory(tmp_path):

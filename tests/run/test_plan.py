@@ -45,6 +45,10 @@ def test_unknown_topology_lists_the_names():
     with pytest.raises(ValueError, match=r"no figures for a 'abacus'; there are some for v5e"):
         pods.chip_of("abacus")
     assert pods.chip_of("NVIDIA H200") == pods.CHIPS["h200"]
+    assert (
+        pods.known("TPU v5 lite") == pods.CHIPS["v5e"] and pods.known("TPU v5") == pods.CHIPS["v5p"]
+    )
+    assert pods.chip_of("v5e") == pods.CHIPS["v5e"] and pods.known("cpu") is None
 
 
 @pytest.mark.parametrize("name", pods.TOPOLOGIES)

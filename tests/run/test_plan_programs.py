@@ -8,8 +8,8 @@ import functools
 import math
 
 import jax
+import meshed
 import pytest
-import test_meshes
 
 from configs import taco
 from syncmv4d_jax import tree
@@ -73,9 +73,9 @@ def aligner_bytes(fsdp):
     place = lambda tree_, to: jax.tree.map(  # noqa: E731
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree_, to
     )
-    scene = {k: x[:fsdp] for k, x in test_meshes.scene(3).items()}
+    scene = {k: x[:fsdp] for k, x in meshed.scene(3).items()}
     batch = place(scene, jax.tree.map(lambda _: cut, scene))
-    step = jax.value_and_grad(functools.partial(test_meshes.aligner_loss, config=config))
+    step = jax.value_and_grad(functools.partial(meshed.aligner_loss, config=config))
     lowered = jax.jit(step, static_argnums=2).lower(
         place(params, meshes.shardings(params, mesh)), batch, placement.Placement(mesh)
     )

@@ -4,9 +4,9 @@ In float64, as in test_meshes: over steps, matching turns rounding into other ch
 """
 
 import jax
+import meshed
 import numpy as np
 import pytest
-import test_meshes
 from test_meshes_loop import make_batch, make_task
 
 from configs import taco
@@ -39,7 +39,7 @@ def drawn(tmp_path_factory, double):
     """drawn(mesh) -> arrays of tracks.npz of one sample with the same random weights."""
     config = taco.get_config("debug")
     task = make_task(3, "float64")
-    params = test_meshes.shaken(jax.jit(task.init)(jax.random.key(0)), jax.random.key(1))
+    params = meshed.shaken(jax.jit(task.init)(jax.random.key(0)), jax.random.key(1))
     arrays = {k: np.asarray(x)[0] for k, x in make_batch(task).items()}
     pixels = np.random.default_rng(1).integers(0, 256, (3, *task.options.size, 3))
     arrays["images"] = pixels.astype(np.uint8)

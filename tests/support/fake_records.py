@@ -1,8 +1,12 @@
 """Records made of random numbers, right in shape: three sequences of two cameras a cluster."""
 
+import itertools
+
+import ml_collections
 import numpy as np
 
-from syncmv4d_jax.data import records
+from syncmv4d_jax.data import pipeline, records
+from syncmv4d_jax.run import assembly
 
 SIZE, FRAMES, POINTS, CLUSTERS = (16, 24), 5, 12, 3
 
@@ -51,3 +55,27 @@ def write(root, sequences=4, valid=FRAMES, moving=None):
         records.write_json(folder / "sequences" / f"s{i}.json", {"windows": [window]})
     records.gather_index(folder)
     return folder
+
+
+def configuration(root, **data):
+    config = ml_collections.ConfigDict()
+    config.data = {
+        "name": "taco", "records": str(root), "cache": "", "split": "train", "fps": 8.0,
+        "cameras": "sample", "raw": False, "augment": False,
+    } | data  # fmt: skip
+    config.task = {"size": (16, 24), "frames": 5, "points": 12, "views": 3}
+    config.weights = {"vae": ""}
+    return config
+
+
+def batches(config, count, *, size=2, seed=0, index=0, shards=1):
+    iterator = pipeline.train_iterator(
+        *asked(config), batch_size=size, seed=seed, shard_index=index, shard_count=shards
+    )
+    return list(itertools.islice(iterator, count))
+
+
+def asked(config):
+    """What the readers are told of a configuration."""
+    settings = assembly.read(config)
+    return settings.data, assembly.wanted(settings)

@@ -6,8 +6,9 @@ data-centre network. The figures are the vendors' published peaks, per device.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
+
+from syncmv4d_jax.machines.mesh import AXES
 
 GIB = 2**30
 
@@ -31,9 +32,11 @@ class Chip:
     network: float = 6.25e9
 
 
-# Usable memory is what the compiler allows: a little below the nominal size.
+# Usable memory is what the compiler allows: a little below the nominal size (v4: as v6e's, whose
+# nominal size it has).
 CHIPS = {
     "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 3.1e9),
+    "v4": Chip(31.25 * GIB, 275e12, 1228e9, 300e9),
     "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 600e9),
     "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 448e9),
     "tpu7x": Chip(94.75 * GIB, 1153e12, 3690e9, 300e9),
@@ -41,6 +44,12 @@ CHIPS = {
     "h100": Chip(79 * GIB, 989e12, 3350e9, 450e9, 50e9),
     "h200": Chip(139 * GIB, 989e12, 4800e9, 450e9, 50e9),
 }
+# What jax calls a device -> which chip it is, or a half of (TPU7x); the longest beginning counts.
+KINDS = {
+    "TPU v4": "v4", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v5 lite": "v5e", "TPU v5e": "v5e",
+    "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU7x": "tpu7x", "NVIDIA A100": "a100",
+    "NVIDIA A800": "a100", "NVIDIA H100": "h100", "NVIDIA H200": "h200",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +109,17 @@ def chip_of(kind: str) -> Chip:
     Raises:
       ValueError: a device without figures.
     """
-    for name, chip in CHIPS.items():
-        if re.search(rf"\b{name}\b", kind.lower()):
-            return chip
+    if chip := known(kind):
+        return chip
     raise ValueError(f"plan: no figures for a {kind!r}; there are some for {', '.join(CHIPS)}")
+
+
+def known(kind: str) -> Chip | None:
+    """Returns the figures of a chip by its name here or its `device_kind`, None without figures."""
+    if kind in CHIPS:
+        return CHIPS[kind]
+    names = [name for name in KINDS if kind.startswith(name)]
+    return CHIPS[KINDS[max(names, key=len)]] if names else None
 
 
 def meshes(
@@ -131,9 +147,6 @@ def meshes(
             sizes = (slices, rest) if training else (slices * rest, 1)
             found.append(dict(zip(AXES, (*sizes, view, sequence), strict=True)))
     return found
-
-
-AXES = ("data", "fsdp", "view", "sequence")
 
 
 def show(mesh: Mapping[str, int]) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syncmv4d_jax.machines.planning import hlo, pods
+from syncmv4d_jax.machines.planning.pods import GIB
 
-GIB = 2**30
 ENTRIES = ("mjd_step", "closed_loop_step", "sample_step")
 COLUMNS = (
     "topology", "entry", "mesh", "batch", "compiled", "fits", "peak GiB", "of GiB", "compute s",

@@ -2,11 +2,12 @@
 
 `config.evaluate.features` is a folder of published weight files (feature_weights.NETWORKS). Each
 network that is there is compiled once for a batch size and a frame size and runs over all local
-devices; FID, CLIP-FID and FVD keep sums over all samples, everything else keeps a value a sample.
+devices. An evaluator is a function of one sample; FID, CLIP-FID and FVD, which are of all samples
+together, add their features to one `Frechet`.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,10 +59,11 @@ def run(
     match = _matcher(matcher, features)
     if match is None:
         missing["matcher"] = "config.evaluate.matcher: 'gim_dkm', 'xfeat' or 'module:function'"
-    evaluators: list[Any] = [EVALUATORS[name](name, one) for name, one in loaded.items()]
-    evaluators += [Matching(match)] if match is not None else []
+    evaluators = [EVALUATORS[name](name, one) for name, one in loaded.items()]
+    evaluators += [matching(match)] if match is not None else []
+    sums = Frechet()
     bar = tqdm(pairs, total=count, unit="sample", desc="networks", disable=not evaluators)
-    scores = _scores(evaluators, bar)
+    scores = _scores(evaluators, bar, sums)
     computed = {
         name: {"files": one.files, "layout": one.layout, "source": one.network.source}
         for name, one in loaded.items()
@@ -72,9 +74,8 @@ def run(
             "threshold": match.threshold,
         }  # fmt: skip
     rows = _rows(scores, computed)
-    for evaluator in evaluators:
-        for metric, cell in evaluator.total().items():
-            rows.setdefault("model", {})[metric] = cell | _identity(metric, computed)
+    for metric, cell in sums.distances().items():
+        rows.setdefault("model", {})[metric] = cell | _identity(metric, computed)
     used = {metric for cells in rows.values() for metric in cells}
     return {
         "rows": rows,
@@ -87,13 +88,15 @@ def run(
     }
 
 
-def _scores(evaluators: list[Any], pairs: Iterable[Pair]) -> dict[str, Values]:
+def _scores(
+    evaluators: Sequence["Evaluator"], pairs: Iterable[Pair], sums: "Frechet"
+) -> dict[str, Values]:
     """Every sample's values; reads no sample where there is no evaluator."""
     scores: dict[str, Values] = {}
     for pair in pairs if evaluators else ():
         found: Values = {"model": {}, "truth": {}}
         for evaluator in evaluators:
-            for row, values in evaluator.add(pair).items():
+            for row, values in evaluator(pair, sums).items():
                 found[row] |= values
         scores[pair.name] = found
     return scores
@@ -163,103 +166,84 @@ def regions(pair: Pair) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"": (pred, true)} | ({"_moving": zeroed} if inside.any() else {})
 
 
-class SubjectConsistency:
-    """DINO: subject consistency of the model's views and of the true ones."""
-
-    def __init__(self, name: str, loaded: weights.Loaded):
-        self._features = batched(name, loaded, lambda net, x: net(vit.dino_pixels(x)))
-
-    def add(self, pair: Pair) -> Values:
-        """One sample's values."""
-        found = {}
-        for row, clip in (("model", pair.pred), ("truth", pair.true)):
-            features = self._features(flat(clip)).reshape(*clip.shape[:2], -1)
-            values = [formulas.subject_consistency(view) for view in features]
-            found[row] = {"subject_consistency": None if None in values else np.mean(values).item()}
-        return found
-
-    def total(self) -> dict[str, Any]:
-        """Values of the whole set: none."""
-        return {}
-
-
-class Dynamics:
-    """RAFT: dynamic degree and flow score of the model's views and of the true ones."""
-
-    def __init__(self, name: str, loaded: weights.Loaded):
-        self._flow = batched(name, loaded, lambda net, a, b: net(raft.padded(a), raft.padded(b)))
-
-    def add(self, pair: Pair) -> Values:
-        """One sample's values; None below two frames or below 121 pixels a side."""
-        return {"model": self._of(pair.pred, pair.fps), "truth": self._of(pair.true, pair.fps)}
-
-    def _of(self, clip: np.ndarray, fps: float) -> dict[str, float | None]:
-        clip = clip[:, :: formulas.flow_stride(fps)]
-        height, width = clip.shape[2:4]
-        if clip.shape[1] < 2 or min(height, width) + 7 < raft.SMALLEST:
-            return {"dynamic_degree": None, "flow_score": None}
-        dynamic, means = [], []
-        for view in clip:
-            scores = formulas.flow_scores(self._flow(view[:-1], view[1:]))
-            dynamic.append(formulas.dynamic(scores, height=height, width=width))
-            means.append(scores.mean())
-        return {
-            "dynamic_degree": float(np.mean(dynamic)),
-            "flow_score": float(np.mean(means)),
-        }
-
-    def total(self) -> dict[str, Any]:
-        """Values of the whole set: none."""
-        return {}
-
-
 class Frechet:
-    """Sums of features of predicted and true frames, whole and in the moving region."""
+    """Sums of features of predicted and true frames, by metric."""
 
-    def __init__(self, metric: str):
-        self._metric = metric
+    def __init__(self) -> None:
         self._sums: dict[str, list[formulas.Moments]] = {}
 
-    def add(self, region: str, pred: np.ndarray, true: np.ndarray) -> None:
+    def add(self, metric: str, pred: np.ndarray, true: np.ndarray) -> None:
         """Adds features [n d] of both sides."""
         if not len(pred):
             return
         new = [formulas.moments(x) for x in (pred, true)]
-        old = self._sums.get(region)
-        self._sums[region] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
+        old = self._sums.get(metric)
+        self._sums[metric] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
-    def total(self) -> dict[str, Any]:
-        """The distances: value and n, of features."""
+    def distances(self) -> dict[str, dict[str, Any]]:
+        """The distance of each metric: value and n, of features."""
         found = {}
-        for region, (pred, true) in self._sums.items():
+        for metric, (pred, true) in self._sums.items():
             value = formulas.frechet(pred, true)
-            found[self._metric + region] = {
+            found[metric] = {
                 "value": value, "se": None, "n": pred.count, "undefined": int(value is None),
                 "per_sample": {},
             }  # fmt: skip
         return found
 
 
-class Clip:
+Evaluator = Callable[[Pair, Frechet], Values]
+
+
+def subject_consistency(name: str, loaded: weights.Loaded) -> Evaluator:
+    """DINO: subject consistency of the model's views and of the true ones."""
+    network = batched(name, loaded, lambda net, x: net(vit.dino_pixels(x)))
+
+    def of(clip: np.ndarray) -> dict[str, float | None]:
+        features = network(flat(clip)).reshape(*clip.shape[:2], -1)
+        values = [formulas.subject_consistency(view) for view in features]
+        return {"subject_consistency": None if None in values else np.mean(values).item()}
+
+    return lambda pair, sums: {"model": of(pair.pred), "truth": of(pair.true)}
+
+
+def dynamics(name: str, loaded: weights.Loaded) -> Evaluator:
+    """RAFT: dynamic degree and flow score of the model's views and of the true ones.
+
+    None below two frames or below 121 pixels a side.
+    """
+    network = batched(name, loaded, lambda net, a, b: net(raft.padded(a), raft.padded(b)))
+
+    def of(clip: np.ndarray, fps: float) -> dict[str, float | None]:
+        clip = clip[:, :: formulas.flow_stride(fps)]
+        height, width = clip.shape[2:4]
+        if clip.shape[1] < 2 or min(height, width) + 7 < raft.SMALLEST:
+            return {"dynamic_degree": None, "flow_score": None}
+        scores = [formulas.flow_scores(network(view[:-1], view[1:])) for view in clip]
+        degrees = [formulas.dynamic(x, height=height, width=width) for x in scores]
+        return {
+            "dynamic_degree": float(np.mean(degrees)),
+            "flow_score": float(np.mean([x.mean() for x in scores])),
+        }
+
+    return lambda pair, sums: {"model": of(pair.pred, pair.fps), "truth": of(pair.true, pair.fps)}
+
+
+def clip(name: str, loaded: weights.Loaded) -> Evaluator:
     """CLIP: agreement of views, agreement with the truth, CLIP-FID."""
+    side = loaded.network.config.image
+    mean, std = (np.array(x, np.float32).reshape(1, 1, 1, 3) for x in vit.CLIP_PIXELS)
+    network = batched(name, loaded, lambda net, x: net((x / 255.0 - mean) / std))
 
-    def __init__(self, name: str, loaded: weights.Loaded):
-        self._side = loaded.network.config.image
-        mean, std = (np.array(x, np.float32).reshape(1, 1, 1, 3) for x in vit.CLIP_PIXELS)
-        self._features = batched(name, loaded, lambda net, x: net((x / 255.0 - mean) / std))
-        self._frechet = Frechet("clip_fid")
+    def features(video: np.ndarray) -> np.ndarray:
+        pixels = np.stack([clip_pixels(frame, side) for frame in flat(video)])
+        return network(pixels).reshape(*video.shape[:2], -1)
 
-    def _of(self, clip: np.ndarray) -> np.ndarray:
-        pixels = np.stack([clip_pixels(frame, self._side) for frame in flat(clip)])
-        return self._features(pixels).reshape(*clip.shape[:2], -1)
-
-    def add(self, pair: Pair) -> Values:
-        """One sample's values."""
-        pred, true = self._of(pair.pred), self._of(pair.true)
-        for region, clips in regions(pair).items():
-            both = (pred[:, 1:], true[:, 1:]) if not region else map(self._of, clips)
-            if pair.pred.shape[1] > 1:
-                self._frechet.add(region, *(x.reshape(-1, x.shape[-1]) for x in both))
+    def score(pair: Pair, sums: Frechet) -> Values:
+        pred, true = features(pair.pred), features(pair.true)
+        for region, clips in regions(pair).items() if pair.pred.shape[1] > 1 else ():
+            both = [features(x) for x in clips] if region else [pred[:, 1:], true[:, 1:]]
+            sums.add("clip_fid" + region, *(x.reshape(-1, x.shape[-1]) for x in both))
         return {
             "model": {
                 "clip_v": formulas.clip_views(pred),
@@ -268,9 +252,7 @@ class Clip:
             "truth": {"clip_v": formulas.clip_views(true)},
         }
 
-    def total(self) -> dict[str, Any]:
-        """CLIP-FID."""
-        return self._frechet.total()
+    return score
 
 
 def clip_pixels(frame: np.ndarray, side: int) -> np.ndarray:
@@ -282,94 +264,63 @@ def clip_pixels(frame: np.ndarray, side: int) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
-class Lpips:
-    """LPIPS of frames, whole and in the moving region."""
+def lpips(name: str, loaded: weights.Loaded) -> Evaluator:
+    """LPIPS of frames, whole and in the moving region.
 
-    def __init__(self, name: str, loaded: weights.Loaded):
-        self._name, self._smallest = name, loaded.network.config.smallest
-        self._distance = batched(
-            name,
-            loaded,
-            lambda net, a, b: net(*(x.astype(jnp.float32) / 127.5 - 1 for x in (a, b))),
-        )
+    None for one frame or images that are too small.
+    """
+    scaled = lambda x: x.astype(jnp.float32) / 127.5 - 1  # noqa: E731
+    network = batched(name, loaded, lambda net, a, b: net(scaled(a), scaled(b)))
 
-    def add(self, pair: Pair) -> Values:
-        """One sample's values; None for one frame or images that are too small."""
-        found: dict[str, float | None] = {self._name: None, f"{self._name}_moving": None}
-        if pair.pred.shape[1] > 1 and min(pair.pred.shape[2:4]) >= self._smallest:
+    def score(pair: Pair, sums: Frechet) -> Values:
+        found: dict[str, float | None] = {name: None, f"{name}_moving": None}
+        if pair.pred.shape[1] > 1 and min(pair.pred.shape[2:4]) >= loaded.network.config.smallest:
             for region, clips in regions(pair).items():
-                found[self._name + region] = float(self._distance(*map(flat, clips)).mean())
+                found[name + region] = float(network(*map(flat, clips)).mean())
         return {"model": found}
 
-    def total(self) -> dict[str, Any]:
-        """Values of the whole set: none."""
-        return {}
+    return score
 
 
-class Fid:
-    """Inception: FID."""
+def fid(name: str, loaded: weights.Loaded) -> Evaluator:
+    """Inception: FID of frames."""
+    network = batched(name, loaded, lambda net, x: net(x))
+    return _summed("fid", lambda video: network(flat(video)))
 
-    def __init__(self, name: str, loaded: weights.Loaded):
-        self._features = batched(name, loaded, lambda net, x: net(x))
-        self._frechet = Frechet("fid")
 
-    def add(self, pair: Pair) -> Values:
-        """Adds a sample's frames."""
+def fvd(name: str, loaded: weights.Loaded) -> Evaluator:
+    """I3D: FVD of windows of 16 frames."""
+    network = batched(name, loaded, lambda net, x: net(i3d.clip_pixels(x)))
+    return _summed("fvd", lambda video: network(np.concatenate([i3d.windows(v) for v in video])))
+
+
+def _summed(metric: str, features: Callable[[np.ndarray], np.ndarray]) -> Evaluator:
+    """Adds the features [n d] of every region to the sums; a sample alone has no value."""
+
+    def score(pair: Pair, sums: Frechet) -> Values:
         for region, clips in regions(pair).items():
-            self._frechet.add(region, *(self._features(flat(x)) for x in clips))
+            sums.add(metric + region, *map(features, clips))
         return {}
 
-    def total(self) -> dict[str, Any]:
-        """FID."""
-        return self._frechet.total()
+    return score
 
 
-class Fvd:
-    """I3D: FVD."""
+def matching(match: matcher.Matcher) -> Evaluator:
+    """A matcher: matching pixels of each two views at a time; None for one view."""
 
-    def __init__(self, name: str, loaded: weights.Loaded):
-        self._logits = batched(name, loaded, lambda net, x: net(i3d.clip_pixels(x)))
-        self._frechet = Frechet("fvd")
-
-    def _of(self, clip: np.ndarray) -> np.ndarray:
-        return self._logits(np.concatenate([i3d.windows(view) for view in clip]))
-
-    def add(self, pair: Pair) -> Values:
-        """Adds a sample's windows of 16 frames."""
-        for region, clips in regions(pair).items():
-            self._frechet.add(region, *map(self._of, clips))
-        return {}
-
-    def total(self) -> dict[str, Any]:
-        """FVD."""
-        return self._frechet.total()
-
-
-class Matching:
-    """A matcher: matching pixels of each two views at a time."""
-
-    def __init__(self, match: matcher.Matcher):
-        self._match = match
-
-    def _of(self, clip: np.ndarray) -> dict[str, float | None]:
+    def of(video: np.ndarray) -> dict[str, float | None]:
         confidences = [
-            matcher.checked(self._match(clip[i, n], clip[j, n]), self._match.name)
-            for n in range(clip.shape[1])
-            for i, j in itertools.combinations(range(len(clip)), 2)
+            matcher.checked(match(video[i, n], video[j, n]), match.name)
+            for n in range(video.shape[1])
+            for i, j in itertools.combinations(range(len(video)), 2)
         ]
-        found = formulas.matching_pixels(confidences, threshold=self._match.threshold)
+        found = formulas.matching_pixels(confidences, threshold=match.threshold)
         return {"matching_pixels": found["mean"], "matching_pixels_clip": found["thousands"]}
 
-    def add(self, pair: Pair) -> Values:
-        """One sample's values; None for one view."""
-        return {"model": self._of(pair.pred), "truth": self._of(pair.true)}
-
-    def total(self) -> dict[str, Any]:
-        """Values of the whole set: none."""
-        return {}
+    return lambda pair, sums: {"model": of(pair.pred), "truth": of(pair.true)}
 
 
-EVALUATORS: dict[str, Callable[..., Any]] = {
-    "dino": SubjectConsistency, "clip": Clip, "raft": Dynamics, "inception": Fid, "i3d": Fvd,
-    "lpips_alex": Lpips, "lpips_vgg": Lpips,
+EVALUATORS: dict[str, Callable[[str, weights.Loaded], Evaluator]] = {
+    "dino": subject_consistency, "clip": clip, "raft": dynamics, "inception": fid, "i3d": fvd,
+    "lpips_alex": lpips, "lpips_vgg": lpips,
 }  # fmt: skip

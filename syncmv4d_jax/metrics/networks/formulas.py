@@ -31,26 +31,14 @@ def unit(features: np.ndarray) -> np.ndarray:
     return np.where(length > 0, x / np.maximum(length, 1e-300), 0)
 
 
-def consistencies(features: np.ndarray) -> np.ndarray:
-    """The terms of Eq. 1 of one video: [n d] -> [n - 1] in 0..1, empty below two frames."""
-    c = unit(features)
-    if len(c) < 2:
-        return np.zeros(0)
-    before = np.maximum(0, (c[:-1] * c[1:]).sum(-1))
-    first = np.maximum(0, c[1:] @ c[0])
-    return (before + first) / 2
-
-
 def subject_consistency(features: np.ndarray) -> float | None:
     """Eq. 1 of one video [n d]; None below two frames."""
-    found = consistencies(features)
-    return float(found.mean()) if len(found) else None
-
-
-def pooled_consistency(videos: Sequence[np.ndarray]) -> float | None:
-    """Eq. 1 over the frames of all videos, which may differ in length (VBench, one process)."""
-    found = np.concatenate([np.zeros(0), *map(consistencies, videos)])
-    return float(found.mean()) if len(found) else None
+    c = unit(features)
+    if len(c) < 2:
+        return None
+    before = np.maximum(0, (c[:-1] * c[1:]).sum(-1))
+    first = np.maximum(0, c[1:] @ c[0])
+    return float(((before + first) / 2).mean())
 
 
 def clip_views(features: np.ndarray) -> float | None:

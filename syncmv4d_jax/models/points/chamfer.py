@@ -15,36 +15,6 @@ from jax import lax
 _BLOCK = 1024
 
 
-def distance(a: jax.Array, b: jax.Array, *, a_valid: jax.Array, b_valid: jax.Array) -> jax.Array:
-    """Returns the Chamfer distance of each frame's two sets.
-
-    Args:
-      a: [f p 3] float32.  b: [f q 3] float32, the same unit.
-      a_valid: [f p] bool.  b_valid: [f q] bool.
-
-    Returns:
-      [f] float32, unit squared; 0 where one of the sets is empty.
-
-    Raises:
-      ValueError: shapes that do not fit.
-    """
-    if (
-        a.ndim != 3
-        or b.shape[::2] != a.shape[::2]
-        or a_valid.shape + b_valid.shape
-        != (
-            *a.shape[:2],
-            *b.shape[:2],
-        )
-    ):
-        raise ValueError(
-            "wanted a [f p 3], b [f q 3], a_valid [f p], b_valid [f q]; "
-            f"got {a.shape}, {b.shape}, {a_valid.shape}, {b_valid.shape}"
-        )
-
-    return lax.map(frame, (a, b, a_valid, b_valid))
-
-
 @jax.checkpoint
 def frame(sets: tuple[jax.Array, ...]) -> jax.Array:
     """The distance of one frame's sets (a [p 3], b [q 3], a_valid [p], b_valid [q]): []."""

@@ -11,7 +11,6 @@ dz), the row of the neighbour, or p where there is none. Three ways compute the 
 volume, for small grids).
 """
 
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -249,50 +248,3 @@ def _check_range(grid: np.ndarray, valid: np.ndarray) -> None:
             f"grid: wanted cells in [0, {CELLS}), got [{cells.min()}, {cells.max()}] "
             f"in {len(cells)} points"
         )
-
-
-def check_cloud(points, valid, *, cell: float, origin=0.0, cells: int = CELLS) -> dict[str, float]:
-    """Looks at a cloud on the host before it is voxelised.
-
-    Args:
-      points: [p 3] float.  valid: [p] bool.  cell, origin, cells: as in `quantise`.
-
-    Returns:
-      {points, valid, not_finite, clipped, voxels, neighbours}: counts; neighbours is the mean
-      number of occupied cells among the 27 of a voxel.
-
-    Raises:
-      ValueError: mismatched shapes, or no valid finite point.
-    Warns:
-      UserWarning: points not finite or outside of the grid; all in one voxel; no voxel has a
-        neighbour.
-    """
-    points, valid = jnp.asarray(points), jnp.asarray(valid, bool)
-    if points.ndim != 2 or points.shape[1] != 3 or valid.shape != points.shape[:1]:
-        raise ValueError(f"wanted points [p 3] and valid [p], got {points.shape} and {valid.shape}")
-    grid, usable = quantise(points, valid, cell=cell, origin=origin, cells=cells)
-    if not bool(usable.any()):
-        raise ValueError(
-            f"no valid, finite point among {points.shape[0]} ({int(valid.sum())} valid)"
-        )
-    place = jnp.floor((points - origin) / cell)
-    outside = usable & jnp.any((place < 0) | (place >= cells), axis=-1)
-    voxels = voxelise(grid, usable)
-    table = neighbours(voxels.keys)
-    count = int((voxels.keys != EMPTY).sum())
-    report = {
-        "points": points.shape[0],
-        "valid": int(valid.sum()),
-        "not_finite": int((valid & ~usable).sum()),
-        "clipped": int(outside.sum()),
-        "voxels": count,
-        "neighbours": float((table < points.shape[0]).sum() / count),
-    }
-    problems = [f"{report[key]} points {key}" for key in ("not_finite", "clipped") if report[key]]
-    if count == 1 and int(usable.sum()) > 1:
-        problems.append(f"all {int(usable.sum())} points in one voxel: cell {cell} is too coarse")
-    if count > 1 and report["neighbours"] == 1.0:
-        problems.append(f"none of {count} voxels has a neighbour: cell {cell} is too fine")
-    if problems:
-        warnings.warn("; ".join(problems), stacklevel=2)
-    return report

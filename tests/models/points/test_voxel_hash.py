@@ -143,24 +143,6 @@ def test_quantise_drops_what_is_not_finite_and_clips_the_rest():
     )
 
 
-def test_check_cloud_counts_and_warns():
-    points, valid = np.random.default_rng(0).random((200, 3)), np.ones(200, bool)
-    report = voxel_hash.check_cloud(points, valid, cell=0.1)
-    assert report["voxels"] == len(np.unique(np.floor(points / 0.1), axis=0))
-    assert report["clipped"] == report["not_finite"] == 0
-    with pytest.warns(UserWarning, match="200 points in one voxel: cell 10.0 is too coarse"):
-        voxel_hash.check_cloud(points, valid, cell=10.0)
-    with pytest.warns(UserWarning, match="has a neighbour: cell 0.001 is too fine"):
-        voxel_hash.check_cloud(points, valid, cell=0.001)
-    points[:3], points[4] = np.nan, 1e6
-    with pytest.warns(UserWarning, match="3 points not_finite; 1 points clipped"):
-        voxel_hash.check_cloud(points, valid, cell=0.1)
-    with pytest.raises(ValueError, match=r"no valid, finite point among 200 \(0 valid\)"):
-        voxel_hash.check_cloud(points, np.zeros(200, bool), cell=0.1)
-    with pytest.raises(ValueError, match="wanted points"):
-        voxel_hash.check_cloud(points, np.ones(7, bool), cell=0.1)
-
-
 def test_bad_input_says_what_was_wanted():
     grid, valid = cloud(0, "surface")
     with pytest.raises(ValueError, match="wanted grid"):

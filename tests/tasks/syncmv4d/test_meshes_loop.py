@@ -8,10 +8,9 @@ what is meant here.
 import functools
 
 import jax
+import meshed
 import numpy as np
 import pytest
-import test_meshes
-from test_meshes import B, K, N
 
 from configs import taco
 from syncmv4d_jax import tree
@@ -36,53 +35,53 @@ def make_batch(task):
     rng = np.random.default_rng(0)
     v, f, h, w, c = task.latent_shape
     o, centre = task.options, np.array([0.2, 0.9, 0.4])
-    shell = rng.normal(size=(B, 1, K, 3))
+    shell = rng.normal(size=(meshed.B, 1, meshed.K, 3))
     shell = 0.08 * shell / np.linalg.norm(shell, axis=-1, keepdims=True)
-    way = rng.normal(size=(B, 1, 1, 3)) * np.linspace(0, 0.05, N)[:, None, None]
+    way = rng.normal(size=(meshed.B, 1, 1, 3)) * np.linspace(0, 0.05, meshed.N)[:, None, None]
     tracks = centre + shell + way
-    extrinsics = test_meshes.rig(v, centre)
+    extrinsics = meshed.rig(v, centre)
     high, wide = o.size
     k = np.array([[90, 0, wide / 2 - 0.5], [0, 90, high / 2 - 0.5], [0, 0, 1]], np.float32)
-    intrinsics = np.broadcast_to(k, (B, v, 3, 3))
-    seen = np.broadcast_to(tracks[:, None], (B, v, N, K, 3)).astype(np.float32)
+    intrinsics = np.broadcast_to(k, (meshed.B, v, 3, 3))
+    seen = np.broadcast_to(tracks[:, None], (meshed.B, v, meshed.N, meshed.K, 3)).astype(np.float32)
     pixels, depth = cameras.project(seen, intrinsics, extrinsics)
     ones = functools.partial(np.ones, dtype=bool)
     text = task.mjd_config
     return {
-        "video_latents": rng.normal(size=(B, v, f, h, w, c)).astype(np.float32),
-        "motion_latents": rng.normal(size=(B, v, f, h, w, c)).astype(np.float32),
-        "text": rng.normal(size=(B, 6, text.text_dim)).astype(np.float32),
-        "text_lengths": np.full((B,), 4, np.int32),
+        "video_latents": rng.normal(size=(meshed.B, v, f, h, w, c)).astype(np.float32),
+        "motion_latents": rng.normal(size=(meshed.B, v, f, h, w, c)).astype(np.float32),
+        "text": rng.normal(size=(meshed.B, 6, text.text_dim)).astype(np.float32),
+        "text_lengths": np.full((meshed.B,), 4, np.int32),
         "tracks": tracks.astype(np.float32),
-        "visibility": ones((B, v, N, K)),
+        "visibility": ones((meshed.B, v, meshed.N, meshed.K)),
         "anchors": np.asarray(pixels[:, :, 0], np.float32),
-        "anchor_valid": ones((B, v, K)),
+        "anchor_valid": ones((meshed.B, v, meshed.K)),
         "intrinsics": intrinsics,
         "extrinsics": extrinsics[:, :, None],
         "scale": np.stack([depth.min((2, 3)), depth.max((2, 3))], -1).astype(np.float32),
-        "frame_valid": ones((B, N)),
-        "latent_valid": ones((B, f)),
-        "view_index": np.broadcast_to(np.arange(v, dtype=np.int32), (B, v)),
+        "frame_valid": ones((meshed.B, meshed.N)),
+        "latent_valid": ones((meshed.B, f)),
+        "view_index": np.broadcast_to(np.arange(v, dtype=np.int32), (meshed.B, v)),
     }
 
 
-quick = functools.partial(jax.jit, compiler_options=test_meshes.QUICK)
+quick = functools.partial(jax.jit, compiler_options=meshed.QUICK)
 
 
 @functools.cache
 def parameters(views):
     """Made once: compiling what draws them takes as long as a step."""
     task = make_task(views, "float64")
-    make = lambda: test_meshes.shaken(task.init(jax.random.key(0)), jax.random.key(1))  # noqa: E731
+    make = lambda: meshed.shaken(task.init(jax.random.key(0)), jax.random.key(1))  # noqa: E731
     return jax.device_get(quick(make)())
 
 
 def closed_loop_step(views, name=None):
     """(loss, gradients), loss terms and what the loop matched, on a mesh or one device."""
-    task = make_task(views, "float64", protocol.Placement(kernel="chunked"))  # see test_meshes
+    task = make_task(views, "float64", protocol.Local(kernel="chunked"))  # see test_meshes
     batch, halves = make_batch(task), tree.split(parameters(views), task.trainable)
     if name:
-        placement, halves, batch = test_meshes.placed(name, halves, batch, kernel="chunked")
+        placement, halves, batch = meshed.placed(name, halves, batch, kernel="chunked")
         task = make_task(views, "float64", placement)
 
     def step(halves, batch):
@@ -100,13 +99,13 @@ whole_step = functools.cache(closed_loop_step)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", test_meshes.MESHES)
+@pytest.mark.parametrize("name", meshed.MESHES)
 def test_closed_loop_step(name, double):
-    views = test_meshes.views_of(name)
+    views = meshed.views_of(name)
     wanted, terms, found = whole_step(views)
     got, others, coarse = closed_loop_step(views, name)
     np.testing.assert_array_equal(coarse.confidence > 0, found.confidence > 0)
     np.testing.assert_allclose(coarse.tracks, found.tracks, atol=1e-4)
     for key, value in terms.items():
         np.testing.assert_allclose(others[key], value, rtol=1e-4, err_msg=key)
-    test_meshes.check(wanted, got, loss=1e-4, leaf=1e-4)
+    meshed.check(wanted, got, loss=1e-4, leaf=1e-4)
