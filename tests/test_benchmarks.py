@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -77,3 +78,27 @@ def test_every_entry_of_the_gpu_script_in_rehearsal(load, capsys):
     names = ["train", "loop", "vae_decode", "dpa"]
     found = rehearsed(load, capsys, *names)
     assert found == [f"gpu_{name}_tflops" for name in names] + ["gpu_loop_over_train_s"]
+
+
+def test_rows_that_did_not_look_tell_what_the_crop_tells(load):
+    """Where the place of the foreground is the motion, the ridge finds it; else it helps nobody."""
+    scenes, rng = load("scenes"), np.random.default_rng(0)
+
+    def some(count, told):
+        found = []
+        for i in range(count):
+            place, end = rng.normal(size=12), 0.1 * rng.normal(size=3)
+            end = 0.03 * place[:3] if told else end
+            way = np.linspace(0, 1, 5)[:, None, None] * end + np.zeros((5, 20, 3))
+            triplet = ("stir", "spoon", f"target {i % 6}")
+            found.append({"way": way, "seen": np.arange(20) < 15, "places": 10 * place,
+                          "triplet": triplet})  # fmt: skip
+        return found
+
+    for told in (True, False):
+        errors, r2 = scenes.evaluate(some(60, told), some(30, told))
+        means = {row: np.mean(found) for row, found in errors.items()}
+        assert len(errors["held"]) == 6 and means["one true translation"] < 1e-6
+        assert means["constant velocity"] < 1e-6 and means["held"] > 20
+        assert (r2 > 0.95).all() if told else (r2 < 0.2).all()
+        assert (means["crop ridge"] < 0.2 * means["mean path"]) == told
