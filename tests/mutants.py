@@ -568,7 +568,7 @@ DPA = [
             "gaps are at the origin",
             "aligned = jnp.where(measured[..., None], aligned, points[:, None])",
             "aligned = jnp.where(measured[..., None], aligned, 0.0)",
-            "tests/models/test_dpa.py::test_views_and_points_permute_and_a_padded_row_is_a_sample",
+            "test_fusion_fills_gaps_and_marks_them",
         ),
     ),
     *of(
@@ -844,7 +844,7 @@ METRICS = [
             "a published number is another",
             '"DaS (paper)": (0.8828,',
             '"DaS (paper)": (0.8282,',
-            "test_the_paper_s_rows_stand_as_published",
+            "test_every_number_is_the_published_one",
         ),
     ),
     *of(
@@ -866,7 +866,7 @@ METRICS = [
             "a pair of views counts what one of them sees",
             "seen = visible[i] & visible[j]",
             "seen = visible[i] | visible[j]",
-            "test_the_truth_is_perfect_in_every_form_and_unseen_points_are_none",
+            "test_single_view_world_and_cross_forms",
         ),
     ),
 ]
@@ -894,7 +894,7 @@ MACHINES = [
             "padded keys are attended",
             "if pad_k and mask is None and lengths is None:",
             "if pad_k < 0:",
-            "test_sharded_equals_unsharded[ulysses]",
+            "test_sharded_equals_unsharded[ring]",
         ),
         (
             "sharding",

@@ -167,6 +167,10 @@ def test_rules_cover_moments_and_stacks():
     assert specs["params/out/bias"].spec == P()
     default = tree.flatten(meshes.shardings(state, mesh, minimum=1))
     assert default["params/blocks/q/kernel"].spec == P(None, ("fsdp", "view", "sequence"), None)
+    # Only the layers of this stack would divide: it stays whole, as one leaf it is cut.
+    odd = {"blocks": {"bias": shape(8, 7)}, "bias": shape(8, 7)}
+    odd = tree.flatten(meshes.shardings(odd, mesh, minimum=1))
+    assert odd["blocks/bias"].spec == P() and odd["bias"].spec[0] == ("fsdp", "view", "sequence")
     with pytest.raises(ValueError, match=r"30 % 4 = 2; \[1, 2, 3\] would divide"):
         meshes.shardings(state, mesh, [(r"q/kernel$", ("fsdp", None, None))])
 

@@ -164,4 +164,7 @@ def test_fusion_fills_gaps_and_marks_them():
     offset = float((fused.points - truth)[0, 1, 1, 0])  # one view: the priors decide
     np.testing.assert_allclose(fused.points[0, 2, 0, 0] - 0.2 - offset, 0.0, atol=0.02)
     assert float(fused.total[0, 2, 0]) == 0.0 and float(fused.total[0, 1, 0]) == 1.0
+    gaps = np.asarray(confidence[0, 0] == 0)
+    np.testing.assert_allclose(fused.aligned[0, 0][gaps], fused.points[0][gaps], atol=1e-6)
+    assert not np.asarray(fused.residual[0, 0])[gaps].any()
     assert np.isfinite(np.asarray(fused.points)).all()
