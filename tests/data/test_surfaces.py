@@ -8,7 +8,7 @@ import pytest
 import tiny
 import trimesh
 
-from syncmv4d_jax.data import clips, prepare, records, surfaces
+from syncmv4d_jax.data import cache, clips, prepare, records, surfaces
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import cameras
 
@@ -148,3 +148,26 @@ def test_a_recordings_own_text_is_the_prompt(tmp_path):
     (source,) = recordings.folder_sources(tmp_path)
     window = clips.make(source.open(), source.fps, SETTINGS)
     assert window.tracks["text"] == "Gently stir."
+
+
+def test_caches_keep_their_rows_beside_surfaces(tmp_path):
+    """Two clips of one recording, each followed by its surfaces: a view finds its own latents."""
+    folder = tiny.write(tmp_path / "in", "seq0", views=3)
+    settings = dataclasses.replace(SETTINGS, variants=2)
+    prepare.run(recordings.folder_sources(folder.parent), tmp_path / "out", settings)
+    reader = records.Reader(tmp_path / "out")
+    cache.run(
+        tmp_path / "out",
+        tmp_path / "cache",
+        encode_video=lambda clip: clip[::4, ::8, ::8].astype(np.float32),
+        encode_text=lambda texts: (np.ones((len(texts), 2, 3)), np.full(len(texts), 2)),
+        weights_hash="vae:0,umt5:0",
+    )
+    cached = cache.Cache(tmp_path / "cache", reader)
+    first, second = reader.windows
+    assert second.record == first.surfaces + 1 > 1
+    for window in (first, second):
+        for view in window.views:
+            wanted = records.decode(reader.view(window, view)["motion"])[::4, ::8, ::8]
+            found = cached.view(window, view)["motion_latents"].astype(np.float32)
+            assert np.abs(found - wanted).max() <= 1
