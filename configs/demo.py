@@ -54,7 +54,6 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         "sample_shift": 8.0,
         "vae_batch": 3,
     }
-    config.data.cameras = "fixed"
     config.text.max_length = 48
     config.optim = sections.optim(
         name="muon",
