@@ -140,14 +140,14 @@ class Aligners:
         unaided = dpa_config.get_config("demo").unlock()
         unaided.task.dpa.anchored = False
         self.unaided = jax.jit(
-            lambda p, x: dpa.make(unaided).sample(p, x, jax.random.key(0))["tracks_per_view"]
+            lambda p, x: dpa.make(unaided).refine(p, x, jax.random.key(0))["tracks_per_view"]
         )
         zero = dict(self.params["DPA"]["dpa"])
         zero["head"] = jax.tree.map(jnp.zeros_like, zero["head"])
         self.params["start"] = {"dpa": zero}
         if folder is None:
             del self.params["DPA"]
-        self.sample = jax.jit(lambda p, x: self.task.sample(p, x, jax.random.key(0)))
+        self.sample = jax.jit(lambda p, x: self.task.refine(p, x, jax.random.key(0)))
 
     def __call__(self, scene: dict, coarse, confidence) -> dict[str, np.ndarray]:
         """{row: tracks [v n k 3]}; the truth is not handed over."""

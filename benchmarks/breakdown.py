@@ -11,6 +11,7 @@ up to more than the clock says.
 
 import argparse
 import collections
+import functools
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ from syncmv4d_jax.machines.planning import hlo  # noqa: E402
 from syncmv4d_jax.models.mjd import mjd  # noqa: E402
 from syncmv4d_jax.models.nn import module  # noqa: E402
 from syncmv4d_jax.run import assembly  # noqa: E402
+from syncmv4d_jax.tasks.syncmv4d import sampling  # noqa: E402
 
 WHAT = ("network", "open", "closed", "refine")
 
@@ -40,28 +42,26 @@ WHAT = ("network", "open", "closed", "refine")
 def program(what: str) -> tuple[Any, tuple[Any, ...]]:
     """Returns (a jitted function, its arguments)."""
     if what in ("open", "closed"):
-        return demo_step.update(1.0 if what == "closed" else 0.0)
+        return demo_step.program(1.0 if what == "closed" else 0.0)
     config = demo.get_config()
     task = assembly.task(config)
-    batch = inputs.batch_of(config, task)
+    batch = inputs.batch_of(task)
     if what == "network":
         return network(task, batch)
     batch["first"] = batch["video_latents"][:, :, :1]
-    caught = {}
-    original = task._jit
+    return refining(task, batch)
 
-    def catch(name, function):
-        run = original(name, function)
 
-        def call(*arguments):
-            caught[name] = run, arguments
-            return run(*arguments)
-
-        return call
-
-    task._jit = catch
-    task.sample(inputs.weights_of(task), batch, jax.random.key(0))
-    return caught["refine"]
+def refining(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The first refining step of sampling."""
+    loop, params = task.loop, inputs.weights_of(task)
+    plan = sampling.plan(loop, anchors_given=True)
+    state, context, _ = sampling.begin(loop, plan, params, batch, jax.random.key(0))
+    run = next(run for run in plan.runs if run.refine)
+    numbers = jnp.float32(plan.following(run)), jnp.asarray(run.fresh)
+    step = functools.partial(sampling.refine_step, loop, loop.options.guidance)
+    row = plan.schedule.row(run.first)
+    return jax.jit(step), (params, state, row, *numbers, batch["first"], context)
 
 
 def network(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:

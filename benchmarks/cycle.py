@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from syncmv4d_jax.geometry import painting, pseudo_video
 from syncmv4d_jax.models import flops, motion_codec
 from syncmv4d_jax.models.mjd import mjd, warm_start
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.tasks import syncmv4d
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
+from syncmv4d_jax.tasks.syncmv4d import loop as loops
 
 ROOT = Path(__file__).resolve().parent.parent
 AIM = 0.25
@@ -56,16 +56,16 @@ def load(name: str) -> Any:
     return file.get_config(*[variant] * bool(variant))
 
 
-def functions(task: syncmv4d.task.SyncMV4D) -> dict[str, tuple[Callable, tuple]]:
+def functions(loop: loops.Loop) -> dict[str, tuple[Callable, tuple]]:
     """Returns {part: (function of parameters and arrays, shapes)}: one forward, one sample."""
-    o, (v, f, h, w, c) = task.options, task.latent_shape
+    o, (v, f, h, w, c) = loop.options, loop.latent_shape
     shape = lambda *s: jax.ShapeDtypeStruct((1, *s), jnp.float32)  # noqa: E731
     latents, cameras = shape(v, f, h, w, c), (shape(v, 3, 3), shape(v, 3, 4))
     anchors = (shape(v, o.points, 2), jax.ShapeDtypeStruct((1, v, o.points), bool))
-    text = shape(task.mjd_config.text_len, task.mjd_config.text_dim)
+    text, motion = shape(loop.mjd_config.text_len, loop.mjd_config.text_dim), loop.motion
 
     def denoise(params, x, t, text):
-        model = module.bind(mjd.MJD, task.mjd_config, params["dit"])
+        model = module.bind(mjd.MJD, loop.mjd_config, params["dit"])
         return model(mjd.Inputs(x, x, t, x), mjd.Text(text))
 
     def context(anchors, valid, intrinsics, extrinsics):
@@ -75,35 +75,25 @@ def functions(task: syncmv4d.task.SyncMV4D) -> dict[str, tuple[Callable, tuple]]
         }  # fmt: skip
 
     def match(params, pseudo, scale, *rest):
-        find = lambda *x: pseudo_video.decode(*x, settings=task.match).tracks  # noqa: E731
-        given = task._anchored(scale, context(*rest))
-        return task._per_view(find, pseudo, *given)
+        return motion.match(pseudo, scale, context(*rest)).tracks
 
     def warp(params, frame0, scale, *rest):
-        return task._warp(frame0, scale, context(*rest))
+        return motion.warp(frame0, scale, context(*rest))
 
-    def paint(params, tracks, frame0, warp, scale, *rest):
-        def one(warp, *view):
-            return painting.render(*view, settings=task.match, warp=warp)
+    def paint(params, tracks, warp, scale, *rest):
+        return motion.paint(tracks, scale, warp, context(*rest))
 
-        given = task._anchored(scale, context(*rest))
-        return task._per_view(one, warp, tracks, frame0, *given)
-
-    frame0, scale = shape(v, *task.map_size, 3), shape(v, 2)
+    frame0, scale = shape(v, *motion.maps.size, 3), shape(v, 2)
     rest = (*anchors, *cameras)
     warped = jax.eval_shape(lambda *x: warp(None, *x), frame0, scale, *rest)
-    pseudo = shape(v, o.frames, *task.map_size, 3)
-    encode, decode, given = (lambda p, x: task._vae(p, "encode", x)), task.decode_pixels, pseudo
-    if hasattr(task, "codec_config"):
-        encode, decode = (lambda p, x: task._codec(p, "encode", x)), task._pseudo
-        given = shape(v, o.frames, *task.map_size, motion_codec.CHANNELS)
+    pseudo = shape(v, o.frames, *motion.maps.size, 3)
     return {
         "mjd": (denoise, (latents, shape(), text)),
-        "encode": (encode, (given,)),
-        "decode": (decode, (latents,)),
+        "encode": (motion.maps.encode, (pseudo,)),
+        "decode": (motion.maps.decode, (latents,)),
         "match": (match, (pseudo, scale, *rest)),
         "warp": (warp, (frame0, scale, *rest)),
-        "paint": (paint, (shape(v, o.frames, o.points, 3), frame0, warped, scale, *rest)),
+        "paint": (paint, (shape(v, o.frames, o.points, 3), warped, scale, *rest)),
     }
 
 
@@ -129,14 +119,14 @@ def main() -> None:
     args = parse()
     config = load(args.config or ("configs/taco.py" if args.full else "configs/demo.py"))
     task = syncmv4d.make(config)
-    each, parts = syncmv4d_cost.parts(task), functions(task)
+    each, parts = syncmv4d_cost.parts(task.loop), functions(task.loop)
     took = {}
     if not args.full:
         params = {
             "dit": jax.jit(lambda key: warm_start.init(task.mjd_config, key))(jax.random.key(0)),
             "vae": module.init(vae.VAE, task.vae_config, jax.random.key(1)),
         }
-        if hasattr(task, "codec_config"):
+        if task.codec_config:
             params["codec"] = module.init(motion_codec.Codec, task.codec_config, jax.random.key(2))
         for name, (function, shapes) in parts.items():
             took[name] = seconds(function, params, *arrays(shapes), repeats=args.repeats)
@@ -149,8 +139,8 @@ def main() -> None:
             function, shapes = parts[name]
             count = flops.count(functools.partial(function, {}), *shapes, elementwise=True)
         print(f"{name:10} {count / 1e12:10.4f} {took.get(name, float('nan')):9.3f}")
-    steps = {"training": syncmv4d_cost.training(task, each)}
-    steps["sampling"] = syncmv4d_cost.sampling(task, each)
+    steps = {"training": syncmv4d_cost.training(task.loop, each)}
+    steps["sampling"] = syncmv4d_cost.sampling(task.loop, each)
     for name, cost in steps.items():
         print(name, " ".join(f"{part} {x / 1e12:.4g}" for part, x in cost.items()), "TFLOP")
         extra = sum(cost.values()) / cost["mjd"] - 1

@@ -45,7 +45,7 @@ def program(probability: float) -> tuple[Any, tuple[Any, ...]]:
     task = assembly.task(config)
     trainable, frozen = tree.split(inputs.weights_of(task), task.trainable)
     settings = assembly.read(config).optim
-    state, batch = optim.init(settings, trainable), inputs.batch_of(config, task)
+    state, batch = optim.init(settings, trainable), inputs.batch_of(task)
     return jax.jit(update.make_update(task, settings)), (state, frozen, batch, jax.random.key(1))
 
 
@@ -66,10 +66,10 @@ def parts(rounds: int) -> None:
         task = assembly.task(config)
         params = inputs.weights_of(task)
         trainable, frozen = tree.split(params, task.trainable)
-        batch, key = inputs.batch_of(config, task), jax.random.key(1)
+        batch, key = inputs.batch_of(task), jax.random.key(1)
         latents = jnp.ones((1, *task.latent_shape))
         loss, grad = jax.jit(task.loss), jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-        decode = jax.jit(task.decode_pixels)
+        decode = jax.jit(task.loop.vae.decode)
         given = (trainable, frozen, batch, key)
         pieces = {
             "loss": functools.partial(loss, *given),

@@ -44,6 +44,7 @@ from syncmv4d_jax.models.wan import config as wan_config  # noqa: E402
 from syncmv4d_jax.models.wan import dit  # noqa: E402
 from syncmv4d_jax.run import assembly, optim, programs, update  # noqa: E402
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost  # noqa: E402
+from syncmv4d_jax.tasks.syncmv4d import sampling as task_sampling  # noqa: E402
 
 Entry = tuple[Callable[[], Any], float]  # what is timed, its FLOPs
 
@@ -59,7 +60,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def configure(args: argparse.Namespace, entry: str = "closed_loop_step") -> Any:
+def configure(args: argparse.Namespace, entry: str = "closed_loop_step") -> tuple[Any, Any]:
+    """Returns the configuration, and the task of a step of it."""
     config = taco.get_config("debug" if args.rehearse else "full")
     with config.unlocked():
         if not args.rehearse:
@@ -67,13 +69,12 @@ def configure(args: argparse.Namespace, entry: str = "closed_loop_step") -> Any:
             config.task.vae = {**config.task.vae, "dtype": "bfloat16"}
             config.optim.ema = 0.0  # 20 GB less
         config.task.guidance = 5.0
-    return programs.of_entry(config, entry)
+    return config, programs.find(config, entry).task
 
 
 def training(args: argparse.Namespace, entry: str) -> Entry:
     """A training step; its state is donated from call to call."""
-    config = configure(args, entry)
-    task = assembly.task(config)
+    config, task = configure(args, entry)
     trainable, frozen = tree.split(jax.jit(task.init)(jax.random.key(0)), task.trainable)
     if not task.settings.dpa:
         frozen = {}
@@ -81,7 +82,7 @@ def training(args: argparse.Namespace, entry: str) -> Entry:
     kept = {"state": optim.init(settings, trainable)}
     del trainable
     step = jax.jit(update.make_update(task, settings), donate_argnums=0)
-    batch, key = inputs.batch_of(config, task, args.batch), jax.random.key(1)
+    batch, key = inputs.batch_of(task, args.batch), jax.random.key(1)
 
     def run():
         kept["state"], scalars = step(kept["state"], frozen, batch, key)
@@ -91,35 +92,36 @@ def training(args: argparse.Namespace, entry: str) -> Entry:
 
 
 def sampling(args: argparse.Namespace) -> Entry:
-    config = configure(args, "mjd_step")
-    task = assembly.task(config)
-    params = {"dit": jax.jit(task.init)(jax.random.key(0))["dit"]}
+    _, task = configure(args, "mjd_step")
+    loop, params = task.loop, {"dit": jax.jit(task.init)(jax.random.key(0))["dit"]}
     if not args.rehearse:
         params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    batch = inputs.batch_of(config, task, args.batch)
-    context = task._with_text(params, task.context(batch))
+    batch = inputs.batch_of(task, args.batch)
+    context = loop.context(batch)
+    context["text_keys"] = task_sampling.text_keys(loop, params, context, True)
     x, t = batch["video_latents"], jnp.full((args.batch,), 0.7)
 
     @jax.jit
     def call(params, x, context):
-        return task._mjd(params, x[:, :, :1], 5.0, x, x, jnp.zeros_like(x), t, context)
+        functions = loop.functions(params, x[:, :, :1], guidance=5.0)
+        return functions.mjd(x, x, jnp.zeros_like(x), t, context)
 
-    each = syncmv4d_cost.parts(task)["mjd"] - syncmv4d_cost.text(task)
+    each = syncmv4d_cost.parts(loop)["mjd"] - syncmv4d_cost.text(loop)
     return lambda: call(params, x, context), 2 * args.batch * each
 
 
 def autoencoder(args: argparse.Namespace, method: str) -> Entry:
-    task = assembly.task(configure(args))
+    _, task = configure(args)
     o, (v, f, h, w, c) = task.options, task.latent_shape
     params = {"vae": jax.jit(task.init)(jax.random.key(0))["vae"]}
     shape = (1, 1, o.frames, *o.size, 3) if method == "encode" else (1, 1, f, h, w, c)
     x = jnp.full(shape, 0.5)
-    run = jax.jit(lambda p, x: task._vae(p, method, x))
-    return lambda: run(params, x), syncmv4d_cost.parts(task)[method] / v
+    run = jax.jit(getattr(task.loop.vae, method))
+    return lambda: run(params, x), syncmv4d_cost.parts(task.loop)[method] / v
 
 
 def alignment(args: argparse.Namespace) -> Entry:
-    task = assembly.task(configure(args))
+    _, task = configure(args)
     o, config = task.options, task.dpa_config
     shape = (args.batch, o.views, o.frames, o.points)
     x = jax.random.normal(jax.random.key(0), (*shape, 3))
@@ -134,7 +136,7 @@ def alignment(args: argparse.Namespace) -> Entry:
         return aligner.loss(velocity, **given)[0]
 
     run = jax.jit(jax.grad(loss))
-    return lambda: run(params, x), 3 * args.batch * syncmv4d_cost.parts(task)["dpa"]
+    return lambda: run(params, x), 3 * args.batch * syncmv4d_cost.parts(task.loop)["dpa"]
 
 
 def wan_config(args: argparse.Namespace) -> tuple[wan_config.DiTConfig, tuple[int, ...]]:

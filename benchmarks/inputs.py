@@ -6,19 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.run import programs
 
-
-def batch_of(config: Any, task: Any, batch: int = 1) -> dict[str, jax.Array]:
+def batch_of(task: Any, batch: int = 1) -> dict[str, jax.Array]:
     """Returns a random batch of schema.BATCH with cached latents; cameras see points at 1.5 m."""
-    rng, mesh = np.random.default_rng(0), meshes.make_mesh({"data": 1}, jax.devices()[:1])
-    shapes = programs.abstract_batch(config, task, mesh, batch)
-    made = {}
+    rng, own = np.random.default_rng(0), next(iter(task.programs().values()))
+    (shapes,), made = own.inputs(batch), {}
     for name, x in shapes.items():
         value = rng.standard_normal(x.shape)
         made[name] = jnp.asarray(value if x.dtype == jnp.float32 else np.ones(x.shape), x.dtype)
-    height, width = task.options.size
+    height, width = task.clip.size
     eye = jnp.broadcast_to(jnp.eye(3, 4), made["extrinsics"].shape)
     focal = jnp.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
     made |= {"intrinsics": jnp.broadcast_to(focal, made["intrinsics"].shape)}

@@ -39,12 +39,13 @@ class Way:
     def __init__(self, task: syncmv4d.task.SyncMV4D, params: dict[str, Any]):
         def encode(p, tracks, scale, latents, context):
             """Tracks painted by the warp that frame 0 of `latents` gives, as in the loop."""
-            _, pseudo = task._decode(p, latents, scale, context)
-            warp = task._warp(pseudo[:, :, 0], scale, context)
-            return task._encode(p, tracks, scale, warp, context)
+            _, pseudo = motion.decode(p, latents, scale, context)
+            warp = motion.warp(pseudo[:, :, 0], scale, context)
+            return motion.encode(p, tracks, scale, warp, context)
 
-        self.params = params
-        self._decode, self._encode = jax.jit(lambda *x: task._decode(*x)[0].tracks), jax.jit(encode)
+        motion, self.params = task.loop.motion, params
+        self._decode = jax.jit(lambda *x: motion.decode(*x)[0].tracks)
+        self._encode = jax.jit(encode)
 
     def decode(self, latents, scale, context):
         """latents [b v f h w c] -> tracks [b v n k 3] metres."""
@@ -94,7 +95,7 @@ def main() -> None:
     for index, scene in enumerate(read(args.records, "test")[: args.scenes]):
         context = {key: jnp.asarray(scene[key])[None] for key in CONTEXT}
         scale = jnp.asarray(scene["scale"])[None]
-        clean = task.encode_pixels(ways["codec"].params, jnp.asarray(scene["motion"])[None])
+        clean = task.encode(ways["codec"].params, jnp.asarray(scene["motion"])[None])
         tracks = jnp.broadcast_to(
             scene["tracks"], (1, len(scene["motion"]), *scene["tracks"].shape)
         )

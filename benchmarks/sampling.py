@@ -36,16 +36,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for `from configs import ...`
 
 from configs import demo, motion_codec  # noqa: E402
+from syncmv4d_jax import schema  # noqa: E402
 from syncmv4d_jax.geometry import tracks  # noqa: E402
 from syncmv4d_jax.metrics import summary  # noqa: E402
 from syncmv4d_jax.run import assembly, embedded, inputs  # noqa: E402
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost  # noqa: E402
 
-# name -> (the row it is compared with, switches of config.task; "text": as it was before)
+# name -> (the row it is compared with, switches of config.task)
 GUIDED = {"guidance": 2.0}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("", {}),
-    "text_every_step": ("plain", {"text": True}),
     "refine_every": ("plain", {"cycle": {"refine_every": 1}}),
     "refine_few": ("plain", {"cycle": {"refine_every": 12, "refine_last": 1}}),
     "codec": ("plain", {"codec": dict(motion_codec.DEMO)}),
@@ -94,23 +94,20 @@ def load(folder: Path | None, scratch: Path, args: argparse.Namespace) -> Any:
 def vary(config: Any, steps: int, switches: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A task of one row and its parameters."""
     config = config.copy_and_resolve_references()
-    own = {key: x for key, x in switches.items() if key != "text"}
     with config.unlocked():
         if "codec" not in switches:
             config.weights.codec = ""
-        config.task.update({"sample_steps": steps, **own})
+        config.task.update({"sample_steps": steps, **switches})
     task = assembly.task(config)
-    if switches.get("text"):  # what sampling did before: the text anew in every step
-        task._with_text = lambda params, context: context
     return task, assembly.load_params(task, config, Path("none"))
 
 
-def inputs_of(arrays: dict[str, np.ndarray], encode: Any, params: Any) -> dict[str, jax.Array]:
-    batch = {k: jnp.asarray(arrays[k])[None] for k in inputs.CONTEXT if k in arrays}
-    return batch | {"first": encode(params, jnp.asarray(arrays["images"])[None, :, None])}
+def inputs_of(arrays: dict[str, np.ndarray], task: Any, params: Any) -> dict[str, jax.Array]:
+    batch = {k: jnp.asarray(arrays[k])[None] for k in schema.CONDITIONS if k in arrays}
+    return batch | {"first": task.encode(params, jnp.asarray(arrays["images"])[None, :, None])}
 
 
-def run(task: Any, params: Any, batch: Any, seed: int) -> tuple[dict[str, Any], float]:
+def run(task: Any, params: Any, batch: Any, seed: int) -> tuple[Any, float]:
     start = time.perf_counter()
     out = jax.block_until_ready(task.sample(params, batch, jax.random.key(seed)))
     return out, time.perf_counter() - start
@@ -127,15 +124,14 @@ def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None
     """Samples all scenes by all rows in turn and prints the table."""
     tasks = {name: vary(config, steps, VARIANTS[name][1]) for name in rows}
     task, params = tasks[rows[0]]
-    encode, decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     for index, arrays in enumerate([scenes[0], *scenes]):  # the first round compiles
-        batch, videos = inputs_of(arrays, encode, params), {}
+        batch, videos = inputs_of(arrays, task, params), {}
         truth = arrays["video"].astype(np.float32) / 127.5 - 1
         for name, own in tasks.items():
             out, seconds = run(*own, batch, index)
-            videos[name] = np.asarray(decode(params, out["video"]))[0]
-            fused = tracks.fuse(out["tracks_per_view"], out["confidence"])[0]
+            videos[name] = np.asarray(task.decode(params, out).pixels)[0]
+            fused = tracks.fuse(out.tracks_per_view, out.confidence)[0]
             error = np.linalg.norm(np.asarray(fused) - arrays["tracks"], axis=-1)
             base = VARIANTS[name][0] or name
             values = {
@@ -143,7 +139,7 @@ def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None
                 "between": psnr(videos[name], videos[base]),
                 "truth": psnr(videos[name], truth),
                 "mm": 1e3 * float(np.mean(error)),
-                "reused": float(out.get("reused_steps", [0])[0]),
+                "reused": 0.0 if out.reused_steps is None else float(out.reused_steps[0]),
             }
             if index:
                 found[name].append(values)
@@ -160,7 +156,9 @@ def change(rows: list[dict[str, float]], others: list[dict[str, float]], key: st
 
 def show(tasks: dict[str, Any], steps: int, found: dict[str, list[dict[str, float]]]) -> None:
     parts = {
-        codec: syncmv4d_cost.parts(next(t for n, t in tasks.items() if (n == "codec") == codec))
+        codec: syncmv4d_cost.parts(
+            next(t.loop for n, t in tasks.items() if (n == "codec") == codec)
+        )
         for codec in {n == "codec" for n in tasks}
     }
     mean = {n: {k: np.mean([r[k] for r in rows]) for k in rows[0]} for n, rows in found.items()}
@@ -168,9 +166,7 @@ def show(tasks: dict[str, Any], steps: int, found: dict[str, list[dict[str, floa
 
     def tera(name):
         each = parts[name == "codec"]
-        cost = syncmv4d_cost.sampling(tasks[name], each, reused=mean[name]["reused"])
-        if VARIANTS[name][1].get("text"):
-            cost = cost | {"text": (steps - 1) * syncmv4d_cost.text(tasks[name])}
+        cost = syncmv4d_cost.sampling(tasks[name].loop, each, reused=mean[name]["reused"])
         return sum(cost.values()) / 1e12, cost["mjd"] / 1e12
 
     for name in tasks:
@@ -190,17 +186,16 @@ def show(tasks: dict[str, Any], steps: int, found: dict[str, list[dict[str, floa
 def branches(config: Any, arrays: Any, rounds: int = 5) -> None:
     """One guided network call: both branches in one batch, and in two calls."""
     task, params = vary(config, 8, GUIDED)
-    batch = inputs_of(arrays, jax.jit(task.encode_pixels), params)
-    context = task.context(batch)
+    batch = inputs_of(arrays, task, params)
+    context = task.loop.context(batch)
     null = {**context, "text": context["null_text"], "text_lengths": context["null_text_lengths"]}
     shape = (1, *task.latent_shape)
     x, t = jax.random.normal(jax.random.key(0), shape), jnp.full((1,), 0.7)
 
     @functools.partial(jax.jit, static_argnums=1)
     def call(params, guidance, context):
-        return task._mjd(
-            params, batch["first"], guidance, x, x, jnp.zeros(shape), t, context
-        ).motion
+        functions = task.loop.functions(params, batch["first"], guidance=guidance)
+        return functions.mjd(x, x, jnp.zeros(shape), t, context).motion_velocity
 
     runs = {
         "batched": lambda: call(params, 2.0, context),
@@ -224,7 +219,7 @@ def main() -> None:
         config = load(there[0] if there else None, Path(scratch), args)
         config.sample.count = args.scenes
         task = assembly.task(config)
-        scenes = [arrays for _, arrays in inputs.of_config(config, task)]
+        scenes = [arrays for _, arrays in inputs.of_config(assembly.read(config), task)]
         print(f"# {there[0] if there else 'scenes made here'}: {len(scenes)} scenes")
         print("name ours peer ratio")
         for steps in args.steps:

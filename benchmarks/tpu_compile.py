@@ -28,7 +28,7 @@ from syncmv4d_jax.machines.planning import compiler, pods  # noqa: E402
 from syncmv4d_jax.machines.planning.pods import GIB  # noqa: E402
 from syncmv4d_jax.models import flops  # noqa: E402
 from syncmv4d_jax.models.nn import attention  # noqa: E402
-from syncmv4d_jax.run import assembly, plan, programs, sections  # noqa: E402
+from syncmv4d_jax.run import plan, programs, sections  # noqa: E402
 
 POLICIES = ("full", "save_attention", "offload", "none")
 FLAGS = (
@@ -58,7 +58,7 @@ def planned(topology, config):
 
 def recomputed(config, policy):
     """FLOPs computed again in the backward pass, as a share of one forward pass."""
-    task = assembly.task(programs.of_entry(config, "mjd_step"))
+    task = programs.find(config, "mjd_step").task
     (v, f, h, w, _), (pf, ph, pw) = task.latent_shape, task.mjd_config.patch
     cost = flops.mjd_block(
         task.mjd_config, views=v, frames=f // pf, positions=(h // ph) * (w // pw)

@@ -35,6 +35,7 @@ shift(linspace(0.999, 0)) for DPM++. The network sees 1000 sigma truncated to an
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -83,9 +84,19 @@ def shift_time(t: Array, shift: float) -> Array:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def guide(conditional: Array, unconditional: Array, scale: float | Array) -> Array:
-    """Classifier-free guidance: unconditional + scale (conditional - unconditional), any shape."""
-    return unconditional + scale * (conditional - unconditional)
+def guide(branches: Sequence[Array], scales: Sequence[float]) -> Array:
+    """Returns v_g + s_{g-1} (v_{g-1} - v_g) + ... + s_1 (v_1 - v_2) of velocities v_1 ... v_g.
+
+    Two branches are classifier-free guidance: unconditional + scale (conditional - unconditional).
+
+    Args:
+      branches: g arrays of any one shape, each with less conditions than the one before.
+      scales: g - 1.
+    """
+    guided = branches[-1]
+    for near, far, scale in zip(branches[:-1], branches[1:], scales, strict=True):
+        guided = guided + scale * (near - far)
+    return guided
 
 
 def hold_first(latents: Array, first: Array) -> Array:

@@ -24,6 +24,11 @@ class Field:
     unit: str
     optional: bool = False
 
+    @property
+    def per_view(self) -> bool:
+        """Whether its first axis after the batch is the view."""
+        return self.axes.split()[1:2] == ["v"]
+
 
 BATCH: dict[str, Field] = {
     "video": Field("b v n h w 3", "uint8", "RGB 0..255", optional=True),
@@ -115,4 +120,9 @@ def check(batch: dict, *, where: str) -> dict[str, int]:
 
 # Keys whose first axis is the view; of these SMALL are no clips, all views have them.
 SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
-PER_VIEW = tuple(key for key, field in BATCH.items() if field.axes.split()[1:2] == ["v"])
+PER_VIEW = tuple(key for key, field in BATCH.items() if field.per_view)
+# What sampling is conditioned on, beside the reference images.
+CONDITIONS = (
+    "text", "text_lengths", "null_text", "null_text_lengths", "intrinsics", "extrinsics",
+    "view_index", "frame_valid", "anchors", "anchor_valid",
+)  # fmt: skip

@@ -262,8 +262,8 @@ FLOW = of(
     (
         "A22 flow",
         "guidance goes towards the unconditional",
-        "return unconditional + scale * (conditional - unconditional)",
-        "return conditional + scale * (unconditional - conditional)",
+        "guided = guided + scale * (near - far)",
+        "guided = guided - scale * (near - far)",
         "test_guidance_goes_away_from_the_unconditional",
     ),
     (

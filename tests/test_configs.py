@@ -146,7 +146,7 @@ def training_flops(config):
         if own.task.name == "syncmv4d" and name != "video":
             task = assembly.task(own)
             total += own.train.steps * sum(
-                syncmv4d_cost.training(task, syncmv4d_cost.parts(task)).values()
+                syncmv4d_cost.training(task.loop, syncmv4d_cost.parts(task.loop)).values()
             )
     return total
 

@@ -159,6 +159,35 @@ def test_few_doors():
     assert len([p for p in ROOT.iterdir() if (p / "__init__.py").is_file()]) <= ROOT_FOLDERS
 
 
+SYSTEMS = {"syncmv4d", "SyncMV4D", "wan_ti2v", "WanTI2V", "hvg3d", "HVG3D", "more4d", "MoRe4D"}
+
+# Names of a data set and of a program's windows.
+PUBLISHED = {"data/tfds_builder.py": {"syncmv4d", "SyncMV4D"}, "results/export.py": {"syncmv4d"}}
+
+
+def systems(file: str) -> set[str]:
+    """Names of systems that a file's code says, and modules of tasks that it imports, but base."""
+    open_to_all = {"tasks/base.py", "tasks/__init__.py"}
+    said = {f for f in GRAPH[file][1] if f.startswith("tasks/")} - open_to_all
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        words = [getattr(node, part, None) for part in ("id", "attr", "arg", "name", "value")]
+        said |= SYSTEMS & {word for word in words if isinstance(word, str)}
+    return said
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if room(f) != "tasks" and f != "__init__.py"])
+def test_nobody_outside_tasks_knows_a_system(file):
+    known = systems(file) - PUBLISHED.get(file, set())
+    assert not known, f"{file}: what it needs of a task is a protocol of tasks/base.py"
+
+
+def test_no_member_of_a_task_is_asked_for_by_name():
+    """Optional members are protocols; a task is made whole and not changed from outside."""
+    asked = r"(hasattr|getattr|setattr)\((self\.)?_?task\b|\btask\.\w+ = "
+    found = [f for f in FILES if re.search(asked, (ROOT / f).read_text())]
+    assert not found
+
+
 def test_a_circle_is_found():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
     assert circle({"a": {"b", "c"}, "b": {"c"}}) == []

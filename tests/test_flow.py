@@ -74,7 +74,9 @@ def test_identities():
         x = flow.interpolate(data, noise, t)
         np.testing.assert_allclose(flow.to_data(x, flow.velocity(data, noise), t), data, atol=1e-6)
     np.testing.assert_array_equal(flow.interpolate(data, noise, 1.0), noise)
-    np.testing.assert_array_equal(flow.guide(data, noise, 1.0), noise + (data - noise))
+    np.testing.assert_array_equal(flow.guide((data, noise), (1.0,)), noise + (data - noise))
+    three = flow.guide((data, noise, data * 0), (3.0, 2.0))
+    np.testing.assert_allclose(three, 2 * noise + 3 * (data - noise), atol=1e-5)
     with pytest.raises(ValueError, match="more axes"):
         flow.interpolate(data[0, 0], noise[0, 0], jnp.ones((3, 1)))
 
@@ -88,7 +90,7 @@ def test_times_are_uniform_before_they_are_shifted():
 
 def test_guidance_goes_away_from_the_unconditional():
     ones = jnp.ones(3)
-    np.testing.assert_allclose(flow.guide(3 * ones, ones, 5.0), 11.0)
+    np.testing.assert_allclose(flow.guide((3 * ones, ones), (5.0,)), 11.0)
 
 
 def test_shift_is_invertible_and_monotone():

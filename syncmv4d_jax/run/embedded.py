@@ -1,10 +1,10 @@
 """Embedded data for a run that names none: scenes, records, text features, small frozen networks.
 
 `config.data.name = "embedded"` (the `:debug` variants) makes, under the working folder and once,
-what the commands of data_prep/ make for real data: two training scenes and a held-out one in TACO's
-layout, their records, a frozen umT5 from a seed with its tokenizer, the cached text features and,
-where `config.weights.vae` is empty, an autoencoder from a seed. It is not trained: pictures of such
-a run mean nothing, its code path is the real one.
+what the commands of data_prep/ make for real data and the task asks for (`tasks.base.Embedded`):
+two training scenes and a held-out one, their records, a frozen umT5 from a seed with its tokenizer,
+the cached text features and, where `config.weights.vae` is empty, an autoencoder from a seed. It is
+not trained: pictures of such a run mean nothing, its code path is the real one.
 """
 
 import itertools
@@ -14,12 +14,13 @@ from typing import Any
 
 import jax
 
-from syncmv4d_jax import configuration
 from syncmv4d_jax.data import cache, clips, prepare
 from syncmv4d_jax.data.scenes import hand, motion, objects, scene
 from syncmv4d_jax.data.sources import mano, recordings, taco
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import umt5, vae
+from syncmv4d_jax.run import assembly
+from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders, store, tokenizer
 
 SCENES = ((0, False), (1, False), (0, True))  # (index, held out)
@@ -27,51 +28,59 @@ PICTURE = (60, 80)
 
 
 def ensure(config: Any, workdir: str | Path) -> None:
-    """Makes the data and points `config.data`, `config.text` and `config.weights` at it."""
-    root = Path(workdir) / "embedded"
+    """Makes the data and points `config.data`, `config.text` and `config.weights` at it.
+
+    Raises:
+      ValueError: a task that does not say what it needs, or needs scenes that nobody makes.
+    """
+    task = base.serves(assembly.task(config), base.Embedded, 'config.data.name="embedded"')
+    wants, root = task.embedded(), Path(workdir) / "embedded"
+    if wants.source not in SOURCES:
+        raise ValueError(
+            f'config.data.name="embedded": task {config.task.name!r} wants scenes '
+            f"{wants.source!r}, there are {sorted(SOURCES)}"
+        )
     settings = clips.Settings(
-        size=tuple(config.task.get("size", (32, 48))),
-        frames=config.task.get("frames", 5),
-        points=config.task.get("points", 32),
+        size=wants.size,
+        frames=wants.frames,
+        points=wants.points,
         val=0.0,
-        representation=config.task.get("motion_repr", "point_tracks"),
+        representation=wants.motion,
         held_out_triplets=scene.HELD_OUT,
     )
-    _scenes(root, frames=int(3.75 * (settings.frames - 1)) + 1)
-    sources = recordings.taco_sources(root / "taco", root / "mano")
+    sources = SOURCES[wants.source](root, int(3.75 * (settings.frames - 1)) + 1)
     prepare.run(sources, root / "records", settings)
     config.data.name, config.data.records = "taco", str(root / "records")
-    if "vae" in config.task and not config.weights.vae:
-        config.weights.vae = str(_autoencoder(root / "weights", config.task.vae))
-    if "dit" in config.task:
-        _text(config, root)
+    if wants.vae is not None and not config.weights.vae:
+        config.weights.vae = str(_autoencoder(root / "weights", wants.vae))
+    if wants.text is not None:
+        _text(config, root, *wants.text)
 
 
-def _autoencoder(made: Path, section: Any) -> Path:
+def _autoencoder(made: Path, sizes: vae.VAEConfig) -> Path:
     if not (made / "vae" / "index.json").is_file():
-        sizes = configuration.section(vae.VAEConfig, section, "config.task.vae")
         params = module.init(vae.VAE, sizes, jax.random.key(1))
         store.save("vae", sizes, params, made, source={"seed": 1})
     return made
 
 
-def _text(config: Any, root: Path) -> None:
-    made, dit = root / "weights", config.task.dit
-    length = int(dit.get("text_len", config.text.max_length))
+def _text(config: Any, root: Path, width: int, rows: int) -> None:
+    made = root / "weights"
     if not (made / "umt5" / "index.json").is_file():
-        text_encoder(made, dim=int(dit.get("text_dim", 32)), layers=1, seed=0)
+        text_encoder(made, dim=width, layers=1, seed=0)
     cache.run(
         root / "records",
         root / "cache",
         encode_video=None,
-        encode_text=encoders.text_encoder(made, max_length=length),
+        encode_text=encoders.text_encoder(made, max_length=rows),
         weights_hash=encoders.weights_hash(made),
     )
-    config.text.weights, config.text.max_length = str(made), length
+    config.text.weights, config.text.max_length = str(made), rows
     config.data.cache = str(root / "cache")
 
 
-def _scenes(root: Path, *, frames: int) -> None:
+def _tabletop(root: Path, frames: int) -> list[recordings.Source]:
+    """Hands that move objects on a table, of `frames` frames, in TACO's layout."""
     hand.write(root / "mano")
     hands = mano.load_hands(root / "mano")
     for index, held_out in SCENES:
@@ -81,6 +90,10 @@ def _scenes(root: Path, *, frames: int) -> None:
             scene.write_scene(
                 root / "taco", spec, hands, frames=frames, size=PICTURE, names=scene.THREE
             )
+    return recordings.taco_sources(root / "taco", root / "mano")
+
+
+SOURCES = {"tabletop": _tabletop}  # name in tasks.base.Scenes -> (folder, frames) -> recordings
 
 
 def text_encoder(out: str | Path, *, dim: int, layers: int, seed: int) -> int:

@@ -9,12 +9,8 @@ import numpy as np
 
 from syncmv4d_jax.data import pipeline, records, user
 from syncmv4d_jax.run import assembly, sections
+from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders
-
-CONTEXT = (
-    "text", "text_lengths", "null_text", "null_text_lengths", "intrinsics", "extrinsics",
-    "view_index", "frame_valid", "anchors", "anchor_valid",
-)  # fmt: skip
 
 
 def examples(settings: sections.Sections, split: str) -> records.Listing:
@@ -23,22 +19,24 @@ def examples(settings: sections.Sections, split: str) -> records.Listing:
     return pipeline.examples(settings.data, wanted, split, count=count)
 
 
-def of_config(config: Any, task: Any) -> Any:
+def of_config(settings: sections.Sections, task: base.Sampled) -> Any:
     """Lists (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
-    if config.sample.images or config.sample.prompt or config.sample.get("prompts", ""):
-        return list(_from_user(config, task))
-    found = examples(assembly.read(config), config.sample.split)
+    own = settings.sample
+    if own.images or own.prompt or own.prompts:
+        return list(_from_user(settings, task))
+    found = examples(settings, own.split)
     pictures = lambda pair: (pair[0], {**pair[1], "images": pair[1]["video"][:, 0]})  # noqa: E731
     return records.Listing(len(found), lambda: map(pictures, found))
 
 
-def _from_user(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    path = Path(config.sample.images)
-    prompts = _prompts(config)
-    arrays = _images(config.sample.images, task)
-    texts = encoders.TextEncoder(config.text.weights, max_length=config.text.max_length)
-    features, lengths = texts([*prompts, config.sample.negative_prompt])
-    stem = config.sample.name or (path.stem if path.is_file() else path.name)
+def _from_user(
+    settings: sections.Sections, task: base.Sampled
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    own, text, path = settings.sample, settings.text, Path(settings.sample.images)
+    prompts, arrays = _prompts(own), _images(own.images, task)
+    texts = encoders.TextEncoder(text.weights, max_length=text.max_length)
+    features, lengths = texts([*prompts, own.negative_prompt])
+    stem = own.name or (path.stem if path.is_file() else path.name)
     for i, prompt in enumerate(prompts):
         name = stem or f"text_{stable_hash(prompt):08x}"
         yield (
@@ -54,16 +52,16 @@ def _from_user(config: Any, task: Any) -> Iterator[tuple[str, dict[str, np.ndarr
         )
 
 
-def _prompts(config: Any) -> list[str]:
+def _prompts(own: sections.SampleConfig) -> list[str]:
     """Returns the prompts of `config.sample.prompts`, a file, or the one of `config.sample.prompt`.
 
     Raises:
       ValueError: both, or a file without a prompt.
     """
-    file = config.sample.get("prompts", "")
+    file = own.prompts
     if not file:
-        return [config.sample.prompt]
-    if config.sample.prompt:
+        return [own.prompt]
+    if own.prompt:
         raise ValueError("wanted one of config.sample.prompt and config.sample.prompts, got both")
     lines = [line.strip() for line in Path(file).read_text().splitlines()]
     if not any(lines):
@@ -71,20 +69,20 @@ def _prompts(config: Any) -> list[str]:
     return [line for line in lines if line]
 
 
-def _images(path: str, task: Any) -> dict[str, np.ndarray]:
+def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:
     """Reads a user's images: a folder with cameras, or one image or none for a task without."""
-    options = task.options
-    if not getattr(task, "cameras", True):
+    frames, size, count = task.clip
+    if not task.cameras:
         if not path:
             return {}
-        return {"images": np.stack([user.read_image(path, size=options.size)] * options.views)}
-    views = user.read(path, views=options.views, size=options.size)
+        return {"images": np.stack([user.read_image(path, size=size)] * count)}
+    views = user.read(path, views=count, size=size)
     return {
         "images": views.images,
         "intrinsics": views.intrinsics,
         "extrinsics": views.extrinsics[:, None],
-        "view_index": np.arange(options.views, dtype=np.int32),
-        "frame_valid": np.ones(options.frames, bool),
+        "view_index": np.arange(count, dtype=np.int32),
+        "frame_valid": np.ones(frames, bool),
     }
 
 

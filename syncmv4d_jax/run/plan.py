@@ -4,11 +4,9 @@
 
 No weights are made and no accelerator is needed for TPU types: libtpu compiles for machines that
 are not there (`pip install 'syncmv4d_jax[tpu]'`; one process of a machine may load it at a time).
-"local" compiles for the devices of this machine. Entries:
-
-    mjd_step          a training step of the joint denoiser alone (cycle and aligner off)
-    closed_loop_step  the whole training step, with autoencoder, matching, painting, aligner
-    sample_step       a refining step of sampling, guidance included: sampling's largest program
+"local" compiles for the devices of this machine. Entries are the steps that the task names
+(`tasks.base.Planned`): its training step, or several with some of their parts switched off, and
+where it samples the largest program of sampling.
 
 `until="memory"` stops once the compiler has assigned the memory (`plan_memory`): a minute for ten.
 Rows of kind "memory" give all bytes that a program is assigned, a little more than its peak.
@@ -25,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from syncmv4d_jax import configuration, tree
@@ -33,11 +30,10 @@ from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines.planning import bounds, compiler, hlo, pods
 from syncmv4d_jax.machines.planning import report as plan_report
 from syncmv4d_jax.run import assembly, programs, sections
-from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
+from syncmv4d_jax.tasks import base
 
 log = logging.getLogger(__name__)
 Tree = Any
-PROGRAMS = ("update", "sample_step")  # names of the jitted functions of the entries
 # Keeps libtpu from asking the cloud's metadata server who it is.
 QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -59,12 +55,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     path = Path(workdir) / "plan.json"
     report = json.loads(path.read_text()) if path.is_file() else {"entries": []}
     _, config = configuration.stages(config)[-1]  # the last stage is the largest
+    entries = programs.named(assembly.task(config), settings.entries)
     for name in settings.topologies:
         if settings.until == "memory":  # another process loads libtpu
             topology, devices = pods.find(name), []
         else:
             topology, devices = load_devices(name)
-        for entry in settings.entries:
+        for entry in entries:
             for row in plan(config, settings, topology, devices, entry, report["entries"]):
                 report["entries"] = [x for x in report["entries"] if key(x) != key(row)] + [row]
                 path.write_text(json.dumps(report, indent=1))
@@ -73,11 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 
 
 def check(settings: sections.PlanConfig) -> None:
-    """Raises ValueError where nothing is to be planned, or an entry is unknown."""
-    if unknown := sorted(set(settings.entries) - set(plan_report.ENTRIES)):
-        raise ValueError(
-            f"config.plan.entries: unknown {unknown}; wanted some of {plan_report.ENTRIES}"
-        )
+    """Raises ValueError where nothing is to be planned."""
     if not settings.topologies:
         raise ValueError(
             "config.plan.topologies is empty; give names of "
@@ -132,17 +125,17 @@ def plan(
     Args:
       known: rows of earlier runs, which are not compiled again.
     """
-    config = programs.of_entry(config, entry)
-    task = assembly.task(config)
+    own = programs.find(config, entry)
+    work = own.work()
     candidates = (
         [dict(zip(meshes.AXES, settings.mesh, strict=True))]
         if settings.mesh
         else pods.meshes(
             topology.devices,
             slices=topology.slices,
-            views=task.options.views,
-            heads=task.mjd_config.heads,
-            training=entry != "sample_step",
+            views=work.views,
+            heads=work.heads,
+            training=own.step is None,
         )
     )
     chip = pods.chip_of(topology.chip)
@@ -151,7 +144,7 @@ def plan(
         mesh = meshes.sizes(axes, topology.devices)
         batch = settings.samples * mesh["data"] * mesh["fsdp"]
         row = {"topology": topology.name, "entry": entry, "mesh": mesh, "batch": batch}
-        rows.append(row | bounds.estimate(_work(config, task, entry, batch), chip, mesh))
+        rows.append(row | bounds.estimate(_bounded(config, own, work, batch), chip, mesh))
     rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
     done = {key(row): row for row in known if "compile_s" in row}
     for i, row in enumerate(rows[: settings.compiled]):
@@ -165,38 +158,26 @@ def plan(
     return rows
 
 
-def _work(config: ml_collections.ConfigDict, task: Any, entry: str, batch: int) -> bounds.Work:
-    trainable, frozen = programs.split(config, task)
-    v, f, h, w, _ = task.latent_shape
-    patch, options = task.mjd_config.patch, task.options
-    dense = (f // patch[0]) * (h // patch[1]) * (w // patch[2])
-    training = entry != "sample_step"
-    state = 12 + 4 * bool(config.optim.get("ema", 0)) if training else 4
-    share = min(1.0, options.vae_chunk * task.vae_config.stride[0] / options.frames or 1.0)
-    clip = options.frames * options.size[0] * options.size[1] * task.vae_config.dec_dim * share
-    remat = task.mjd_config.remat != "none"
+def _bounded(
+    config: ml_collections.ConfigDict, own: base.Program, work: base.Work, batch: int
+) -> bounds.Work:
+    """What a step does, with its parameters and what the optimiser keeps of them."""
+    trainable, frozen = programs.split(config, own)
+    settings, training = assembly.read(config).optim, own.step is None
     return bounds.Work(
-        flops=_flops(task, entry),
+        flops=work.flops,
         parameters=tree.count(trainable),
         frozen=tree.count(frozen),
-        state=state,
+        state=12 + 4 * bool(settings.ema) if training else 4,
         batch=batch,
-        views=v,
-        tokens=v * (task.mjd_config.extra_tokens + 2 * dense),
-        width=task.mjd_config.dim,
-        layers=task.mjd_config.layers,
-        residual=jnp.dtype(task.mjd_config.residual_dtype).itemsize,
-        passes=(3 if remat else 2) if training else 1,
-        clip=4 * clip / task.vae_config.patch**2 if task.settings.dpa else 0.0,
+        views=work.views,
+        tokens=work.tokens,
+        width=work.width,
+        layers=work.layers,
+        residual=work.residual,
+        passes=(3 if work.remat else 2) if training else 1,
+        clip=work.clip,
     )
-
-
-def _flops(task: Any, entry: str) -> dict[str, float]:
-    each = syncmv4d_cost.parts(task)
-    if entry != "sample_step":
-        return syncmv4d_cost.training(task, each)
-    del each["pixels"]  # encoding videos: no step of sampling does
-    return each | {"mjd": each["mjd"] * (2 if task.options.guidance != 1.0 else 1)}
 
 
 def _compiled(
@@ -210,6 +191,7 @@ def _compiled(
     mesh = meshes.make_mesh(row["mesh"], devices)
     log.info("plan: %s %s on mesh %s ...", row["topology"], row["entry"], pods.show(row["mesh"]))
     start = time.perf_counter()
+    own = programs.find(config, row["entry"])
     function, arguments = programs.program(config, mesh, row["entry"], row["batch"])
     try:
         compiled = function.lower(*arguments).compile()
@@ -223,7 +205,9 @@ def _compiled(
             "peak_bytes": int(refused.used),
             "largest": [list(x) for x in refused.largest],
             "findings": [str(error).splitlines()[0][:300]],
-            "advice": plan_report.advice(config, topology, row),
+            "advice": plan_report.advice(
+                config, topology, row, training=own.step is None, codec=own.work().clip > 0
+            ),
         }
     row |= {"fits": True, "compile_s": _since(start), "limit_bytes": int(chip.hbm)}
     memory, text = compiled.memory_analysis(), compiled.as_text()
@@ -243,7 +227,7 @@ def _assigned(
 ) -> dict[str, Any]:
     """As `_compiled`, in a process that is stopped when the memory is assigned."""
     start = time.perf_counter()
-    found = compiler.run(_apart, config.to_dict(), topology.name, row, names=PROGRAMS)
+    found = compiler.run(_apart, config.to_dict(), topology.name, row, names=programs.NAMES)
     if not isinstance(found, compiler.Assigned):
         return found  # refused, or done before it was noticed
     row |= {"fits": found.used <= chip.hbm, "compile_s": _since(start)}
@@ -271,13 +255,13 @@ def _described(
     devices = topology.devices // topology.slices if topology.slices > 1 else 0
     found = hlo.collectives(text, slice_devices=devices)
     fast = sum(x.sent * x.times for x in found if not x.across)
-    task = assembly.task(config)
-    work = _work(config, task, row["entry"], row["batch"])
+    own = programs.find(config, row["entry"])
+    work = _bounded(config, own, own.work(), row["batch"])
     row = row | bounds.estimate(work, chip, row["mesh"], sent=fast)
     slow = sum(x.sent * x.times for x in found if x.across)
     if slow:
         row["seconds"]["network"] = round(slow / chip.network, 4)
-    shapes = [x.shape for x in jax.tree.leaves(programs.split(config, task)[0])]
+    shapes = [x.shape for x in jax.tree.leaves(programs.split(config, own)[0])]
     return row | {
         "flops": work.flops,
         "largest": [list(x) for x in hlo.largest(text)],

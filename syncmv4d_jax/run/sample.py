@@ -1,9 +1,9 @@
 """Checkpoint and inputs -> synchronized videos and world tracks on disk.
 
 Inputs are records (`config.sample.split`) or a user's folder of images and cameras with a prompt
-(`config.sample.images`). Text encoding, reference encoding, sampling and final decoding are jitted
-apart; each sample is written under a temporary name and renamed when it is whole, so that a second
-run continues where the first stopped:
+(`config.sample.images`). Text encoding, reference encoding, runs of sampling steps and final
+decoding are compiled apart; each sample is written under a temporary name and renamed when it is
+whole, so that a second run continues where the first stopped:
 
     DIR/samples/<id>/view_<v>.mp4  motion_<v>.mp4  tracks.npz  meta.json
 
@@ -15,6 +15,8 @@ Sampling takes the axes view and sequence of `config.mesh`, on that many devices
 tokens of a sample are cut over them. data and fsdp, which cut a batch, are training's.
 """
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,14 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from syncmv4d_jax import schema
 from syncmv4d_jax.geometry import anchors
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly
+from syncmv4d_jax.run import assembly, sections
 from syncmv4d_jax.run import inputs as run_inputs
+from syncmv4d_jax.tasks import base
 
 log = logging.getLogger(__name__)
-AGREE = ("tracks_per_view", "confidence")
 
 
 def run(config: Any, workdir: str | Path) -> None:
@@ -40,38 +43,36 @@ def run(config: Any, workdir: str | Path) -> None:
 
     Raises:
       FileNotFoundError: no trained weights, no inputs.
-      ValueError: weights of another architecture, or inputs that do not fit.
+      ValueError: a task that makes no videos, weights of another architecture, or inputs that do
+        not fit.
     """
-    workdir = Path(workdir)
-    mesh = assembly.load_mesh(config)
-    task = assembly.task(config, mesh)
+    workdir, own = Path(workdir), assembly.read(config)
+    settings, mesh = own.sample, assembly.load_mesh(config)
+    task = base.serves(assembly.task(config, mesh), base.Sampled, "mode=sample")
     params = assembly.load_params(task, config, workdir, mesh)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
-    encode, decode = jax.jit(task.encode_pixels), jax.jit(task.decode_pixels)
     done = made = 0
-    inputs = run_inputs.of_config(config, task)
-    with tqdm(total=_steps(config, task, len(inputs)), unit="step", desc="sample") as bar:
-        for name, seed, arrays in _jobs(config, inputs):
+    inputs = run_inputs.of_config(own, task)
+    with tqdm(total=_steps(settings, task, len(inputs)), unit="step", desc="sample") as bar:
+        for name, seed, arrays in _jobs(settings, inputs):
             if (target / name / "meta.json").is_file():
                 done += 1
-                bar.update(_steps(config, task, 1) // len(_seeds(config)))
+                bar.update(_steps(settings, task, 1) // len(_seeds(settings)))
                 continue
-            batch = {k: jnp.asarray(arrays[k])[None] for k in run_inputs.CONTEXT if k in arrays}
+            batch = {k: jnp.asarray(arrays[k])[None] for k in schema.CONDITIONS if k in arrays}
             if "anchors" in arrays:
                 seen = arrays["anchors"], arrays["anchor_valid"]
-                anchors.check_anchors(*seen, size=task.options.size, where=f"sample {name}")
+                anchors.check_anchors(*seen, size=task.clip.size, where=f"sample {name}")
             if "images" in arrays:
-                batch["first"] = encode(params, jnp.asarray(arrays["images"])[None, :, None])
+                pixels = jnp.asarray(arrays["images"])[None, :, None]
+                batch["first"] = task.encode(params, pixels)
             rng = jax.random.fold_in(
                 jax.random.key(seed), run_inputs.stable_hash(arrays.get("id", name))
             )
-            result, chosen = _best(config, task, params, batch, rng, bar)
-            result["video"] = decode(params, result["video"])
-            if "motion" in result:
-                result["motion"] = decode(params, result["motion"])
-            result = {k: np.asarray(x)[0] for k, x in jax.device_get(result).items()}
-            meta = _meta(config, task, name, arrays) | {"seed": seed} | chosen
+            drawn, chosen = _best(settings, task, params, batch, rng, bar)
+            result = shown(task.decode(params, drawn))
+            meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
             if "reused_steps" in result:
                 meta["reused_steps"] = int(result["reused_steps"])
             samples.write(target / name, result, arrays, meta)
@@ -79,61 +80,78 @@ def run(config: Any, workdir: str | Path) -> None:
     log.info("sampling: %d made, %d done before", made, done)
 
 
-def _seeds(config: Any) -> list[int]:
-    return [int(seed) for seed in config.sample.get("seeds", ())] or [int(config.sample.seed)]
+def shown(sample: base.Sample) -> dict[str, np.ndarray]:
+    """The first sample of a batch as results/samples.py keeps it, without what there is not."""
+    found = {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
+    found = {key: x for key, x in found.items() if x is not None and "latents" not in key}
+    words = {"pixels": "video", "motion_pixels": "motion"}  # files are named by what they show
+    return {words.get(key, key): np.asarray(x)[0] for key, x in jax.device_get(found).items()}
 
 
-def _steps(config: Any, task: Any, inputs: int) -> int:
+def _seeds(settings: sections.SampleConfig) -> list[int]:
+    return list(settings.seeds) or [settings.seed]
+
+
+def _steps(settings: sections.SampleConfig, task: base.Sampled, inputs: int) -> int:
     """Sampling steps of so many inputs, all seeds and draws."""
-    draws = int(config.sample.get("best_of", 1))
-    return inputs * len(_seeds(config)) * draws * task.options.sample_steps
+    return inputs * len(_seeds(settings)) * settings.best_of * task.sampling.steps
 
 
-def _jobs(config: Any, inputs: Any) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
+def _jobs(
+    settings: sections.SampleConfig, inputs: Any
+) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
     """Yields (sample id, seed, unbatched arrays), one for every input and seed."""
-    seeds = _seeds(config)
+    seeds = _seeds(settings)
     for name, arrays in inputs:
         for seed in seeds:
             own = f"{name}_seed{seed}" if len(seeds) > 1 else name
             yield own, seed, {**arrays, "id": name}
 
 
-def _best(config, task, params, batch, rng, bar) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+def _best(
+    settings: sections.SampleConfig,
+    task: base.Sampled,
+    params: base.Params,
+    batch: base.Batch,
+    rng: jax.Array,
+    bar: tqdm,
+) -> tuple[base.Sample, dict[str, Any]]:
     """Returns the sample and, with `sample.best_of` > 1, what was chosen by, for meta.json.
 
     Raises:
       ValueError: draws are to be compared, but the task makes no tracks.
     """
-    count = int(config.sample.get("best_of", 1))
-    best, scores = None, []
+    count, best, scores = settings.best_of, None, []
     for draw in range(count):
-        before = bar.n
-        report = lambda done, _: bar.update(before + done - bar.n)  # noqa: B023, E731
+        report = functools.partial(_advance, bar, bar.n)
         key = rng if draw == 0 else jax.random.fold_in(rng, draw)
-        result = task.sample(params, batch, key, progress=report)
+        found = task.sample(params, batch, key, progress=report)
         if count == 1:
-            return result, {}
-        if "tracks_per_view" not in result:
+            return found, {}
+        if found.tracks_per_view is None:
             raise ValueError(f"sample.best_of={count} compares tracks, but this task makes none")
-        scores.append(world_tracks.disagreement(*map(np.asarray, map(result.get, AGREE))))
+        pair = np.asarray(found.tracks_per_view), np.asarray(found.confidence)
+        scores.append(world_tracks.disagreement(*pair))
         if scores[-1] == min(scores):
-            best = result
-    chosen = {"best_of": count, "disagreement": [round(score, 6) for score in scores]}
-    return best, chosen
+            best = found
+    return best, {"best_of": count, "disagreement": [round(score, 6) for score in scores]}
 
 
-def _meta(config: Any, task: Any, name: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    options = task.options
+def _advance(bar: tqdm, before: int, done: int, steps: int) -> None:
+    """Brings the bar to `done` of a sample's steps, which began at `before`."""
+    del steps
+    bar.update(before + done - bar.n)
+
+
+def _meta(
+    own: sections.Sections, task: base.Sampled, name: str, arrays: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "id": name,
         "prompt": str(arrays.get("prompt", "")),
         "anchors": "given" if "anchors" in arrays else "own",
-        "fps": float(config.data.fps),
-        "size": list(options.size),
-        "frames": options.frames,
-        "sampler": options.sampler,
-        "steps": options.sample_steps,
-        "shift": options.sample_shift,
-        "guidance": options.guidance,
-        "prediction": getattr(options, "prediction", "velocity"),
+        "fps": own.data.fps,
+        "size": list(task.clip.size),
+        "frames": task.clip.frames,
+        **task.sampling._asdict(),
     }

@@ -198,7 +198,7 @@ class PlanConfig:
 
     Attributes:
       topologies: names of `pods.TOPOLOGIES`, or "local".
-      entries: steps to compile; run/plan.py knows which there are.
+      entries: steps to compile, by the task's names; (): all that it has.
       mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
       samples: of the batch for each data x fsdp shard.
       compiled: candidates to compile for each topology and entry, until one fits.
@@ -206,7 +206,7 @@ class PlanConfig:
     """
 
     topologies: tuple[str, ...] = ()
-    entries: tuple[str, ...] = ("mjd_step", "closed_loop_step", "sample_step")
+    entries: tuple[str, ...] = ()
     mesh: tuple[int, ...] = ()
     samples: int = 1
     compiled: int = 2

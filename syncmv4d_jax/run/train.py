@@ -139,7 +139,7 @@ class Stage:
         made = jax.jit(fresh, out_shardings={n: s for n, s in placed.items() if n not in given})()
         loaded = {name: x.astype(dtype(name)) for name, x in given.items()}
         made |= mesh.put(loaded, {name: placed[name] for name in loaded})
-        if hasattr(task, "grow") and 0 < len(given) < len(made):
+        if 0 < len(given) < len(made):
             grow = lambda p: tree.flatten(task.grow(tree.unflatten(p), frozenset(given)))  # noqa: E731
             made = jax.jit(grow, donate_argnums=0, out_shardings=placed)(made)
         halves = [{n: x for n, x in made.items() if (n in chosen) == w} for w in (True, False)]
@@ -153,7 +153,7 @@ class Stage:
             new=self.settings.new,
         )
         given = {n: x for n, x in tree.flatten(merged).items() if isinstance(x, np.ndarray)}
-        for part in () if self.settings.random_frozen else getattr(task, "frozen_parts", ()):
+        for part in () if self.settings.random_frozen else task.frozen_parts:
             names = [n for n in tree.flatten(shapes) if n.startswith(f"{part}/")]
             if lacking := [name for name in names if name not in given]:
                 raise ValueError(
@@ -278,8 +278,7 @@ def _counts(data: Any) -> dict[str, float]:
 
 
 def _cost(task: base.Task, batch: Tree) -> dict[str, float]:
-    cost = getattr(task, "cost", None)
-    return dict(cost(batch)) if cost else {}
+    return task.cost(batch) if isinstance(task, base.Priced) else {}
 
 
 def _hash(marks: Mapping[str, int]) -> str:

@@ -18,13 +18,14 @@ with other switches it is another task. `serves` answers a mode that a task does
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 import einops
 import jax
 
+from syncmv4d_jax import schema
 from syncmv4d_jax.models.nn import protocol
 
 Params = dict[str, Any]
@@ -108,7 +109,8 @@ class Sample:
       pixels, motion_pixels: [b v n h w 3] in [-1, 1], not clamped; once decoded.
       scale: [b v 2] metres, (nearest, farthest) depth of each view.
       tracks_per_view: [b v n k 3] metres, world frame; confidence: [b v n k] in 0..1.
-      anchors: [b v k 2] pixels of the tracks in frame 0; anchor_valid: [b v k] bool.
+      anchors: [b v k 2] pixels of the tracks in frame 0; anchor_valid: [b v k] bool;
+        anchor_confidence: [b v k] in 0..1.
       reused_steps: [b] sampling steps that did not run the network's blocks.
     """
 
@@ -121,6 +123,7 @@ class Sample:
     confidence: jax.Array | None = None
     anchors: jax.Array | None = None
     anchor_valid: jax.Array | None = None
+    anchor_confidence: jax.Array | None = None
     reused_steps: jax.Array | None = None
 
 
@@ -267,13 +270,14 @@ def serves(task: Any, wanted: type[T], what: str) -> T:
 
 def able(wanted: type) -> list[str]:
     """Returns the names of the tasks that have the members of a protocol."""
+    wants = {name for name in (*vars(wanted), *wanted.__annotations__) if name[0] != "_"}
     found = []
     for name in sorted(x.name for x in pkgutil.iter_modules([str(Path(__file__).parent)])):
         module = importlib.import_module(f"syncmv4d_jax.tasks.{name}")
         if "make" in vars(module):
             made = get_type_hints(module.make)["return"]
             members = {*dir(made), *(field.name for field in dataclasses.fields(made))}
-            found += [name] * (wanted.__protocol_attrs__ <= members)
+            found += [name] * (wants <= members)
     return found
 
 
@@ -289,20 +293,32 @@ def check(where: str, arrays: Mapping[str, Any], axes: Mapping[str, str], **size
     Raises:
       ValueError: another rank, or another size of an axis.
     """
-    wanted = {"b": 0, **sizes}
+    known = dict(sizes)
     for name, pattern in axes.items():
         if arrays.get(name) is None:
             continue
-        letters = [f"n{axis}" if axis.isdigit() else axis for axis in pattern.split()]
-        shape = tuple(arrays[name].shape)
+        letters, shape = pattern.split(), tuple(arrays[name].shape)
+        named = " ".join(axis if axis.isidentifier() else "_" for axis in letters)
         try:
-            got = einops.parse_shape(arrays[name], " ".join(letters))
+            got = einops.parse_shape(arrays[name], named)
         except RuntimeError:
             raise ValueError(f"{where}: {name} wanted [{pattern}], got {shape}") from None
         for axis, size in got.items():
-            known = int(axis[1:]) if axis[1:].isdigit() else wanted.get(axis, 0) or size
-            wanted[axis] = known
-            if size != known:
-                raise ValueError(
-                    f"{where}: {name} wanted [{pattern}] with {axis} = {known}, got {shape}"
-                )
+            known.setdefault(axis, size)
+        for axis, size in zip(letters, shape, strict=True):
+            if axis.endswith("?"):  # 1 or as many as of the axis
+                known[axis] = 1 if size == 1 else known.get(axis[:-1], size)
+        wanted = tuple(int(axis) if axis.isdigit() else known[axis] for axis in letters)
+        if shape != wanted:
+            raise ValueError(f"{where}: {name} wanted [{pattern}] = {list(wanted)}, got {shape}")
+
+
+def shapes(names: Iterable[str], **sizes: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns keys of schema.BATCH as shapes; sizes: of their axes."""
+    made = {}
+    for name in names:
+        field = schema.BATCH[name]
+        axes = ["1" if x.endswith("?") else x for x in field.axes.split()]
+        shape = tuple(int(x) if x.isdigit() else sizes[x] for x in axes)
+        made[name] = jax.ShapeDtypeStruct(shape, field.dtype)
+    return made

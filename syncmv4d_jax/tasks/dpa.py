@@ -3,20 +3,23 @@
     M_t = (1 - t) M + t eps,   M^ = corrupt(M),   L = mean |DPA(M_t, M^, t) - (eps - M)|^2 + Chamfer
 
 All views share the truth M; each has its own noise and its own corruption (models.dpa.aligner,
-corruption). Tracks that no view measures at any frame are left out of the loss. In sampling M_t
+corruption). Tracks that no view measures at any frame are left out of the loss. In refining M_t
 starts as noise and follows Euler steps with a fixed condition.
 """
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax import flow
+from syncmv4d_jax import flow, schema
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.geometry import cameras, corruption, tracks
+from syncmv4d_jax.models import flops
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.nn import module, protocol
@@ -24,6 +27,11 @@ from syncmv4d_jax.tasks import base
 
 Array = jax.Array
 Params = dict[str, Any]
+PLANNED = (3, 49, 1600)  # views, frames, points of a scene, the paper's
+AXES = {
+    key: schema.BATCH[key].axes
+    for key in ("tracks", "visibility", "anchor_valid", "intrinsics", "extrinsics", "frame_valid")
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +73,63 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "DPA
     )
 
 
+@functools.cache
+def forward_flops(config: dpa_config.AlignerConfig, views: int, frames: int, points: int) -> float:
+    """Returns the FLOPs of the aligner's forward pass over one scene, counted from its jaxpr."""
+    lead = (1, views, frames, points)
+    shape = lambda *last: jax.ShapeDtypeStruct((*lead, *last), jnp.float32)  # noqa: E731
+
+    def run(params, tracks, t, confidence, rays):
+        model = module.bind(aligner.Aligner, config, params)
+        valid = jnp.ones(lead, bool)
+        return model(tracks, tracks, t, confidence=confidence, valid=valid, rays=rays)
+
+    t, weights = jax.ShapeDtypeStruct((1,), jnp.float32), module.shapes(aligner.Aligner, config)
+    return float(flops.count(run, weights, shape(3), t, shape(), shape(6)))
+
+
+def align(
+    config: dpa_config.AlignerConfig,
+    weights: Params,
+    tracks_t: Array,
+    coarse: Array,
+    t: Array,
+    *,
+    confidence: Array,
+    valid: Array,
+    rays: Array,
+    placement: protocol.Placement,
+) -> Array:
+    """Runs the aligner on scenes whose frames need not divide over devices.
+
+    Args:
+      weights: of the part `dpa`.
+      tracks_t, coarse: [b v n k 3] normalised; t: [b].
+      confidence: [b v n k] in 0..1; valid: [b v n k] bool; rays: [b v n k 6].
+
+    Returns:
+      velocity [b v n k 3].
+    """
+
+    def pad(x: Array) -> Array:
+        """With zeros behind (not valid, not measured) until the frames divide."""
+        more = placement.frames(x.shape[2]) - x.shape[2]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, more)) + ((0, 0),) * (x.ndim - 3)) if more else x
+        return placement.constrain(x, "b any n k c" if x.ndim == 5 else "b any n k")
+
+    velocity = module.bind(aligner.Aligner, config, weights)(
+        pad(tracks_t),
+        pad(coarse),
+        t,
+        confidence=pad(confidence),
+        valid=pad(valid),
+        rays=pad(rays),
+        placement=placement,
+    )
+    # Pinned: else the partitioner sums the gradient of the aligner's head wrongly (view > 1).
+    return placement.constrain(velocity, "b any n k c")[:, :, : tracks_t.shape[2]]
+
+
 @dataclasses.dataclass(frozen=True)
 class DPA(base.Grown):
     """The task; see `tasks.base.Task`."""
@@ -83,14 +148,53 @@ class DPA(base.Grown):
         return {"dpa": module.init(aligner.Aligner, self.config, rng)}
 
     def cost(self, batch: dict[str, Array]) -> dict[str, float]:
-        """Returns tokens (points of all views and frames) of one batch."""
-        b, v, n, k = batch["visibility"].shape
-        return {"tokens": b * v * n * k, "flops": 0.0}
+        """Returns tokens (points of all views and frames) and FLOPs of one batch."""
+        b, *scene = batch["visibility"].shape
+        flops_of = 3.0 * b * forward_flops(self.config, *scene)
+        return {"tokens": b * math.prod(scene), "flops": flops_of}
+
+    def programs(self) -> dict[str, base.Program]:
+        """Returns the training step, for scenes of PLANNED sizes where records would say them."""
+        program = base.Program(self, ("dpa",), None, self._batch, self._work)
+        return {"train_step": program}
+
+    def _batch(self, samples: int) -> tuple[base.Shapes]:
+        views, frames, points = self._planned()
+        names = (
+            "tracks", "visibility", "anchor_valid", "intrinsics", "extrinsics", "scale",
+            "frame_valid",
+        )  # fmt: skip
+        return (base.shapes(names, b=samples, v=views, n=frames, k=points),)
+
+    def _planned(self) -> tuple[int, int, int]:
+        return (*PLANNED[:2], self.options.points or PLANNED[2])
+
+    def _work(self) -> base.Work:
+        scene, remat = self._planned(), self.config.remat
+        return base.Work(
+            {"dpa": (3 + remat) * forward_flops(self.config, *scene)},
+            views=scene[0],
+            heads=self.config.heads,
+            tokens=math.prod(scene),
+            width=self.config.width,
+            layers=self.config.depth,
+            remat=remat,
+        )
+
+    def embedded(self) -> base.Scenes:
+        """Returns what data a run that names none is to make."""
+        given = {} if self.options.points is None else {"points": self.options.points}
+        return base.Scenes(size=self.options.size, **given)
 
     def loss(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the loss and its terms for a batch of schema.BATCH."""
+        """Returns the loss and its terms for a batch of schema.BATCH.
+
+        Raises:
+          ValueError: sizes that do not agree.
+        """
+        base.check(f"task {self.name}, loss", batch, AXES)
         times, noises, levels, spoils = jax.random.split(rng, 4)
         scene = self._scene(batch)
         t = flow.sample_uniform(times, scene["tracks"].shape[:1], shift=self.options.time_shift)
@@ -112,7 +216,7 @@ class DPA(base.Grown):
             placement=self.placement,
         )
 
-    def sample(self, params: Params, inputs: dict[str, Array], rng: Array) -> dict[str, Array]:
+    def refine(self, params: Params, inputs: dict[str, Array], rng: Array) -> dict[str, Array]:
         """Refines coarse tracks.
 
         Args:
@@ -175,8 +279,9 @@ class DPA(base.Grown):
     def _velocity(self, params, tracks_t, coarse, confidence, t, scene):
         coarse = tracks.normalise(coarse, scene["centre"])
         rays = tracks.point_rays(coarse, scene["extrinsics"], scene["centre"])
-        model = module.bind(aligner.Aligner, self.config, params["dpa"])
-        return model(
+        return align(
+            self.config,
+            params["dpa"],
             tracks_t,
             coarse,
             t,

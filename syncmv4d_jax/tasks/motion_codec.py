@@ -9,17 +9,20 @@ frozen autoencoder makes them. Parts: `codec` and, frozen, `vae`.
 """
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
 
+from syncmv4d_jax import schema
 from syncmv4d_jax.configuration import section
-from syncmv4d_jax.models import motion_codec
+from syncmv4d_jax.models import flops, motion_codec
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.tasks import base
+from syncmv4d_jax.tasks import base, video
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -108,6 +111,8 @@ class MotionCodec(base.Grown):
         """
         if "motion" not in batch:
             raise ValueError("motion_codec: wanted pixels (config.data.raw=True), got latents only")
+        axes = {key: schema.BATCH[key].axes for key in ("motion", "motion_latents")}
+        base.check(f"task {self.name}, loss", batch, axes)
         pixels = einops.rearrange(batch["motion"], "b v n h w c -> (b v) n h w c")
         pixels = pixels.astype(jnp.float32) / 255
         latents = jax.lax.stop_gradient(self._latents(frozen, batch, pixels))
@@ -139,11 +144,44 @@ class MotionCodec(base.Grown):
         model = module.bind(vae.VAE, self.vae_config, frozen["vae"])
         return jax.lax.map(lambda clip: model.encode(clip[None] * 2 - 1)[0], pixels)
 
-    def sample(self, params: Params, inputs: dict[str, Array], rng: Array) -> dict[str, Array]:
-        """Decodes and encodes again. inputs: motion_latents [b f h w c] -> maps, latents."""
-        del rng
+    def reconstruct(self, params: Params, latents: Array) -> tuple[Array, Array]:
+        """Decodes motion latents [b f h w c] and encodes again: maps [b n h' w' 4], latents."""
         codec = module.bind(motion_codec.Codec, self.config, params["codec"])
-        maps = codec.decode(inputs["motion_latents"])
+        maps = codec.decode(latents)
         mask = (maps[..., 3:] > 0).astype(jnp.float32)
-        again = codec.encode(jnp.concatenate([maps[..., :3] * mask, mask], -1))
-        return {"maps": maps, "latents": again}
+        return maps, codec.encode(jnp.concatenate([maps[..., :3] * mask, mask], -1))
+
+    def cost(self, batch: dict[str, Array]) -> dict[str, float]:
+        """Returns latent cells, as tokens, and FLOPs of one batch, without the autoencoder's."""
+        clips, (_, *grid, _) = batch["motion"].shape[0] * self.options.views, self._latent_shape()
+        return {"tokens": clips * math.prod(grid), "flops": 3.0 * clips * self._forward}
+
+    def _latent_shape(self) -> tuple[int, int, int, int, int]:
+        o = self.options
+        return video.FrozenVAE(self.vae_config).latent_shape(o.views, o.frames, o.size)
+
+    @functools.cached_property
+    def _forward(self) -> float:
+        """FLOPs of decoding and encoding the latents of one clip, counted from the jaxpr."""
+        latents = jax.ShapeDtypeStruct((1, *self._latent_shape()[1:]), jnp.float32)
+        weights = {"codec": module.shapes(motion_codec.Codec, self.config)}
+        return float(flops.count(self.reconstruct, weights, latents))
+
+    def programs(self) -> dict[str, base.Program]:
+        """Returns the training step on pixels with cached latents."""
+        return {"train_step": base.Program(self, ("codec",), None, self._batch, self._work)}
+
+    def _batch(self, samples: int) -> tuple[base.Shapes]:
+        (v, f, h, w, c), o = self._latent_shape(), self.options
+        sizes = {"n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h, "wl": w, "c": c}
+        return (base.shapes(("motion", "motion_latents"), b=samples, v=v, **sizes),)
+
+    def _work(self) -> base.Work:
+        views, (height, width) = self.options.views, self.options.size
+        pixels = 4 * self.options.frames * height * width * 3  # of one clip, float32
+        return base.Work({"codec": 3 * views * self._forward}, clip=float(views * pixels))
+
+    def embedded(self) -> base.Scenes:
+        """Returns what data a run that names none is to make."""
+        o = self.options
+        return base.Scenes(size=o.size, frames=o.frames, points=o.points, vae=self.vae_config)

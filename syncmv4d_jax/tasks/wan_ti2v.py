@@ -16,24 +16,24 @@ Parts of the parameters: `dit` (the same paths in every task, so that stages mer
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax import flow
+from syncmv4d_jax import flow, schema
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.models import flops, lora
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, vae
-from syncmv4d_jax.tasks import base
+from syncmv4d_jax.tasks import base, video
 
 Array = jax.Array
 Params = dict[str, Any]
 FOLD = "b v f h w c -> (b v) f h w c"
+TEXT = ("text", "text_lengths", "null_text", "null_text_lengths")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,16 +117,28 @@ class WanTI2V(base.Grown):
         """See `tasks.base.Task`."""
         return ("dit", "vae") if self.lora_config.ranks else ("vae",)
 
-    @functools.cached_property
-    def _run(self) -> Callable:
-        return jax.jit(self.sample_run)
+    @property
+    def clip(self) -> base.Clip:
+        """Sizes of a sample."""
+        return base.Clip(self.options.frames, self.options.size, self.options.views)
+
+    @property
+    def sampling(self) -> base.Sampling:
+        """How a sample is made."""
+        o = self.options
+        return base.Sampling(o.sampler, o.sample_steps, o.sample_shift, o.guidance)
+
+    @property
+    def vae(self) -> video.FrozenVAE:
+        """The autoencoder."""
+        o = self.options
+        return video.FrozenVAE(self.vae_config, self.placement, o.vae_batch, o.vae_chunk)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
         """(v, f, h, w, c) of one sample's latents."""
-        o, (step, stride) = self.options, self.vae_config.stride
-        f = (o.frames - 1) // step + 1
-        return (o.views, f, o.size[0] // stride, o.size[1] // stride, self.vae_config.z_dim)
+        o = self.options
+        return self.vae.latent_shape(o.views, o.frames, o.size)
 
     def init(self, rng: Array) -> Params:
         """Returns initial parameters of all parts.
@@ -146,11 +158,60 @@ class WanTI2V(base.Grown):
 
     def cost(self, batch: dict[str, Array]) -> dict[str, float]:
         """Returns tokens and FLOPs of a training step over a global batch."""
-        _, *latents, _ = self.latent_shape
-        clips = batch["text"].shape[0] * self.options.views
-        tokens = flops.tokens(self.dit_config, tuple(latents))
-        one = flops.wan_dit(self.dit_config, tokens, timesteps=2)
+        clips, (tokens, one) = batch["text"].shape[0] * self.options.views, self._forward()
         return {"tokens": clips * tokens, "flops": float(clips * flops.train(one))}
+
+    def _forward(self) -> tuple[int, dict[str, int]]:
+        """Tokens of a clip, and FLOPs of a forward pass over it."""
+        tokens = flops.tokens(self.dit_config, self.latent_shape[1:4])
+        return tokens, flops.wan_dit(self.dit_config, tokens, timesteps=2)
+
+    def programs(self) -> dict[str, base.Program]:
+        """Returns the training step on cached latents, and a guided step of sampling."""
+        own = dataclasses.replace(self, vae_config=video.ahead(self.vae_config))
+        parts = ("dit", "lora") if self.lora_config.ranks else ("dit",)
+        program = functools.partial(base.Program, own, parts)
+        return {
+            "train_step": program(None, own._batch, functools.partial(own._work, training=True)),
+            "sample_step": program(
+                functools.partial(sample_run, own),
+                own._step_inputs,
+                functools.partial(own._work, training=False),
+            ),
+        }
+
+    def _batch(self, samples: int) -> tuple[base.Shapes]:
+        v, f, h, w, c = self.latent_shape
+        sizes = {"b": samples, "v": v, "f": f, "hl": h, "wl": w, "c": c, "l0": 1}
+        sizes |= {"l": self.dit_config.text_len, "d": self.dit_config.text_dim}
+        return (base.shapes(("video_latents", "latent_valid", *TEXT), **sizes),)
+
+    def _step_inputs(self, samples: int) -> tuple[base.Shapes, ...]:
+        (batch,) = self._batch(samples)
+        given = {key: batch[key] for key in TEXT} | {"first": batch["video_latents"]}
+        given["first"] = jax.eval_shape(lambda x: x[:, :, :1], given["first"])
+        state, conditions = jax.eval_shape(self._begin, given, jax.random.key(0))
+        row = jax.eval_shape(lambda: self._schedule().rows(0, 1))
+        return state, row, conditions
+
+    def _work(self, *, training: bool) -> base.Work:
+        (tokens, one), config, views = self._forward(), self.dit_config, self.options.views
+        remat = config.remat != "none"
+        passes = 3 + remat if training else 1 + (self.options.guidance != 1.0)
+        return base.Work(
+            {"dit": float(views * passes * flops.total(one))},
+            heads=config.heads,
+            tokens=views * tokens,
+            width=config.dim,
+            layers=config.layers,
+            residual=jnp.dtype(config.residual_dtype).itemsize,
+            remat=remat,
+        )
+
+    def embedded(self) -> base.Scenes:
+        """Returns what data a run that names none is to make."""
+        o, text = self.options, (self.dit_config.text_dim, self.dit_config.text_len)
+        return base.Scenes(size=o.size, frames=o.frames, text=text, vae=self.vae_config)
 
     # Training.
 
@@ -177,22 +238,27 @@ class WanTI2V(base.Grown):
         clean = given[:, None] & (jnp.arange(f) == 0)[None]  # [(b v) f]
         x = flow.interpolate(data, noise, t)
         x = jnp.where(einops.rearrange(clean, "b f -> b f 1 1 1"), data, x)
-        text, lengths = self._training_text(batch, keys["text"])
+        text, lengths = video.drop_text(batch, keys["text"], share=self.options.text_drop)
         velocity = self.velocity(
-            params, x, t * flow.TRAIN_STEPS, text, lengths=lengths, first_frame=given
+            params,
+            x,
+            t * flow.TRAIN_STEPS,
+            self._per_view(text),
+            lengths=self._per_view(lengths),
+            first_frame=given,
         )
-        error = jnp.square(velocity - flow.velocity(data, noise))
         valid = einops.repeat(batch["latent_valid"], "b f -> (b v) f", v=v)
-        counted = (valid & ~clean).astype(jnp.float32)
-        error = jnp.mean(error, axis=(2, 3, 4)) * counted
-        error = jnp.sum(error, axis=1) / jnp.maximum(jnp.sum(counted, axis=1), 1.0)
+        counted = einops.rearrange(valid & ~clean, "b f -> b f 1 1 1").astype(jnp.float32)
+        error = velocity - flow.velocity(data, noise)
+        error = video.mean_square(error, counted, axes=(1, 2, 3, 4))
         return jnp.mean(weight * error), {"error": jnp.mean(error), "time": jnp.mean(t)}
 
     def _latents(self, params: Params, batch: dict[str, Array]) -> Array:
+        """Latents [(b v) f h w c] of a batch, from the cache or from pixels."""
         if "video_latents" in batch:
             latents = batch["video_latents"].astype(jnp.float32)
         elif "video" in batch:
-            latents = jax.lax.stop_gradient(self.encode_pixels(params, batch["video"]))
+            latents = jax.lax.stop_gradient(self.vae.encode_bytes(params, batch["video"]))
         else:
             raise ValueError(f"wan_ti2v: wanted video_latents or video, got {sorted(batch)}")
         if latents.shape[1:] != self.latent_shape:
@@ -201,23 +267,6 @@ class WanTI2V(base.Grown):
                 f"{self.options.frames} frames of {self.options.size}, got {latents.shape}"
             )
         return einops.rearrange(latents, FOLD)
-
-    def _training_text(self, batch: dict[str, Array], rng: Array) -> tuple[Array, Array]:
-        """Text [(b v) l d] and lengths [(b v)]; some samples have the null text."""
-        text, lengths = batch["text"], batch["text_lengths"]
-        if self.options.text_drop:
-            null = self._null_text(batch, f"task.text_drop={self.options.text_drop}")
-            rows = max(text.shape[1], null[0].shape[1])
-            drop = jax.random.uniform(rng, lengths.shape) < self.options.text_drop
-            text = jnp.where(drop[:, None, None], _rows(null[0], rows), _rows(text, rows))
-            lengths = jnp.where(drop, null[1], lengths)
-        return self._per_view(text), self._per_view(lengths)
-
-    def _null_text(self, batch: dict[str, Array], reason: str) -> tuple[Array, Array]:
-        null = batch.get("null_text"), batch.get("null_text_lengths")
-        if any(x is None for x in null):
-            raise ValueError(f"{reason} needs null_text, null_text_lengths; got {sorted(batch)}")
-        return null
 
     def _per_view(self, x: Array) -> Array:
         return jnp.repeat(x, self.options.views, axis=0)
@@ -255,23 +304,14 @@ class WanTI2V(base.Grown):
             placement=self.placement,
         )
 
-    def _vae(self, params: Params, method: str, x: Array) -> Array:
-        """Applies VAE.encode or VAE.decode to [b v ...], `vae_batch` clips at a time."""
-        b, v = x.shape[:2]
-        model = module.bind(vae.VAE, self.vae_config, params["vae"])
-        chunk = self.options.vae_chunk
-        one = lambda clip: getattr(model, method)(clip[None], chunk=chunk)[0]  # noqa: E731
-        x = einops.rearrange(x, "b v n h w c -> (b v) n h w c")
-        y = jax.lax.map(one, x, batch_size=min(self.options.vae_batch, b * v))
-        return einops.rearrange(y, "(b v) n h w c -> b v n h w c", b=b)
+    def encode(self, params: Params, pixels: Array) -> Array:
+        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
+        return video.encode(self.vae, params["vae"], pixels)
 
-    def encode_pixels(self, params: Params, video: Array) -> Array:
-        """video: [b v n h w 3] uint8 -> latents [b v f h w c]."""
-        return self._vae(params, "encode", video.astype(jnp.float32) / 127.5 - 1)
-
-    def decode_pixels(self, params: Params, latents: Array) -> Array:
-        """latents: [b v f h w c] -> video [b v n h w 3] in [-1, 1] (not clamped)."""
-        return self._vae(params, "decode", latents)
+    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
+        """Returns the sample with its pixels; compiled."""
+        pixels = video.decode(self.vae, params["vae"], sample.latents)
+        return dataclasses.replace(sample, pixels=pixels)
 
     # Sampling.
 
@@ -281,8 +321,8 @@ class WanTI2V(base.Grown):
         inputs: dict[str, Array],
         rng: Array,
         *,
-        progress: Callable[[int, int], Any] | None = None,
-    ) -> dict[str, Array]:
+        progress: base.Progress | None = None,
+    ) -> base.Sample:
         """Samples videos.
 
         Args:
@@ -294,83 +334,90 @@ class WanTI2V(base.Grown):
           progress: called with (steps done, steps) after each run of steps.
 
         Returns:
-          video: latents [b v f h w c] float32.
+          The sample, its latents float32.
 
         Raises:
           ValueError: a reference of another size or with values that are not finite, no negative
             prompt for guidance.
         """
-        b, first = inputs["text"].shape[0], inputs.get("first")
-        v, f, h, w, c = self.latent_shape
-        o = self.options
-        conditions = self._conditions(inputs, first)
-        x = jax.random.normal(rng, (b, v, f, h, w, c))
-        x = einops.rearrange(x, FOLD)
-        if first is not None:
-            x = flow.hold_first(x, conditions["first"])
-        schedule = flow.schedule(o.sampler, o.sample_steps, shift=o.sample_shift)
-        state = flow.start(schedule, x)
+        o, first = self.options, inputs.get("first")
+        v, _, h, w, c = self.latent_shape
+        axes = {key: schema.BATCH[key].axes for key in TEXT} | {"first": "b v 1 hl wl c"}
+        base.check(
+            f"task {self.name}, sample", inputs, axes, v=v, hl=h, wl=w, c=c,
+            d=self.dit_config.text_dim,
+        )  # fmt: skip
+        known = first is not None and not isinstance(first, jax.core.Tracer)
+        if known and not bool(jnp.isfinite(first).all()):
+            raise ValueError("wan_ti2v: the input image has values that are not finite (NaN)")
+        state, conditions = self._begin(inputs, rng)
+        schedule = self._schedule()
         length = next(n for n in range(o.run_steps, 0, -1) if o.sample_steps % n == 0)
         for begin in range(0, o.sample_steps, length):
-            rows = schedule.rows(begin, begin + length)
-            x, state = self._run(params, x, state, rows, conditions)
+            state = run_steps(self, params, state, schedule.rows(begin, begin + length), conditions)
             if progress is not None:
-                jax.block_until_ready(x)
+                jax.block_until_ready(state)
                 progress(begin + length, o.sample_steps)
-        return {"video": einops.rearrange(x, "(b v) f h w c -> b v f h w c", b=b)}
+        latents = einops.rearrange(
+            state.latents["video"], "(b v) f h w c -> b v f h w c", v=o.views
+        )
+        return base.Sample(latents)
 
-    def _conditions(self, inputs: dict[str, Array], first: Array | None) -> dict[str, Array]:
-        """text [g (b v) l d], lengths [g (b v)], g = 2 with guidance; first [(b v) 1 h w c]."""
-        v, _, h, w, c = self.latent_shape
-        texts, lengths = [inputs["text"]], [inputs["text_lengths"]]
+    def _schedule(self) -> flow.Schedule:
+        o = self.options
+        return flow.schedule(o.sampler, o.sample_steps, shift=o.sample_shift)
+
+    def _begin(self, inputs: dict[str, Array], rng: Array) -> tuple[video.State, dict[str, Any]]:
+        """The state before the first step, and the conditions of all steps.
+
+        Conditions: text [(g b v) l d] and lengths [(g b v)], g = 2 branches with guidance; first
+        {"video": [(b v) 1 h w c]}, empty without an image.
+        """
+        texts = [(inputs["text"], inputs["text_lengths"])]
         if self.options.guidance != 1.0:
-            null = self._null_text(inputs, f"task.guidance={self.options.guidance}")
-            texts, lengths = [texts[0], null[0]], [lengths[0], null[1]]
-        rows = max(x.shape[1] for x in texts)
+            texts.append(video.null_text(inputs, f"task.guidance={self.options.guidance}"))
+        count = max(text.shape[1] for text, _ in texts)
+        first = inputs.get("first")
+        held = {} if first is None else {"video": einops.rearrange(first, FOLD)}
         conditions = {
-            "text": jnp.stack([self._per_view(_rows(x, rows)) for x in texts]),
-            "lengths": jnp.stack([self._per_view(x) for x in lengths]),
+            "text": jnp.concatenate([self._per_view(video.rows(x, count)) for x, _ in texts]),
+            "lengths": jnp.concatenate([self._per_view(x) for _, x in texts]),
+            "first": jax.tree.map(lambda x: x.astype(jnp.float32), held),
         }
-        if first is not None:
-            wanted = (texts[0].shape[0], v, 1, h, w, c)
-            if first.shape != wanted:
-                raise ValueError(f"wan_ti2v: wanted first latents {wanted}, got {first.shape}")
-            if not isinstance(first, jax.core.Tracer) and not bool(jnp.isfinite(first).all()):
-                raise ValueError("wan_ti2v: the input image has values that are not finite (NaN)")
-            conditions["first"] = einops.rearrange(first, FOLD).astype(jnp.float32)
-        return conditions
-
-    def sample_run(
-        self,
-        params: Params,
-        x: Array,
-        state: flow.State,
-        rows: flow.Schedule,
-        conditions: dict[str, Array],
-    ) -> tuple[Array, flow.State]:
-        """A run of sampling steps. x: [b f h w c] float32 -> the same, and the solver's memory."""
-        first, text = conditions.get("first"), conditions["text"]
-        branches = text.shape[0]
-        fold = functools.partial(einops.rearrange, pattern="g b ... -> (g b) ...")
-        text, lengths = fold(text), fold(conditions["lengths"])
-        given = jnp.full(lengths.shape, first is not None)
-
-        def body(carry, row):
-            x, state = carry
-            both = jnp.concatenate([x] * branches)
-            t = jnp.full(lengths.shape, row.timestep)
-            v = self.velocity(params, both, t, text, lengths=lengths, first_frame=given)
-            if branches == 2:
-                v = flow.guide(*jnp.split(v, 2), self.options.guidance)
-            x, state = flow.step(x, v, state, row)
-            return (x if first is None else flow.hold_first(x, first), state), None
-
-        return jax.lax.scan(body, (x, state), rows)[0]
+        x = jax.random.normal(rng, (len(inputs["text"]), *self.latent_shape))
+        x = einops.rearrange(x, FOLD)
+        x = flow.hold_first(x, conditions["first"]["video"]) if held else x
+        return video.start(self._schedule(), {"video": x}), conditions
 
 
-def _rows(text: Array, rows: int) -> Array:
-    """Pads text [b l d] with zero rows to [b rows d]."""
-    return jnp.pad(text, ((0, 0), (0, rows - text.shape[1]), (0, 0)))
+def sample_run(
+    task: WanTI2V,
+    params: Params,
+    state: video.State,
+    steps: flow.Schedule,
+    conditions: dict[str, Any],
+) -> video.State:
+    """A run of sampling steps; latents are {"video": [(b v) f h w c]}."""
+    lengths, first = conditions["lengths"], conditions["first"]
+    branches = len(lengths) // len(state.latents["video"])
+    scales = (task.options.guidance,) * (branches - 1)
+
+    def denoise(state, row, _):
+        x = video.branch(state.latents["video"], branches)
+        velocity = task.velocity(
+            params,
+            x,
+            jnp.full(lengths.shape, row.timestep),
+            conditions["text"],
+            lengths=lengths,
+            first_frame=jnp.full(lengths.shape, bool(first)),
+        )
+        return {"video": video.guide(velocity, scales)}, None
+
+    return video.scan(denoise, state, steps, first=first)
+
+
+run_steps = jax.jit(sample_run, static_argnums=0)
 
 
 def _check_sizes(

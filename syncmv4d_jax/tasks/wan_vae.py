@@ -13,6 +13,7 @@ empty); `statistics` measures them afterwards.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import einops
@@ -20,13 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import configuration
+from syncmv4d_jax import configuration, schema
+from syncmv4d_jax.models import flops
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.tasks import base
+from syncmv4d_jax.tasks import base, video
 
 Params = dict[str, Any]
 MODALITIES = ("video", "motion")
+VIEWS, PLANNED = 3, (49, 480, 704)  # of a plan: what records would say without a crop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,18 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "Wan
     return WanVAE(network, configuration.section(Options, values, "config.task"), placement)
 
 
+@functools.cache
+def forward_flops(config: vae.VAEConfig, crop: tuple[int, int, int]) -> float:
+    """Returns the FLOPs of encoding and decoding a clip of (frames, height, width)."""
+
+    def run(params, pixels):
+        model = module.bind(vae.VAE, video.ahead(config), params)
+        return model.decode(model.encode(pixels))
+
+    clip = jax.ShapeDtypeStruct((1, *crop, 3), jnp.float32)
+    return float(flops.count(run, module.shapes(vae.VAE, config), clip))
+
+
 @dataclasses.dataclass(frozen=True)
 class WanVAE(base.Grown):
     """The task; see `tasks.base.Task`. Parameters: {"vae": ...}, all trainable."""
@@ -110,6 +125,8 @@ class WanVAE(base.Grown):
           ValueError: a modality is missing, or sizes that the autoencoder refuses.
         """
         del frozen
+        axes = {name: schema.BATCH[name].axes for name in MODALITIES}
+        base.check(f"task {self.name}, loss", batch, axes)
         keys = dict(zip(("pick", "sample"), jax.random.split(rng), strict=True))
         clips, weights = self._clips(batch, keys["pick"])
         model = module.bind(vae.VAE, self.config, trainable["vae"])
@@ -134,14 +151,37 @@ class WanVAE(base.Grown):
         loss = jnp.mean(each) + self.options.gradient_weight * jnp.mean(blur)
         return loss + self.options.kl_weight * kl, scalars
 
-    def sample(
-        self, params: Params, inputs: dict[str, jax.Array], rng: jax.Array
-    ) -> dict[str, jax.Array]:
-        """Encodes and decodes. inputs: video [b n h w 3] in -1..1 -> latents and video."""
-        del rng
-        model = module.bind(vae.VAE, self.config, params["vae"])
-        latents = model.encode(inputs["video"])
-        return {"latents": latents, "video": model.decode(latents)}
+    def cost(self, batch: dict[str, jax.Array]) -> dict[str, float]:
+        """Returns latent cells, as tokens, and FLOPs of one batch."""
+        b, v, n, h, w, _ = batch["video"].shape
+        clips, crop = self.options.clips or b * v, self.options.crop or (n, h, w)
+        time, space = self.config.stride
+        cells = ((crop[0] - 1) // time + 1) * (crop[1] // space) * (crop[2] // space)
+        both = len(MODALITIES) * min(clips, b * v)
+        once = forward_flops(self.config, tuple(crop))
+        return {"tokens": both * cells, "flops": 3.0 * both * once}
+
+    def programs(self) -> dict[str, base.Program]:
+        """Returns the training step, on batches as large as the crop, or as the paper's."""
+        own = dataclasses.replace(self, config=video.ahead(self.config))
+        return {"train_step": base.Program(own, ("vae",), None, own._batch, own._work)}
+
+    def _batch(self, samples: int) -> tuple[base.Shapes]:
+        n, h, w = self.options.crop or PLANNED
+        return (base.shapes(MODALITIES, b=samples, v=VIEWS, n=n, h=h, w=w),)
+
+    def _work(self) -> base.Work:
+        n, h, w = crop = tuple(self.options.crop or PLANNED)
+        clips = len(MODALITIES) * min(self.options.clips or VIEWS, VIEWS)
+        largest = 4 * n * h * w * max(self.config.dim, self.config.dec_dim)
+        return base.Work(
+            {"vae": 3 * clips * forward_flops(self.config, crop)},
+            clip=clips * largest / self.config.patch**2,
+        )
+
+    def embedded(self) -> base.Scenes:
+        """Returns what data a run that names none is to make."""
+        return base.Scenes()
 
     def _clips(self, batch: dict[str, jax.Array], rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns clips [2c n h w 3] in -1..1, videos first, and pixel weights [2c n h w 1]."""

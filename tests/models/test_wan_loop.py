@@ -52,7 +52,7 @@ def test_image_to_video(kind):
             "first_frame": jnp.ones((2,), bool),
         }
         both = models.apply("dit", CONFIG, params, **arrays)
-        return flow.guide(both[:1], both[1:], GUIDANCE)
+        return flow.guide((both[:1], both[1:]), (GUIDANCE,))
 
     def body(carry, row):
         x, state = flow.step(carry[0], velocity(carry[0], row), carry[1], row)

@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from configs import taco
+from configs import dpa as dpa_config
+from configs import motion_codec, taco, wan_ti2v, wan_vae
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines.planning import bounds, hlo, pods, report
 from syncmv4d_jax.run import assembly, plan, programs, sections
@@ -36,8 +37,8 @@ def test_unknown_topology_lists_the_names():
         sections.PlanConfig(topologies=("v9-3",))
     with pytest.raises(ValueError, match=r"config.plan.topologies is empty; give names of .*v6e"):
         plan.check(sections.PlanConfig())
-    with pytest.raises(ValueError, match=r"entries: unknown \['step'\]"):
-        plan.check(sections.PlanConfig(topologies=("v5e-8",), entries=("step",)))
+    with pytest.raises(ValueError, match=r"'dpa' has no \['step'\]; wanted some of \['train_step'"):
+        programs.find(dpa_config.get_config("debug"), "step")
     with pytest.raises(ValueError, match=r"until: wanted one of .*'whole', 'memory'.*got 'soon'"):
         sections.PlanConfig(topologies=("v5e-8",), until="soon")
     with pytest.raises(ValueError, match=r'"memory" is for TPUs'):
@@ -203,6 +204,25 @@ def test_reader_of_a_refusal():
     assert hlo.shortage("INVALID_ARGUMENT: no") is None
 
 
+OTHERS = {"wan_ti2v": wan_ti2v, "wan_vae": wan_vae, "dpa": dpa_config, "motion_codec": motion_codec}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_task_is_planned_by_what_it_says_of_its_steps(name):
+    """The steps trace, their estimates are numbers, and every part that they read is there."""
+    config = OTHERS[name].get_config("debug")
+    mesh = meshes.make_mesh({"fsdp": 4, "sequence": 2})
+    found = programs.named(assembly.task(config), ())
+    assert set(found) == {"train_step"} | ({"sample_step"} if name == "wan_ti2v" else set())
+    for entry, own in found.items():
+        work = plan._bounded(config, own, own.work(), 4)
+        row = bounds.estimate(work, FAKE, dict(mesh.shape))
+        assert sum(work.flops.values()) > 0 and row["estimate_bytes"] > 0
+        function, arguments = programs.program(config, mesh, entry, 4)
+        assert function.trace(*arguments).jaxpr.eqns
+        assert work.parameters > 0 or entry == "sample_step"
+
+
 def settings(**values):
     config = taco.get_config("debug")
     config.plan.topologies = ("local",)
@@ -219,11 +239,10 @@ def test_mesh_that_does_not_fit(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("entry", ["mjd_step", "sample_step"])
 def test_programs_have_the_names_that_until_memory_waits_for(entry):
-    config = programs.of_entry(settings(), entry)
     mesh = meshes.make_mesh({"fsdp": 4, "sequence": 2})
-    function, arguments = programs.program(config, mesh, entry, 4)
+    function, arguments = programs.program(settings(), mesh, entry, 4)
     name = re.match(r"module @jit_(\w+)", function.lower(*arguments).as_text()).group(1)
-    assert name in plan.PROGRAMS
+    assert name in programs.NAMES
 
 
 @pytest.mark.slow
@@ -234,7 +253,7 @@ def test_plan_of_this_machine(tmp_path, monkeypatch, capsys):
     plan.run(config, tmp_path)
     assert "closed_loop_step" in capsys.readouterr().out
     rows = json.loads((tmp_path / "plan.json").read_text())["entries"]
-    assert [row["entry"] for row in rows] == list(report.ENTRIES)
+    assert [row["entry"] for row in rows] == ["mjd_step", "closed_loop_step", "sample_step"]
     for row in rows:
         assert row["fits"] and row["peak_bytes"] > row["argument_bytes"] > 0
         assert row["collectives"] and row["seconds"]["compute"] >= 0
@@ -248,7 +267,7 @@ def test_refused_programs_say_what_to_change(monkeypatch):
     monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
     config = taco.get_config("full")
     row = {"entry": "closed_loop_step", "mesh": dict.fromkeys(pods.AXES, 1), "batch": 1}
-    found = report.advice(config, pods.find("v5e-8"), row)
+    found = report.advice(config, pods.find("v5e-8"), row, training=True, codec=True)
     assert any("vae_chunk" in line for line in found)
     assert found[-1] == "more devices: v5e-64, v5e-256, 2xv5e-64"
 
@@ -292,8 +311,9 @@ ASSIGNED = [
 
 @functools.cache
 def full_size_work(entry):
-    config = programs.of_entry(taco.get_config("full"), entry)
-    return plan._work(config, assembly.task(config), entry, 1)
+    config = taco.get_config("full")
+    own = programs.find(config, entry)
+    return plan._bounded(config, own, own.work(), 1)
 
 
 @pytest.mark.parametrize("entry, sizes, assigned", ASSIGNED)
@@ -307,9 +327,6 @@ def test_estimates_are_near_what_the_compiler_assigned(entry, sizes, assigned):
 def test_a_sampling_step_encodes_no_video():
     config = taco.get_config("debug").copy_and_resolve_references()
     config.task.guidance = 5.0
-    task = assembly.task(config)
-    each = plan._flops(task, "sample_step")
-    assert each == {
-        "mjd": 2 * syncmv4d_cost.parts(task)["mjd"],
-        **{k: x for k, x in syncmv4d_cost.parts(task).items() if k not in ("mjd", "pixels")},
-    }
+    own = programs.find(config, "sample_step")
+    each, parts = own.work().flops, syncmv4d_cost.parts(own.task.loop)
+    assert each == {k: x * (1 + (k == "mjd")) for k, x in parts.items() if k != "pixels"}

@@ -19,7 +19,7 @@ from syncmv4d_jax.machines.planning import hlo
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.nn import module
-from syncmv4d_jax.run import assembly, programs
+from syncmv4d_jax.run import programs
 
 # mesh sizes, form of sequence sharding -> the collective that it needs
 FORMS = {
@@ -42,13 +42,13 @@ def small(sequence):
 def test_no_collective_moves_whole_tokens(entry):
     """Blocks exchange tokens against heads; tokens do not move between samples."""
     axes, needed = FORMS["ulysses"]
-    config = programs.of_entry(small("ulysses"), entry)
+    config = small("ulysses")
     mesh, batch = meshes.make_mesh(axes), 2 * axes["fsdp"]
     function, arguments = programs.program(config, mesh, entry, batch)
     text = function.lower(*arguments).compile(compiler_options=QUICK).as_text()
     found = hlo.collectives(text, slice_devices=axes["sequence"])  # of a sample: as if a slice
     assert any(one.kind == needed for one in found)
-    task = assembly.task(config)
+    task = programs.find(config, entry).task
     v, f, h, w, _ = task.latent_shape
     tokens = v * (task.mjd_config.extra_tokens + 2 * f * h * w) * task.mjd_config.dim
     weights = tree.flatten(jax.eval_shape(task.init, jax.random.key(0)))

@@ -18,27 +18,17 @@ from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import samples
 from syncmv4d_jax.run import assembly, checkpoint, sample
 from syncmv4d_jax.run import inputs as run_inputs
+from syncmv4d_jax.tasks import base
 
 V, N, K = 2, 3, 4
-
-
-@dataclasses.dataclass
-class Options:
-    """What meta.json tells."""
-
-    size: tuple = (16, 32)
-    frames: int = N
-    views: int = V
-    sampler: str = "euler"
-    sample_steps: int = 2
-    sample_shift: float = 1.0
-    guidance: float = 1.0
 
 
 class Draws:
     """Tracks whose views disagree by the draw's own number of metres."""
 
-    options = Options()
+    name, cameras = "draws", True
+    clip = base.Clip(frames=N, size=(16, 32), views=V)
+    sampling = base.Sampling("euler", steps=2, shift=1.0, guidance=1.0)
 
     def __init__(self, tracks=True):
         self.tracks, self.gaps = tracks, []
@@ -46,22 +36,27 @@ class Draws:
     def init(self, rng):
         return {"dit": {"a": jnp.zeros((2,))}}
 
-    def encode_pixels(self, params, video):
-        return video.astype(jnp.float32)
+    def encode(self, params, pixels):
+        return pixels.astype(jnp.float32)
 
-    def decode_pixels(self, params, latents):
-        return jnp.broadcast_to(latents, (1, V, N, 16, 32, 3))
+    def decode(self, params, sample):
+        pixels = jnp.broadcast_to(sample.latents, (1, V, N, 16, 32, 3))
+        return dataclasses.replace(sample, pixels=pixels)
 
     def sample(self, params, inputs, rng, *, progress):
         gap = float(jax.random.uniform(rng))
         self.gaps.append(gap)
         progress(2, 2)
-        out = {"video": jnp.full((1, V, N, 16, 32, 3), gap)}
-        if self.tracks:
-            tracks = jnp.zeros((1, V, N, K, 3)).at[:, 1].set(gap)
-            out |= {"tracks_per_view": tracks, "confidence": jnp.ones((1, V, N, K))}
-            out |= {"anchors": jnp.zeros((1, V, K, 2)), "anchor_valid": jnp.ones((1, V, K), bool)}
-        return out
+        out = base.Sample(jnp.full((1, V, N, 16, 32, 3), gap))
+        if not self.tracks:
+            return out
+        return dataclasses.replace(
+            out,
+            tracks_per_view=jnp.zeros((1, V, N, K, 3)).at[:, 1].set(gap),
+            confidence=jnp.ones((1, V, N, K)),
+            anchors=jnp.zeros((1, V, K, 2)),
+            anchor_valid=jnp.ones((1, V, K), bool),
+        )
 
 
 @pytest.fixture
@@ -194,11 +189,11 @@ def test_prompts_come_from_a_file(tmp_path):
     config = sections.base().unlock()
     (tmp_path / "prompts.txt").write_text("pour water\n\n stir\n")
     config.sample.prompts = str(tmp_path / "prompts.txt")
-    assert run_inputs._prompts(config) == ["pour water", "stir"]
+    assert run_inputs._prompts(assembly.read(config).sample) == ["pour water", "stir"]
     config.sample.prompt = "cut"
     with pytest.raises(ValueError, match="got both"):
-        run_inputs._prompts(config)
+        run_inputs._prompts(assembly.read(config).sample)
     config.sample.prompt = ""
     (tmp_path / "prompts.txt").write_text("\n")
     with pytest.raises(ValueError, match="wanted a prompt a line"):
-        run_inputs._prompts(config)
+        run_inputs._prompts(assembly.read(config).sample)

@@ -101,5 +101,5 @@ def test_wandb_missing(tmp_path, monkeypatch):
 
 
 def test_pictures_want_a_task_that_makes_videos(tmp_path):
-    with pytest.raises(ValueError, match="config.train.sample_every: task 'fakes:make' makes no"):
+    with pytest.raises(ValueError, match=r"sample_every > 0: task 'fakes:make' does not"):
         train.run(fakes.config(steps=1, sample_every=1), tmp_path)

@@ -45,7 +45,7 @@ def make(weight=1.0):
         mix = jnp.sin(0.7 * video + 0.4 * motion + 1.3 * feedback + over(t, video)) * weight
         low = 1 + 0.1 * jnp.square(of_view(mix)) + 0.05 * t[:, None]
         out = mix + 0.2 * video, mix - 0.3 * motion, jnp.stack([low, low + 0.7], -1)
-        return cycle.Denoised(*out)
+        return cycle.Velocities(*out)
 
     def decode(latents, scale, context):
         tag = 0.8 * of_view(latents)
@@ -88,7 +88,7 @@ class Step(NamedTuple):
     """What lines 7 to 11 give: z~, MJD's answer to it, the aligner's velocity."""
 
     feedback: jax.Array
-    denoised: cycle.Denoised
+    denoised: cycle.Velocities
     track_velocity: jax.Array
 
 
@@ -98,7 +98,7 @@ def step(functions, detached, truth, noisy, t, corrupted, *, cond, fed=True, dec
     d = detached
     # Line 7: D by reading A11, and the scale that D was decoded with.
     first = d.mjd(video, motion, jnp.zeros(LATENT), t, None)
-    clean = d.decode(motion - over(t, motion) * first.motion, first.scale, None)
+    clean = d.decode(motion - over(t, motion) * first.motion_velocity, first.scale, None)
     coarse, pseudo, scale = {
         "noisy": (*d.decode(motion, truth.scale, None), truth.scale),
         "x0_selfcond": (*clean, first.scale),
@@ -111,7 +111,7 @@ def step(functions, detached, truth, noisy, t, corrupted, *, cond, fed=True, dec
     feedback = feedback if fed else jnp.zeros(LATENT)
     # Lines 9 to 11.
     denoised = functions.mjd(video, motion, feedback, t, None)
-    estimate = motion - over(t, motion) * denoised.motion
+    estimate = motion - over(t, motion) * denoised.motion_velocity
     coarse = functions.decode(estimate, denoised.scale, None)[0] if decoded else corrupted
     return Step(feedback, denoised, functions.dpa(tracks, coarse, t, None))
 
@@ -130,7 +130,7 @@ def sampled(functions, noise, first, sigmas, refining, fresh):
         t = jnp.full((B,), sigma, jnp.float32)
         out = f.mjd(video, motion, feedback, t, None)
         if i in refining:
-            coarse, pseudo = f.decode(motion - sigma * out.motion, out.scale, None)
+            coarse, pseudo = f.decode(motion - sigma * out.motion_velocity, out.scale, None)
             velocity = f.dpa(tracks, coarse, t, None)
             refined = f.denormalise(tracks - sigma * velocity, None)
             if i in fresh:
@@ -138,8 +138,8 @@ def sampled(functions, noise, first, sigmas, refining, fresh):
             feedback = f.encode(refined, out.scale, warp, None)
             later = [sigmas[j] for j in refining if j > i] or [0.0]
             tracks = tracks + (later[0] - sigma) * velocity
-        video = video + (sigmas[i + 1] - sigma) * out.video
-        motion = motion + (sigmas[i + 1] - sigma) * out.motion
+        video = video + (sigmas[i + 1] - sigma) * out.velocity
+        motion = motion + (sigmas[i + 1] - sigma) * out.motion_velocity
     return jnp.concatenate([first, video[:, :, 1:]], 2), motion, tracks, refined
 
 

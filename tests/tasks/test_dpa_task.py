@@ -158,7 +158,7 @@ def test_loss_gradients_and_masks():
 
 def test_sampling_refines_given_tracks():
     given, one = batch(), task()
-    sample = jax.jit(one.sample)
+    sample = jax.jit(one.refine)
     out = sample(params(), given, jax.random.key(0))
     assert out["tracks"].shape == given["tracks"].shape
     valid = np.asarray(given["frame_valid"])

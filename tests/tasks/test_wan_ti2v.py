@@ -20,9 +20,9 @@ from syncmv4d_jax.models import lora
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, vae
-from syncmv4d_jax.results import video
+from syncmv4d_jax.results import video as video_files
 from syncmv4d_jax.run import assembly, checkpoint, sample, train
-from syncmv4d_jax.tasks import base, wan_ti2v
+from syncmv4d_jax.tasks import base, video, wan_ti2v
 from syncmv4d_jax.weights import release, tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_image_to_video_equals_diffusers(params):
     task, reports = plain(), []
     assert task.latent_shape == (1, 3, 4, 6, 4)
     image = jnp.asarray(golden["image"])[None, None, None]
-    first = jax.jit(task.encode_pixels)(params, image)
+    first = task.encode(params, image)
     np.testing.assert_allclose(first[0], golden["first"], atol=1e-4)
     texts, lengths = golden["texts"], golden["lengths"]
     inputs = {
@@ -96,12 +96,20 @@ def test_image_to_video_equals_diffusers(params):
         "first": first,
     }
     report = lambda *x: reports.append(x)  # noqa: E731
-    out = task.sample(params, inputs, jax.random.key(7), progress=report)["video"]
-    np.testing.assert_allclose(out[0], golden["latents"], atol=1e-3, rtol=0)
-    np.testing.assert_array_equal(out[:, :, :1], first)
-    assert reports == [(3, 6), (6, 6)] and task._run._cache_size() == 1
-    video = jnp.clip(jax.jit(task.decode_pixels)(params, out)[0], -1, 1)
-    np.testing.assert_allclose(video, golden["video"].astype(np.float32), atol=3e-3)
+    before = wan_ti2v.run_steps._cache_size()
+    out = task.sample(params, inputs, jax.random.key(7), progress=report)
+    np.testing.assert_allclose(out.latents[0], golden["latents"], atol=1e-3, rtol=0)
+    np.testing.assert_array_equal(out.latents[:, :, :1], first)
+    assert reports == [(3, 6), (6, 6)] and wan_ti2v.run_steps._cache_size() == before + 1
+    pixels = jnp.clip(task.decode(params, out).pixels[0], -1, 1)
+    np.testing.assert_allclose(pixels, golden["video"].astype(np.float32), atol=3e-3)
+    # Another task, made anew: an equal one is the same program, one with other options is not.
+    plain().sample(params, inputs, jax.random.key(7))
+    assert wan_ti2v.run_steps._cache_size() == before + 1
+    other = dataclasses.replace(task, options=dataclasses.replace(task.options, guidance=2.0))
+    changed = other.sample(params, inputs, jax.random.key(7)).latents
+    assert np.abs(changed - out.latents).max() > 1e-3
+    assert wan_ti2v.run_steps._cache_size() == before + 2
 
 
 @pytest.mark.parity
@@ -132,27 +140,29 @@ def test_live_diffusers(kind, with_image):
     inputs = dict(zip(("text", "null_text"), jnp.asarray(texts)[:, None], strict=True))
     inputs |= dict.fromkeys(("text_lengths", "null_text_lengths"), jnp.array([8]))
     if with_image:
-        inputs["first"] = jax.jit(task.encode_pixels)(params, jnp.asarray(image))
+        inputs["first"] = task.encode(params, jnp.asarray(image))
         np.testing.assert_allclose(inputs["first"][0], first, atol=1e-4)
-    out = task.sample(params, inputs, jax.random.key(3))["video"]
-    np.testing.assert_allclose(out[0], latents, atol=1e-3, rtol=0)
-    decoded = jnp.clip(jax.jit(task.decode_pixels)(params, out)[0], -1, 1)
+    out = task.sample(params, inputs, jax.random.key(3))
+    np.testing.assert_allclose(out.latents[0], latents, atol=1e-3, rtol=0)
+    decoded = jnp.clip(task.decode(params, out).pixels[0], -1, 1)
     np.testing.assert_allclose(decoded, video, atol=1e-3)
 
 
 def test_without_guidance_or_image(params, batch):
     task = plain(guidance=1.0, sample_steps=2, views=2)
     inputs = {key: batch[key] for key in ("text", "text_lengths")}
-    out = task.sample(params, inputs, jax.random.key(0))["video"]
+    out = task.sample(params, inputs, jax.random.key(0)).latents
     assert out.shape == (2, 2, 3, 4, 6, 4)
     # Views are clips of their own: in another order, the same clips.
     schedule = flow.schedule("unipc", 2, shift=5.0)
     noise = jax.random.normal(jax.random.key(0), out.shape).reshape(4, 3, 4, 6, 4)[::-1]
     conditions = {
-        "text": jnp.repeat(batch["text"], 2, 0)[None, ::-1],
-        "lengths": jnp.repeat(batch["text_lengths"], 2)[None, ::-1],
+        "text": jnp.repeat(batch["text"], 2, 0)[::-1],
+        "lengths": jnp.repeat(batch["text_lengths"], 2)[::-1],
+        "first": {},
     }
-    again, _ = task._run(params, noise, flow.start(schedule, noise), schedule, conditions)
+    start = video.start(schedule, {"video": noise})
+    again = wan_ti2v.run_steps(task, params, start, schedule, conditions).latents["video"]
     np.testing.assert_allclose(out.reshape(noise.shape), again[::-1], atol=1e-4)
 
 
@@ -163,7 +173,7 @@ def test_refused_inputs(params, batch):
     rng = jax.random.key(0)
     with pytest.raises(ValueError, match="not finite"):
         task.sample(params, texts | {"first": first.at[0, 0, 0, 1, 1, 1].set(jnp.nan)}, rng)
-    with pytest.raises(ValueError, match="wanted first latents"):
+    with pytest.raises(ValueError, match=r"first wanted \[b v 1 hl wl c\] = \[2, 1, 1, 4, 6, 4\]"):
         task.sample(params, texts | {"first": first[..., :5, :]}, rng)
     without = {key: x for key, x in texts.items() if not key.startswith("null")}
     with pytest.raises(ValueError, match=r"guidance=5.0 needs null_text"):
@@ -217,7 +227,7 @@ def test_loss_by_its_definition(params, batch):
     text = jnp.where(drop[:, None, None], null, batch["text"])
     lengths = jnp.where(drop, batch["null_text_lengths"], batch["text_lengths"])
     model = module.bind(dit.DiT, wan_config.TINY, params["dit"])
-    times = 1000 * t[:, None] * jnp.array([0, 1, 1])  # zero on frame 0
+    times = (1000 * t)[:, None] * jnp.array([[0.0, 1.0, 1.0]])  # zero on frame 0
     v = jax.jit(lambda *a: model(*a, context_lengths=lengths))(x, times, text)
     error = np.asarray(jnp.mean(jnp.square(v - (noise - data)), axis=(2, 3, 4)))
     each = np.array([error[0, 1:].mean(), error[1, 1]])  # the last frame of the second is padding
@@ -241,9 +251,9 @@ def test_an_image_alone_is_text_to_image(params, batch):
 
 def test_raw_video_is_encoded(params):
     task = plain(views=2, frames=1)
-    video = jnp.asarray(GENERATOR.integers(0, 256, (1, 2, 1, 32, 48, 3), np.uint8))
-    latents = jax.jit(task.encode_pixels)(params, video)
-    raw = jax.jit(task._latents)(params, {"video": video})
+    pixels = jnp.asarray(GENERATOR.integers(0, 256, (1, 2, 1, 32, 48, 3), np.uint8))
+    latents = task.encode(params, pixels)
+    raw = jax.jit(task._latents)(params, {"video": pixels})
     cached = task._latents(params, {"video_latents": latents})
     np.testing.assert_allclose(raw, cached, atol=1e-5)
 
@@ -335,7 +345,7 @@ def test_prompt_and_image_to_mp4(converted, tmp_path):
     sample.run(config, tmp_path)
     out = tmp_path / "samples" / "cup"
     assert sorted(p.name for p in out.iterdir()) == ["meta.json", "view_0.mp4"]
-    assert video.read(out / "view_0.mp4").shape == (5, 32, 48, 3)
+    assert video_files.read(out / "view_0.mp4").shape == (5, 32, 48, 3)
     meta = json.loads((out / "meta.json").read_text())
     assert (meta["prompt"], meta["steps"], meta["guidance"]) == ("a hand", 2, 3.0)
     config.sample.images = ""
@@ -398,8 +408,8 @@ class Clips:
         self.count = state["count"]
 
 
-def clips(config, *, batch_size, seed, shard_index, shard_count):
-    del config, seed, shard_index, shard_count
+def clips(config, wanted, *, batch_size, seed, shard_index, shard_count):
+    del config, wanted, seed, shard_index, shard_count
     return Clips(batch_size)
 
 
@@ -426,4 +436,4 @@ def test_adapters_train_beside_converted_weights_and_sample(converted, tmp_path,
         np.testing.assert_allclose(again[path], leaf, rtol=1e-6, atol=1e-8)
     config.task.guidance = 1.0
     sample.run(config, tmp_path)
-    assert video.read(tmp_path / "samples/one/view_0.mp4").shape == (5, 32, 48, 3)
+    assert video_files.read(tmp_path / "samples/one/view_0.mp4").shape == (5, 32, 48, 3)

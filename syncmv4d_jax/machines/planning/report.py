@@ -6,7 +6,6 @@ from typing import Any
 from syncmv4d_jax.machines.planning import hlo, pods
 from syncmv4d_jax.machines.planning.pods import GIB
 
-ENTRIES = ("mjd_step", "closed_loop_step", "sample_step")
 COLUMNS = (
     "topology", "entry", "mesh", "batch", "compiled", "fits", "peak GiB", "of GiB", "compute s",
     "HBM s", "link s", "device-s/sample", "sent GB", "findings",
@@ -22,12 +21,19 @@ def findings(whole: Sequence[hlo.Collective]) -> list[str]:
     return [f"all-reduce of a whole weight: {shapes}, {n} a step" for shapes, n in made.items()]
 
 
-def advice(config: Any, topology: pods.Topology, row: Mapping[str, Any]) -> list[str]:
-    """Returns what to change where a program does not fit, the cheapest first."""
+def advice(
+    config: Any, topology: pods.Topology, row: Mapping[str, Any], *, training: bool, codec: bool
+) -> list[str]:
+    """Returns what to change where a program does not fit, the cheapest first.
+
+    Args:
+      training: a training step.
+      codec: the step runs the autoencoder.
+    """
     task, mesh, found = config.task, row["mesh"], []
-    if task.get("dit", {}).get("remat", "none") != "full" and row["entry"] != "sample_step":
+    if task.get("dit", {}).get("remat", "none") != "full" and training:
         found.append('config.task.dit.remat="full"')
-    if row["entry"] != "mjd_step":
+    if codec:
         if not task.get("vae_chunk", 0):
             found.append("config.task.vae_chunk=1: the autoencoder a latent frame at a time")
         if config.train.get("frozen_dtype", "float32") != "bfloat16":
@@ -38,7 +44,7 @@ def advice(config: Any, topology: pods.Topology, row: Mapping[str, Any]) -> list
         found.append("more sequence shards: fewer tokens and samples a device")
     if task.get("dit", {}).get("residual_dtype", "float32") != "bfloat16":
         found.append('config.task.dit.residual_dtype="bfloat16"')
-    if config.optim.get("ema", 0) and row["entry"] != "sample_step":
+    if config.optim.get("ema", 0) and training:
         found.append("config.optim.ema=0: 4 bytes a parameter less")
     larger = [
         other.name
@@ -50,9 +56,10 @@ def advice(config: Any, topology: pods.Topology, row: Mapping[str, Any]) -> list
 
 def show(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table of plan.md: compiled programs, then candidates by their estimates."""
+    entries = list(dict.fromkeys(row["entry"] for row in rows))  # as they were planned
     order = sorted(
         rows,
-        key=lambda r: (r["topology"], ENTRIES.index(r["entry"]), "compile_s" not in r,
+        key=lambda r: (r["topology"], entries.index(r["entry"]), "compile_s" not in r,
                        r["bound_s_per_sample"]),
     )  # fmt: skip
     return table([_cells(row) for row in order], COLUMNS)

@@ -3,30 +3,31 @@
 from typing import Any
 
 from syncmv4d_jax.configuration import section
+from syncmv4d_jax.models import motion_codec
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.tasks.syncmv4d import codec, cycle, loop, task
+from syncmv4d_jax.tasks.syncmv4d import cycle, task
+from syncmv4d_jax.tasks.syncmv4d import options as task_options
 
 
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> task.SyncMV4D:
-    """Builds the task from `config.task`: `loop.Options` and sections dit, dpa, vae, cycle.
+    """Builds the task from `config.task`: `options.Options` and sections dit, dpa, vae, cycle.
 
-    With a section `codec` the loop uses the learned motion codec (codec.py).
+    With a section `codec` the loop uses the learned motion codec (maps.py).
     """
     values = dict(config.task)
     values.pop("name", None)
     learned = values.pop("codec", None)
+    codec = section(motion_codec.CodecConfig, learned, "config.task.codec") if learned else None
     parts = {key: values.pop(key, {}) for key in ("dit", "dpa", "vae", "cycle")}
-    made = {
-        "options": section(loop.Options, values, "config.task"),
-        "mjd_config": section(mjd_config.MJDConfig, parts["dit"], "config.task.dit"),
-        "dpa_config": section(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
-        "vae_config": vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
-        "settings": section(cycle.Settings, parts["cycle"], "config.task.cycle"),
-        "placement": placement,
-    }
-    if not learned:
-        return task.SyncMV4D(**made)
-    return codec.make(learned, **made)
+    return task.SyncMV4D(
+        options=section(task_options.Options, values, "config.task"),
+        mjd_config=section(mjd_config.MJDConfig, parts["dit"], "config.task.dit"),
+        dpa_config=section(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
+        vae_config=vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
+        settings=section(cycle.Settings, parts["cycle"], "config.task.cycle"),
+        codec_config=codec,
+        placement=placement,
+    )

@@ -22,8 +22,7 @@ fallen to `anchor_time` (`cycle_sampling.plan_warps`).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +30,20 @@ import jax.numpy as jnp
 from syncmv4d_jax import flow
 
 Array = jax.Array
+Context = Any  # any pytree: text, cameras and anchors, passed on to the functions
+Warp = Any  # any pytree of arrays: how pixels follow anchors
 DRAWS = ("video", "motion", "tracks", "coin", "corrupt")
 
 
-class Denoised(NamedTuple):
-    """Velocities [b v f h w c] and scale [b v 2] metres; motion and scale None without motion.
+class Velocities(NamedTuple):
+    """What MJD says of noisy latents: velocities [b v f h w c], and the scale [b v 2] in metres.
 
-    memory: the network's, for the next sampling step, if it was given one.
+    motion_velocity and scale are None without motion. memory: the network's, for the next sampling
+    step, if it was given one.
     """
 
-    video: Array
-    motion: Array | None
+    velocity: Array
+    motion_velocity: Array | None
     scale: Array | None
     memory: Any = None
 
@@ -53,28 +55,84 @@ class Coarse(NamedTuple):
     confidence: Array
 
 
+class Denoise(Protocol):
+    """MJD. In sampling that reuses steps it also gets `memory` and `again`, whether it may."""
+
+    def __call__(
+        self,
+        latents: Array,
+        motion_latents: Array | None,
+        feedback: Array | None,
+        t: Array,
+        context: Context,
+        *,
+        memory: Any = None,
+        again: Array | None = None,
+    ) -> Velocities:
+        """latents, motion_latents, feedback: [b v f h w c]; t: [b]; again: scalar bool."""
+        ...
+
+
+class Align(Protocol):
+    """DPA."""
+
+    def __call__(self, tracks_t: Array, coarse: Coarse, t: Array, context: Context) -> Array:
+        """tracks_t: [b v n k 3] normalised -> velocity, like it."""
+        ...
+
+
+class Decode(Protocol):
+    """Motion latents to tracks, through the pseudo video."""
+
+    def __call__(self, latents: Array, scale: Array, context: Context) -> tuple[Coarse, Array]:
+        """latents: [b v f h w c], scale: [b v 2] -> coarse motion, pseudo video [b v n h w 3]."""
+        ...
+
+
+class MakeWarp(Protocol):
+    """How the pixels of frame 0 follow the anchors."""
+
+    def __call__(self, frame0: Array, scale: Array, context: Context) -> Warp:
+        """frame0: [b v h w 3] of the pseudo video; scale: [b v 2]."""
+        ...
+
+
+class Encode(Protocol):
+    """Tracks painted and encoded."""
+
+    def __call__(self, tracks: Array, scale: Array, warp: Warp, context: Context) -> Array:
+        """tracks: [b v n k 3] metres, scale: [b v 2] -> latents [b v f h w c]."""
+        ...
+
+
+class Convert(Protocol):
+    """Between metres and normalised units (A16)."""
+
+    def __call__(self, tracks: Array, context: Context) -> Array:
+        """tracks: [b v n k 3] -> the same in the other unit."""
+        ...
+
+
+class Corrupt(Protocol):
+    """The corruption model, in place of decoded motion."""
+
+    def __call__(self, tracks: Array, t: Array, context: Context, rng: Array) -> Coarse:
+        """tracks: [b v n k 3] metres; t: [b]."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Functions:
-    """What the loop is made of; `context` (any pytree) carries text, cameras and anchors.
+    """What the loop is made of. Those that a switch leaves out are not called."""
 
-    mjd(video, motion, feedback: latents [b v f h w c], t [b], context) -> Denoised; in sampling
-      that reuses steps also memory=, again=, a scalar bool: whether this step may
-    dpa(tracks_t [b v n k 3], coarse: Coarse, t [b], context) -> velocity [b v n k 3], normalised
-    decode(latents [b v f h w c], scale [b v 2], context) -> (Coarse, pseudo video [b v n h w 3])
-    warp(frame0 [b v h w 3], scale, context) -> how pixels follow anchors, any pytree of arrays
-    encode(tracks [b v n k 3] metres, scale, warp, context) -> latents [b v f h w c]
-    normalise, denormalise(tracks [b v n k 3], context): metres <-> normalised units (A16)
-    corrupt(tracks [b v n k 3] metres, t [b], context, rng) -> Coarse
-    """
-
-    mjd: Callable[..., Denoised]
-    dpa: Callable[..., Array] | None = None
-    decode: Callable[..., tuple[Coarse, Array]] | None = None
-    warp: Callable[..., Any] | None = None
-    encode: Callable[..., Array] | None = None
-    normalise: Callable[..., Array] | None = None
-    denormalise: Callable[..., Array] | None = None
-    corrupt: Callable[..., Coarse] | None = None
+    mjd: Denoise
+    dpa: Align
+    decode: Decode
+    warp: MakeWarp
+    encode: Encode
+    normalise: Convert
+    denormalise: Convert
+    corrupt: Corrupt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,23 +180,31 @@ class Settings:
 class Targets(NamedTuple):
     """Clean data: latents [b v f h w c], tracks [b v n k 3] metres, scale [b v 2] metres."""
 
-    video: Array
-    motion: Array | None
+    latents: Array
+    motion_latents: Array | None
     tracks: Array | None
     scale: Array | None
 
 
-class Prediction(NamedTuple):
-    """What the losses need: noisy inputs, velocities (predicted and true) and clean estimates."""
+class Diffused(NamedTuple):
+    """One quantity at time t: noisy, its noise, and the velocity that is predicted for it."""
 
-    video_t: Array
-    video_noise: Array
-    motion_t: Array | None
-    motion_noise: Array | None
-    denoised: Denoised
-    tracks_t: Array | None
-    track_velocity: Array | None
-    track_target: Array | None
+    noisy: Array
+    noise: Array
+    velocity: Array | None = None
+
+
+class Prediction(NamedTuple):
+    """What the losses need; a quantity that a switch leaves out is None.
+
+    video, motion: latents [b v f h w c]; tracks: [b v n k 3] normalised; scale: [b v 2] metres;
+    feedback: latents z~ [b v f h w c], zeros where there was none.
+    """
+
+    video: Diffused
+    motion: Diffused | None
+    tracks: Diffused | None
+    scale: Array | None
     feedback: Array
 
 
@@ -147,7 +213,7 @@ def train_step(
     detached: Functions,
     targets: Targets,
     t: Array,
-    context: Any,
+    context: Context,
     rng: Array,
     *,
     settings: Settings,
@@ -157,7 +223,7 @@ def train_step(
     Args:
       functions: see `Functions`; differentiated.
       detached: the same with stopped gradients, for the feedback pass.
-      targets: clean latents, tracks and scale; the reference latent is `targets.video[:, :, :1]`.
+      targets: the reference latent is `targets.latents[:, :, :1]`.
       t: [b], float32 in 0..1.
       context: passed on to the functions.
       rng: key; noises, the feedback's coin and the corruption are drawn from it.
@@ -168,60 +234,77 @@ def train_step(
     """
     keys = dict(zip(DRAWS, jax.random.split(rng, len(DRAWS)), strict=True))
 
-    def diffuse(data, name):
+    def diffuse(data: Array, name: str) -> Diffused:
         noise = jax.random.normal(keys[name], data.shape, jnp.float32)
-        return flow.interpolate(data, noise, t), noise
+        return Diffused(flow.interpolate(data, noise, t), noise)
 
-    video_t, video_noise = diffuse(targets.video, "video")
-    video_t = flow.hold_first(video_t, targets.video[:, :, :1])
-    no_feedback = jnp.zeros_like(video_t)
-    if not settings.joint_motion:
-        denoised = functions.mjd(video_t, None, None, t, context)
-        return Prediction(video_t, video_noise, None, None, denoised, None, None, None, no_feedback)
-    motion_t, motion_noise = diffuse(targets.motion, "motion")
-    if not settings.dpa:
-        denoised = functions.mjd(video_t, motion_t, no_feedback, t, context)
-        return Prediction(
-            video_t, video_noise, motion_t, motion_noise, denoised, None, None, None, no_feedback
-        )
-    clean_tracks = functions.normalise(targets.tracks, context)
-    tracks_t, track_noise = diffuse(clean_tracks, "tracks")
-
-    def feed_back():
-        coarse, frame0, scale = _condition(
-            detached, targets, video_t, motion_t, t, context, keys["corrupt"], settings
-        )
-        velocity = detached.dpa(tracks_t, coarse, t, context)
-        metres = detached.denormalise(flow.to_data(tracks_t, velocity, t), context)
-        return detached.encode(metres, scale, detached.warp(frame0, scale, context), context)
-
-    feedback, coin = no_feedback, jax.random.uniform(keys["coin"])
+    video, motion, tracks = diffuse(targets.latents, "video"), None, None
+    video = video._replace(noisy=flow.hold_first(video.noisy, targets.latents[:, :, :1]))
+    feedback = jnp.zeros_like(video.noisy)
+    if settings.joint_motion:
+        motion = diffuse(targets.motion_latents, "motion")
+    if settings.dpa:
+        tracks = diffuse(functions.normalise(targets.tracks, context), "tracks")
+        coin = jax.random.uniform(keys["coin"])
     if settings.cycle:
-        feedback = jax.lax.cond(coin < settings.probability, feed_back, lambda: no_feedback)
-    denoised = functions.mjd(video_t, motion_t, feedback, t, context)
-    estimate = flow.to_data(motion_t, jax.lax.stop_gradient(denoised.motion), t)
-    scale = denoised.scale if settings.grad == "scale" else jax.lax.stop_gradient(denoised.scale)
+        closed = lambda: feed_back(  # noqa: E731
+            detached, targets, video.noisy, motion.noisy, tracks.noisy, t, context,
+            keys["corrupt"], cond=settings.cond,
+        )  # fmt: skip
+        feedback = jax.lax.cond(coin < settings.probability, closed, lambda: feedback)
+    with jax.named_scope("denoise"):
+        given = motion.noisy if motion else None
+        out = functions.mjd(video.noisy, given, feedback, t, context)
+    video = video._replace(velocity=out.velocity)
+    if motion:
+        motion = motion._replace(velocity=out.motion_velocity)
+    if tracks:
+        with jax.named_scope("align"):
+            coarse = _coarse(functions, targets, motion, out, t, context, keys, coin, settings)
+            velocity = functions.dpa(tracks.noisy, coarse, t, context)
+        tracks = tracks._replace(velocity=velocity)
+    return Prediction(video, motion, tracks, out.scale, feedback)
+
+
+@jax.named_scope("feedback")
+def feed_back(
+    functions: Functions,
+    targets: Targets,
+    latents_t: Array,
+    motion_t: Array,
+    tracks_t: Array,
+    t: Array,
+    context: Context,
+    rng: Array,
+    *,
+    cond: str,
+) -> Array:
+    """Lines 7 and 8: what is fed back to MJD, latents [b v f h w c].
+
+    Args:
+      latents_t, motion_t: noisy latents [b v f h w c]; tracks_t: [b v n k 3] normalised.
+      cond: reading A11 of the aligner's condition.
+    """
+    if cond == "noisy":
+        (coarse, pseudo), scale = functions.decode(motion_t, targets.scale, context), targets.scale
+    else:
+        nothing = jnp.zeros_like(motion_t)
+        first = functions.mjd(latents_t, motion_t, nothing, t, context)
+        estimate, scale = flow.to_data(motion_t, first.motion_velocity, t), first.scale
+        coarse, pseudo = functions.decode(estimate, scale, context)
+    if cond == "sim":
+        coarse, scale = functions.corrupt(targets.tracks, t, context, rng), targets.scale
+    velocity = functions.dpa(tracks_t, coarse, t, context)
+    metres = functions.denormalise(flow.to_data(tracks_t, velocity, t), context)
+    return functions.encode(metres, scale, functions.warp(pseudo[:, :, 0], scale, context), context)
+
+
+def _coarse(functions, targets, motion, out, t, context, keys, coin, settings) -> Coarse:
+    """Lines 10 and 11: MJD's clean estimate decoded, or true tracks through the corruption."""
+    estimate = flow.to_data(motion.noisy, jax.lax.stop_gradient(out.motion_velocity), t)
+    scale = out.scale if settings.grad == "scale" else jax.lax.stop_gradient(out.scale)
     decode = lambda: functions.decode(estimate, scale, context)[0]  # noqa: E731
     corrupt = lambda: functions.corrupt(targets.tracks, t, context, keys["corrupt"])  # noqa: E731
     always = settings.decoded >= 1
     coarse = decode() if always else jax.lax.cond(coin < settings.decoded, decode, corrupt)
-    if settings.grad == "none":
-        coarse = jax.tree.map(jax.lax.stop_gradient, coarse)
-    velocity = functions.dpa(tracks_t, coarse, t, context)
-    return Prediction(
-        video_t, video_noise, motion_t, motion_noise, denoised, tracks_t, velocity,
-        flow.velocity(clean_tracks, track_noise), feedback,
-    )  # fmt: skip
-
-
-def _condition(functions, targets, video_t, motion_t, t, context, rng, settings):
-    """The aligner's condition of line 7 under reading A11: (Coarse, frame 0 of the map, scale)."""
-    if settings.cond == "noisy":
-        coarse, pseudo = functions.decode(motion_t, targets.scale, context)
-        return coarse, pseudo[:, :, 0], targets.scale
-    first = functions.mjd(video_t, motion_t, jnp.zeros_like(motion_t), t, context)
-    coarse, pseudo = functions.decode(flow.to_data(motion_t, first.motion, t), first.scale, context)
-    if settings.cond == "sim":
-        coarse = functions.corrupt(targets.tracks, t, context, rng)
-        return coarse, pseudo[:, :, 0], targets.scale
-    return coarse, pseudo[:, :, 0], first.scale
+    return jax.lax.stop_gradient(coarse) if settings.grad == "none" else coarse

@@ -1,4 +1,8 @@
-"""Which sampling steps close the loop (A22, A23): plans for `cycle`, made before compilation."""
+"""Sampling in the closed loop (A22, A23): plain and refining steps, and which steps are which.
+
+A plain step denoises video and motion (video.step). A refining one also decodes the clean estimate,
+aligns the tracks with it and feeds them back. Plans are made before compilation.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,38 +10,46 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import flow
+from syncmv4d_jax.tasks import video
 from syncmv4d_jax.tasks.syncmv4d import cycle
+
+Array = jax.Array
+
+
+class Carried(NamedTuple):
+    """From step to step: scale [b v 2] metres, the last one predicted; MJD's memory.
+
+    memory is None where no step is reused (models/reuse.py).
+    """
+
+    scale: Array
+    memory: Any = None
 
 
 class SampleState(NamedTuple):
     """Carried through sampling.
 
-    video, motion, feedback: [b v f h w c]; *_memory: the stepper's; scale: [b v 2] metres;
-    tracks_t: [b v n k 3] normalised, None until anchors are known; refined: metres, last estimate;
-    warp: of the last feedback, None without one.
-    memory: what MJD keeps from step to step, None without reuse (models/reuse.py).
+    run: latents and solvers of "video" and, with joint motion, "motion"; carried: `Carried`.
+    feedback: latents [b v f h w c], None without motion. tracks_t: [b v n k 3] normalised, None
+    until anchors are known; refined: metres, last estimate; warp: of the last feedback, None
+    without one.
     """
 
-    video: jax.Array
-    video_memory: flow.State
-    motion: jax.Array | None
-    motion_memory: flow.State | None
-    feedback: jax.Array | None
-    scale: jax.Array
-    tracks_t: jax.Array | None
-    refined: cycle.Coarse | None
-    warp: Any = None
-    memory: Any = None
+    run: video.State
+    feedback: Array | None
+    tracks_t: Array | None = None
+    refined: cycle.Coarse | None = None
+    warp: cycle.Warp = None
 
 
 def sample_start(
-    rng: jax.Array,
+    rng: Array,
     schedule: flow.Schedule,
-    first: jax.Array,
+    first: Array,
     *,
     settings: cycle.Settings,
     latent_shape: tuple[int, ...],
-    scale: jax.Array,
+    scale: Array,
 ) -> SampleState:
     """Draws the initial noise of video and motion (A22); tracks come with `start_tracks`.
 
@@ -48,24 +60,21 @@ def sample_start(
       scale: [b v 2] metres, the prior mean, returned if no step predicts one.
     """
     keys = jax.random.split(rng)
-    video = flow.hold_first(jax.random.normal(keys[0], latent_shape, jnp.float32), first)
-    motion = motion_memory = feedback = None
+    noise = jax.random.normal(keys[0], latent_shape, jnp.float32)
+    latents, feedback = {"video": flow.hold_first(noise, first)}, None
     if settings.joint_motion:
-        motion = jax.random.normal(keys[1], latent_shape, jnp.float32)
-        motion_memory = flow.start(schedule, motion)
+        latents["motion"] = jax.random.normal(keys[1], latent_shape, jnp.float32)
         feedback = jnp.zeros(latent_shape, jnp.float32)
-    return SampleState(
-        video, flow.start(schedule, video), motion, motion_memory, feedback, scale, None, None
-    )
+    return SampleState(video.start(schedule, latents, Carried(scale)), feedback)
 
 
 def start_tracks(
     state: SampleState,
-    tracks: jax.Array | None,
-    noise: jax.Array,
-    sigma: jax.Array,
+    tracks: Array | None,
+    noise: Array,
+    sigma: Array,
     *,
-    warp: Any = None,
+    warp: cycle.Warp = None,
 ) -> SampleState:
     """Returns the state with tracks at noise level sigma: M = (1 - sigma) M^ + sigma eps (A23).
 
@@ -80,40 +89,56 @@ def start_tracks(
     return state._replace(tracks_t=tracks_t, refined=cycle.Coarse(zeros, zeros[..., 0]), warp=warp)
 
 
+def denoiser(
+    functions: cycle.Functions, feedback: Array | None, context: cycle.Context
+) -> video.Denoise:
+    """Returns MJD as `video.step` wants it; given: scalar bool, whether the step may be reused."""
+
+    def denoise(run: video.State, row: flow.Schedule, again: Array) -> tuple[video.Latents, Any]:
+        latents, kept = run.latents, {}
+        t = jnp.full((len(latents["video"]),), row.sigma, jnp.float32)
+        if run.carried.memory is not None:
+            kept = {"memory": run.carried.memory, "again": again}
+        out = functions.mjd(latents["video"], latents.get("motion"), feedback, t, context, **kept)
+        velocities, scale = {"video": out.velocity}, run.carried.scale
+        if "motion" in latents:
+            velocities["motion"], scale = out.motion_velocity, out.scale
+        return velocities, Carried(scale, out.memory)
+
+    return denoise
+
+
 def sample_plain(
     functions: cycle.Functions,
     state: SampleState,
     rows: flow.Schedule,
-    first: jax.Array,
-    context: Any,
+    first: Array,
+    context: cycle.Context,
     *,
-    settings: cycle.Settings,
-    again: jax.Array | None = None,
+    again: Array | None = None,
 ) -> SampleState:
     """Runs consecutive plain steps as one scan: denoise, step both latents, re-impose frame 0.
 
     Args:
       rows: the schedule's rows of this run (scan inputs).
       first: [b v 1 h w c], reference latents.
-      again: [steps] bool, which steps may reuse the last one's (`state.memory`); None: none.
+      again: [steps] bool, which steps may reuse the last one's blocks; None: none.
     """
     again = jnp.zeros(rows.sigma.shape, bool) if again is None else again
-
-    def body(state, inputs):
-        row, again = inputs
-        return _denoise(functions, state, row, first, context, settings, again=again)[0], None
-
-    return jax.lax.scan(body, state, (rows, again))[0]
+    denoise = denoiser(functions, state.feedback, context)
+    return state._replace(
+        run=video.scan(denoise, state.run, rows, first={"video": first}, given=again)
+    )
 
 
 def sample_refine(
     functions: cycle.Functions,
     state: SampleState,
     row: flow.Schedule,
-    next_sigma: jax.Array,
-    fresh: jax.Array,
-    first: jax.Array,
-    context: Any,
+    next_sigma: Array,
+    fresh: Array,
+    first: Array,
+    context: cycle.Context,
     *,
     settings: cycle.Settings,
 ) -> SampleState:
@@ -126,47 +151,41 @@ def sample_refine(
       next_sigma: scalar, sigma of the next refining step, 0 at the last one.
       fresh: scalar bool, whether the warp is taken from this step's frame 0, else kept.
     """
-    motion_t = state.motion
-    state, denoised = _denoise(functions, state, row, first, context, settings)
-    t = jnp.full((motion_t.shape[0],), row.sigma, jnp.float32)
-    estimate = flow.to_data(motion_t, denoised.motion, t)
-    coarse, pseudo = functions.decode(estimate, denoised.scale, context)
-    velocity = functions.dpa(state.tracks_t, coarse, t, context)
-    metres = functions.denormalise(flow.to_data(state.tracks_t, velocity, t), context)
+    motion_t = state.run.latents["motion"]
+    denoise = denoiser(functions, state.feedback, context)
+    run, velocities = video.step(
+        denoise, state.run, row, first={"video": first}, given=jnp.asarray(False)
+    )
+    scale, t = run.carried.scale, jnp.full((motion_t.shape[0],), row.sigma, jnp.float32)
+    estimate = flow.to_data(motion_t, velocities["motion"], t)
+    coarse, pseudo = functions.decode(estimate, scale, context)
+    with jax.named_scope("align"):
+        velocity = functions.dpa(state.tracks_t, coarse, t, context)
+        metres = functions.denormalise(flow.to_data(state.tracks_t, velocity, t), context)
     feedback, warp = state.feedback, state.warp
     if settings.cycle:
-        frame0 = pseudo[:, :, 0]
-        make = lambda: functions.warp(frame0, denoised.scale, context)  # noqa: E731
-        warp = jax.lax.cond(fresh, make, lambda: state.warp)
-        feedback = functions.encode(metres, denoised.scale, warp, context)
-    return state._replace(
+        with jax.named_scope("feedback"):
+            frame0 = pseudo[:, :, 0]
+            make = lambda: functions.warp(frame0, scale, context)  # noqa: E731
+            warp = jax.lax.cond(fresh, make, lambda: state.warp)
+            feedback = functions.encode(metres, scale, warp, context)
+    return SampleState(
+        run,
+        feedback,
         tracks_t=state.tracks_t + (next_sigma - row.sigma) * velocity,
-        feedback=feedback,
         refined=cycle.Coarse(metres, coarse.confidence),
         warp=warp,
     )
 
 
-def _denoise(functions, state, row, first, context, settings, *, again=False):
-    """One MJD call and one sampler step of both latents; frame 0 of the video is re-imposed."""
-    t = jnp.full((state.video.shape[0],), row.sigma, jnp.float32)
-    kept = {} if state.memory is None else {"memory": state.memory, "again": jnp.asarray(again)}
-    denoised = functions.mjd(state.video, state.motion, state.feedback, t, context, **kept)
-    video, video_memory = flow.step(state.video, denoised.video, state.video_memory, row)
-    video = flow.hold_first(video, first)
-    state = state._replace(video=video, video_memory=video_memory, memory=denoised.memory)
-    if settings.joint_motion:
-        motion, memory = flow.step(state.motion, denoised.motion, state.motion_memory, row)
-        state = state._replace(motion=motion, motion_memory=memory, scale=denoised.scale)
-    return state, denoised
-
-
-def plan_steps(sigmas: Any, settings: Any, *, anchors_given: bool) -> list[tuple[int, int, bool]]:
+def plan_steps(
+    sigmas: Any, settings: cycle.Settings, *, anchors_given: bool
+) -> list[tuple[int, int, bool]]:
     """Splits a sampler's steps into runs: (first, last + 1, whether this one step refines).
 
     Args:
       sigmas: [steps + 1], host array, decreasing to 0.
-      settings: a `cycle.Settings`: refine_every, refine_last, anchor_time.
+      settings: reads refine_every, refine_last, anchor_time.
       anchors_given: False delays the first refinement until sigma <= anchor_time (A23).
 
     Returns:
@@ -194,7 +213,9 @@ def plan_steps(sigmas: Any, settings: Any, *, anchors_given: bool) -> list[tuple
     return [run for run in [*runs, (first, steps, False)] if run[0] < run[1]]
 
 
-def plan_warps(sigmas: Any, runs: list[tuple[int, int, bool]], settings: Any) -> list[bool]:
+def plan_warps(
+    sigmas: Any, runs: list[tuple[int, int, bool]], settings: cycle.Settings
+) -> list[bool]:
     """Returns for each run whether it takes a fresh warp from its own estimate of frame 0.
 
     Refining runs do until sigma has fallen to `settings.anchor_time`; the first one there is the

@@ -6,12 +6,14 @@ Losses (paper Eq. 3 and 5, all weights 1 by default):
 
 over valid latent frames; video frame 0 is given and not in the loss (A15). The scale is regressed
 in standardised metres (A5). Parts of the parameters: `dit` (MJD; Wan's weights load by the same
-paths), `dpa`, `vae` (frozen) and, with `prediction="data"`, `prior`.
+paths), `dpa`, `vae` (frozen), with `prediction="data"` `prior` and, with a learned codec, `codec`
+(frozen). With `prediction="data"` the loss is on the clean latents.
 
-The networks and the loop's functions are in `syncmv4d_loop`, sampling is in `syncmv4d_sampling`.
-With `prediction="data"` the loss is on the clean latents.
+The task is made of a `Loop` (networks as the functions that `cycle` joins) and functions over it:
+sampling.py, cost.py.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -20,39 +22,118 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import flow, tree
+from syncmv4d_jax import flow, schema, tree
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.models import flops
+from syncmv4d_jax.models import flops, motion_codec
 from syncmv4d_jax.models.dpa import aligner
+from syncmv4d_jax.models.dpa import config as dpa_config
+from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import warm_start
-from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
-from syncmv4d_jax.tasks.syncmv4d import cycle, loop, sampling
+from syncmv4d_jax.models.nn import module, protocol
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks import base, video
+from syncmv4d_jax.tasks import motion_codec as codec_task
+from syncmv4d_jax.tasks.syncmv4d import cost as costs
+from syncmv4d_jax.tasks.syncmv4d import cycle, loop, maps, sampling
+from syncmv4d_jax.tasks.syncmv4d import options as task_options
 
 Array = jax.Array
 Params = dict[str, Any]
+CLIPS = ("video", "motion")  # latents of a cache may stand for them
+READ = (
+    "video_latents", "motion_latents", "text", "text_lengths", "null_text", "null_text_lengths",
+    "tracks", "visibility", "anchors", "anchor_valid", "intrinsics", "extrinsics", "scale",
+    "frame_valid", "latent_valid", "view_index",
+)  # fmt: skip
+AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ)}
 
 
-class SyncMV4D(sampling.Sampler):
-    """The task; see `tasks.base.Task`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyncMV4D:
+    """The task; see `tasks.base.Task`. `codec_config`: of a learned codec in the loop."""
 
     name = "syncmv4d"
+    cameras = True
+
+    options: task_options.Options
+    mjd_config: mjd_config.MJDConfig
+    dpa_config: dpa_config.AlignerConfig
+    vae_config: vae.VAEConfig
+    settings: cycle.Settings
+    codec_config: motion_codec.CodecConfig | None = None
+    placement: protocol.Placement = protocol.LOCAL
+
+    def __post_init__(self):
+        if self.settings.joint_motion != self.mjd_config.joint_motion:
+            raise ValueError(
+                f"config.task.cycle.joint_motion={self.settings.joint_motion} and "
+                f"config.task.dit.joint_motion={self.mjd_config.joint_motion} differ"
+            )
+        if self.options.motion_repr == "das_tracking" and self.settings.dpa:
+            raise ValueError("motion_repr=das_tracking has no depth over time: switch dpa off")
+        if self.codec_config:
+            codec_task.check(self.codec_config, self.vae_config)
 
     @functools.cached_property
-    def _each(self) -> dict[str, float]:
-        return syncmv4d_cost.parts(self)
+    def loop(self) -> loop.Loop:
+        """The networks as the loop's functions."""
+        o, place = self.options, self.placement
+        frozen = video.FrozenVAE(self.vae_config, place, o.vae_batch, o.vae_chunk)
+        way: maps.Maps = maps.Autoencoder(frozen, o.size)
+        if self.codec_config:
+            way = maps.Codec(self.codec_config, o.size, place)
+        return loop.Loop(
+            o,
+            self.settings,
+            self.mjd_config,
+            self.dpa_config,
+            frozen,
+            maps.Motion(way, o.points, place),
+            place,
+        )
 
-    def cost(self, batch: dict[str, Array]) -> dict[str, float]:
-        """Returns tokens and FLOPs of a training step over a global batch (syncmv4d_cost).
+    @property
+    def trainable(self) -> str:
+        """Regex over parameter paths."""
+        parts = ["dit", *["dpa"] * self.settings.dpa]
+        return rf"^({'|'.join([*parts, *['prior'] * (self.options.prediction == 'data')])})/"
 
-        What rematerialisation computes again does not count.
-        """
-        v, *latents, _ = self.latent_shape
-        dense = flops.tokens(self.mjd_config, tuple(latents)) * (1 + self.settings.joint_motion)
-        samples = batch["text"].shape[0]
-        raw = "video_latents" not in batch
-        once = syncmv4d_cost.training(self, self._each, raw=raw, recomputed=False)
-        tokens = samples * v * (dense + self.mjd_config.extra_tokens)
-        return {"tokens": tokens, "flops": samples * sum(once.values())}
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """See `tasks.base.Task`."""
+        return ("vae", "codec") if self.codec_config else ("vae",)
+
+    @property
+    def clip(self) -> base.Clip:
+        """Sizes of a sample."""
+        return base.Clip(self.options.frames, self.options.size, self.options.views)
+
+    @property
+    def sampling(self) -> base.Sampling:
+        """How a sample is made."""
+        o = self.options
+        return base.Sampling(o.sampler, o.sample_steps, o.sample_shift, o.guidance, o.prediction)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int, int]:
+        """(v, f, h, w, c) of one sample's latents."""
+        return self.loop.latent_shape
+
+    def init(self, rng: Array) -> Params:
+        """Returns initial parameters of all parts; `codec` is meant to be loaded."""
+        keys = jax.random.split(rng, 3)
+        params = {
+            "dit": warm_start.init(self.mjd_config, keys[0]),
+            "vae": module.init(vae.VAE, self.vae_config, keys[2]),
+        }
+        if self.settings.dpa:
+            params["dpa"] = module.init(aligner.Aligner, self.dpa_config, keys[1])
+        if self.options.prediction == "data":
+            c = self.vae_config.z_dim
+            params["prior"] = {"kernel": jnp.eye(c), "bias": jnp.zeros((c,))}
+        if self.codec_config:
+            params["codec"] = module.init(motion_codec.Codec, self.codec_config, rng)
+        return params
 
     def grow(self, params: Params, given: frozenset[str]) -> Params:
         """Returns parameters whose new parts of MJD start from given Wan weights (A12, A13).
@@ -67,26 +148,34 @@ class SyncMV4D(sampling.Sampler):
         own = {n: x if f"dit/{n}" in given else grown[n] for n, x in flat.items()}
         return {**params, "dit": tree.unflatten(own)}
 
+    # Training.
+
     def loss(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the loss and its terms for a batch of schema.BATCH (latents or raw video)."""
+        """Returns the loss and its terms for a batch of schema.BATCH (latents or raw video).
+
+        Raises:
+          ValueError: a batch of other sizes, or without null text where text is dropped.
+        """
+        self._check("loss", batch, AXES)
         keys = jax.random.split(rng, 3)
-        targets = self._targets(frozen, batch)
+        targets = self.targets(frozen, batch)
         t = flow.sample_uniform(keys[0], targets.scale.shape[:1], shift=self.options.time_shift)
-        context = self._drop_text(self.context(batch), keys[1])
-        stopped = jax.tree.map(jax.lax.stop_gradient, trainable)
+        text, lengths = video.drop_text(batch, keys[1], share=self.options.text_drop)
+        context = {**self.loop.context(batch), "text": text, "text_lengths": lengths}
+        stopped, first = jax.lax.stop_gradient(trainable), targets.latents[:, :, :1]
         out = cycle.train_step(
-            self.functions({**frozen, **trainable}, targets.video[:, :, :1]),
-            self.functions({**frozen, **stopped}, targets.video[:, :, :1]),
+            self.loop.functions({**frozen, **trainable}, first),
+            self.loop.functions({**frozen, **stopped}, first),
             targets,
             t,
             context,
             keys[2],
             settings=self.settings,
         )
-        terms = self._latent_terms(out, targets, t, context, batch)
-        if self.settings.dpa:
+        terms = self.latent_terms(out, targets, t, context, batch)
+        if out.tracks:
             terms |= self._track_terms(out, targets, t, context)
         weights = {
             "video": self.options.video_weight,
@@ -98,11 +187,13 @@ class SyncMV4D(sampling.Sampler):
         total = sum(weights[name] * value for name, value in terms.items())
         return total, {f"loss_{name}": value for name, value in terms.items()}
 
-    def _targets(self, frozen: Params, batch: dict[str, Array]) -> cycle.Targets:
+    def targets(self, frozen: Params, batch: dict[str, Array]) -> cycle.Targets:
+        """Clean data of a batch: latents of the cache, or of its pixels."""
+
         def latents(name):
             if f"{name}_latents" in batch:
                 return batch[f"{name}_latents"].astype(jnp.float32)
-            return jax.lax.stop_gradient(self.encode_pixels(frozen, batch[name]))
+            return jax.lax.stop_gradient(self.loop.vae.encode_bytes(frozen, batch[name]))
 
         joint = self.settings.joint_motion
         tracks = einops.repeat(batch["tracks"], "b n k c -> b v n k c", v=self.options.views)
@@ -110,38 +201,44 @@ class SyncMV4D(sampling.Sampler):
             latents("video"), latents("motion") if joint else None, tracks, batch["scale"]
         )
 
-    def _latent_terms(self, out, targets, t, context, batch) -> dict[str, Array]:
+    def latent_terms(
+        self,
+        out: cycle.Prediction,
+        targets: cycle.Targets,
+        t: Array,
+        context: dict[str, Any],
+        batch: dict[str, Array],
+    ) -> dict[str, Array]:
+        """The terms of MJD: video and, with joint motion, motion and scale."""
         weight = batch["latent_valid"].astype(jnp.float32)[:, None, :, None, None, None]
         weight = weight * self._foreground(context, batch)
         not_first = (jnp.arange(weight.shape[2]) > 0).astype(jnp.float32)
         not_first = einops.rearrange(not_first, "f -> 1 1 f 1 1 1")
 
-        def term(velocity, noise, data, weight):
-            error = velocity - flow.velocity(data, noise)
+        def term(diffused, data, weight):
+            error = diffused.velocity - flow.velocity(data, diffused.noise)
             if self.options.prediction == "data":
                 error = error * loop.bounded_time(t, error)
-            weight = jnp.broadcast_to(weight, error.shape)
-            return jnp.sum(weight * jnp.square(error)) / jnp.maximum(jnp.sum(weight), 1.0)
+            return video.mean_square(error, weight)
 
-        terms = {
-            "video": term(out.denoised.video, out.video_noise, targets.video, weight * not_first)
-        }
-        if self.settings.joint_motion:
-            terms["motion"] = term(out.denoised.motion, out.motion_noise, targets.motion, weight)
-            mean, std = self.scale_statistics()
-            terms["scale"] = jnp.mean(jnp.square((out.denoised.scale - targets.scale) / std))
-            del mean
+        terms = {"video": term(out.video, targets.latents, weight * not_first)}
+        if out.motion:
+            terms["motion"] = term(out.motion, targets.motion_latents, weight)
+            _, std = self.loop.scale_statistics()
+            terms["scale"] = jnp.mean(jnp.square((out.scale - targets.scale) / std))
         return terms
 
     def _track_terms(self, out, targets, t, context) -> dict[str, Array]:
-        tracks = self.scenes(self.normalise(targets.tracks, context))
+        scenes, (tracks_t, noise, velocity) = self.loop.scenes, out.tracks
+        clean = self.loop.normalise(targets.tracks, context)
+        tracks = scenes(clean)
         _, terms = aligner.loss(
-            self.scenes(out.track_velocity),
-            target=self.scenes(out.track_target),
-            tracks_t=self.scenes(out.tracks_t),
+            scenes(velocity),
+            target=scenes(flow.velocity(clean, noise)),
+            tracks_t=scenes(tracks_t),
             tracks=tracks[:, 0],
             t=jnp.repeat(t, tracks.shape[0] // t.shape[0]),
-            valid=self.scenes(self.valid_points(context, out.tracks_t)),
+            valid=scenes(self.loop.valid_points(context, tracks_t)),
             placement=self.placement,
         )
         return {"dpa": terms["velocity"], "chamfer": terms["chamfer"]}
@@ -169,13 +266,136 @@ class SyncMV4D(sampling.Sampler):
         marked = einops.rearrange(marked, "b v (f h w) -> b v f h w 1", f=f, h=h)
         return 1.0 + self.options.foreground_gain * marked
 
-    def _drop_text(self, context: dict[str, Array], rng: Array) -> dict[str, Array]:
-        null = context["null_text"]
-        if not self.options.text_drop or null is None:
-            return context
-        drop = jax.random.uniform(rng, context["text_lengths"].shape) < self.options.text_drop
-        length = context["text"].shape[1]
-        null = jnp.pad(null, ((0, 0), (0, max(0, length - null.shape[1])), (0, 0)))[:, :length]
-        text = jnp.where(drop[:, None, None], null, context["text"])
-        lengths = jnp.where(drop, context["null_text_lengths"], context["text_lengths"])
-        return {**context, "text": text, "text_lengths": lengths}
+    def _check(self, door: str, arrays: dict[str, Array], axes: dict[str, str]) -> None:
+        base.check(f"task {self.name}, {door}", arrays, axes, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        v, f, h, w, c = self.latent_shape
+        o = self.options
+        sizes = {"v": v, "n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h}
+        return sizes | {"wl": w, "c": c, "d": self.mjd_config.text_dim, "k": o.points}
+
+    # Sampling.
+
+    def encode(self, params: Params, pixels: Array) -> Array:
+        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
+        return video.encode(self.loop.vae, params["vae"], pixels)
+
+    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
+        """Returns the sample with the pixels of video and motion; compiled."""
+        read = functools.partial(video.decode, self.loop.vae, params["vae"])
+        motion = None if sample.motion_latents is None else read(sample.motion_latents)
+        return dataclasses.replace(sample, pixels=read(sample.latents), motion_pixels=motion)
+
+    def sample(
+        self,
+        params: Params,
+        inputs: dict[str, Array],
+        rng: Array,
+        *,
+        progress: base.Progress | None = None,
+    ) -> base.Sample:
+        """See `sampling.sample`.
+
+        Raises:
+          ValueError: inputs of other sizes.
+        """
+        axes = {key: AXES[key] for key in schema.CONDITIONS} | {"first": "b v 1 hl wl c"}
+        self._check("sample", inputs, axes)
+        return sampling.sample(self.loop, params, inputs, rng, progress=progress)
+
+    # Cost and plans.
+
+    @functools.cached_property
+    def _each(self) -> dict[str, float]:
+        return costs.parts(self.loop)
+
+    def cost(self, batch: dict[str, Array]) -> dict[str, float]:
+        """Returns tokens and FLOPs of a training step over a global batch (cost.py).
+
+        What rematerialisation computes again does not count.
+        """
+        v, *latents, _ = self.latent_shape
+        dense = flops.tokens(self.mjd_config, tuple(latents)) * (1 + self.settings.joint_motion)
+        samples = batch["text"].shape[0]
+        raw = "video_latents" not in batch
+        once = costs.training(self.loop, self._each, raw=raw, recomputed=False)
+        tokens = samples * v * (dense + self.mjd_config.extra_tokens)
+        return {"tokens": tokens, "flops": samples * sum(once.values())}
+
+    def programs(self) -> dict[str, base.Program]:
+        """Returns the steps: MJD alone, with the loop closed, and a refining step of sampling.
+
+        Without an aligner there is no loop to close, and sampling's step is a plain one.
+        """
+        own = dataclasses.replace(self, vae_config=video.ahead(self.vae_config))
+        open_loop = dataclasses.replace(self.settings, cycle=False, dpa=False)
+        alone = dataclasses.replace(own, settings=open_loop)
+        steps = {"mjd_step": alone._program(None, alone._batch)}
+        if self.settings.dpa:
+            steps["closed_loop_step"] = own._program(None, own._batch)
+            step = sampling.refine_step
+        else:
+            step = sampling.plain_run
+        step = functools.partial(step, own.loop, own.options.guidance)
+        return steps | {"sample_step": own._program(step, own._step_inputs)}
+
+    def _program(self, step: Any, inputs: Any) -> base.Program:
+        """A step without the aligner reads no autoencoder: latents are cached."""
+        parts = set(jax.eval_shape(self.init, jax.random.key(0)))
+        way = {self.loop.motion.maps.part} if self.settings.dpa else set()
+        parts -= set(self.frozen_parts) - way
+        work = functools.partial(self._work, training=step is None)
+        return base.Program(self, tuple(sorted(parts)), step, inputs, work)
+
+    def _batch(self, samples: int) -> tuple[base.Shapes]:
+        """A batch with cached latents, null text of one row."""
+        sizes = {"b": samples, "l": self.mjd_config.text_len, "l0": 1, **self._sizes()}
+        return (base.shapes(READ, **sizes),)
+
+    def _step_inputs(self, samples: int) -> tuple[base.Shapes, ...]:
+        (batch,) = self._batch(samples)
+        first = jax.eval_shape(lambda x: x[:, :, :1], batch["video_latents"])
+        inputs = {key: batch[key] for key in schema.CONDITIONS} | {"first": first}
+        inputs["null_text"] = inputs["text"]  # both branches are encoded to one length
+        made = sampling.plan(self.loop, anchors_given=True)
+        params = jax.eval_shape(self.init, jax.random.key(0))
+        start = lambda *given: sampling.begin(self.loop, made, *given)[:2]  # noqa: E731
+        state, context = jax.eval_shape(start, params, inputs, jax.random.key(0))
+        if self.settings.dpa:
+            row = jax.eval_shape(lambda: made.schedule.row(0))
+            numbers = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), bool)
+            return state, row, *numbers, first, context
+        row = jax.eval_shape(lambda: made.schedule.rows(0, 1))
+        return state, row, jax.ShapeDtypeStruct((1,), bool), first, context
+
+    def _work(self, *, training: bool) -> base.Work:
+        v, f, h, w, _ = self.latent_shape
+        config, o = self.mjd_config, self.options
+        if training:
+            flops_of = costs.training(self.loop, self._each)
+        else:
+            branches = 2 if o.guidance != 1.0 else 1
+            flops_of = {k: x for k, x in self._each.items() if k != "pixels"}
+            flops_of["mjd"] *= branches
+        share = min(1.0, o.vae_chunk * self.vae_config.stride[0] / o.frames or 1.0)
+        clip = 4 * o.frames * o.size[0] * o.size[1] * self.vae_config.dec_dim * share
+        return base.Work(
+            flops_of,
+            views=v,
+            heads=config.heads,
+            tokens=v * (config.extra_tokens + 2 * flops.tokens(config, (f, h, w))),
+            width=config.dim,
+            layers=config.layers,
+            residual=jnp.dtype(config.residual_dtype).itemsize,
+            remat=config.remat != "none",
+            clip=clip / self.vae_config.patch**2 if self.settings.dpa else 0.0,
+        )
+
+    def embedded(self) -> base.Scenes:
+        """Returns what data a run that names none is to make."""
+        o, text = self.options, (self.mjd_config.text_dim, self.mjd_config.text_len)
+        return base.Scenes(
+            size=o.size, frames=o.frames, points=o.points, motion=o.motion_repr, text=text,
+            vae=self.vae_config,
+        )  # fmt: skip

@@ -4,7 +4,7 @@
     python tests/golden/programs/make.py small/mjd_step full/mjd_step
 
 Run it when a program is meant to change, look at the difference, and say in the commit why it is
-worth it. The steps are those of `plan.ENTRIES`; of each are held
+worth it. The steps are those that the task names (`tasks.base.Planned`); of each are held
 
     flops         products and convolutions of the traced program (flop_count), a sharded kernel's
                   as one device computes them
@@ -52,9 +52,8 @@ def trace(name: str) -> Any:
     from syncmv4d_jax.run import programs
 
     size, entry = name.split("/")
-    config = programs.of_entry(configuration(size), entry)
     mesh = meshes.make_mesh({"fsdp": 2, "sequence": 4})
-    function, arguments = programs.program(config, mesh, entry, 2)
+    function, arguments = programs.program(configuration(size), mesh, entry, 2)
     return function.trace(*arguments)
 
 

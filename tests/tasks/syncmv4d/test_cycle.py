@@ -31,9 +31,9 @@ def perfect(truth):
         return (x_t - data) / jnp.reshape(t, t.shape + (1,) * (x_t.ndim - 1))
 
     def mjd(video, motion, feedback, t, context):
-        return cycle.Denoised(
-            toward(video, truth.video, t),
-            None if motion is None else toward(motion, truth.motion, t),
+        return cycle.Velocities(
+            toward(video, truth.latents, t),
+            None if motion is None else toward(motion, truth.motion_latents, t),
             truth.scale,
         )
 
@@ -45,7 +45,7 @@ def perfect(truth):
             jnp.zeros((B, V, N, H, W, 3)),
         ),
         warp=lambda frame0, scale, context: frame0,
-        encode=lambda tracks, scale, warp, context: truth.motion,
+        encode=lambda tracks, scale, warp, context: truth.motion_latents,
         normalise=lambda tracks, context: tracks,
         denormalise=lambda tracks, context: tracks,
         corrupt=lambda tracks, t, context, rng: cycle.Coarse(tracks, jnp.ones(tracks.shape[:-1])),
@@ -65,14 +65,12 @@ def run(functions, settings, truth=None, seed=0):
 def test_perfect_functions_have_no_error(cond):
     truth = targets()
     out = run(perfect(truth), cycle.Settings(cond=cond, probability=1.0), truth)
-    wanted = flow.velocity(truth.video, out.video_noise)[:, :, 1:]
-    np.testing.assert_allclose(out.denoised.video[:, :, 1:], wanted, atol=1e-4)
-    np.testing.assert_allclose(
-        out.denoised.motion, flow.velocity(truth.motion, out.motion_noise), atol=1e-4
-    )
-    np.testing.assert_allclose(out.track_velocity, out.track_target, atol=1e-4)
-    np.testing.assert_allclose(out.feedback, truth.motion)
-    np.testing.assert_array_equal(out.video_t[:, :, 0], truth.video[:, :, 0])
+    wanted = flow.velocity(truth.latents, out.video.noise)[:, :, 1:]
+    np.testing.assert_allclose(out.video.velocity[:, :, 1:], wanted, atol=1e-4)
+    for one, data in ((out.motion, truth.motion_latents), (out.tracks, truth.tracks)):
+        np.testing.assert_allclose(one.velocity, flow.velocity(data, one.noise), atol=1e-4)
+    np.testing.assert_allclose(out.feedback, truth.motion_latents)
+    np.testing.assert_array_equal(out.video.noisy[:, :, 0], truth.latents[:, :, 0])
 
 
 def test_probability_zero_means_no_feedback():
@@ -83,11 +81,11 @@ def test_probability_zero_means_no_feedback():
 def test_noises_are_independent_and_time_is_shared():
     truth = targets()
     out = run(perfect(truth), cycle.Settings(), truth)
-    correlation = np.corrcoef(np.ravel(out.video_noise), np.ravel(out.motion_noise))[0, 1]
+    correlation = np.corrcoef(np.ravel(out.video.noise), np.ravel(out.motion.noise))[0, 1]
     assert abs(correlation) < 0.3
     t = jnp.array([0.3, 0.8]).reshape(B, 1, 1, 1, 1, 1)
     np.testing.assert_allclose(
-        out.motion_t, (1 - t) * truth.motion + t * out.motion_noise, atol=1e-6
+        out.motion.noisy, (1 - t) * truth.motion_latents + t * out.motion.noise, atol=1e-6
     )
 
 
@@ -98,12 +96,12 @@ def test_switches_leave_out_what_they_name():
     truth = targets()
     fakes = dataclasses.replace(perfect(truth), dpa=forbidden, decode=forbidden, encode=forbidden)
     out = run(fakes, cycle.Settings(dpa=False, cycle=False), truth)
-    assert out.track_velocity is None
+    assert out.tracks is None
     out = run(fakes, cycle.Settings(joint_motion=False, dpa=False, cycle=False), truth)
-    assert out.motion_t is None
+    assert out.motion is None and out.tracks is None
     fakes = dataclasses.replace(perfect(truth), encode=forbidden)
     out = run(fakes, cycle.Settings(cycle=False), truth)
-    assert out.track_velocity is not None and not np.any(out.feedback)
+    assert out.tracks is not None and not np.any(out.feedback)
 
 
 @pytest.mark.parametrize("grad", ["none", "scale"])
@@ -114,7 +112,8 @@ def test_gradient_of_the_aligner_reaches_the_scale_only_when_asked(grad):
     def loss(weight):
         def mjd(video, motion, feedback, t, context):
             out = fakes.mjd(video, motion, feedback, t, context)
-            return out._replace(scale=out.scale * weight, motion=out.motion * weight)
+            moved = out.motion_velocity * weight
+            return out._replace(scale=out.scale * weight, motion_velocity=moved)
 
         def decode(latents, scale, context):
             tracks = truth.tracks * jnp.mean(scale) + jnp.mean(latents)
@@ -127,7 +126,7 @@ def test_gradient_of_the_aligner_reaches_the_scale_only_when_asked(grad):
             live, fakes, truth, jnp.array([0.3, 0.8]), None, jax.random.key(0),
             settings=cycle.Settings(grad=grad),
         )  # fmt: skip
-        return jnp.sum(jnp.square(out.track_velocity))
+        return jnp.sum(jnp.square(out.tracks.velocity))
 
     gradient = jax.grad(loss)(1.0)
     assert (gradient != 0) == (grad == "scale")
@@ -140,7 +139,7 @@ def test_sampling_with_the_true_velocity_returns_the_data(kind):
     schedule = flow.schedule(kind, 8, shift=3.0)
     sigmas = np.append(schedule.sigma, 0.0)
     runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=True)
-    first = truth.video[:, :, :1]
+    first = truth.latents[:, :, :1]
     state = cycle_sampling.sample_start(
         jax.random.key(3), schedule, first, settings=settings, latent_shape=LATENT,
         scale=truth.scale,
@@ -160,10 +159,10 @@ def test_sampling_with_the_true_velocity_returns_the_data(kind):
             )  # fmt: skip
         else:
             state = cycle_sampling.sample_plain(
-                functions, state, schedule.rows(begin, end), first, None, settings=settings
+                functions, state, schedule.rows(begin, end), first, None
             )
-    np.testing.assert_allclose(state.video, truth.video, atol=2e-4)
-    np.testing.assert_allclose(state.motion, truth.motion, atol=2e-4)
+    np.testing.assert_allclose(state.run.latents["video"], truth.latents, atol=2e-4)
+    np.testing.assert_allclose(state.run.latents["motion"], truth.motion_latents, atol=2e-4)
     np.testing.assert_allclose(state.tracks_t, truth.tracks, atol=2e-4)
     np.testing.assert_allclose(state.refined.tracks, truth.tracks, atol=2e-4)
 
@@ -211,7 +210,7 @@ def test_a_kept_warp_is_not_computed_again():
     )
     schedule, settings = flow.schedule("euler", 4), cycle.Settings()
     state = cycle_sampling.sample_start(
-        jax.random.key(0), schedule, truth.video[:, :, :1], settings=settings,
+        jax.random.key(0), schedule, truth.latents[:, :, :1], settings=settings,
         latent_shape=LATENT, scale=truth.scale,
     )  # fmt: skip
     zeros = jnp.zeros((B, V, N, K, 3))
@@ -220,7 +219,7 @@ def test_a_kept_warp_is_not_computed_again():
     )
     for fresh, wanted in ((False, 7.0), (True, 1.0)):
         out = cycle_sampling.sample_refine(
-            functions, state, schedule.row(0), 0.5, jnp.asarray(fresh), truth.video[:, :, :1],
+            functions, state, schedule.row(0), 0.5, jnp.asarray(fresh), truth.latents[:, :, :1],
             None, settings=settings,
         )  # fmt: skip
         np.testing.assert_allclose(out.feedback, wanted)

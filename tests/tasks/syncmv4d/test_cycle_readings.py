@@ -14,6 +14,7 @@ from syncmv4d_jax.tasks.syncmv4d import cycle, cycle_sampling
 
 T = jnp.array([0.3, 0.8])
 CONDITIONS = ("x0_selfcond", "noisy", "sim")
+LATENTS = ("video", "motion")
 
 
 def run(settings, weight=1.0, detached=1.3, seed=5):
@@ -27,9 +28,14 @@ def wanted(out, cond="x0_selfcond", fed=True, decoded=True):
     """The lines written out for the noises that `out` has drawn."""
     functions, others, truth = tagged.make(), tagged.make(1.3), tagged.targets()
     corrupted = tagged.corrupted(others, truth, T, jax.random.key(5))
-    noisy = out.video_t, out.motion_t, out.tracks_t
+    noisy = out.video.noisy, out.motion.noisy, out.tracks.noisy
     how = dict(cond=cond, fed=fed, decoded=decoded)
     return tagged.step(functions, others, truth, noisy, T, corrupted, **how)
+
+
+def denoised(out):
+    """What MJD has said: both velocities and the scale."""
+    return out.video.velocity, out.motion.velocity, out.scale
 
 
 def close(got, wanted):
@@ -42,8 +48,8 @@ def test_a_step_is_algorithm_1_under_each_reading_of_its_condition(cond):
     out = run(cycle.Settings(cond=cond, probability=1.0))
     lines = wanted(out, cond)
     close(out.feedback, lines.feedback)
-    close(out.denoised[:3], lines.denoised[:3])
-    close(out.track_velocity, lines.track_velocity)
+    close(denoised(out), lines.denoised[:3])
+    close(out.tracks.velocity, lines.track_velocity)
     for other in CONDITIONS:  # the three readings are told apart
         if other != cond:
             assert np.abs(wanted(out, other).feedback - out.feedback).max() > 1e-2
@@ -52,16 +58,16 @@ def test_a_step_is_algorithm_1_under_each_reading_of_its_condition(cond):
 def test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own():
     truth, out = tagged.targets(), run(cycle.Settings())
     t = T.reshape(2, 1, 1, 1, 1, 1)
-    video = (1 - t) * truth.video + t * out.video_noise
-    close(out.video_t, video.at[:, :, 0].set(truth.video[:, :, 0]))
-    close(out.motion_t, (1 - t) * truth.motion + t * out.motion_noise)
-    clean = tagged.make().normalise(truth.tracks, None)
-    close(out.tracks_t - tagged.over(T, clean) * out.track_target, clean)
-    noise = out.track_target + clean
-    for a, b in ((out.video_noise, out.motion_noise), (noise, out.motion_noise)):
+    video = (1 - t) * truth.latents + t * out.video.noise
+    close(out.video.noisy, video.at[:, :, 0].set(truth.latents[:, :, 0]))
+    close(out.motion.noisy, (1 - t) * truth.motion_latents + t * out.motion.noise)
+    clean, noise = tagged.make().normalise(truth.tracks, None), out.tracks.noise
+    over = tagged.over(T, clean)
+    close(out.tracks.noisy, (1 - over) * clean + over * noise)
+    for a, b in ((out.video.noise, out.motion.noise), (noise, out.motion.noise)):
         n = min(a.size, b.size)
         assert abs(np.corrcoef(np.ravel(a)[:n], np.ravel(b)[:n])[0, 1]) < 0.2
-    for x in (out.video_noise, out.motion_noise, noise):
+    for x in (out.video.noise, out.motion.noise, noise):
         assert abs(np.std(x) - 1) < 0.25
 
 
@@ -69,12 +75,12 @@ def test_a_step_without_feedback_gives_zeros_to_mjd():
     out = run(cycle.Settings(probability=0.0))
     lines = wanted(out, fed=False)
     close(out.feedback, lines.feedback)
-    close(out.denoised[:3], lines.denoised[:3])
+    close(denoised(out), lines.denoised[:3])
 
 
 def test_steps_that_are_not_decoded_align_corrupted_tracks():
     out = run(cycle.Settings(probability=1.0, decoded=0.0))
-    close(out.track_velocity, wanted(out, decoded=False).track_velocity)
+    close(out.tracks.velocity, wanted(out, decoded=False).track_velocity)
 
 
 def test_shares_are_those_of_the_settings_and_fall_on_the_same_steps():
@@ -86,8 +92,8 @@ def test_shares_are_those_of_the_settings_and_fall_on_the_same_steps():
         def one(seed):
             out = run(settings, 1.0, 1.0, seed)
             corrupted = tagged.corrupted(tagged.make(), truth, T, jax.random.key(seed))
-            other = tagged.make().dpa(out.tracks_t, corrupted, T, None)
-            gap = jnp.max(jnp.abs(out.track_velocity - other))
+            other = tagged.make().dpa(out.tracks.noisy, corrupted, T, None)
+            gap = jnp.max(jnp.abs(out.tracks.velocity - other))
             return jnp.any(out.feedback != 0), gap > 1e-3
 
         return jax.lax.map(one, seeds)
@@ -105,14 +111,15 @@ def test_no_gradient_comes_from_the_feedback():
     def slope(weight, stop):
         held = jax.lax.stop_gradient(weight) if stop else weight
         out = run(cycle.Settings(probability=1.0), weight, held)
-        return jnp.sum(jnp.square(out.denoised.video)) + jnp.sum(out.feedback)
+        return jnp.sum(jnp.square(out.video.velocity)) + jnp.sum(out.feedback)
 
     @jax.grad
     def alone(weight):
         """The lines of MJD's own answer, to a feedback that is a number."""
         out = run(cycle.Settings(probability=1.0), 1.0, 1.0)
-        mjd = tagged.make(weight).mjd(out.video_t, out.motion_t, out.feedback, T, None)
-        return jnp.sum(jnp.square(mjd.video))
+        noisy = out.video.noisy, out.motion.noisy
+        mjd = tagged.make(weight).mjd(*noisy, out.feedback, T, None)
+        return jnp.sum(jnp.square(mjd.velocity))
 
     np.testing.assert_allclose(slope(1.0, True), jax.jit(alone)(1.0), rtol=1e-4)
     assert abs(slope(1.0, False) - slope(1.0, True)) > 1e-2  # there was something to hold back
@@ -129,15 +136,16 @@ def test_the_aligners_loss_moves_mjd_by_the_scale_alone_or_not_at_all(grad):
         return cycle.train_step(functions, functions, truth, T, None, rng, settings=settings)
 
     def loss(weight):
-        return jnp.sum(jnp.square(step(weight, settings).track_velocity))
+        return jnp.sum(jnp.square(step(weight, settings).tracks.velocity))
 
     def by_scale(weight):
         """The lines again, with everything but the scale of line 10 held."""
         f, out = tagged.make(), step(1.0, settings)
-        moved = tagged.make(weight).mjd(out.video_t, out.motion_t, out.feedback, T, None)
-        estimate = out.motion_t - tagged.over(T, out.motion_t) * out.denoised.motion
+        motion_t, _, velocity = out.motion
+        moved = tagged.make(weight).mjd(out.video.noisy, motion_t, out.feedback, T, None)
+        estimate = motion_t - tagged.over(T, motion_t) * velocity
         coarse, _ = f.decode(estimate, moved.scale, None)
-        return jnp.sum(jnp.square(f.dpa(out.tracks_t, coarse, T, None)))
+        return jnp.sum(jnp.square(f.dpa(out.tracks.noisy, coarse, T, None)))
 
     got, wanted = (jax.jit(jax.grad(f))(1.0) for f in (loss, by_scale))
     assert abs(wanted) > 1e-3
@@ -151,7 +159,7 @@ def test_sampling_closes_the_loop_line_by_line(anchor_time):
     functions, truth = tagged.make(), tagged.targets()
     schedule = flow.schedule("euler", 6, shift=2.0)
     sigmas = np.append(schedule.sigma, 0.0)
-    first = truth.video[:, :, :1]
+    first = truth.latents[:, :, :1]
     runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=True)
     fresh = cycle_sampling.plan_warps(sigmas, runs, settings)
     state = cycle_sampling.sample_start(
@@ -161,7 +169,7 @@ def test_sampling_closes_the_loop_line_by_line(anchor_time):
     noise = jax.random.normal(jax.random.key(4), truth.tracks.shape)
     empty = jnp.zeros((tagged.B, tagged.V, tagged.H, tagged.W, 3))
     state = cycle_sampling.start_tracks(state, None, noise, sigmas[0], warp=empty)
-    start = state.video, state.motion, state.tracks_t
+    start = *map(state.run.latents.get, LATENTS), state.tracks_t
     refining = [begin for begin, _, refine in runs if refine]
     assert refining == [0, 2, 4, 5]
     for (begin, end, refine), new in zip(runs, fresh, strict=True):
@@ -173,9 +181,10 @@ def test_sampling_closes_the_loop_line_by_line(anchor_time):
             )  # fmt: skip
         else:
             state = cycle_sampling.sample_plain(
-                functions, state, schedule.rows(begin, end), first, None, settings=settings
+                functions, state, schedule.rows(begin, end), first, None
             )
     taken = [begin for (begin, _, _), new in zip(runs, fresh, strict=True) if new]
     assert taken == ([0, 2, 4, 5] if anchor_time == 0 else [0, 2, 4])
     lines = tagged.sampled(functions, start, first, sigmas, refining, taken)
-    close((state.video, state.motion, state.tracks_t, state.refined.tracks), lines)
+    latents = map(state.run.latents.get, LATENTS)
+    close((*latents, state.tracks_t, state.refined.tracks), lines)

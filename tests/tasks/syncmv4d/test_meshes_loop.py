@@ -52,6 +52,8 @@ def make_batch(task):
         "motion_latents": rng.normal(size=(meshed.B, v, f, h, w, c)).astype(np.float32),
         "text": rng.normal(size=(meshed.B, 6, text.text_dim)).astype(np.float32),
         "text_lengths": np.full((meshed.B,), 4, np.int32),
+        "null_text": np.zeros((meshed.B, 1, text.text_dim), np.float32),
+        "null_text_lengths": np.ones((meshed.B,), np.int32),
         "tracks": tracks.astype(np.float32),
         "visibility": ones((meshed.B, v, meshed.N, meshed.K)),
         "anchors": np.asarray(pixels[:, :, 0], np.float32),
@@ -87,9 +89,9 @@ def closed_loop_step(views, name=None):
     def step(halves, batch):
         run = jax.value_and_grad(task.loss, has_aux=True)
         (loss, terms), gradients = run(*halves, batch, jax.random.key(2))
-        context = task.context(batch)
+        context = task.loop.context(batch)
         arrays = batch["motion_latents"], batch["scale"]
-        coarse, _ = task.functions({**halves[0], **halves[1]}, None).decode(*arrays, context)
+        coarse, _ = task.loop.functions({**halves[0], **halves[1]}, None).decode(*arrays, context)
         return (loss, gradients), terms, coarse
 
     return jax.device_get(quick(step)(halves, batch))

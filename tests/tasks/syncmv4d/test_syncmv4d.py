@@ -12,7 +12,7 @@ from syncmv4d_jax import schema, tree
 from syncmv4d_jax.geometry import cameras, pseudo_video
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.tasks import syncmv4d
-from syncmv4d_jax.tasks.syncmv4d import loop
+from syncmv4d_jax.tasks.syncmv4d import options
 
 B, V, N, H, W, K, L = 1, 3, 5, 32, 48, 32, 6
 
@@ -45,6 +45,8 @@ def make_batch(seed=0):
         "motion": video // 2,
         "text": rng.normal(size=(L, 32)).astype(np.float32),
         "text_lengths": np.int32(4),
+        "null_text": np.zeros((1, 32), np.float32),
+        "null_text_lengths": np.int32(1),
         "tracks": tracks,
         "visibility": np.ones((V, N, K), bool),
         "anchors": np.asarray(pixels[:, 0], np.float32),
@@ -99,9 +101,7 @@ def test_switches_remove_their_parts_from_the_program():
 def latents(task, batch):
     """Cached latents in place of pixels."""
     params = task.init(jax.random.key(0))
-    return {
-        f"{name}_latents": task.encode_pixels(params, batch[name]) for name in ("video", "motion")
-    }
+    return {f"{name}_latents": task.encode(params, batch[name]) for name in ("video", "motion")}
 
 
 def test_without_the_loop_the_program_holds_no_autoencoder():
@@ -121,21 +121,34 @@ def test_sampling_gives_every_output(given, guidance):
     task = make(guidance=guidance)
     params = jax.jit(task.init)(jax.random.key(0))
     batch = make_batch()
-    first = jax.jit(task.encode_pixels)(params, batch["video"][:, :, :1])
+    first = task.encode(params, batch["video"][:, :, :1])
     keys = ["text", "text_lengths", "intrinsics", "extrinsics", "view_index", "frame_valid"]
     keys += ["anchors", "anchor_valid"] if given else []
     inputs = {key: batch[key] for key in keys} | {"first": first}
-    inputs |= {"null_text": batch["text"] * 0, "null_text_lengths": batch["text_lengths"] * 0 + 1}
+    inputs |= {key: batch[key] for key in ("null_text", "null_text_lengths")}
     steps = []
     out = task.sample(
         params, inputs, jax.random.key(5), progress=lambda done, total: steps.append(done)
     )
     assert steps[-1] == task.options.sample_steps
-    assert out["video"].shape == out["motion"].shape == (B, *task.latent_shape)
-    assert out["tracks_per_view"].shape == (B, V, N, K, 3)
-    assert out["anchors"].shape == (B, V, K, 2)
-    assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in out.values())
-    np.testing.assert_array_equal(out["video"][:, :, :1], first)
+    assert out.latents.shape == out.motion_latents.shape == (B, *task.latent_shape)
+    assert out.tracks_per_view.shape == (B, V, N, K, 3)
+    assert out.anchors.shape == (B, V, K, 2)
+    assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(out))
+    np.testing.assert_array_equal(out.latents[:, :, :1], first)
+
+
+def test_shapes_are_checked_at_the_doors():
+    task, batch = make(), make_batch()
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"syncmv4d, loss: tracks wanted .* = \[1, 5, 32, 3\]"):
+        task.loss(params, params, batch | {"tracks": batch["tracks"][:, :, 1:]}, jax.random.key(0))
+    inputs = {"first": jnp.zeros((1, 3, 1, 4, 6, 7)), "text": batch["text"]}
+    with pytest.raises(ValueError, match=r"sample: first wanted .* = \[1, 3, 1, 4, 6, 8\]"):
+        task.sample(params, inputs, jax.random.key(0))
+    short = {key: x for key, x in batch.items() if key != "null_text"}
+    with pytest.raises(ValueError, match="text_drop=0.1 needs null_text"):
+        jax.eval_shape(task.loss, params, params, short, jax.random.key(0))
 
 
 def test_fuse_weighs_by_confidence():
@@ -148,7 +161,7 @@ def test_fuse_weighs_by_confidence():
 def test_options_refuse_what_cannot_be():
     for bad in ({"prediction": "noise"}, {"motion_repr": "flow"}, {"frames": 12}):
         with pytest.raises(ValueError):
-            dataclasses.replace(loop.Options(), **bad)
+            dataclasses.replace(options.Options(), **bad)
     with pytest.raises(ValueError, match="unknown keys"):
         make(dit__widht=3)
     with pytest.raises(ValueError, match="no depth over time"):

@@ -10,6 +10,7 @@ import pytest
 import test_syncmv4d as tiny
 
 from syncmv4d_jax import tree
+from syncmv4d_jax.tasks import video
 from syncmv4d_jax.tasks.syncmv4d import cycle
 
 
@@ -30,18 +31,15 @@ def test_video_frame_0_is_not_in_the_loss():
     task, batch = tiny.make(cycle__dpa=False, cycle__cycle=False), noisy_batch(0)
     ones = jnp.ones((1, *task.latent_shape))
     targets = cycle.Targets(ones, ones, None, batch["scale"])
-    nothing = dict(video_t=None, motion_t=None, tracks_t=None, track_velocity=None)
-    nothing |= dict(track_target=None, feedback=None)
 
     def losses(change):
         at = lambda which: ones.at[:, :, 0].add(change) if which else ones  # noqa: E731
         rows = []
         for video, motion in ((True, False), (False, True)):
-            velocity = cycle.Denoised(at(video) * 0, at(motion) * 0, batch["scale"])
-            out = cycle.Prediction(
-                video_noise=at(video), motion_noise=at(motion), denoised=velocity, **nothing
-            )
-            terms = task._latent_terms(out, targets, jnp.array([0.5]), task.context(batch), batch)
+            both = (cycle.Diffused(ones, at(x), ones * 0) for x in (video, motion))
+            out = cycle.Prediction(*both, None, batch["scale"], ones)
+            context = task.loop.context(batch)
+            terms = task.latent_terms(out, targets, jnp.array([0.5]), context, batch)
             rows.append(terms)
         return rows
 
@@ -51,16 +49,17 @@ def test_video_frame_0_is_not_in_the_loss():
 
 
 def test_text_is_dropped_for_whole_samples():
-    task = tiny.make(text_drop=0.5)
     text = jnp.ones((64, 5, 8))
-    context = {
+    batch = {
         "text": text, "text_lengths": jnp.full((64,), 5), "null_text": jnp.zeros((64, 2, 8)),
         "null_text_lengths": jnp.full((64,), 1),
     }  # fmt: skip
-    out = task._drop_text(context, jax.random.key(0))
-    dropped = np.asarray(out["text_lengths"]) == 1
+    dropped_text, lengths = video.drop_text(batch, jax.random.key(0), share=0.5)
+    dropped = np.asarray(lengths) == 1
     assert 16 < dropped.sum() < 48
-    np.testing.assert_array_equal(out["text"].max((1, 2)), np.where(dropped, 0.0, 1.0))
+    np.testing.assert_array_equal(dropped_text.max((1, 2)), np.where(dropped, 0.0, 1.0))
+    with pytest.raises(ValueError, match=r"text_drop=0.5 needs null_text, null_text_lengths; got"):
+        video.drop_text(batch | {"null_text": None}, jax.random.key(0), share=0.5)
 
 
 @pytest.mark.slow
@@ -73,7 +72,7 @@ def test_an_overfitted_model_predicts_the_scale():
     options = dataclasses.replace(
         task.options, scale_mean=tuple(mean), scale_std=tuple(std), text_drop=0.0
     )
-    task.options = options
+    task = dataclasses.replace(task, options=options)
     params = jax.jit(task.init)(jax.random.key(0))
     trainable, frozen = tree.split(params, task.trainable)
     steps = 600
@@ -90,15 +89,16 @@ def test_an_overfitted_model_predicts_the_scale():
     for step in range(steps):
         trainable, state, loss = update(trainable, state, jax.random.key(step))
     params = {**frozen, **trainable}
-    targets = task._targets(frozen, batch)
+    targets = task.targets(frozen, batch)
 
     @jax.jit
     def predict(key, t):
-        functions = task.functions(params, targets.video[:, :, :1])
+        functions = task.loop.functions(params, targets.latents[:, :, :1])
+        context = task.loop.context(batch)
         out = cycle.train_step(
-            functions, functions, targets, t, task.context(batch), key, settings=task.settings
+            functions, functions, targets, t, context, key, settings=task.settings
         )
-        return out.denoised.scale
+        return out.scale
 
     errors = [
         np.abs(predict(jax.random.key(1000 + i), jnp.full((4,), t)) / batch["scale"] - 1)

@@ -1,5 +1,6 @@
 """Sampling with fewer FLOPs: keys of the text once, guidance in an interval, steps reused."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,7 +14,7 @@ from syncmv4d_jax.models import flops, reuse
 from syncmv4d_jax.models.mjd import mjd, warm_start
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
-from syncmv4d_jax.tasks.syncmv4d import cycle, cycle_sampling
+from syncmv4d_jax.tasks.syncmv4d import cycle, cycle_sampling, sampling
 
 # Without aligner and matching: the network and the sampler alone.
 ALONE = {"cycle__dpa": False, "cycle__cycle": False, "motion_repr": "das_tracking"}
@@ -29,7 +30,7 @@ def sample(task, **changes):
     inputs = {key: batch[key] for key in names.split()}
     first = jax.random.normal(jax.random.key(2), (1, *task.latent_shape))[:, :, :1]
     inputs |= {"first": first, "null_text": batch["text"] * 0}
-    inputs |= {"null_text_lengths": batch["text_lengths"] * 0 + 1}
+    inputs |= {"null_text_lengths": batch["null_text_lengths"]}
     return task.sample(params, inputs, jax.random.key(5), **changes)
 
 
@@ -86,53 +87,65 @@ def test_guided_runs_cover_every_step_once(interval):
 
 
 def test_steps_are_reused_when_asked_and_nothing_else_changes():
-    some = {**ALONE, "guidance": 3.0, "sample_steps": 5}
-    wanted = sample(tiny.make(**some))
-    assert "reused_steps" not in wanted
+    some, programs = {**ALONE, "guidance": 3.0, "sample_steps": 5}, sampling.plain._cache_size
+    before, wanted = programs(), sample(tiny.make(**some))
+    assert programs() == before + 1 and sample(tiny.make(**some)) and programs() == before + 1
+    # The same task with another option is another program: nothing compiled goes stale.
+    options = dataclasses.replace(tiny.make(**some).options, guidance=1.0)
+    alone = sample(dataclasses.replace(tiny.make(**some), options=options))
+    assert programs() == before + 2
+    assert np.abs(alone.latents - wanted.latents).max() > 1e-4
+    assert wanted.reused_steps is None
     never = sample(tiny.make(**some, reuse_threshold=1e-9))
-    assert never["reused_steps"] == 0
-    np.testing.assert_allclose(never["motion"], wanted["motion"], rtol=0, atol=1e-5)
+    assert never.reused_steps == 0
+    np.testing.assert_allclose(never.motion_latents, wanted.motion_latents, rtol=0, atol=1e-5)
     often = sample(tiny.make(**some, reuse_threshold=1e9, guidance_interval=(0.6, 1.0)))
-    assert often["reused_steps"] == 3  # not the first step, nor the last
-    assert np.isfinite(often["video"]).all()
-    assert np.abs(often["motion"] - wanted["motion"]).max() > 1e-4
+    assert often.reused_steps == 3  # not the first step, nor the last
+    assert np.isfinite(often.latents).all()
+    assert np.abs(often.motion_latents - wanted.motion_latents).max() > 1e-4
 
 
-def test_cost_of_sampling_is_that_of_its_programs():
+def test_cost_of_sampling_is_that_of_its_programs(monkeypatch):
     task = tiny.make(**ALONE, guidance=3.0, sample_steps=4, guidance_interval=(0.9, 1.0))
-    each, caught = syncmv4d_cost.parts(task), {}
+    each, caught = syncmv4d_cost.parts(task.loop), {}
     sigmas = flow.schedule("unipc", 4, shift=task.options.sample_shift).sigma
     guided = int(np.sum(np.asarray(sigmas) >= 0.9))
     assert 0 < guided < 4
 
-    def count(name, function):
-        def call(*arguments):
-            caught[name] = caught.get(name, 0) + flops.count(function, *arguments)
-            return jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *arguments))
+    def text(loop, params, context, guided):
+        run = functools.partial(loop.text_keys, guided=guided)
+        return count("text", run, params, context)
 
-        return call
+    def plain(loop, guidance, *arguments):
+        name = "plain" if guidance != 1.0 else "plain_alone"
+        return count(name, functools.partial(sampling.plain_run, loop, guidance), *arguments)
 
-    task._jit = count
+    def count(name, function, *arguments):
+        caught[name] = caught.get(name, 0) + flops.count(function, *arguments)
+        return jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *arguments))
+
+    monkeypatch.setattr(sampling, "text_keys", text)
+    monkeypatch.setattr(sampling, "plain", plain)
     sample(task)
     assert set(caught) == {"text", "plain", "plain_alone"}
-    wanted = syncmv4d_cost.sampling(task, each)["mjd"]
+    wanted = syncmv4d_cost.sampling(task.loop, each)["mjd"]
     # The formulas leave out rope's rotations: products too, a large part at heads this narrow.
     assert wanted <= sum(caught.values()) <= 1.08 * wanted
-    assert caught["text"] == pytest.approx(2 * syncmv4d_cost.text(task))
+    assert caught["text"] == pytest.approx(2 * syncmv4d_cost.text(task.loop))
     assert caught["plain"] / guided == pytest.approx(
         2 * caught["plain_alone"] / (4 - guided), rel=0.02
     )
-    halved = syncmv4d_cost.sampling(task, each, reused=2)["mjd"]
-    assert halved == pytest.approx((wanted + 2 * syncmv4d_cost.text(task)) / 2, rel=1e-6)
+    halved = syncmv4d_cost.sampling(task.loop, each, reused=2)["mjd"]
+    assert halved == pytest.approx((wanted + 2 * syncmv4d_cost.text(task.loop)) / 2, rel=1e-6)
 
 
 def test_utilisation_counts_nothing_twice():
     batch = tiny.make_batch()
     plain, again = (tiny.make(dit__remat=x) for x in ("none", "full"))
     assert plain.cost(batch) == again.cost(batch)
-    each = syncmv4d_cost.parts(again)
-    more = syncmv4d_cost.training(again, each)["mjd"] - syncmv4d_cost.training(plain, each)["mjd"]
-    assert more == each["mjd"]
+    each = syncmv4d_cost.parts(again.loop)
+    costs = [syncmv4d_cost.training(task.loop, each)["mjd"] for task in (again, plain)]
+    assert costs[0] - costs[1] == each["mjd"]
 
 
 def test_switches_are_checked():

@@ -1,0 +1,72 @@
+"""`config.task` of SyncMV4D without its networks."""
+
+import dataclasses
+
+from syncmv4d_jax.geometry import pseudo_video
+
+PREDICTIONS = ("velocity", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`config.task` without the networks.
+
+    Attributes:
+      size: (height, width) of the videos, pixels.
+      frames, views, points: N, V, K of the paper.
+      motion_repr: "point_tracks", or "das_tracking" (Table 4; no depth over time, so no aligner).
+      prediction: "velocity" or "data" (loop.py).
+      scale_mean, scale_std: of (nearest, farthest) depth over the data set, metres (A5).
+      time_shift: training times are shift(U(0, 1)); 1 is the paper's uniform draw.
+      text_drop: share of samples trained with the null text (guidance).
+      foreground_gain: extra loss weight of latent cells that tracked points pass through.
+      video_weight, motion_weight, scale_weight, dpa_weight, chamfer_weight: of the loss terms.
+      sampler, sample_steps, sample_shift, guidance: of sampling (A22).
+      guidance_interval: (lowest, highest) sigma with guidance; other steps run one branch.
+      reuse_threshold: change of MJD's input below which a plain sampling step reuses what the
+        blocks did in the last (models/reuse.py); 0 for never.
+      vae_batch: clips that the autoencoder takes at once inside the loop.
+      vae_chunk: latent frames of a clip that it takes at once, 0 for all: less memory.
+    """
+
+    size: tuple[int, int] = (480, 704)
+    frames: int = 49
+    views: int = 3
+    points: int = 1600
+    motion_repr: str = "point_tracks"
+    prediction: str = "velocity"
+    scale_mean: tuple[float, float] = (1.9, 2.4)
+    scale_std: tuple[float, float] = (0.3, 0.3)
+    time_shift: float = 1.0
+    text_drop: float = 0.1
+    foreground_gain: float = 0.0
+    video_weight: float = 1.0
+    motion_weight: float = 1.0
+    scale_weight: float = 1.0
+    dpa_weight: float = 1.0
+    chamfer_weight: float = 1.0
+    sampler: str = "unipc"
+    sample_steps: int = 50
+    sample_shift: float = 5.0
+    guidance: float = 5.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    reuse_threshold: float = 0.0
+    vae_batch: int = 1
+    vae_chunk: int = 0
+
+    def __post_init__(self):
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"task.prediction: wanted {PREDICTIONS}, got {self.prediction!r}")
+        if self.motion_repr not in pseudo_video.REPRESENTATIONS:
+            raise ValueError(
+                f"task.motion_repr: wanted {pseudo_video.REPRESENTATIONS}, got {self.motion_repr!r}"
+            )
+        if self.frames % 4 != 1:
+            raise ValueError(f"task.frames: wanted 4 n + 1 frames, got {self.frames}")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"task.guidance_interval: wanted 0 <= lowest <= highest <= 1, got {low}, {high}"
+            )
+        if self.reuse_threshold < 0:
+            raise ValueError(f"task.reuse_threshold: wanted >= 0, got {self.reuse_threshold}")

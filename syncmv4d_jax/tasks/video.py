@@ -1,0 +1,233 @@
+"""What tasks that make videos share: the frozen autoencoder, text, a weighted mean, one sampler.
+
+Sampling is a scan over rows of a schedule (`flow.Schedule`). A network may denoise several latents
+together, each with a solver of its own, and may keep what it likes from step to step:
+
+    v, carried = denoise(state, row, given);   x = flow.step(x, v, ...);   frame 0 is put back
+
+Guidance runs g branches, conditions that differ, as one batch [(g b) ...]; `guide` joins them by
+
+    v = v_g + s_{g-1} (v_{g-1} - v_g) + ... + s_1 (v_1 - v_2)
+
+of which two branches, a text and the null text, are classifier-free guidance.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from syncmv4d_jax import flow
+from syncmv4d_jax.models.nn import module, protocol
+from syncmv4d_jax.models.wan import vae
+
+Array = jax.Array
+Latents = dict[str, Array]
+Params = dict[str, Any]
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenVAE:
+    """Wan's autoencoder, between pixels and latents of clips of several views.
+
+    Attributes:
+      config: of the network; its parameters are the part `vae`.
+      placement: spreads views over devices.
+      batch: clips that a device takes at once.
+      chunk: latent frames of a clip taken at once, 0 for all: less memory, the same numbers.
+    """
+
+    config: vae.VAEConfig
+    placement: protocol.Placement = protocol.LOCAL
+    batch: int = 1
+    chunk: int = 0
+
+    def latent_shape(
+        self, views: int, frames: int, size: tuple[int, int]
+    ) -> tuple[int, int, int, int, int]:
+        """(v, f, h, w, c) of the latents of clips of so many views, frames and pixels."""
+        time, space = self.config.stride
+        f = (frames - 1) // time + 1
+        return (views, f, size[0] // space, size[1] // space, self.config.z_dim)
+
+    @jax.named_scope("vae_encode")
+    def encode(self, params: Params, pixels: Array) -> Array:
+        """pixels [b v n h w 3] in [-1, 1] -> latents [b v f h w c]."""
+        return self._run(params, "encode", pixels)
+
+    @jax.named_scope("vae_decode")
+    def decode(self, params: Params, latents: Array) -> Array:
+        """latents [b v f h w c] -> pixels [b v n h w 3] in [-1, 1], not clamped."""
+        return self._run(params, "decode", latents)
+
+    def _run(self, params: Params, method: str, x: Array) -> Array:
+        def one(weights, clip):
+            model = module.bind(vae.VAE, self.config, weights)
+            return getattr(model, method)(clip[None], chunk=self.chunk)[0]
+
+        return self.placement.each(one, params["vae"], x, at_once=self.batch)
+
+    def encode_bytes(self, params: Params, pixels: Array) -> Array:
+        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]."""
+        return self.encode(params, pixels.astype(jnp.float32) / 127.5 - 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(codec: FrozenVAE, weights: Params, pixels: Array) -> Array:
+    """`FrozenVAE.encode_bytes`, compiled; weights: of the part `vae`."""
+    return codec.encode_bytes({"vae": weights}, pixels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def decode(codec: FrozenVAE, weights: Params, latents: Array) -> Array:
+    """`FrozenVAE.decode`, compiled; weights: of the part `vae`."""
+    return codec.decode({"vae": weights}, latents)
+
+
+def ahead(config: vae.VAEConfig) -> vae.VAEConfig:
+    """Returns the configuration for programs of other machines: convolutions not as here."""
+    return dataclasses.replace(config, conv="native") if config.conv == "auto" else config
+
+
+# Text.
+
+
+def rows(text: Array, count: int) -> Array:
+    """Pads text [b l d] with zero rows to [b count d]."""
+    return jnp.pad(text, ((0, 0), (0, count - text.shape[1]), (0, 0)))
+
+
+def null_text(batch: Mapping[str, Any], reason: str) -> tuple[Array, Array]:
+    """Returns null_text [b l0 d] and null_text_lengths [b] of a batch.
+
+    Raises:
+      ValueError: it has none; says what for.
+    """
+    null = batch.get("null_text"), batch.get("null_text_lengths")
+    if any(x is None for x in null):
+        given = sorted(key for key, x in batch.items() if x is not None)
+        raise ValueError(f"{reason} needs null_text, null_text_lengths; got {given}")
+    return null
+
+
+def drop_text(batch: Mapping[str, Any], rng: Array, *, share: float) -> tuple[Array, Array]:
+    """Returns text [b l d] and lengths [b] of a batch, null text in a share of its samples.
+
+    Raises:
+      ValueError: a batch without null text, and a share above 0.
+    """
+    text, lengths = batch["text"], batch["text_lengths"]
+    if not share:
+        return text, lengths
+    null, null_lengths = null_text(batch, f"task.text_drop={share}")
+    count = max(text.shape[1], null.shape[1])
+    drop = jax.random.uniform(rng, lengths.shape) < share
+    text = jnp.where(drop[:, None, None], rows(null, count), rows(text, count))
+    return text, jnp.where(drop, null_lengths, lengths)
+
+
+# The loss.
+
+
+def mean_square(
+    error: Array, weight: Array, *, counted: Array | None = None, axes: Sequence[int] | None = None
+) -> Array:
+    """Returns sum(weight error^2) / sum(counted), at least over one.
+
+    Args:
+      error: [b ...], e.g. of a velocity.
+      weight: a field that broadcasts against `error`: valid frames, times what counts more.
+      counted: what the mean is over, as `weight`; None: the weights themselves.
+      axes: summed over; None: all.
+    """
+    counted = weight if counted is None else counted
+    weight, counted = (jnp.broadcast_to(x, error.shape) for x in (weight, counted))
+    total = jnp.sum(weight * jnp.square(error), axis=axes)
+    return total / jnp.maximum(jnp.sum(counted, axis=axes), 1.0)
+
+
+# Sampling.
+
+
+class State(NamedTuple):
+    """Carried through sampling.
+
+    latents: {name: [b ... f h w c] float32}; solver: {name: its memory}; carried: what the network
+    keeps from step to step, any pytree.
+    """
+
+    latents: Latents
+    solver: dict[str, flow.State]
+    carried: Tree = None
+
+
+class Denoise(Protocol):
+    """A network with its conditions bound."""
+
+    def __call__(self, state: State, row: flow.Schedule, given: Tree, /) -> tuple[Latents, Tree]:
+        """Returns velocities of `state.latents`, and what it carries on.
+
+        Args:
+          row: of the schedule: time and sigma of this step.
+          given: of this step, from `scan`.
+        """
+        ...
+
+
+def start(schedule: flow.Schedule, latents: Latents, carried: Tree = None) -> State:
+    """Returns the state before the first step: noise, empty solvers."""
+    return State(latents, {k: flow.start(schedule, x) for k, x in latents.items()}, carried)
+
+
+@jax.named_scope("step")
+def step(
+    denoise: Denoise, state: State, row: flow.Schedule, *, first: Latents, given: Tree = None
+) -> tuple[State, Latents]:
+    """One step: returns the next state, and the velocities.
+
+    Args:
+      first: {name: [... 1 h w c]} frames 0 that are given, and put back; others are generated.
+    """
+    velocities, carried = denoise(state, row, given)
+    latents, solver = {}, {}
+    with jax.named_scope("solver"):
+        for name, x in state.latents.items():
+            x, solver[name] = flow.step(x, velocities[name], state.solver[name], row)
+            latents[name] = flow.hold_first(x, first[name]) if name in first else x
+    return State(latents, solver, carried), velocities
+
+
+def scan(
+    denoise: Denoise, state: State, steps: flow.Schedule, *, first: Latents, given: Tree = None
+) -> State:
+    """Runs consecutive steps as one scan.
+
+    Args:
+      steps: rows of the schedule.
+      first: see `step`.
+      given: pytree of [steps ...], of which each step gets its own.
+    """
+
+    def body(state, inputs):
+        row, own = inputs
+        return step(denoise, state, row, first=first, given=own)[0], None
+
+    return jax.lax.scan(body, state, (steps, given))[0]
+
+
+def branch(tree: Tree, count: int) -> Tree:
+    """[b ...] -> [(g b) ...]: the same for every one of `count` branches; None stays None."""
+    return jax.tree.map(lambda x: jnp.concatenate([x] * count), tree) if count > 1 else tree
+
+
+@jax.named_scope("guidance")
+def guide(tree: Tree, scales: Sequence[float]) -> Tree:
+    """[(g b) ...] -> [b ...] by the formula above; without scales there is one branch."""
+    if not scales:
+        return tree
+    count = len(scales) + 1
+    return jax.tree.map(lambda x: flow.guide(jnp.split(x, count), scales), tree)
