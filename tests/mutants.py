@@ -579,7 +579,7 @@ DPA = [
             "parts that move differently smooth each other",
             "near = jnp.exp(-0.5 * (far / NEAR**2 + apart / ALIKE**2))",
             "near = jnp.exp(-0.5 * (far / NEAR**2)) + 0 * apart",
-            "test_smoothing_removes_noise_and_fills_gaps_from_common_motion",
+            "test_parts_at_one_place_that_move_apart_do_not_mix",
         ),
     ),
     *of(
@@ -954,7 +954,7 @@ RUN = [
             "weights alone are read unverified",
             "if wrong := _differences(wanted, fingerprints(params)):",
             "if wrong := _differences({}, fingerprints(params)):",
-            "test_reading_weights_only",
+            "test_weights_alone_are_compared_with_their_fingerprints",
         ),
     ),
     *of(

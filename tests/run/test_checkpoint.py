@@ -1,5 +1,6 @@
 """Saves, verified restores, fall-back, merging and exports."""
 
+import json
 import logging
 import resource
 from pathlib import Path
@@ -105,6 +106,17 @@ def test_reading_weights_only(saved):
     assert equal(checkpoint.restore_params(saved), jax.device_get(state(1)["ema"]))
     with pytest.raises(FileNotFoundError, match="wanted a checkpoint of step 7, found .1, 2."):
         checkpoint.restore_params(saved, step=7)
+
+
+def test_weights_alone_are_compared_with_their_fingerprints(saved):
+    """As above, without orbax's help: the recorded number is another."""
+    path = saved / "2" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    meta["fingerprints"]["ema/dpa/bias"] ^= 1
+    path.write_text(json.dumps(meta))
+    assert equal(checkpoint.restore_params(saved), jax.device_get(state(1)["ema"]))
+    with pytest.raises(ValueError, match=r"none of the checkpoints \[2\] is whole"):
+        checkpoint.restore_params(saved, step=2)
 
 
 def test_torn_save_is_ignored_and_removed(saved):
