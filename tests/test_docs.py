@@ -18,6 +18,8 @@ from pathlib import Path
 import ml_collections
 import pytest
 
+import syncmv4d_jax
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "launch/README.md", *sorted(
     path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")))  # fmt: skip
@@ -246,3 +248,21 @@ def test_what_is_there_is_not_found():
     make test && pytest tests/test_flow.py -k "first_frame"
 """
     assert not dead(text, ROOT)
+
+
+def test_the_checks_of_a_change_name_what_is_there():
+    for name in (".ci/run", ".pre-commit-config.yaml", ".github/workflows/ci.yml"):
+        lines = (ROOT / name).read_text().splitlines()
+        after = lambda line, mark: line.partition(mark)[2]  # noqa: E731
+        lines = [after(line, "entry: ") or after(line, "run: ") or line for line in lines]
+        lines = [re.sub(r"^step \".*?\" \d+ ", "", line) for line in lines]
+        found = [x for line in lines for x in (*dead_names(line), *dead_commands(line))]
+        assert not found, f"{name}: {found}"
+    steps = re.findall(r'^step "(.*?)" (\d+)', (ROOT / ".ci/run").read_text(), re.M)
+    assert [name for name, _ in steps][:2] == ["lint and types", "tests"] and len(steps) >= 6
+
+
+def test_the_citation_has_the_version_and_the_licence():
+    text, made = (ROOT / "CITATION.cff").read_text(), (ROOT / "setup.py").read_text()
+    assert f"version: {syncmv4d_jax.__version__}\n" in text
+    assert "license: Apache-2.0\n" in text and 'license="Apache-2.0"' in made

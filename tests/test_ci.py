@@ -1,0 +1,13 @@
+"""The table of times at the end of .ci/run."""
+
+import runpy
+from pathlib import Path
+
+TABLE = runpy.run_path(str(Path(__file__).parent.parent / ".ci/times.py"))["table"]
+
+
+def test_times_are_summed_and_what_is_over_is_said():
+    lines = TABLE(["tests\t12\t600", "lint and types\t2\t150"]).splitlines()
+    assert lines[1].split() == ["tests", "10.0", "12"]
+    assert lines[2].split() == ["lint", "and", "types", "2.5", "2", "over"]
+    assert lines[3].split() == ["together", "12.5", "14"]
