@@ -40,6 +40,7 @@ browser: $(VENV)/test
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/biome check --error-on-warnings
 
 docs: $(VENV)/docs

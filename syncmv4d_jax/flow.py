@@ -36,7 +36,7 @@ shift(linspace(0.999, 0)) for DPM++. The network sees 1000 sigma truncated to an
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ KINDS = ("euler", "unipc", "dpmpp_2m")
 VARIANTS = ("official", "diffusers")
 
 Array = jax.Array
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 
 
 def _expand(t: Array, like: Array) -> Array:
@@ -79,7 +80,7 @@ def to_data(x_t: Array, velocity: Array, t: Array) -> Array:
     return x_t - _expand(t, x_t) * velocity
 
 
-def shift_time(t: Array, shift: float) -> Array:
+def shift_time(t: AnyArray, shift: float) -> AnyArray:
     """Returns the shifted time of Eq. 4; works on numpy and jax arrays, any shape."""
     return shift * t / (1 + (shift - 1) * t)
 
@@ -121,7 +122,7 @@ class TimeTable(NamedTuple):
 
 @functools.lru_cache
 def _time_table(shift: float) -> tuple[np.ndarray, np.ndarray]:
-    t = shift_time(np.linspace(1, 0, TRAIN_STEPS + 1)[:-1], shift)
+    t = np.asarray(shift_time(np.linspace(1, 0, TRAIN_STEPS + 1)[:-1], shift))
     bell = np.exp(-2 * (t - 0.5) ** 2)
     bell = bell - bell.min()
     return t.astype(np.float32), (bell / bell.mean()).astype(np.float32)
@@ -203,10 +204,11 @@ class State(NamedTuple):
 
 def sigmas_of(kind: str, steps: int, shift: float, variant: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns float64 (sigmas [steps + 1] from noise down to exactly 0, timesteps [steps])."""
-    highest, lowest = (1 - 1 / TRAIN_STEPS, 0) if kind == "unipc" else (1, 0)
+    highest, lowest = (1 - 1 / TRAIN_STEPS, 0.0) if kind == "unipc" else (1.0, 0.0)
     if variant == "diffusers":
-        highest, lowest = (1 - 1 / TRAIN_STEPS, 0) if kind == "dpmpp_2m" else (1, 1 / TRAIN_STEPS)
-    sigmas = shift_time(np.linspace(highest, lowest, steps + 1)[:-1], shift)
+        dpm = kind == "dpmpp_2m"
+        highest, lowest = (1 - 1 / TRAIN_STEPS, 0.0) if dpm else (1.0, 1 / TRAIN_STEPS)
+    sigmas = np.asarray(shift_time(np.linspace(highest, lowest, steps + 1)[:-1], shift))
     if variant == "diffusers" and sigmas[0] == 1:
         sigmas[0] -= 1e-6
     # NOTE(parity): truncated, not rounded, in both (fm_solvers_unipc.py, set_timesteps).
@@ -315,13 +317,18 @@ def step(x: Array, velocity: Array, state: State, row: Schedule) -> tuple[Array,
         return euler(x, velocity, row), state
     corrected = x
     if row.kind == "unipc":
-        terms = (x, state.corrected, data, state.data_1, state.data_2)
-        corrected = sum(row.correct[i] * term for i, term in enumerate(terms))
-    terms = (corrected, data, state.data_1)
-    following = sum(row.predict[i] * term for i, term in enumerate(terms))
+        before = (x, state.corrected, data, state.data_1, state.data_2)
+        corrected = _weighted(row.correct, *before)
+    following = _weighted(row.predict, corrected, data, state.data_1)
     if row.kind == "unipc":
         return following, State(corrected, data, state.data_1)
     return following, State(None, data, None)
+
+
+def _weighted(weights: Array, *terms: Array | None) -> Array:
+    """sum_i weights_i terms_i of the terms that are there."""
+    known = (weights[i] * term for i, term in enumerate(terms) if term is not None)
+    return jnp.asarray(sum(known))
 
 
 def euler(x: Array, velocity: Array, row: Schedule) -> Array:

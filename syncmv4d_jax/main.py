@@ -68,9 +68,9 @@ def main(argv: list[str]) -> None:
     )
     try:
         processes.join()
-        run(_CONFIG.value, _WORKDIR.value)
+        run(_CONFIG.value, _WORKDIR.value or "")
     except (ValueError, KeyError, OSError) as error:
-        where = Path(_WORKDIR.value) / "error.txt"
+        where = Path(_WORKDIR.value or "") / "error.txt"
         try:
             where.write_text(traceback.format_exc())
             hint = f"\n(where in the code: {where})"

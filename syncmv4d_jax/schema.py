@@ -90,7 +90,8 @@ def check(batch: dict, *, where: str) -> dict[str, int]:
     Raises:
       ValueError: a missing or unknown key, a wrong rank or dtype, or two sizes for one axis.
     """
-    problems, sizes = [], {}
+    problems: list[str] = []
+    sizes: dict[str, int] = {}
     for key in sorted(batch.keys() - BATCH.keys()):
         problems.append(f"unknown key {key!r}")
     for key, field in BATCH.items():

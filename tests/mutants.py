@@ -38,22 +38,22 @@ MJD = [
         (
             "13 A12",
             "inter-view attention has the modulation of self-attention",
-            "x = self.inter_view(x, *inter, ",
-            "x = self.inter_view(x, shift, scale, gate, ",
+            "x = self.inter_view(x, inter, ",
+            "x = self.inter_view(x, (shift, scale, gate), ",
             f"{NETWORK}[velocity]",
         ),
         (
             "14",
             "motion modulation is blind to t",
-            "tables += [t[...][None] + time for t in",
-            "tables += [t[...][None] + 0 * time for t in",
+            "motion = self.motion_modulation[...][None] + time",
+            "motion = self.motion_modulation[...][None] + 0 * time",
             f"{NETWORK}[motion_velocity]",
         ),
         (
             "A12",
             "scale tokens have motion's modulation table",
-            "for t in (self.motion_modulation, self.scale_modulation)]",
-            "for t in (self.motion_modulation, self.motion_modulation)]",
+            "extra = self.scale_modulation[...][None] + time",
+            "extra = self.motion_modulation[...][None] + time",
             f"{NETWORK}[scale]",
         ),
         (
@@ -66,9 +66,10 @@ MJD = [
         (
             "A6",
             "scale tokens keep to their own view",
-            'extra = placement.attend(*extra, kind="extra")',
+            'extra = placement.attend(q, k, values, kind="extra")',
             """extra = placement.attend(
-                *(einops.rearrange(a, "b (v e) h d -> (b v) e h d", v=v) for a in extra)
+                *(einops.rearrange(a, "b (v e) h d -> (b v) e h d", v=v)
+                  for a in (q, k, values))
             )
             extra = einops.rearrange(extra, "(b v) e h d -> b (v e) h d", v=v)""",
             f"{NETWORK}[scale]",
@@ -283,8 +284,8 @@ FLOW = of(
     (
         "A22 flow",
         "the predictor forgets the estimate before",
-        "terms = (corrected, data, state.data_1)",
-        "terms = (corrected, data, data)",
+        "_weighted(row.predict, corrected, data, state.data_1)",
+        "_weighted(row.predict, corrected, data, data)",
         "test_sampler_equals_official",
     ),
     (
@@ -439,8 +440,8 @@ GEOMETRY = [
         (
             "19 A1",
             "views are fused without their confidence",
-            "weight = (confidence + 1e-3)[..., None]",
-            "weight = (0 * confidence + 1e-3)[..., None]",
+            "weight = (jnp.asarray(confidence) + 1e-3)[..., None]",
+            "weight = (0 * jnp.asarray(confidence) + 1e-3)[..., None]",
             "tests/tasks/syncmv4d/test_syncmv4d.py::test_fuse_weighs_by_confidence",
         ),
     ),

@@ -165,7 +165,8 @@ class Cache:
                 "run data_prep/cache_latents.py again"
             )
         self.latents = bool(self.meta["latents"])
-        self._files, self._texts = records.Files(folder), {}
+        self._files = records.Files(folder)
+        self._texts: dict[str, np.ndarray] = {}
 
     def check_weights(self, given: Mapping[str, str]) -> None:
         """Compares the weights of config.weights with those of the cache, where both are known.
@@ -208,5 +209,5 @@ class Cache:
             features = self._texts[wanted]
             longest = int(self.meta["text_length"])
             result[key] = np.pad(features, ((0, longest - len(features)), (0, 0)))
-            result[f"{key}_lengths"] = np.int32(len(features))
+            result[f"{key}_lengths"] = np.asarray(len(features), np.int32)
         return result

@@ -225,7 +225,8 @@ def _in_order(recording, count: int) -> list[tuple[int, str]]:
 
 def _views(recording, clip, tracks, settings, rng, shown):
     """Cameras that see the scene, with their crops and videos; the others with their reasons."""
-    views, skipped, shots = [], {}, {}
+    views: list[View] = []
+    skipped, shots = {}, {}
     for cluster, name in _in_order(recording, settings.clusters):
         # Drawn for every camera, also for one that is dropped.
         jitter = rng.uniform(-1, 1, 3) if rng is not None else np.zeros(3)

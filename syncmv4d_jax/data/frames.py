@@ -97,8 +97,10 @@ def _frames(container: av.container.InputContainer, wanted: list[int]):
     Frames that no other frame refers to are not decoded unless wanted: the others stay exact.
     """
     stream = container.streams.video[0]
-    start, unit = stream.start_time or 0, stream.time_base
-    rate, keep, first = stream.average_rate, set(wanted), None
+    start, unit, rate = stream.start_time or 0, stream.time_base, stream.average_rate
+    if not unit or not rate:
+        raise ValueError("a video without a frame rate")
+    keep, first = set(wanted), None
     stream.codec_context.thread_count = 1  # sequences are prepared side by side
     if wanted[0] > 0:
         container.seek(start + int(wanted[0] / rate / unit), stream=stream, backward=True)
@@ -129,7 +131,7 @@ def _shrink(frame: av.VideoFrame, box: transforms.Box, size: tuple[int, int]) ->
         return transforms.crop_resize(frame.to_ndarray(format="rgb24"), box, size)
     planes = []
     for plane, step in zip(frame.planes, (1, 2, 2), strict=True):
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         rows = rows[: frame.height // step, : frame.width // step]
         x0, y0, x1, y1 = (edge / step for edge in box)
         planes.append(transforms.crop_resize(rows, (x0, y0, x1, y1), size))

@@ -218,7 +218,10 @@ class Examples:
         if self.cache:
             example |= self.cache.text(window.text)
         else:  # for tasks that read no text
-            example |= {"text": np.zeros((1, 1), np.float32), "text_lengths": np.int32(0)}
+            example |= {
+                "text": np.zeros((1, 1), np.float32),
+                "text_lengths": np.zeros((), np.int32),
+            }
         return _fewer(example, self.points)
 
     def get_or_next(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -249,7 +252,7 @@ class Examples:
 
     def _view(self, window: records.Window, view: records.View) -> dict[str, np.ndarray]:
         result = {}
-        if self.latents:
+        if self.latents and self.cache:
             values = self.cache.view(window, view)
             for key in ("video_latents", "motion_latents"):
                 result[key] = values[key].astype(np.float32)

@@ -98,7 +98,8 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
     split = settings.split(source.id, source.triplet)
     variants = settings.variants if split == "train" else 1
     file = f"sequences/{source.id}.array_record"
-    values, entries = [], []
+    values: list[dict[str, Any]] = []
+    entries = []
     for variant in range(variants):
         window = clips.make(recording, source.fps, settings, variant)
         base = len(values)

@@ -139,7 +139,8 @@ def unpack(data: bytes, *, where: str) -> dict[str, Any]:
     body = memoryview(data)[HEAD.size :]
     if len(body) != length + size or zlib.crc32(body) != mark:
         raise CorruptRecord(f"{where}: damaged (wanted {length + size} bytes, got {len(body)})")
-    values, offset = {}, length
+    values: dict[str, Any] = {}
+    offset = length
     for name, kind, dtype, shape, count in json.loads(bytes(body[:length])):
         part = body[offset : offset + count]
         if kind == "text":
@@ -343,9 +344,9 @@ def poses(values: Mapping[str, Any]) -> np.ndarray:
 def _window(entry: Mapping[str, Any]) -> Window:
     views = tuple(View(v["record"], v["serial"], v["cluster"]) for v in entry["views"])
     triplet = tuple(entry["triplet"])
-    named = [entry[key] for key in ("id", "sequence", "split", "text")]
-    rows = entry["record"], views, entry.get("surfaces", -1)
-    return Window(*named, triplet, entry["file"], *rows)
+    identifier, sequence, split, text = (entry[key] for key in ("id", "sequence", "split", "text"))
+    file, row, other = entry["file"], entry["record"], entry.get("surfaces", -1)
+    return Window(identifier, sequence, split, text, triplet, file, row, views, other)
 
 
 def file_mark(path: Path) -> str:

@@ -96,7 +96,7 @@ def read(path: Path, *, kind: str = TRACKED) -> Surface:
 
 def write(folder: Path, surface: Surface) -> None:
     """Writes folder/<name>.npz, whole or not at all."""
-    values = {"faces": surface.faces.astype(np.int32)}
+    values: dict[str, Any] = {"faces": surface.faces.astype(np.int32)}
     values["vertices"] = surface.vertices.astype(np.float32)
     if surface.poses is not None:
         values["poses"] = surface.poses.astype(np.float32)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow_datasets as tfds
 
 from syncmv4d_jax import schema
@@ -39,7 +40,7 @@ class SyncMV4D(tfds.core.GeneratorBasedBuilder):
         have = self._reader.settings
         n, k, (height, width) = have["frames"], have["points"], have["size"]
 
-        def array(shape: tuple[int, ...], dtype: Any) -> tfds.features.Tensor:
+        def array(shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> tfds.features.Tensor:
             return tfds.features.Tensor(shape=shape, dtype=dtype)
 
         features = {

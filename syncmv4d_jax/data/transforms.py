@@ -263,10 +263,10 @@ def rotate_world(
     """
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    centre = np.asarray(centre, np.float64)
-    turned = (tracks - centre) @ turn.T + centre
+    middle = np.asarray(centre, np.float64)
+    turned = (tracks - middle) @ turn.T + middle
     rotation = extrinsics[..., :3] @ turn.T
-    shift = extrinsics[..., 3] + extrinsics[..., :3] @ centre - rotation @ centre
+    shift = extrinsics[..., 3] + extrinsics[..., :3] @ middle - rotation @ middle
     moved = np.concatenate([rotation, shift[..., None]], axis=-1)
     return turned.astype(tracks.dtype), moved.astype(extrinsics.dtype)
 

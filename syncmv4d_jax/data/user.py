@@ -168,7 +168,7 @@ def read_image(path: str | Path, *, size: tuple[int, int]) -> np.ndarray:
     """
     file = _file(Path(path))
     try:
-        image = Image.open(file)
+        image: Image.Image = Image.open(file)
         image.load()
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{file}: cannot be read as an image ({error})") from error

@@ -1,6 +1,6 @@
 """Query pixels of frame 0: where they are, which of them are valid, how they are sampled."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import einops
 import jax
@@ -18,7 +18,9 @@ class Anchors(NamedTuple):
     points: jax.Array
 
 
-def check_anchors(anchors: Any, valid: Any, *, size: tuple[int, int], where: str) -> None:
+def check_anchors(
+    anchors: cameras.Array, valid: cameras.Array, *, size: tuple[int, int], where: str
+) -> None:
     """Checks on the host that every view sees some anchor: anchors [... k 2] px, valid [... k].
 
     Raises:

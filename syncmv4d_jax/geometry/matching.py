@@ -110,9 +110,8 @@ def smooth(frames: jax.Array, mask: jax.Array, sigma: float) -> jax.Array:
     inside = mask[..., None].astype(frames.dtype)
     stack = jnp.concatenate([frames * inside, inside], axis=-1)
     for axis in (-3, -2):
-        stack = sum(
-            tap * _shift(stack, i - radius, axis) for i, tap in enumerate(taps, start=0)
-        ) / sum(taps)
+        shifted = (tap * _shift(stack, i - radius, axis) for i, tap in enumerate(taps))
+        stack = jnp.asarray(sum(shifted)) / sum(taps)
     return stack[..., :-1] / jnp.maximum(stack[..., -1:], 1e-6)
 
 
@@ -163,7 +162,7 @@ def read_depth(
     code, known = _depth_code(frame, settings)
     place = jnp.floor(anchors).astype(jnp.int32)
     part = anchors - place
-    total, value = 0.0, 0.0
+    total = value = jnp.asarray(0.0)
     for i in (0, 1):
         for j in (0, 1):
             x, y = place[:, 0] + i, place[:, 1] + j

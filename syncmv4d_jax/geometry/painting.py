@@ -29,10 +29,10 @@ EMPTY = np.uint32(0xFFFFFFFF)
 
 
 class Warp(NamedTuple):
-    """How frame-0 pixels (s = h w) move: anchor index [s 8], weight [s 8], rest [s 3] metres (the
+    """How frame-0 pixels (s = h w) move: which anchor [s 8], weight [s 8], rest [s 3] metres (the
     bracket of Eq. 1), source [s] bool (foreground that has anchors)."""
 
-    index: jax.Array
+    anchor: jax.Array
     weight: jax.Array
     rest: jax.Array
     source: jax.Array
@@ -145,7 +145,8 @@ def _close(image: jax.Array) -> jax.Array:
     stack = jnp.concatenate([image, painted], axis=-1)
     padded = jnp.pad(stack, ((1, 1), (1, 1), (0, 0)))
     height, width, _ = image.shape
-    around = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
+    shifted = (padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
+    around = jnp.asarray(sum(shifted))
     count = around[..., 3:]
     filled = around[..., :3] / jnp.maximum(count, 1)
     return jnp.where((painted == 0) & (count >= 5), filled, image)
@@ -188,8 +189,8 @@ def render(
 
     def paint(points):
         world = warp.rest
-        for i in range(warp.index.shape[1]):
-            world = world + warp.weight[:, i : i + 1] * points[warp.index[:, i]]
+        for i in range(warp.anchor.shape[1]):
+            world = world + warp.weight[:, i : i + 1] * points[warp.anchor[:, i]]
         at, depth = cameras.project(world, intrinsics, extrinsics)
         valid = warp.source & (depth > 1e-3)
         at = jnp.where(valid[:, None], at, -9.0)

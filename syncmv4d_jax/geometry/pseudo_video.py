@@ -12,7 +12,7 @@ Everything is for one view: vmap over views. Pixel centres are integers. A scale
 cannot be inverted: `check_scale` refuses it on the host; under jit all depths become d_min.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import einops
 import jax
@@ -38,7 +38,7 @@ class Decoded(NamedTuple):
     visible: jax.Array
 
 
-def check_scale(scale: Any, *, where: str) -> None:
+def check_scale(scale: cameras.Array, *, where: str) -> None:
     """Checks scale [... 2] = (min, max) depth on the host.
 
     Raises:
@@ -56,14 +56,16 @@ def check_scale(scale: Any, *, where: str) -> None:
         )
 
 
-def depth_scale(depth: Any, valid: Any) -> Any:
+def depth_scale(depth: cameras.Array, valid: cameras.Array) -> cameras.Array:
     """Returns (min, max) [2] metres of depth [n k] over the points where valid [n k]."""
     xp = jnp if isinstance(depth, jax.Array) else np
     low = xp.min(xp.where(valid, depth, xp.inf))
     return xp.stack([low, xp.max(xp.where(valid, depth, -xp.inf))])
 
 
-def encode_colours(anchors: Any, depth: Any, scale: Any, *, size: tuple[int, int]) -> Any:
+def encode_colours(
+    anchors: cameras.Array, depth: cameras.Array, scale: cameras.Array, *, size: tuple[int, int]
+) -> cameras.Array:
     """Colours of Eq. 1; numpy in, numpy out.
 
     Args:
@@ -81,7 +83,9 @@ def encode_colours(anchors: Any, depth: Any, scale: Any, *, size: tuple[int, int
     return xp.clip(xp.stack(colour, axis=-1), 0, 1)
 
 
-def paint_surface(origin: Any, depth: Any, mask: Any, scale: Any) -> Any:
+def paint_surface(
+    origin: cameras.Array, depth: cameras.Array, mask: cameras.Array, scale: cameras.Array
+) -> cameras.Array:
     """The dense pseudo video of a rasterised surface; numpy in, numpy out.
 
     Args:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from syncmv4d_jax.geometry import cameras
 
@@ -61,10 +62,10 @@ def disagreement(tracks: np.ndarray, confidence: np.ndarray) -> float:
     return float((weight * gap).sum() / weight.sum()) if weight.sum() > 0 else float("inf")
 
 
-def fuse(tracks: jax.Array, confidence: jax.Array) -> jax.Array:
+def fuse(tracks: ArrayLike, confidence: ArrayLike) -> jax.Array:
     """Confidence-weighted mean over views: tracks [... v n k 3] -> [... n k 3].
 
     confidence: [... v n k]. Points that no view is confident of get the plain mean.
     """
-    weight = (confidence + 1e-3)[..., None]
-    return jnp.sum(weight * tracks, axis=-4) / jnp.sum(weight, axis=-4)
+    weight = (jnp.asarray(confidence) + 1e-3)[..., None]
+    return jnp.sum(weight * jnp.asarray(tracks), axis=-4) / jnp.sum(weight, axis=-4)

@@ -209,7 +209,8 @@ def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
             f"fsdp={mesh.shape['fsdp']} = {ways}; {' or '.join(map(str, near))} would"
         )
     index = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    rows = sorted({(s[0].start or 0, s[0].stop or batch_size) for s in index.values()})
+    cuts = [s[0] for s in index.values() if s is not None]
+    rows = sorted({(cut.start or 0, cut.stop or batch_size) for cut in cuts})
     start, stop = rows[0][0], rows[-1][1]
     if stop - start != sum(b - a for a, b in rows) or start % (stop - start):
         raise ValueError(

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from syncmv4d_jax.machines import mesh, ring
+from syncmv4d_jax.machines.mesh import MINIMUM
 from syncmv4d_jax.models.nn import attention, protocol
 from syncmv4d_jax.models.nn.protocol import Layer, Tree
 
@@ -164,7 +165,7 @@ class Placement(protocol.Placement):
         )(shared, arrays)
         return jax.tree.map(lambda x: together(x)[:, :v], out) if pad else out
 
-    def gather(self, layer: Layer, dtype: DTypeLike, *, minimum: int = mesh.MINIMUM) -> Layer:
+    def gather(self, layer: Layer, dtype: DTypeLike, *, minimum: int = MINIMUM) -> Layer:
         """Makes a layer's matrices whole on every device, at the activations' dtype.
 
         Left alone, the partitioner moves float32 weights, passes them around in pieces, or sums

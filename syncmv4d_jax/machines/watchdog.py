@@ -94,7 +94,7 @@ class Watchdog:
             self._blame_another()
         self._stop.set()
         self._thread.join()
-        self._write(f"failed: {kind.__name__}: {str(error)[:150]}" if failed else "done")
+        self._write(f"failed: {type(error).__name__}: {str(error)[:150]}" if failed else "done")
 
     def step(self, step: int) -> None:
         """Notes that `step` begins (of the whole run or of a stage)."""

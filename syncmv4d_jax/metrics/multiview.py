@@ -72,7 +72,9 @@ def cross_pairs(
       extrinsics: [v 3 4], world to camera.
     """
     points, visible = np.asarray(per_view, np.float64), np.asarray(visible, bool)
-    eyes, distance, size = _centres(extrinsics), {}, {}
+    eyes = _centres(extrinsics)
+    distance: dict[int | tuple[int, int], np.ndarray] = {}
+    size: dict[int, np.ndarray] = {}
     if true is not None:
         true = _truth(true, visible)
         distance = {i: motion.length(p - true) for i, p in enumerate(points)}

@@ -138,10 +138,10 @@ def best_setting(scores: Mapping[str, Scores], row: str) -> str | None:
         values = {s: one.get(name, {}).get("error_mm") for s, one in scores.items()}
         means[name] = summary.mean(values)["value"]
     known = {name: x for name, x in means.items() if x is not None}
-    best = min(known, key=known.get) if known else None
+    best = min(known, key=known.__getitem__) if known else None
     for one in scores.values():
         settings = {name: one.pop(name) for name in means if name in one}
-        one[row] = one[row] | settings.get(best, {})
+        one[row] = one[row] | (settings.get(best, {}) if best else {})
     return best and best.split("/")[1]
 
 

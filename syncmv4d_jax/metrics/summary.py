@@ -73,10 +73,8 @@ def gain(metric: str, model: float | None, other: float | None) -> float | None:
     if model is None or other is None:
         return None
     better = definitions.DEFINITIONS[metric].better
-    if better == "lower":
-        return other - model
-    if better == "higher":
-        return model - other
+    if isinstance(better, str):
+        return other - model if better == "lower" else model - other
     return abs(other - better) - abs(model - better)
 
 
@@ -157,7 +155,8 @@ def best(table: Mapping[str, Any], among: Sequence[str], metric: str) -> str | N
     """Returns the row with the best mean; None where none has any."""
     means = {row: table.get(row, {}).get(metric, {}).get("value") for row in among}
     means = {row: x for row, x in means.items() if x is not None}
-    return max(means, key=lambda row: gain(metric, means[row], 0.0)) if means else None
+    gains = {row: gain(metric, x, 0.0) or 0.0 for row, x in means.items()}
+    return max(gains, key=gains.__getitem__) if gains else None
 
 
 def _verdict(name: str, wanted: str, cell: Mapping[str, Any], holds: bool | None = None) -> dict:

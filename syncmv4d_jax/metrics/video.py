@@ -15,6 +15,7 @@ A frozen video has correlation and ratio 0. What the truth leaves undefined (not
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -37,19 +38,18 @@ def moving_region(video: np.ndarray, *, threshold: float = MOVES) -> np.ndarray:
 
 def _range(view: np.ndarray) -> np.ndarray:
     """max - min over time [h w] of the smoothed luma of [n h w 3], a frame at a time."""
-    low = high = None
+    low, high = np.inf, -np.inf
     for frame in view:
         smooth = ndimage.uniform_filter(luma(frame), size=3, mode="nearest")
-        low = smooth if low is None else np.minimum(low, smooth)
-        high = smooth if high is None else np.maximum(high, smooth)
-    return high - low
+        low, high = np.minimum(low, smooth), np.maximum(high, smooth)
+    return np.asarray(high - low)
 
 
-def mean(values: np.ndarray) -> float | None:
+def mean(values: ArrayLike) -> float | None:
     """Mean of the defined (finite) values; None where there is none."""
-    values = np.asarray(values, np.float64)
-    kept = np.isfinite(values)
-    return float(values[kept].mean()) if kept.any() else None
+    found = np.asarray(values, np.float64)
+    kept = np.isfinite(found)
+    return float(found[kept].mean()) if kept.any() else None
 
 
 def zero_background(video: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -4,12 +4,15 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, umt5, vae
 
 MODELS = {"dit": dit.DiT, "vae": vae.VAE, "umt5": umt5.UMT5}
+Config = wan_config.DiTConfig | vae.VAEConfig | umt5.UMT5Config
 CONFIGS = {"dit": wan_config.DiTConfig, "vae": vae.VAEConfig, "umt5": umt5.UMT5Config}
 
 INPUTS = {
@@ -18,7 +21,7 @@ INPUTS = {
 }
 
 
-def apply(part: str, config: Any, params: dict[str, Any], **arrays: jax.Array) -> jax.Array:
+def apply(part: str, config: Config, params: dict[str, Any], **arrays: ArrayLike) -> jax.Array:
     """Runs a part of Wan2.2, compiled.
 
     Args:
@@ -46,11 +49,13 @@ def apply(part: str, config: Any, params: dict[str, Any], **arrays: jax.Array) -
     if not fits:
         wanted = "encode= or decode=" if part == "vae" else f"{INPUTS[part][0]}"
         raise ValueError(f"{part}: wanted {wanted}, got {sorted(given)}")
-    return _run(part, config, params, arrays)
+    return _run(part, config, params, {key: jnp.asarray(x) for key, x in arrays.items()})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(part: str, config: Any, params: dict[str, Any], arrays: dict[str, jax.Array]) -> jax.Array:
+def _run(
+    part: str, config: Config, params: dict[str, Any], arrays: dict[str, jax.Array]
+) -> jax.Array:
     model = module.bind(MODELS[part], config, params)
     if part == "vae":
         ((name, array),) = arrays.items()

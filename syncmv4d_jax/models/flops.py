@@ -5,8 +5,6 @@ a Pallas call as nothing. Functions return {part: FLOPs} of one forward pass ove
 parts "linear", "intra", "inter", "cross" (the attention cores) and "embed"; `total` adds them up.
 Norms, softmax and other elementwise work are left out. A backward pass is twice the forward, full
 rematerialisation adds one more forward: `train`.
-
-`config` is a dit.DiTConfig or anything with its size attributes.
 """
 
 import math
@@ -14,6 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend import core
+
+from syncmv4d_jax.models.mjd import config as mjd_config
+from syncmv4d_jax.models.wan import config as wan_config
 
 NAMES = (
     "add sub mul div max min exp log sqrt rsqrt pow integer_pow tanh logistic erf sin cos floor "
@@ -29,16 +31,16 @@ def count(
     return of_jaxpr(jax.make_jaxpr(function)(*args), rounds=rounds, elementwise=elementwise)
 
 
-def of_jaxpr(jaxpr: Any, *, rounds: int = 1, elementwise: bool = False) -> int:
+def of_jaxpr(jaxpr: core.ClosedJaxpr, *, rounds: int = 1, elementwise: bool = False) -> int:
     """Returns the FLOPs of a traced program (a closed jaxpr, as `jit(f).trace(...).jaxpr`)."""
     return _jaxpr(jaxpr.jaxpr, rounds, elementwise)
 
 
-def _jaxpr(jaxpr: Any, rounds: int, elementwise: bool) -> int:
+def _jaxpr(jaxpr: core.Jaxpr, rounds: int, elementwise: bool) -> int:
     return sum(_equation(eqn, rounds, elementwise) for eqn in jaxpr.eqns)
 
 
-def _equation(eqn: Any, rounds: int, elementwise: bool) -> int:
+def _equation(eqn: core.JaxprEqn, rounds: int, elementwise: bool) -> int:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
         return _dot(eqn)
@@ -52,10 +54,14 @@ def _equation(eqn: Any, rounds: int, elementwise: bool) -> int:
     return _light(eqn) if elementwise else 0
 
 
-def _light(eqn: Any) -> int:
-    name, shape = eqn.primitive.name, eqn.invars[0].aval.shape if eqn.invars else ()
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _light(eqn: core.JaxprEqn) -> int:
+    name, shape = eqn.primitive.name, _shape(eqn.invars[0]) if eqn.invars else ()
     if name in ARITHMETIC:
-        return math.prod(eqn.outvars[0].aval.shape)
+        return math.prod(_shape(eqn.outvars[0]))
     if name == "sort":
         length = max(2, shape[eqn.params["dimension"]])
         return math.ceil(math.prod(shape) * math.log2(length))
@@ -72,16 +78,16 @@ def _inner(params: dict[str, Any]) -> list[Any]:
     return found
 
 
-def _dot(eqn: Any) -> int:
+def _dot(eqn: core.JaxprEqn) -> int:
     (contract, _), _ = eqn.params["dimension_numbers"]
-    left = eqn.invars[0].aval.shape
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[i] for i in contract)
+    left = _shape(eqn.invars[0])
+    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(left[i] for i in contract)
 
 
-def _convolution(eqn: Any) -> int:
-    kernel = eqn.invars[1].aval.shape
+def _convolution(eqn: core.JaxprEqn) -> int:
+    kernel = _shape(eqn.invars[1])
     out_channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_channels
+    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(kernel) // out_channels
 
 
 Cost = dict[str, int]
@@ -108,7 +114,7 @@ def add(first: Cost, second: Cost, *, times: int = 1) -> Cost:
     return {p: first.get(p, 0) + times * second.get(p, 0) for p in parts}
 
 
-def wan_block(config: Any, tokens: int) -> Cost:
+def wan_block(config: wan_config.DiTConfig, tokens: int) -> Cost:
     """Returns the cost of one Wan block over `tokens` tokens and config.text_len text rows."""
     d = config.dim
     per_token = linear(1, d, 6 * d) + 2 * linear(1, d, config.ffn_dim)  # q k v o, cross q o, ffn
@@ -119,7 +125,7 @@ def wan_block(config: Any, tokens: int) -> Cost:
     }
 
 
-def wan_embed(config: Any, tokens: int, *, timesteps: int = 1) -> Cost:
+def wan_embed(config: wan_config.DiTConfig, tokens: int, *, timesteps: int = 1) -> Cost:
     """Returns the cost of patch, time and text embeddings and the head.
 
     Args:
@@ -133,20 +139,20 @@ def wan_embed(config: Any, tokens: int, *, timesteps: int = 1) -> Cost:
     return {"embed": linear(tokens, patches, d) + timesteps * time + text}
 
 
-def wan_dit(config: Any, tokens: int, *, timesteps: int = 1) -> Cost:
+def wan_dit(config: wan_config.DiTConfig, tokens: int, *, timesteps: int = 1) -> Cost:
     """Returns the cost of the whole Wan transformer for one sample; see `wan_embed`."""
     blocks = wan_block(config, tokens)
     return add(wan_embed(config, tokens, timesteps=timesteps), blocks, times=config.layers)
 
 
-def tokens(config: Any, latents: tuple[int, int, int]) -> int:
+def tokens(config: wan_config.DiTConfig, latents: tuple[int, int, int]) -> int:
     """Returns the number of tokens of latents (f, h, w)."""
     f, h, w = (n // p for n, p in zip(latents, config.patch, strict=True))
     return f * h * w
 
 
 def mjd_block(
-    config: Any,
+    config: wan_config.DiTConfig,
     *,
     views: int,
     frames: int,
@@ -178,7 +184,9 @@ def mjd_block(
     }
 
 
-def mjd(config: Any, *, views: int, frames: int, positions: int, **block: int) -> Cost:
+def mjd(
+    config: mjd_config.MJDConfig, *, views: int, frames: int, positions: int, **block: int
+) -> Cost:
     """Returns the cost of the whole multi-view joint transformer for one sample of v views.
 
     Args:

@@ -40,8 +40,8 @@ def empty(tokens: jax.Array, seen: jax.Array) -> Memory:
     Args:
       tokens, seen: arrays or shapes like x and y, [(b v) s d].
     """
-    zeros = (jnp.zeros(x.shape, x.dtype) for x in (seen, tokens))
-    return Memory(*zeros, jnp.float32(jnp.inf), jnp.int32(0))
+    seen, tokens = (jnp.zeros(x.shape, x.dtype) for x in (seen, tokens))
+    return Memory(seen, tokens, jnp.float32(jnp.inf), jnp.int32(0))
 
 
 def step(

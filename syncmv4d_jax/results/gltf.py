@@ -33,7 +33,9 @@ class _Buffer:
     """The file's binary part and the accessors into it."""
 
     def __init__(self) -> None:
-        self.data, self.views, self.accessors = bytearray(), [], []
+        self.data = bytearray()
+        self.views: list[dict[str, Any]] = []
+        self.accessors: list[dict[str, Any]] = []
 
     def add(
         self, array: np.ndarray, kind: str, component: int, *, target: int = 0, bounds: bool = False
@@ -83,7 +85,9 @@ def write(
     buffer = _Buffer()
     content: dict[str, Any] = {"asset": {"version": "2.0", "generator": "syncmv4d_jax"}}
     content |= {"scene": 0, "meshes": [], "materials": [_material()], "animations": []}
-    nodes, channels, samplers = [{"name": "world", "rotation": Z_UP, "children": []}], [], []
+    nodes: list[dict[str, Any]] = [{"name": "world", "rotation": Z_UP, "children": []}]
+    channels: list[dict[str, Any]] = []
+    samplers: list[dict[str, Any]] = []
     for name, points, paint in point_clouds.drawable(path, clouds, colours):
         nodes.append({"name": name, "mesh": len(content["meshes"])})
         content["meshes"].append(_mesh(buffer, name, points, paint, radius))

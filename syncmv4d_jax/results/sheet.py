@@ -125,8 +125,9 @@ def _drawn(sample: Mapping[str, Any]) -> np.ndarray:
 def _draw(ink: ImageDraw.ImageDraw, places: np.ndarray, inks: Sequence[tuple]) -> None:
     """Draws trails of places [n k 2] and dots at the last of them."""
     for k, colour in enumerate(inks):
-        path = places[:, k]
-        path = [tuple(p) for p in path[np.isfinite(path).all(-1) & (np.abs(path) < 1e5).all(-1)]]
+        trail = places[:, k]
+        shown = np.isfinite(trail).all(-1) & (np.abs(trail) < 1e5).all(-1)
+        path = [(float(x), float(y)) for x, y in trail[shown]]
         if len(path) > 1:
             ink.line(path, fill=colour, width=1)
         if path and np.isfinite(places[-1, k]).all():

@@ -49,7 +49,7 @@ def _encode(
     with av.open(target, "w", format="mp4", options=container) as file:
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.options = "yuv420p", codec | {"preset": "veryfast"}
+        stream.pix_fmt, stream.options = "yuv420p", {**codec, "preset": "veryfast"}
         for frame in frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode())

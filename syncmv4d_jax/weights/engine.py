@@ -102,7 +102,9 @@ def reference_slices(rules: Sequence[Rule], wanted: Mapping[str, Shape]) -> Plan
     Raises:
       ValueError: lists every path that no rule, or more than one, leads to.
     """
-    slices, shapes, problems = {}, {}, []
+    slices: dict[str, list[Slice]] = {}
+    shapes: dict[str, Shape] = {}
+    problems = []
     for path, shape in wanted.items():
         found = [(r, m) for r in rules if (m := _compile(r.path).fullmatch(path))]
         if len(found) != 1:

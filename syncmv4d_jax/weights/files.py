@@ -179,7 +179,7 @@ def write_sharded(
             filled = 0
         shards[-1][key] = entry
         filled += size
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"{stem}.safetensors"
         if len(shards) > 1:

@@ -182,7 +182,8 @@ def _vae_from_shapes(shapes: dict[str, tuple[int, ...]], where: Path) -> dict[st
         raise ValueError(f"{where}: a VAE of Wan2.1 or Wan2.2-A14B; {WANTED}")
     try:
         dim = shapes["encoder.conv1.weight"][0]
-        widths, times = [], []
+        widths: list[int] = []
+        times: list[bool] = []
         while (key := stage.format(len(widths), 0) + "residual.6.weight") in shapes:
             widths.append(shapes[key][0] // dim)
         blocks = 0

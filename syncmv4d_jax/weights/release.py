@@ -6,12 +6,13 @@ source; the folder gets its name when all is done.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tqdm
+from jax.typing import DTypeLike
 
 from syncmv4d_jax import disk, models, tree
 from syncmv4d_jax.models.nn import module
@@ -19,12 +20,16 @@ from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.weights import engine, files, folders, store
 from syncmv4d_jax.weights.tables import umt5, wan_dit, wan_vae
 
-TABLES = {"dit": wan_dit.rules, "vae": wan_vae.rules, "umt5": umt5.rules}
+TABLES: dict[str, Callable[..., list[engine.Rule]]] = {
+    "dit": wan_dit.rules,
+    "vae": wan_vae.rules,
+    "umt5": umt5.rules,
+}
 IGNORED = {"umt5": umt5.ALIASES}
 SHARD_BYTES = 5 * 10**9  # of an exported safetensors file
 
 
-def shapes_of(part: str, config: Any) -> dict[str, tuple[int, ...]]:
+def shapes_of(part: str, config: models.Config) -> dict[str, tuple[int, ...]]:
     """Returns {path: shape} of a part's parameters."""
     wanted = tree.flatten(module.shapes(models.MODELS[part], config))
     return {path: tuple(leaf.shape) for path, leaf in wanted.items()}
@@ -101,7 +106,9 @@ def _from_converted(src: Path, part: str) -> store.Leaves:
     )
 
 
-def _write_diffusers(leaves: store.Leaves, part: str, folder: Path, dtype: Any, progress) -> None:
+def _write_diffusers(
+    leaves: store.Leaves, part: str, folder: Path, dtype: DTypeLike | None, progress
+) -> None:
     planned = engine.reference_slices(TABLES[part](leaves.config, "diffusers"), leaves.shapes)
     entries: dict[str, files.Entry] = {}
     for path, slices in planned.slices.items():
@@ -125,7 +132,7 @@ def convert(
     *,
     to: str = "jax",
     parts: Sequence[str] = folders.PARTS,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> None:
     """Converts a folder of weights. Nothing is left behind if it fails.
 
@@ -178,7 +185,7 @@ def _finish_diffusers(opened: dict[str, store.Leaves], folder: Path) -> None:
             (folder / name).write_text(json.dumps(content, indent=2))
 
 
-def _bytes(leaves: store.Leaves, dtype: Any) -> int:
+def _bytes(leaves: store.Leaves, dtype: DTypeLike | None) -> int:
     sizes = (
         math.prod(shape) * np.dtype(dtype or leaves.dtypes[path]).itemsize
         for path, shape in leaves.shapes.items()

@@ -14,6 +14,7 @@ obj_<name>_T_world_object [n 4 4].
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -123,7 +124,7 @@ def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture
 def _object(name: str, path: Path):
     """(vertices, faces, colours) of a scan or a stand-in, None where there is neither."""
     if path.is_file():
-        scan = trimesh.load(path, force="mesh")
+        scan: Any = trimesh.load_mesh(path)
         painted = scan.visual.to_color() if scan.visual.kind == "texture" else scan.visual
         colours = np.asarray(painted.vertex_colors)[:, :3] / 255
         return np.asarray(scan.vertices), np.asarray(scan.faces), np.clip(1.25 * colours, 0.06, 1)
@@ -184,7 +185,7 @@ def write(
     """
     folder = out / capture.id
     renderer = scene.Renderer(capture, size, names)
-    clips = {name: [] for name in names}
+    clips: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for index in tqdm(range(capture.frames), unit="frame"):
         for name, image in renderer.frame(index).items():
             clips[name].append(image)

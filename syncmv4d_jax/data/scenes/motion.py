@@ -16,6 +16,7 @@ all that the first frame is drawn from; a `Course` is what happens then, unseen 
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -107,12 +108,16 @@ class Motion:
 
 def draw_layout(rng: np.random.Generator) -> Layout:
     """Draws a layout. Long ways are drawn more often than short ones."""
-    position = tuple(rng.uniform(-0.03, 0.03, 2))
+    position = _pair(rng.uniform(-0.03, 0.03, 2))
     yaw, bearing = rng.uniform(-np.pi / 2, np.pi / 2, 2)
     low, high = LENGTH
     length = low + (high - low) * rng.uniform() ** 0.6
-    betas = tuple(tuple(np.append(rng.normal(0, 0.5, 4), np.zeros(6))) for _ in range(2))
-    return Layout(position, float(yaw), float(bearing), float(length), betas)
+    left, right = (tuple(np.append(rng.normal(0, 0.5, 4), np.zeros(6))) for _ in range(2))
+    return Layout(position, float(yaw), float(bearing), float(length), (left, right))
+
+
+def _pair(vector: np.ndarray) -> tuple[float, float]:
+    return float(vector[0]), float(vector[1])
 
 
 def draw_course(
@@ -128,7 +133,7 @@ def draw_course(
             speed=float(rng.choice([0.6, 1.0, 1.4])),
             turn=float(np.radians(rng.uniform(-60, 60))),
             gain=float(rng.choice([0.5, 1.0, 1.3])),
-            approach=tuple(float(x) for x in rng.uniform(-0.06, 0.06) * towards),
+            approach=_pair(rng.uniform(-0.06, 0.06) * towards),
             delay=float(rng.integers(0, 5)) / 8,
         )
         times = np.arange(0, 2 * CLIP, 1 / 8)
@@ -207,7 +212,7 @@ def move(
     way = layout.length * abs(rule.way) * (1 - rule.beyond) * towards  # head to target, frame 0
     middle = centre + np.append(layout.position, 0.0) + 0.05 * u  # the hand is behind the head
     stand, rest = middle + way / 2, middle - way / 2 + UP * (rule.head + height * 0.55)
-    poses = {"tool": [], "target": [], "left": [], "right": []}
+    poses: dict[str, list[Any]] = {"tool": [], "target": [], "left": [], "right": []}
     ways = _ways(rule, layout, towards)
     still = _shifts(ways, rule, 0.0)
     for e in ramp(np.maximum(seconds - course.delay, 0) * course.speed):

@@ -373,7 +373,7 @@ def write_scene(
     world = World(spec, frames, hands)
     renderer = Renderer(world, size, names)
     head = head_camera(size, frames) if len(names) == len(RIG) else None
-    clips = {name: [] for name in (*names, "egocentric")}
+    clips: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "egocentric")}
     wanted, _ = transforms.frame_index(frames, source_fps=taco.FPS, fps=drawn, frames=frames)
     for index in range(frames):
         if index in wanted:
@@ -405,8 +405,8 @@ def write_scene(
             vertices=thing.vertices,
             faces=thing.faces,
         )
-    poses = {
+    moved = {
         side: (*getattr(world.motion, side), np.array(betas))
         for side, betas in zip(("left", "right"), spec.layout.betas, strict=True)
     }
-    taco_writer.write_hands(entry, poses)
+    taco_writer.write_hands(entry, moved)

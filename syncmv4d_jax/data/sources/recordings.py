@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from syncmv4d_jax.data import surfaces
 from syncmv4d_jax.data.sources import mano, taco
+from syncmv4d_jax.data.surfaces import Surface
 
 
 class Recording(Protocol):
@@ -32,15 +33,27 @@ class Recording(Protocol):
     are tracked first.
     """
 
-    id: str
-    triplet: tuple[str, str, str]
-    text: str
-    frames: int
-    cameras: dict[str, taco.Camera]
-    surfaces: tuple[surfaces.Surface, ...]
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def triplet(self) -> tuple[str, str, str]: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def cameras(self) -> dict[str, taco.Camera]: ...
+
+    @property
+    def surfaces(self) -> tuple[Surface, ...]: ...
 
     def video_path(self, camera: str) -> Path:
         """The video of a camera."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ Distortion coefficients are never applied (as in TACO's own toolkit). World fram
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def read_surfaces(
     *,
     occluders: Collection[str],
     where: str,
-    tracked: list[surfaces.Surface] = (),
+    tracked: Iterable[surfaces.Surface] = (),
 ) -> tuple[surfaces.Surface, ...]:
     """Reads surface files and puts them behind `tracked`, see `surfaces.in_order`.
 
@@ -287,7 +287,7 @@ def read_model(root: Path, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     for path in paths:
         if path.is_file():
             try:
-                mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+                mesh = trimesh.load_mesh(path, process=False, skip_materials=True)
                 if not len(mesh.faces) or not np.isfinite(mesh.vertices).all():
                     raise ValueError("no faces, or vertices that are not finite")
                 return np.asarray(mesh.vertices, np.float64) * 0.01, np.asarray(mesh.faces)

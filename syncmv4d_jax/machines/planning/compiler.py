@@ -78,7 +78,8 @@ def _call(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -
 
 def _end_with_parent() -> None:
     """A compiler that nobody waits for would keep its memory, and libtpu, for itself."""
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 

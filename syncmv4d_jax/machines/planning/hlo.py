@@ -97,7 +97,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
       ValueError: no entry computation in the text.
     """
     computations: dict[str, list[Instruction]] = {}
-    entry, current = "", None
+    entry, current = "", []  # what stands before the first computation is dropped
     for line in text.splitlines():
         if line and not line[0].isspace():
             head = _HEAD.match(line)
@@ -106,8 +106,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
                 current = computations.setdefault(name, [])
                 entry = name if line.startswith("ENTRY") else entry
             continue
-        found = _LINE.match(line) if current is not None else None
-        if found:
+        if found := _LINE.match(line):
             name, kind, op, rest = found.groups()
             shapes = tuple(
                 (dtype, tuple(int(d) for d in dims.split(",") if d))
@@ -177,7 +176,8 @@ def collectives(text: str, *, slice_devices: int = 0) -> list[Collective]:
             if kind in COLLECTIVES and _channel(instruction) not in goes_on:
                 found.append(_collective(kind, instruction, times, slice_devices))
             elif instruction.op == "send" and (between := _MEGASCALE.search(instruction.rest)):
-                found.append(_between_slices(*between.groups(), instruction, times))
+                target, form = between.groups()
+                found.append(_between_slices(target, form, instruction, times))
     return found
 
 

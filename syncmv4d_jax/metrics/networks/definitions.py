@@ -100,7 +100,8 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
             cells = [rows[row].get(metric) for row in have]
             n = next(cell["n"] for cell in cells if cell)
             d = DEFINITIONS[metric]
-            name = f"{d.title}{f' [{d.unit}]' if d.unit else ''} {tables.ARROWS[d.better]}"
+            arrow = tables.ARROWS.get(str(d.better), "")
+            name = f"{d.title}{f' [{d.unit}]' if d.unit else ''} {arrow}"
             lines.append("| " + " | ".join([name, *map(tables.cell, cells), str(n)]) + " |")
         lines.append("")
     for name, found in networks["computed"].items():

@@ -64,7 +64,7 @@ def run(
     sums = Frechet()
     bar = tqdm(pairs, total=count, unit="sample", desc="networks", disable=not evaluators)
     scores = _scores(evaluators, bar, sums)
-    computed = {
+    computed: dict[str, dict[str, Any]] = {
         name: {"files": one.files, "layout": one.layout, "source": one.network.source}
         for name, one in loaded.items()
     }
@@ -162,8 +162,11 @@ def regions(pair: Pair) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Frames from 1 on, predicted and true [v n h w 3]: whole (""), and black but what moves."""
     inside = video.moving_region(pair.true)[:, None]
     pred, true = pair.pred[:, 1:], pair.true[:, 1:]
-    zeroed = tuple(video.zero_background(x, inside) for x in (pred, true))
-    return {"": (pred, true)} | ({"_moving": zeroed} if inside.any() else {})
+    found = {"": (pred, true)}
+    if inside.any():
+        black = (video.zero_background(x, inside) for x in (pred, true))
+        found["_moving"] = next(black), next(black)
+    return found
 
 
 class Frechet:
@@ -182,7 +185,7 @@ class Frechet:
 
     def distances(self) -> dict[str, dict[str, Any]]:
         """The distance of each metric: value and n, of features."""
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for metric, (pred, true) in self._sums.items():
             value = formulas.frechet(pred, true)
             found[metric] = {
@@ -202,7 +205,9 @@ def subject_consistency(name: str, loaded: weights.Loaded) -> Evaluator:
     def of(clip: np.ndarray) -> dict[str, float | None]:
         features = network(flat(clip)).reshape(*clip.shape[:2], -1)
         values = [formulas.subject_consistency(view) for view in features]
-        return {"subject_consistency": None if None in values else np.mean(values).item()}
+        known = [value for value in values if value is not None]
+        whole = len(known) == len(values)
+        return {"subject_consistency": float(np.mean(known)) if whole else None}
 
     return lambda pair, sums: {"model": of(pair.pred), "truth": of(pair.true)}
 
@@ -222,7 +227,7 @@ def dynamics(name: str, loaded: weights.Loaded) -> Evaluator:
         scores = [formulas.flow_scores(network(view[:-1], view[1:])) for view in clip]
         degrees = [formulas.dynamic(x, height=height, width=width) for x in scores]
         return {
-            "dynamic_degree": float(np.mean(degrees)),
+            "dynamic_degree": float(np.mean(np.asarray(degrees, np.float64))),
             "flow_score": float(np.mean([x.mean() for x in scores])),
         }
 

@@ -208,10 +208,10 @@ class Aligner(nnx.Module):
     def _embed(self, tracks_t, confidence, valid, rays, fused):
         """Returns the features of M_t and of the condition, [b v n k d] each."""
         shape, octaves = tracks_t.shape[:4], self.config.octaves
-        frames = jnp.arange(shape[2]) * (self.config.temporal == "track")
-        frames = layers.sincos(frames, width=FRAME_FEATURES, period=100.0)
+        places = jnp.arange(shape[2]) * (self.config.temporal == "track")
+        frames = layers.sincos(places, width=FRAME_FEATURES, period=100.0)
         one = jnp.float32
-        given = [
+        parts = [
             _fourier(fused.points, octaves)[:, None],
             fused.extent[:, None, None, None, :3],
             fused.residual,
@@ -222,7 +222,7 @@ class Aligner(nnx.Module):
             rays,
             frames[None, None, :, None],
         ]
-        given = jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in given], -1)
+        given = jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in parts], -1)
         low = fused.extent[:, None, None, 3:]
         own = [
             _fourier(tracks_t, octaves),

@@ -1,15 +1,14 @@
-"""A block of MJD: Wan's behind inter-view geometry attention; mjd.py has the formulas.
+"""A block of MJD: Wan's behind inter-view geometry attention; mjd.py has the formulas."""
 
-`config` is a mjd.MJDConfig.
-"""
-
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import tokens as token_layout
 from syncmv4d_jax.models.nn import layers, protocol, rope
 from syncmv4d_jax.models.wan import block as dit_block
@@ -33,7 +32,9 @@ class Conditions(NamedTuple):
 class MJDBlock(dit_block.Block):
     """Wan's block behind inter-view geometry attention, modulated per modality."""
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    config: mjd_config.MJDConfig
+
+    def __init__(self, config: mjd_config.MJDConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
         d = config.dim
         if config.multi_view:
@@ -47,7 +48,7 @@ class MJDBlock(dit_block.Block):
             self.motion_modulation = nnx.Param(jnp.zeros((1, 9, d), jnp.float32))
             self.scale_modulation = nnx.Param(jnp.zeros((1, 9, d), jnp.float32))
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # other steps than Wan's, between the same parts
         self,
         x: jax.Array,
         context: jax.Array | dit_block.Keys,
@@ -61,7 +62,7 @@ class MJDBlock(dit_block.Block):
             conditions, layout
         )
         if self.config.multi_view:
-            x = self.inter_view(x, *inter, conditions, layout, placement)
+            x = self.inter_view(x, inter, conditions, layout, placement)
         x = self.attend(
             x,
             shift=shift,
@@ -77,21 +78,23 @@ class MJDBlock(dit_block.Block):
     @jax.named_scope("modulation")
     def vectors(self, conditions: Conditions, layout: token_layout.Layout) -> list[jax.Array]:
         """The modulation vectors of all tokens, 6 or 9 of [(b v) s d] float32 (A12)."""
-        tables = [self.modulation[...][None] + conditions.video_time]
+        video = self.modulation[...][None] + conditions.video_time
+        motion: jax.Array | None = None
+        extra: jax.Array | None = None
         if self.config.multi_view:
             rows = self.inter_view_modulation[...][None] + conditions.video_time[:, :, :3]
-            tables = [jnp.concatenate([tables[0], rows], 2)]
-        if self.config.joint_motion:
+            video = jnp.concatenate([video, rows], 2)
+        if conditions.motion_time is not None:  # joint motion
             time = conditions.motion_time
             time = jnp.concatenate([time, time[:, :, :3]], 2)
-            tables += [t[...][None] + time for t in (self.motion_modulation, self.scale_modulation)]
-        video, motion, extra = (*tables, None, None)[:3]
+            motion = self.motion_modulation[...][None] + time
+            extra = self.scale_modulation[...][None] + time
 
-        def pick(table, i):
+        def pick(table: jax.Array | None, i: int) -> jax.Array | None:
             return None if table is None else table[:, :, i]
 
         return [
-            layout.spread(pick(video, i), pick(motion, i), pick(extra, i))
+            layout.spread(video[:, :, i], pick(motion, i), pick(extra, i))
             for i in range(video.shape[2])
         ]
 
@@ -99,16 +102,18 @@ class MJDBlock(dit_block.Block):
     def inter_view(
         self,
         x: jax.Array,
-        shift: jax.Array,
-        scale: jax.Array,
-        gate: jax.Array,
+        vectors: Sequence[jax.Array],
         conditions: Conditions,
         layout: token_layout.Layout,
         placement: protocol.Placement,
     ) -> jax.Array:
-        """x + gate * inter_view_attn(modulate(x)): per latent frame over views and modalities."""
+        """x + gate * inter_view_attn(modulate(x)): per latent frame over views and modalities.
+
+        vectors: shift, scale and gate of the tokens.
+        """
+        shift, scale, gate = vectors
         y = layers.modulate(x, shift, scale, eps=self.config.eps).astype(self.config.dtype)
-        if self.config.camera_embedding:
+        if conditions.cameras is not None:  # of a camera embedding
             y = y + self.camera_embedding(conditions.cameras.astype(y.dtype))
         v, e = layout.views, layout.extra
         # All tokens of some heads, instead of all heads of some: what follows moves tokens.
@@ -118,12 +123,16 @@ class MJDBlock(dit_block.Block):
         tokens, frames = "(b v) (m f p) h d", "(b f) (v m p) h d"
         last = e + layout.modalities * layout.dense
         dense = [einops.rearrange(a[:, e:last], f"{tokens} -> {frames}", **sizes) for a in qkv]
-        dense[:2] = (rope.apply(a, conditions.inter_rotation) for a in dense[:2])
-        z = placement.attend(*dense, kind="inter")
+        if conditions.inter_rotation is not None:
+            dense[:2] = (rope.apply(a, conditions.inter_rotation) for a in dense[:2])
+        q, k, values = dense
+        z = placement.attend(q, k, values, kind="inter")
         z = einops.rearrange(z, f"{frames} -> {tokens}", **sizes)
         if e:
-            extra = (einops.rearrange(a[:, :e], "(b v) e h d -> b (v e) h d", v=v) for a in qkv)
-            extra = placement.attend(*extra, kind="extra")
+            q, k, values = (
+                einops.rearrange(a[:, :e], "(b v) e h d -> b (v e) h d", v=v) for a in qkv
+            )
+            extra = placement.attend(q, k, values, kind="extra")
             extra = einops.rearrange(extra, "b (v e) h d -> (b v) e h d", v=v)
             z = jnp.concatenate([extra, z], 1)
         z = jnp.pad(z, ((0, 0), (0, layout.pad), (0, 0), (0, 0))) if layout.pad else z

@@ -88,6 +88,7 @@ class Output(NamedTuple):
 class MJD(dit.DiT):
     """The joint denoiser of all views."""
 
+    config: mjd_config.MJDConfig
     token_axes = "(b v) s d"
 
     def __init__(self, config: mjd_config.MJDConfig, *, rngs: nnx.Rngs):
@@ -108,7 +109,7 @@ class MJD(dit.DiT):
         self.scale_norm = layers.LayerNorm(d, eps=config.eps, rngs=rngs)
         self.scale_head = layers.Linear(d, 1, rngs=rngs)
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # all views and modalities, where Wan has one video
         self,
         inputs: Inputs,
         text: Text | dit_block.Keys,
@@ -220,7 +221,7 @@ class MJD(dit.DiT):
         x, grid = self.embed(einops.rearrange(latents, fold), placement=placement)
         x = placement.constrain(x, "(b v) any d")
         layout = token_layout.Layout(latents.shape[1], grid, self.config.extra_tokens, 1)
-        if not self.config.joint_motion:
+        if motion is None:
             return x, layout
         literal = self.config.inject == "literal_sum"
         if feedback is not None and literal:
@@ -253,7 +254,8 @@ class MJD(dit.DiT):
             [einops.repeat(x, "p d -> b v p d", b=len(rows), v=layout.views) for x in patch],
             d_head=d_head,
         )
-        return tuple(einops.repeat(x, "b v p d -> (b f) (v m p) d", f=f, m=m) for x in joined)
+        cos, sin = (einops.repeat(x, "b v p d -> (b f) (v m p) d", f=f, m=m) for x in joined)
+        return cos, sin
 
     def _check(self, inputs: Inputs) -> None:
         latents, motion = inputs.latents, inputs.motion_latents

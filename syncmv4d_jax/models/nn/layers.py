@@ -119,10 +119,9 @@ def sincos(t: jax.Array, *, width: int, period: float = 10000.0) -> jax.Array:
     high = turns.astype(np.float16).astype(np.float64)
     t = t.astype(jnp.float32)[..., None]
     whole = jnp.floor(t)
-    low, high, turns = (
-        along_last(jnp.asarray(a, jnp.float32), t) for a in (turns - high, high, turns)
-    )
-    phase = whole * high
-    phase = (phase - jnp.round(phase)) + whole * low + (t - whole) * turns
+    rows = (jnp.asarray(a, jnp.float32) for a in (turns - high, high, turns))
+    fine, coarse, whole_turns = (along_last(row, t) for row in rows)
+    phase = whole * coarse
+    phase = (phase - jnp.round(phase)) + whole * fine + (t - whole) * whole_turns
     angle = phase * (2 * np.pi)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

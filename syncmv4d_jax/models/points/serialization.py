@@ -88,6 +88,7 @@ def permutation(
         raise ValueError(f"valid: wanted shape {grid.shape[:-1]} of the grid, got {valid.shape}")
     hi, lo = encode(grid, depth=depth, order=order)
     index = lax.broadcasted_iota(jnp.int32, valid.shape, valid.ndim - 1)
+    keys: tuple[jax.Array, ...]
     if depth <= WORD_DEPTH:
         keys = (jnp.where(valid, join(hi, lo, depth=depth), jnp.iinfo(jnp.int32).max),)
     else:

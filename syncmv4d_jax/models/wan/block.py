@@ -1,10 +1,7 @@
-"""A block of Wan's diffusion transformer and its parts; dit.py has the formulas and the layout.
-
-`config` is a dit.DiTConfig.
-"""
+"""A block of Wan's diffusion transformer and its parts; dit.py has the formulas and the layout."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import einops
 import jax
@@ -12,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from syncmv4d_jax.models.nn import layers, protocol, rope
+from syncmv4d_jax.models.wan import config as wan_config
 
 
 class Keys(NamedTuple):
@@ -24,7 +22,7 @@ class Keys(NamedTuple):
 class Attention(nnx.Module):
     """Self or cross attention; q and k are RMS-normed over the full width, before the heads."""
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    def __init__(self, config: wan_config.DiTConfig, *, rngs: nnx.Rngs):
         d = config.dim
         self.heads = config.heads
         self.q = layers.Linear(d, d, rngs=rngs)
@@ -83,7 +81,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """Linear, tanh-GELU, Linear."""
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    def __init__(self, config: wan_config.DiTConfig, *, rngs: nnx.Rngs):
         self.linear_0 = layers.Linear(config.dim, config.ffn_dim, rngs=rngs)
         self.linear_2 = layers.Linear(config.ffn_dim, config.dim, rngs=rngs)
 
@@ -99,7 +97,7 @@ class Block(nnx.Module):
     [b 1|s d] float32, and return the new x.
     """
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    def __init__(self, config: wan_config.DiTConfig, *, rngs: nnx.Rngs):
         d = config.dim
         self.config = config
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (1, 6, d)) / d**0.5)

@@ -160,8 +160,8 @@ class DiT(nnx.Module):
             raise ValueError(
                 f"dit: wanted latents [b f h w {config.in_channels}], got {latents.shape}"
             )
-        grid = tuple(n // p for n, p in zip(latents.shape[1:4], config.patch, strict=True))
-        return self.embed_patches(latents, self.patch_embedding, placement), grid
+        f, h, w = (n // p for n, p in zip(latents.shape[1:4], config.patch, strict=True))
+        return self.embed_patches(latents, self.patch_embedding, placement), (f, h, w)
 
     def embed_patches(
         self, latents: jax.Array, linear: layers.Linear, placement: protocol.Placement

@@ -1,9 +1,7 @@
 """What stands before and after the blocks of Wan's diffusion transformer.
 
-Time, time projection and text MLPs, the head, and the patch layout. `config` is a dit.DiTConfig.
+Time, time projection and text MLPs, the head, and the patch layout.
 """
-
-from typing import Any
 
 import einops
 import jax
@@ -11,12 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from syncmv4d_jax.models.nn import layers
+from syncmv4d_jax.models.wan import config as wan_config
 
 
 class TimeEmbedding(nnx.Module):
     """sincos, Linear, SiLU, Linear; float32 throughout."""
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    def __init__(self, config: wan_config.DiTConfig, *, rngs: nnx.Rngs):
         self.freq_dim = config.freq_dim
         init = nnx.initializers.normal(0.02)
         self.linear_0 = layers.Linear(config.freq_dim, config.dim, kernel_init=init, rngs=rngs)
@@ -31,7 +30,7 @@ class TimeEmbedding(nnx.Module):
 class TimeProjection(nnx.Module):
     """SiLU, Linear d -> 6 d, split with the six vectors outermost; float32."""
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    def __init__(self, config: wan_config.DiTConfig, *, rngs: nnx.Rngs):
         self.linear_1 = layers.Linear(config.dim, 6 * config.dim, rngs=rngs)
 
     def __call__(self, e: jax.Array) -> jax.Array:
@@ -42,7 +41,7 @@ class TimeProjection(nnx.Module):
 class TextEmbedding(nnx.Module):
     """Pads text with zero rows to `text_len` (attended as any other), Linear, tanh-GELU, Linear."""
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    def __init__(self, config: wan_config.DiTConfig, *, rngs: nnx.Rngs):
         self.text_len, self.dtype = config.text_len, config.dtype
         init = nnx.initializers.normal(0.02)
         self.linear_0 = layers.Linear(config.text_dim, config.dim, kernel_init=init, rngs=rngs)
@@ -67,7 +66,7 @@ class TextEmbedding(nnx.Module):
 class Head(nnx.Module):
     """Modulated layer norm and Linear to patches; float32. It is modulated by e, not by e0."""
 
-    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+    def __init__(self, config: wan_config.DiTConfig, *, rngs: nnx.Rngs):
         d, d_out = config.dim, config.patch_size * config.out_channels
         self.eps = config.eps
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (1, 2, d)) / d**0.5)

@@ -119,7 +119,8 @@ def convolve(
     steps = [slice(t, t + stride[0] * (frames - 1) + 1, stride[0]) for t in range(size[0])]
     if how == "taps" or size[0] == 1 and how == "native":
         taps = zip(steps, kernel, strict=True)
-        return sum(_frames_conv(x[:, step], tap, stride[1:], pads) for step, tap in taps)
+        parts = (_frames_conv(x[:, step], tap, stride[1:], pads) for step, tap in taps)
+        return jnp.asarray(sum(parts))
     if how == "native":
         dimensions = ("NDHWC", "DHWIO", "NDHWC")
         return jax.lax.conv_general_dilated(

@@ -64,7 +64,7 @@ def _eye(shape: tuple[int, ...]) -> Array:
     middle = tuple(size // 2 for size in taps)
     if len(taps) == 3:
         middle = (taps[0] - 1, *middle[1:])
-    return jnp.zeros(shape).at[middle].set(jnp.eye(*shape[-2:]))
+    return jnp.zeros(shape).at[middle].set(jnp.eye(shape[-2], shape[-1]))
 
 
 def _taps(x: Array, size: int) -> Array:

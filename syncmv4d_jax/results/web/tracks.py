@@ -117,7 +117,8 @@ def frusta(
     height, width = size
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64) - 0.5
     found = []
-    for k, pose in zip(np.float64(intrinsics), np.float64(extrinsics), strict=True):
+    both = (np.asarray(x, np.float64) for x in (intrinsics, extrinsics))
+    for k, pose in zip(*both, strict=True):
         far = cameras.unproject(corners, np.full(4, depth), k, pose)
         shape = np.concatenate([cameras.camera_centre(pose)[None], far]) - centre
         found.append(np.round(shape, 4).tolist())

@@ -64,7 +64,8 @@ def config_of(backbone: Mapping[str, Any]) -> unet.PTv3Config:
         patches than its encoder (the reference then uses the encoder's without saying so).
     """
     tuples = lambda x: tuple(x) if isinstance(x, list | tuple) else x  # noqa: E731
-    fields, problems = {}, []
+    fields: dict[str, Any] = {}
+    problems = []
     for name, value in backbone.items():
         if name in _FIELDS:
             fields[_FIELDS[name]] = tuples(value)

@@ -1,13 +1,12 @@
 """Table of the umT5 encoder: Wan2.2's own keys and those of transformers' UMT5EncoderModel."""
 
-from typing import Any
-
+from syncmv4d_jax.models.wan import umt5
 from syncmv4d_jax.weights.engine import TRANSPOSE, Rule
 
 ALIASES = r"encoder\.embed_tokens\.weight"  # tied to shared.weight; may be there or not
 
 
-def rules(config: Any, layout: str) -> list[Rule]:
+def rules(config: umt5.UMT5Config, layout: str) -> list[Rule]:
     """Returns the table of a layout, "official" or "diffusers" (transformers' names)."""
     del config
     if layout == "official":

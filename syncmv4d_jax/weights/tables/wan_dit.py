@@ -4,10 +4,10 @@ diffusers swaps names: the official `norm3` (affine, before cross-attention) is 
 """
 
 import functools
-from typing import Any
 
 import einops
 
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.weights.engine import IDENTITY, TRANSPOSE, Rule, Transform
 
 # Module names: ours, official, diffusers. {n} is the layer.
@@ -60,8 +60,8 @@ def patch_kernel(patch: tuple[int, int, int]) -> Transform:
     )
 
 
-def rules(config: Any, layout: str) -> list[Rule]:
-    """Returns the table of a layout, "official" or "diffusers"; config: dit.DiTConfig."""
+def rules(config: wan_config.DiTConfig, layout: str) -> list[Rule]:
+    """Returns the table of a layout, "official" or "diffusers"."""
     column = {"official": 1, "diffusers": 2}[layout]
     table = [
         Rule("patch_embedding.weight", "patch_embedding/kernel", patch_kernel(config.patch)),

@@ -1,9 +1,8 @@
 """Table of the Wan2.2 VAE: the official keys and those of diffusers' AutoencoderKLWan."""
 
-from typing import Any
-
 import einops
 
+from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.weights.engine import Rule, Transform
 
 
@@ -89,8 +88,8 @@ def _side(side: str, blocks: int, column: int) -> list[Rule]:
     return table
 
 
-def rules(config: Any, layout: str) -> list[Rule]:
-    """Returns the table of a layout, "official" or "diffusers"; config: vae.VAEConfig."""
+def rules(config: vae.VAEConfig, layout: str) -> list[Rule]:
+    """Returns the table of a layout, "official" or "diffusers"."""
     column = {"official": 1, "diffusers": 2}[layout]
     moments, latents = (("conv1", "conv2"), ("quant_conv", "post_quant_conv"))[column - 1]
     return [

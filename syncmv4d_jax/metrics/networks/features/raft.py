@@ -118,10 +118,8 @@ class GRU(nnx.Module):
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """h: [b h w 128], x: [b h w 256] -> [b h w 128]."""
-        for update, reset, new in (
-            (self.convz1, self.convr1, self.convq1),
-            (self.convz2, self.convr2, self.convq2),
-        ):
+        for number in "12":
+            update, reset, new = (getattr(self, f"conv{gate}{number}") for gate in "zrq")
             both = jnp.concatenate([h, x], axis=-1)
             z, r = jax.nn.sigmoid(update(both)), jax.nn.sigmoid(reset(both))
             q = jnp.tanh(new(jnp.concatenate([r * h, x], axis=-1)))

@@ -117,7 +117,7 @@ class ViT(nnx.Module):
         """
         self._check(images.shape)
         x = self.patch_embed(images)
-        position = self._position(images.shape[1:3], x.shape[1:3])
+        position = self._position((images.shape[1], images.shape[2]), (x.shape[1], x.shape[2]))
         x = einops.rearrange(x, "b h w d -> b (h w) d")
         first = jnp.broadcast_to(self.cls_token[...][None, None], (len(x), 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + position[None]

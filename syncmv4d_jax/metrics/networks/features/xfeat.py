@@ -97,7 +97,7 @@ class XFeat(nnx.Module):
         x3 = self._run("block3", self._run("block2", self._run("block1", x) + self.skip1(small)))
         x4 = self._run("block4", x3)
         x5 = self._run("block5", x4)
-        size = x3.shape[1:3]
+        size = (x3.shape[1], x3.shape[2])
         features = self._run("block_fusion", x3 + layers.resize(x4, size) + layers.resize(x5, size))
         reliability = jax.nn.sigmoid(self._run("heatmap_head", features))[..., 0]
         cells = einops.rearrange(x, "b (h i) (w j) 1 -> b h w (i j)", i=8, j=8)
@@ -109,7 +109,8 @@ class XFeat(nnx.Module):
 
 def prepared(images: jax.Array) -> jax.Array:
     """Resizes [b h w 3] linearly down to multiples of 32, as `XFeat` takes them."""
-    return layers.resize(images, tuple(n // 32 * 32 for n in images.shape[1:3]))
+    height, width = (n // 32 * 32 for n in images.shape[1:3])
+    return layers.resize(images, (height, width))
 
 
 def sampled(image: np.ndarray, at: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray:
