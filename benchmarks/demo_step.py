@@ -4,7 +4,7 @@
 
 The step of configs/demo.py (loss, gradients, optimiser; random weights and data), with the closed
 loop in every step and without it. Prints `name ours peer ratio`: ours TFLOP/s of the step by the
-formulas that training logs use (tasks/syncmv4d_cost, nothing counted twice), peer TFLOP/s of a
+formulas that training logs use (tasks/syncmv4d/cost.py, nothing counted twice), peer TFLOP/s of a
 large matrix product timed in turn with it; the ratio is the utilisation. `--parts` times pieces of
 the step: where the rest goes.
 """

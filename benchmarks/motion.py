@@ -83,8 +83,7 @@ def demo(views: int = 3) -> None:
 
 
 def full(frames: int = 5) -> None:
-    """One view; `frames` are run and the cost is scaled to 49 (the loop over frames has no
-    other)."""
+    """One view; `frames` are run and the cost is scaled to 49 (the only loop is over frames)."""
     height, width, points = 480, 704, 1600
     pseudo, view = drifting_disc(frames, height, width, points)
     settings = matching.settings_for(height, width)

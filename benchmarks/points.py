@@ -130,9 +130,7 @@ def tables() -> None:
 
 
 def growth() -> None:
-    """Exponent of voxels + table + convolution (16 channels, both directions), 10^4 to 10^6
-    points.
-    """
+    """Exponent of voxels, table, convolution (16 channels, both ways), 10^4 to 10^6 points."""
     sizes, seconds = [10_000, 100_000, 1_000_000], []
     for size in sizes:
         cells = jnp.asarray(surface(size))
@@ -153,9 +151,7 @@ def growth() -> None:
 
 
 def block() -> None:
-    """One PTv3 block, 64 channels, forward and backward, beside the same block on torch
-    formulas.
-    """
+    """One PTv3 block, 64 channels, forward and backward, beside the same on torch formulas."""
     cells = surface(POINTS)[None]
     valid = np.ones(cells.shape[:2], bool)
     geometry = layers.build(jnp.asarray(cells), jnp.asarray(valid), depth=10).along(0)

@@ -5,7 +5,7 @@
 Reads a folder that `make demo` or `make demo-train` made (records, cache, weights); without one two
 embedded scenes are made here. Rows of VARIANTS differ in switches of `config.task`; all of them
 sample the same scenes from the same noise, in turn. Prints `name ours peer ratio`, seconds of a
-sample beside those of the row without the switch; under it FLOPs (tasks/syncmv4d_cost) as a share,
+sample beside those of the row without the switch; under it FLOPs (tasks/syncmv4d/cost.py), a share,
 steps that were reused, PSNR between both videos, and the error of the fused tracks against the
 truth (mm) and the PSNR against the true video, with the paired change and its standard error over
 scenes. The last lines time one guided network call: both branches in one batch beside one after the

@@ -1,6 +1,6 @@
 """Table 3, an extra row: video only (row 2) trained for as many FLOPs as the full model.
 
-The factors on the steps follow from `syncmv4d_cost.training` of both rows. Run as
+The factors on the steps follow from `tasks.syncmv4d.cost.training` of both rows. Run as
 `--config=configs/ablations/equal_flops.py:demo-train`; bases: configs/bases.py, docs/ablations.md
 has the table.
 """

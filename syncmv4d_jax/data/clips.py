@@ -43,7 +43,7 @@ class Settings:
       surfaces: of SURFACES: whose surfaces are stored with the records.
       held_out_tools, held_out_actions, held_out_triplets: sequences that are tested on.
       val: share of the other sequences that are validated on.
-      representation: of the pseudo video, one of motion.REPRESENTATIONS.
+      representation: of the pseudo video, one of pseudo_video.REPRESENTATIONS.
       text: of the prompt; {action}, {tool} and {target} are filled in. A recording's own wins.
       seed: of the split, the points and the jitter.
     """

@@ -5,9 +5,9 @@ it is now. As a colour:
 
     (1)  (r, g, b) = (u0 / W, v0 / H, (d_n - d_min) / (d_max - d_min)),    scale s = (d_min, d_max)
 
-The surface is painted densely (sparse splats do not survive a video VAE); `motion_paint` has the
+The surface is painted densely (sparse splats do not survive a video VAE); `painting` has the
 painting that runs on the device. The alternative `das_tracking` freezes the third channel at frame
-0. Decoding finds every anchor (u0, v0) in every frame (`motion_match`) and unprojects it.
+0. Decoding finds every anchor (u0, v0) in every frame (`matching`) and unprojects it.
 Everything is for one view: vmap over views. Pixel centres are integers. A scale without extent
 cannot be inverted: `check_scale` refuses it on the host; under jit all depths become d_min.
 """

@@ -143,8 +143,7 @@ class Wandb:
 
 
 def progress(total: int, *, initial: int, name: str, quiet: bool) -> tqdm.tqdm:
-    """Returns a progress bar with the time left; one line every 10 s where stderr is no
-    terminal."""
+    """Returns a progress bar with the time left; a line every 10 s where there is no terminal."""
     interval = 0.5 if sys.stderr.isatty() else 10.0
     return tqdm.tqdm(
         total=total, initial=initial, desc=name, disable=quiet, mininterval=interval, unit="step"

@@ -1,4 +1,4 @@
-"""TACO on disk: index, read and check sequences; and the writer that embedded scenes use.
+"""TACO on disk: index, read and check sequences (taco_writer.py writes them).
 
 Layout (`<root>/<Modality>/<triplet>/<sequence>/...`, triplet = "(action, tool, object)"):
 

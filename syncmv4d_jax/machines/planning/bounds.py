@@ -2,7 +2,7 @@
 
 Of one device, with N parameters, B samples a step, D devices of which g work on one sample:
 
-    compute       FLOPs B / (D peak), FLOPs by closed formulas (tasks.syncmv4d_cost)
+    compute       FLOPs B / (D peak), FLOPs by closed formulas (models/flops.py)
     memory        (gathered weights + state + activations) / bandwidth
     interconnect  (weights gathered and gradients scattered + tokens exchanged) / link
 

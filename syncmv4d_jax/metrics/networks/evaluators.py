@@ -1,6 +1,6 @@
 """Metrics of pretrained networks over samples: whatever weights are there, and what is missing.
 
-`config.evaluate.features` is a folder of published weight files (feature_weights.NETWORKS). Each
+`config.evaluate.features` is a folder of published weight files (weights.NETWORKS). Each
 network that is there is compiled once for a batch size and a frame size and runs over all local
 devices. An evaluator is a function of one sample; FID, CLIP-FID and FVD, which are of all samples
 together, add their features to one `Frechet`.

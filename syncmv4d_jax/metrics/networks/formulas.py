@@ -1,4 +1,4 @@
-"""Metrics on the features of pretrained networks (metrics/features): formulas only, numpy.
+"""Metrics on the features of pretrained networks (metrics/networks/features): formulas only, numpy.
 
 With unit features c of view i and frame n:
 

@@ -181,9 +181,7 @@ class Aligner(nnx.Module):
         return base + s * jax.lax.rsqrt(q) * head
 
     def _geometry(self, coarse, tracks_t, valid):
-        """Voxels of coarse; curves: Hilbert and z, alternately on coarse and on tracks_t; per
-        frame.
-        """
+        """Voxels of coarse; curves: Hilbert and z, on coarse and on tracks_t in turn; per frame."""
         cell, half = self.config.voxel, voxel_hash.CELLS // 2
         coarse, tracks_t, mask = (
             einops.rearrange(x, "b v n k ... -> (b n) (v k) ...") for x in (coarse, tracks_t, valid)

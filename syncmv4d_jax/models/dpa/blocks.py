@@ -42,9 +42,7 @@ class CoarseCrossAttention(nnx.Module):
         self.proj = layers.Linear(d, d, rngs=rngs)
 
     def __call__(self, x, coarse, geometry, *, measured, patch, placement):
-        """x, coarse: [g p d]; measured: [g p] bool, coarse points that may be attended -> [g p
-        d].
-        """
+        """x, coarse: [g p d]; measured: [g p] bool, coarse points to attend to -> [g p d]."""
         q = ptv3.to_patches(self.q(x), geometry, patch=patch)
         kv = ptv3.to_patches(self.kv(coarse), geometry, patch=patch)
         q = einops.rearrange(q, "m s (h d) -> m s h d", h=self.heads)

@@ -1,5 +1,4 @@
-"""The aligner's starting point: coarse tracks of several views fused in closed form, without
-parameters.
+"""The aligner's starting point: coarse tracks of several views, fused in closed form.
 
 A view v with camera centre o_v measures, up to noise and outliers, with a depth scale that is off
 by e_v and an offset d_v:

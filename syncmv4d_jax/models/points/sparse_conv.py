@@ -1,5 +1,4 @@
-"""Submanifold sparse convolution and means over voxels, whose backward passes gather and never
-scatter.
+"""Submanifold sparse convolution and means over voxels; backward passes gather, never scatter.
 
     out[a] = bias + sum_j features[table[a, j]] @ weight[j]          (Graham & van der Maaten, 2017)
 
@@ -11,7 +10,7 @@ Hence
 
 Both loop over offsets with one gathered copy of the features alive, instead of J. Autodiff would
 emit a scatter-add of J copies, slow on GPUs and the larger part of the memory. The symmetry needs
-unique voxels (points.voxel_hash makes them).
+unique voxels (`voxel_hash` makes them).
 
 All functions take leading group axes: [... p c] with tables and indices of the same leading axes.
 """
@@ -220,9 +219,7 @@ def _weights(voxels, dtype):
 
 
 def _sum(x, voxels):
-    """Sums the points of each voxel in float32: a sorted segment sum, or on GPUs a segmented
-    scan.
-    """
+    """Sums each voxel's points in float32: a sorted segment sum, on GPUs a segmented scan."""
     ordered = take(x, voxels.order).astype(jnp.float32)
     total = lax.platform_dependent(
         ordered, voxels.sorted_row, voxels.end, voxels.counts, cuda=_sum_scan, default=_sum_jraph

@@ -1,5 +1,4 @@
-"""Point Transformer V3 (Wu et al., CVPR 2024) on static shapes: block, and U-Net for published
-weights.
+"""Point Transformer V3 (Wu et al., CVPR 2024) on static shapes: the block; unet.py has the network.
 
     x = x + LN(Linear(SubMConv(x)))     positional encoding by convolution over voxels (xCPE)
     x = x + Attention(LN(x))            in patches of points sorted along a space-filling curve
@@ -16,9 +15,9 @@ NOTE(parity): reference github.com/Pointcept/PointTransformerV3 @3229e9b, model.
 - Orders are not shuffled (the reference draws a random permutation at every pooling, at test time
   too).
 - After unpooling the reference's first decoder block convolves the skip branch alone, because its
-  copy of the features is stale (issues #65, #149); `stale_skip` does so, as released weights
-expect. - BatchNorm is an affine map by given statistics (`mean`, `var` are parameters): for
-inference. - The curves' depth is fixed here; there it follows the largest coordinate.
+  copy of the features is stale (issues #65, #149); `stale_skip` does so, as released weights want.
+- BatchNorm is an affine map by given statistics (`mean`, `var` are parameters): for inference.
+- The curves' depth is fixed here; there it follows the largest coordinate.
 """
 
 from typing import NamedTuple
@@ -66,8 +65,8 @@ def build(
       grid: [g p 3] int32 cells in [0, min(2**depth, voxel_hash.CELLS)).
       valid: [g p] bool.
       depth: levels of the curves.
-      orders: curves, see points.serialization.
-      method: of the neighbour table, see points.voxel_hash.neighbours.
+      orders: curves, see models/points/serialization.py.
+      method: of the neighbour table, see voxel_hash.neighbours.
     """
     voxels = jax.vmap(voxel_hash.voxelise)(grid, valid)
     table = jax.vmap(lambda keys: voxel_hash.neighbours(keys, method=method))(voxels.keys)
@@ -152,9 +151,7 @@ def from_patches(x: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _places(valid, rows, size):
-    """Which of `rows` sorted places [g rows] hold own points, and which belong to a completed
-    patch.
-    """
+    """Which of `rows` sorted places [g rows] hold own points, which belong to a filled patch."""
     count = jnp.sum(valid, axis=1, keepdims=True)
     place = jnp.arange(rows)[None]
     end = jnp.where(count > size, -(-count // size) * size, count)

@@ -1,4 +1,4 @@
-"""Tables of the feature networks: published keys -> our paths (metrics/features).
+"""Tables of the feature networks: published keys -> our paths (metrics/networks/features).
 
 Every key of a published file has one fate: a rule, or IGNORED, which names what inference has no
 use for. Layouts are those of the files that LAYOUTS lists for each network.
