@@ -1024,6 +1024,293 @@ RUN = [
     ),
 ]
 
+STEP = "test_a_step_is_algorithm_1_under_each_reading_of_its_condition"
+LOOP = "test_sampling_closes_the_loop_line_by_line"
+
+CYCLE = [
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/cycle.py",
+        "tests/tasks/syncmv4d/test_cycle_readings.py",
+        (
+            "line-5 line-6",
+            "video, motion and tracks have one noise",
+            "noise = jax.random.normal(keys[name], data.shape, jnp.float32)",
+            'noise = jax.random.normal(keys["video"], data.shape, jnp.float32)',
+            "test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own",
+        ),
+        (
+            "9 line-6",
+            "the reference frame is noised",
+            "flow.hold_first(video.noisy, targets.latents[:, :, :1])",
+            "flow.hold_first(video.noisy, video.noisy[:, :, :1])",
+            "test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own",
+        ),
+        (
+            "line-7 A11 cycle",
+            "the noisy latent is decoded where its clean estimate should be",
+            "estimate, scale = flow.to_data(motion_t, first.motion_velocity, t), first.scale",
+            "estimate, scale = motion_t, first.scale",
+            f"{STEP}[x0_selfcond]",
+        ),
+        (
+            "line-7 A11 cycle",
+            "the reading to the letter decodes a clean estimate",
+            'if cond == "noisy":',
+            'if cond == "literal":',
+            f"{STEP}[noisy]",
+        ),
+        (
+            "line-7 A11 cycle",
+            "the simulated condition is the decoded one",
+            'if cond == "sim":',
+            'if cond == "simulated":',
+            f"{STEP}[sim]",
+        ),
+        (
+            "line-7 cycle",
+            "line 7 has no aligner: coarse tracks are painted",
+            "metres = functions.denormalise(flow.to_data(tracks_t, velocity, t), context)",
+            "metres = coarse.tracks",
+            f"{STEP}[x0_selfcond]",
+        ),
+        (
+            "line-8 cycle",
+            "the feedback is painted with the true scale",
+            "return functions.encode(metres, scale, functions.warp(pseudo",
+            "return functions.encode(metres, targets.scale, functions.warp(pseudo",
+            f"{STEP}[x0_selfcond]",
+        ),
+        (
+            "line-8 cycle",
+            "the feedback is painted by the last frame's surface",
+            "functions.warp(pseudo[:, :, 0], scale, context), context)",
+            "functions.warp(pseudo[:, :, -1], scale, context), context)",
+            f"{STEP}[x0_selfcond]",
+        ),
+        (
+            "line-7 A9 cycle",
+            "the feedback pass is not detached",
+            "            detached, targets, video.noisy, motion.noisy,",
+            "            functions, targets, video.noisy, motion.noisy,",
+            "test_no_gradient_comes_from_the_feedback",
+        ),
+        (
+            "line-9 cycle",
+            "MJD never gets the feedback",
+            "out = functions.mjd(video.noisy, given, feedback, t, context)",
+            "out = functions.mjd(video.noisy, given, 0 * feedback, t, context)",
+            f"{STEP}[x0_selfcond]",
+        ),
+        (
+            "line-9 cycle",
+            "the share of steps with feedback is inverted",
+            "jax.lax.cond(coin < settings.probability, closed,",
+            "jax.lax.cond(coin >= settings.probability, closed,",
+            "test_shares_are_those_of_the_settings_and_fall_on_the_same_steps",
+        ),
+        (
+            "line-10 A10 line-11 cycle",
+            "the aligner sees the noisy latent decoded",
+            "estimate = flow.to_data(motion.noisy, jax.lax.stop_gradient(out.motion_velocity), t)",
+            "estimate = motion.noisy",
+            f"{STEP}[x0_selfcond]",
+        ),
+        (
+            "line-11 cycle",
+            "the share of decoded steps is inverted",
+            "jax.lax.cond(coin < settings.decoded, decode, corrupt)",
+            "jax.lax.cond(coin >= settings.decoded, decode, corrupt)",
+            "test_steps_that_are_not_decoded_align_corrupted_tracks",
+        ),
+        (
+            "A9",
+            "the aligner's loss moves the motion latents",
+            "flow.to_data(motion.noisy, jax.lax.stop_gradient(out.motion_velocity), t)",
+            "flow.to_data(motion.noisy, out.motion_velocity, t)",
+            "test_the_aligners_loss_moves_mjd_by_the_scale_alone_or_not_at_all[scale]",
+        ),
+        (
+            "A9",
+            "the aligner's loss never moves the scale",
+            'scale = out.scale if settings.grad == "scale" else jax.lax.stop_gradient(out.scale)',
+            "scale = jax.lax.stop_gradient(out.scale)",
+            "test_the_aligners_loss_moves_mjd_by_the_scale_alone_or_not_at_all[scale]",
+        ),
+        (
+            "28",
+            "the aligner runs although it is switched off",
+            "    if settings.dpa:\n        tracks = diffuse",
+            "    if settings.joint_motion:\n        tracks = diffuse",
+            "tests/tasks/syncmv4d/test_cycle.py::test_switches_leave_out_what_they_name",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/cycle_sampling.py",
+        "tests/tasks/syncmv4d/test_cycle_readings.py",
+        (
+            "A22 cycle",
+            "sampling never feeds back",
+            "feedback = functions.encode(metres, scale, warp, context)",
+            "feedback = 0 * functions.encode(metres, scale, warp, context)",
+            f"{LOOP}[0.0]",
+        ),
+        (
+            "A22 cycle",
+            "sampling paints the coarse tracks",
+            "feedback = functions.encode(metres, scale, warp, context)",
+            "feedback = functions.encode(coarse.tracks, scale, warp, context)",
+            f"{LOOP}[0.0]",
+        ),
+        (
+            "A10 A22 cycle",
+            "sampling decodes the noisy latent",
+            'estimate = flow.to_data(motion_t, velocities["motion"], t)',
+            "estimate = motion_t",
+            f"{LOOP}[0.0]",
+        ),
+        (
+            "A22 cycle",
+            "tracks move by one step only",
+            "tracks_t=state.tracks_t + (next_sigma - row.sigma) * velocity",
+            "tracks_t=state.tracks_t + (row.sigma_next - row.sigma) * velocity",
+            f"{LOOP}[0.0]",
+        ),
+        (
+            "A22",
+            "the warp is kept from the first feedback on",
+            "fresh.append(refine and not settled)",
+            "fresh.append(refine and not any(fresh))",
+            "tests/tasks/syncmv4d/test_cycle.py"
+            "::test_the_warp_is_taken_anew_until_the_anchors_time",
+        ),
+        (
+            "A22",
+            "a kept warp is computed again",
+            "warp = jax.lax.cond(fresh, make, lambda: state.warp)",
+            "warp = make()",
+            f"{LOOP}[0.6]",
+        ),
+        (
+            "A22",
+            "the last steps do not refine",
+            "or i >= steps - settings.refine_last",
+            "or i > steps",
+            "tests/tasks/syncmv4d/test_cycle.py::test_runs_cover_every_step_once",
+        ),
+        (
+            "A23",
+            "anchors are set in the first step",
+            "start = next(i for i in range(steps) if sigmas[i] <= settings.anchor_time or",
+            "start = next(i for i in range(steps) if sigmas[i] <= 1 or",
+            "tests/tasks/syncmv4d/test_cycle.py::test_runs_cover_every_step_once",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/video.py",
+        "tests/tasks/syncmv4d/test_cycle_readings.py",
+        (
+            "9 A22",
+            "the reference frame drifts in sampling",
+            "latents[name] = flow.hold_first(x, first[name]) if name in first else x",
+            "latents[name] = x",
+            f"{LOOP}[0.0]",
+        ),
+        (
+            "A22",
+            "two latents share one solver's memory",
+            "x, solver[name] = flow.step(x, velocities[name], state.solver[name], row)",
+            'x, solver[name] = flow.step(x, velocities[name], state.solver["video"], row)',
+            "tests/tasks/test_base.py::test_each_latent_has_a_solver_of_its_own",
+        ),
+    ),
+]
+
+TERMS = "tests/tasks/syncmv4d/test_loss_terms.py"
+TASKS = [
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/task.py",
+        TERMS,
+        (
+            "8",
+            "the autoencoder is trained",
+            'parts = ["dit", *["dpa"] * self.settings.dpa]',
+            'parts = ["dit", "vae", *["dpa"] * self.settings.dpa]',
+            "test_the_autoencoder_is_not_trained",
+        ),
+        (
+            "A15",
+            "frame 0 of the video is in the loss",
+            "targets.latents, weight * not_first)",
+            "targets.latents, weight)",
+            "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
+        ),
+        (
+            "A15",
+            "frame 0 of the motion is not in the loss",
+            'terms["motion"] = term(out.motion, targets.motion_latents, weight)',
+            'terms["motion"] = term(out.motion, targets.motion_latents, weight * not_first)',
+            "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
+        ),
+        (
+            "A5 16",
+            "the scale's loss is in metres",
+            "jnp.mean(jnp.square((out.scale - targets.scale) / std))",
+            "jnp.mean(jnp.square(out.scale - targets.scale) + 0 * std)",
+            "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
+        ),
+        (
+            "16",
+            "padded latent frames are in the loss",
+            'weight = batch["latent_valid"].astype(jnp.float32)[:, None, :, None, None, None]',
+            'weight = batch["latent_valid"].astype(jnp.float32)[:, None, :, None, None, None] ** 0',
+            "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
+        ),
+        (
+            "line-12 line-13",
+            "the aligner's loss is not in the sum",
+            "total = sum(weights[name] * value for name, value in terms.items())",
+            "total = sum(weights[n] * x for n, x in terms.items() if n in weights and n != 'dpa')",
+            "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
+        ),
+        (
+            "line-7",
+            "the feedback's networks carry gradients",
+            "stopped, first = jax.lax.stop_gradient(trainable), targets.latents[:, :, :1]",
+            "stopped, first = trainable, targets.latents[:, :, :1]",
+            "test_the_feedback_has_parameters_without_gradient",
+        ),
+        (
+            "18",
+            "padded frames of tracks are in the loss",
+            "valid=scenes(self.loop.valid_points(context, tracks_t))",
+            "valid=scenes(self.loop.valid_points(context, tracks_t) | True)",
+            "test_padded_frames_of_tracks_are_out",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/options.py",
+        TERMS,
+        (
+            "16",
+            "the motion's loss weighs a half",
+            "motion_weight: float = 1.0",
+            "motion_weight: float = 0.5",
+            "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/sampling.py",
+        "tests/tasks/syncmv4d/test_syncmv4d.py",
+        (
+            "1",
+            "a sample has no scale",
+            'given |= {"motion_latents": latents["motion"], "scale": carried.scale}',
+            'given |= {"motion_latents": latents["motion"]}',
+            "test_sampling_gives_every_output",
+        ),
+    ),
+]
+
 RESULTS = [
     *of(
         "syncmv4d_jax/disk.py",
@@ -1167,6 +1454,8 @@ TABLE = [
     *MACHINES,
     *RUN,
     *RESULTS,
+    *CYCLE,
+    *TASKS,
 ]
 
 if __name__ == "__main__":

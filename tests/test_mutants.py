@@ -1,11 +1,38 @@
 """The table of mutants is true of the code, and its runner tells killed, surviving and broken."""
 
+import re
+
 import mutants
 import mutation
+
+PAPER = (mutation.ROOT / "docs/paper.md").read_text()
 
 
 def test_every_text_stands_once_and_every_test_is_there():
     assert not mutation.faults(mutants.TABLE)
+
+
+def rows():
+    """{"12", "line-8" or "A6": text} of the tables in docs/paper.md."""
+    found, (checklist, rest) = {}, PAPER.split("## Algorithm 1")
+    for part, prefix in ((checklist, ""), (rest, "line-")):
+        for label, text in re.findall(r"^\| (A?\d[^|]*) \|(.*)$", part, re.MULTILINE):
+            numbers = re.findall(r"A?\d+", label)
+            if " to " in label:
+                numbers = [str(i) for i in range(int(numbers[0]), int(numbers[1]) + 1)]
+            found |= {n if n[0] == "A" else prefix + n: text for n in numbers}
+    return found
+
+
+def test_every_row_of_the_paper_names_a_test_that_an_error_makes_fail():
+    table = rows()
+    assert len(table) == 29 + 12 + 23 and "line-2" in table and "A23" in table
+    missing = []
+    for label, text in table.items():
+        tests = {m.test.split("[")[0] for m in mutants.TABLE if label in m.rows.split()}
+        if not any(f"`{test}`" in text for test in tests):
+            missing.append(f"{label}: names none of {sorted(tests) or 'any mutant'}")
+    assert not missing, missing
 
 
 def test_the_runner_tells_killed_surviving_and_broken(tmp_path):

@@ -109,3 +109,20 @@ def test_the_guided_scan_joins_branches_and_carries():
         video.start(schedule, noise), schedule.rows(0, 1), first={},
     )  # fmt: skip
     assert np.isfinite(one.latents["video"]).all() and video.guide({"a": 1}, ()) == {"a": 1}
+
+
+def test_each_latent_has_a_solver_of_its_own():
+    """What a solver of two steps remembers of one latent does not reach the other."""
+    schedule = flow.schedule("unipc", 5, shift=2.0)
+    keys = jax.random.split(jax.random.key(1))
+    noise = {n: jax.random.normal(k, (1, 2, 1, 1, 3)) for n, k in zip("ab", keys, strict=True)}
+
+    def run(latents):
+        def denoise(state, row, _):
+            return {n: jnp.tanh(x) * (1 + row.sigma) for n, x in state.latents.items()}, None
+
+        return video.scan(denoise, video.start(schedule, latents), schedule, first={}).latents
+
+    together = run(noise)
+    for name, x in noise.items():
+        np.testing.assert_allclose(together[name], run({name: x})[name], atol=1e-6)

@@ -133,7 +133,7 @@ def test_sampling_gives_every_output(given, guidance):
     assert steps[-1] == task.options.sample_steps
     assert out.latents.shape == out.motion_latents.shape == (B, *task.latent_shape)
     assert out.tracks_per_view.shape == (B, V, N, K, 3)
-    assert out.anchors.shape == (B, V, K, 2)
+    assert out.anchors.shape == (B, V, K, 2) and out.scale.shape == (B, V, 2)
     assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(out))
     np.testing.assert_array_equal(out.latents[:, :, :1], first)
 
