@@ -139,3 +139,10 @@ def test_every_door_is_there():
     ]
     for door in DOORS:
         assert any(re.fullmatch(door, place) for place in places), door
+
+
+def test_no_test_file_imports_another():
+    """What several tests use stands in tests/support."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        found = re.findall(r"^\s*(?:import|from) (test_\w+)", path.read_text(), re.M)
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"

@@ -7,7 +7,7 @@ import jax
 import meshed
 import numpy as np
 import pytest
-from test_meshes_loop import make_batch, make_task
+from meshed_loop import make_batch, make_task
 
 from configs import taco
 from syncmv4d_jax.machines import placement

@@ -5,7 +5,7 @@ import importlib.resources
 import browser
 import fake_samples
 import pytest
-import test_report
+import report_page
 
 from syncmv4d_jax.results.web import server
 
@@ -34,7 +34,7 @@ def check(text, profile, width, scheme):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    test_report.page(path, 3)
+    report_page.page(path, 3)
     return path.read_text()
 
 

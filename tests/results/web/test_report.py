@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import re
 
 import av
@@ -11,53 +10,16 @@ import browser
 import fake_samples
 import numpy as np
 import pytest
+import report_page
 
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.metrics import scene
 from syncmv4d_jax.results.web import report, tracks
-from syncmv4d_jax.run import evaluate
-
-CURVES = [
-    {"step": s, "stage": "a" if s < 50 else "b", "loss": 1.0 / s, "loss_video": 0.5 / s, "mfu": 0.4}
-    for s in range(1, 100)
-]
-
-
-def page(path, count, *, size=(48, 64)):
-    """Writes a page of `count` samples with an evaluation; returns its data blocks."""
-    truths = {f"scene-{i}": fake_samples.truth(i, size=size) for i in range(count)}
-    scores, blurred, shown = {}, {}, []
-    for i, (name, truth) in enumerate(truths.items()):
-        noise = np.random.default_rng(i).normal(0, 0.003 * (1 + (7 * i) % count), (3, 1, 90, 3))
-        made = truth | {"meta": {"fps": 8.0, "prompt": "stir <in> the bowl", "anchors": "given"}}
-        made["tracks_per_view"] = (truth["tracks"] + noise).astype(np.float32)
-        scores[name], blurred[name] = scene.score(made, truth, name, points=truth)
-        shown.append({"id": name, "meta": made["meta"], "video": truth["video"],
-                      "motion": truth["motion"], "tracks": made["tracks_per_view"].mean(0),
-                      "tracks_per_view": made["tracks_per_view"], "scale": truth["scale"] * 1.1,
-                      "true_scale": truth["scale"],
-                      "true_video": truth["video"], "true_tracks": truth["tracks"],
-                      "true_motion": truth["motion"], "true_intrinsics": truth["intrinsics"],
-                      "true_extrinsics": truth["extrinsics"][:, 0]})  # fmt: skip
-    scene.best_blur(scores, blurred)
-    facts = {"fps": 8.0, "resolution": list(size), "frames": 9, "views": 3, "points": 90}
-    evaluation = evaluate.assemble(scores) | facts
-    fid = {"title": "FID", "unit": "", "better": "lower", "kind": "network", "text": "of the set"}
-    evaluation["definitions"]["fid"] = fid | {"alignment": "none"}
-    evaluation["rows"]["model"]["fid"] = {"value": 58.25, "n": count, "definition": "fid/1"}
-    report.write(path, shown, evaluation, CURVES, '{"a": "<b>"}', "python -m x --config=<y>")
-    return blocks(path.read_text())
-
-
-def blocks(text):
-    found = re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', text)
-    return {name: json.loads(body) for name, body in found}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    return path, page(path, 4)
+    return path, report_page.page(path, 4)
 
 
 def test_the_page_holds_everything_and_loads_nothing(made):
@@ -127,7 +89,7 @@ def test_videos_shrink_to_their_share_of_the_budget(tmp_path, monkeypatch):
     for budget in (24_000_000, 100_000):
         monkeypatch.setattr(report, "BUDGET", budget)
         report.write(tmp_path / "r.html", shown, None, [], "{}", "x", count=2)
-        data = blocks((tmp_path / "r.html").read_text())
+        data = report_page.blocks((tmp_path / "r.html").read_text())
         with av.open(io.BytesIO(base64.b64decode(data["sample-1"]["clips"]["video"][0]))) as clip:
             sizes.append(clip.streams.video[0].height)
     assert sizes[0] == 256 and sizes[1] < 256
@@ -137,7 +99,7 @@ def test_a_page_without_evaluation_tracks_or_truth(tmp_path):
     video = np.zeros((2, 3, 15, 21, 3), np.uint8)  # odd sizes
     shown = [{"id": "a", "video": video}]
     report.write(tmp_path / "r.html", shown, None, [{"step": 1, "loss": "nan"}], "{}", "x")
-    data = blocks((tmp_path / "r.html").read_text())
+    data = report_page.blocks((tmp_path / "r.html").read_text())
     assert data["sample-0"]["scene"] is None and list(data["sample-0"]["clips"]) == ["video"]
     assert data["summary"]["curves"][0]["loss"] is None
 
@@ -146,7 +108,7 @@ def test_samples_over_the_budget_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "BUDGET", 1000)
     shown = ({"id": str(i), "video": np.zeros((1, 3, 16, 16, 3), np.uint8)} for i in range(4))
     report.write(tmp_path / "r.html", shown, None, [], "{}", "x")
-    summary = blocks((tmp_path / "r.html").read_text())["summary"]
+    summary = report_page.blocks((tmp_path / "r.html").read_text())["summary"]
     assert (
         len(summary["samples"]) + len(summary["left_out"]) == 4 and summary["left_out"][-1] == "3"
     )
@@ -283,7 +245,7 @@ def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
 @pytest.mark.browser
 def test_sixty_samples_load(tmp_path, record_property):
     path = tmp_path / "report.html"
-    page(path, 60)
+    report_page.page(path, 60)
     found = browser.browse(path.read_text(), PROBE, tmp_path / "profile")
     assert found["errors"] == [] and found["all"] == 60 and found["first"] == 10
     record_property("milliseconds to the first frame of every video", found["loaded"])

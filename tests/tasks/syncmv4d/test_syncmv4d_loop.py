@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_syncmv4d as tiny
+import syncmv4d_tiny as tiny
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import test_syncmv4d as tiny
+import syncmv4d_tiny as tiny
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.tasks import video

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_syncmv4d as tiny
+import syncmv4d_tiny as tiny
 
 from syncmv4d_jax import flow
 from syncmv4d_jax.models import flops, reuse

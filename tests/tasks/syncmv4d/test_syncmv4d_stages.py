@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-import test_syncmv4d as tiny
+import syncmv4d_tiny as tiny
 
 from configs import taco
 from syncmv4d_jax import configuration, tree
