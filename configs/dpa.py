@@ -23,7 +23,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.task = {
         "name": "dpa",
         "size": (480, 704),
-        "dpa": {"dtype": "bfloat16"},
+        # Cells of the convolution, deviation of the fused tracks, in units of 0.25 m (docs/dpa.md).
+        "dpa": {"dtype": "bfloat16", "voxel": 0.032, "octaves": 8, "sigma_coarse": 0.15},
         "corruption": {},
     }
     config.weights = {}

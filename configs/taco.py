@@ -39,7 +39,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "vae": {"dtype": "float32"},
         "vae_chunk": 0,
         "cycle": {},
-    }
+        # Of the loss's terms: all alike in the paper.
+        "video_weight": 1.0, "motion_weight": 1.0, "scale_weight": 1.0,
+        "dpa_weight": 1.0, "chamfer_weight": 1.0,
+    }  # fmt: skip
     config.optim = sections.optim(
         learning_rate=1e-4,
         multipliers=((sections.WAN_PATHS, 0.1),),  # Wan's own weights at 1e-5

@@ -178,8 +178,8 @@ MJD = [
         (
             "16 A5",
             "the scale is read of the last tokens of eight",
-            "x[:, : self.config.scale_tokens]",
-            "x[:, self.config.register_tokens : self.config.extra_tokens]",
+            "x[:, : mjd_config.SCALE_TOKENS]",
+            "x[:, mjd_config.REGISTER_TOKENS : self.config.extra_tokens]",
             f"{NETWORK}[scale]",
         ),
     ),
@@ -200,8 +200,8 @@ MJD = [
         (
             "11",
             "there are seven register tokens",
-            "register_tokens: int = 6",
-            "register_tokens: int = 7",
+            "REGISTER_TOKENS = 6",
+            "REGISTER_TOKENS = 7",
             "test_full_size_parts_and_tokens",
         ),
     ),

@@ -199,7 +199,7 @@ class MJD(dit.DiT):
         t = einops.repeat(e[:, 1:], "b one d -> (b v) one d", v=layout.views)
         motion = whole(x[:, last : last + layout.dense])
         motion = latents(whole(placement.replicate(self.motion_head)(motion, t)))
-        scale = x[:, : self.config.scale_tokens].astype(jnp.float32)
+        scale = x[:, : mjd_config.SCALE_TOKENS].astype(jnp.float32)
         scale = self.scale_head(self.scale_norm(scale))
         scale = einops.rearrange(scale, "(b v) two 1 -> b v two", v=layout.views)
         return Output(velocity, motion, scale)
