@@ -12,7 +12,6 @@ Who the other processes are is found in the environment, in this order (launch/R
 and otherwise this is a single process.
 """
 
-import importlib
 import os
 import sys
 import traceback
@@ -25,7 +24,14 @@ from ml_collections import config_flags
 from syncmv4d_jax import configuration
 from syncmv4d_jax.machines import processes
 
-MODES = ("train", "sample", "evaluate", "plan")
+# config.mode -> what runs it, imported when it does: --help waits for none of them.
+MODES = {
+    "train": "syncmv4d_jax.run.train:run",
+    "sample": "syncmv4d_jax.run.sample:run",
+    "evaluate": "syncmv4d_jax.run.evaluate:run",
+    "plan": "syncmv4d_jax.run.plan:run",
+}
+EMBEDDED = "syncmv4d_jax.run.embedded:ensure"  # before any of them, where the data is embedded
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/X.py[:variant]", lock_config=True
@@ -34,7 +40,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the 
 
 
 def run(config: Any, workdir: str | Path) -> None:
-    """Runs `syncmv4d_jax.run.<config.mode>.run(config, workdir)`.
+    """Runs what `config.mode` names.
 
     Raises:
       ValueError: an unknown mode.
@@ -42,7 +48,7 @@ def run(config: Any, workdir: str | Path) -> None:
     """
     mode = config.get("mode", "train")
     if mode not in MODES:
-        raise ValueError(f"config.mode: wanted one of {MODES}, got {mode!r}")
+        raise ValueError(f"config.mode: wanted one of {tuple(MODES)}, got {mode!r}")
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -53,9 +59,11 @@ def run(config: Any, workdir: str | Path) -> None:
         raise PermissionError(
             f"--workdir={workdir}: cannot write there ({error.strerror}); give a writable folder"
         ) from error
-    if config.get("data", {}).get("name", "") == "embedded":
-        importlib.import_module("syncmv4d_jax.run.embedded").ensure(config, workdir)
-    importlib.import_module(f"syncmv4d_jax.run.{mode}").run(config, workdir)
+    if mode == "plan":  # of shapes alone: no data is made
+        processes.stay_on_host(config.get("plan", {}).get("topologies", ()))
+    elif config.get("data", {}).get("name", "") == "embedded":
+        configuration.load(EMBEDDED, {}, "config.data.name")(config, workdir)
+    configuration.load(mode, MODES, "config.mode")(config, workdir)
 
 
 def main(argv: list[str]) -> None:

@@ -111,6 +111,40 @@ def test_bad_mesh_is_one_paragraph_and_the_trace_is_in_a_file(tmp_path):
     assert "Traceback" not in got.stderr and "Traceback" in (tmp_path / "error.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("topologies", "given", "wanted"),
+    [
+        (("v5p-16",), None, "cpu"),
+        (("v5p-16", "local"), None, None),
+        ((), None, None),
+        (("v5p-16",), "tpu", "tpu"),
+    ],
+)
+def test_planning_leaves_the_accelerators_to_the_compiler(monkeypatch, topologies, given, wanted):
+    """libtpu may be loaded once: jax must not take it to look for a TPU here."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if given:
+        monkeypatch.setenv("JAX_PLATFORMS", given)
+    processes.stay_on_host(topologies)
+    assert os.environ.get("JAX_PLATFORMS") == wanted
+
+
+def test_planning_is_told_before_jax_is_imported(tmp_path):
+    """A plan of a named TPU, with a config whose task does not exist: what is set by then."""
+    code = (
+        "import os, sys; from configs import taco; from syncmv4d_jax import main; "
+        "from syncmv4d_jax.machines import processes; stay = processes.stay_on_host; "
+        "processes.stay_on_host = lambda t: (stay(t), print('jax' in sys.modules, t)); "
+        "config = taco.get_config('debug'); config.mode = 'plan'; "
+        "config.plan.topologies = ('v5p-16',); config.plan.entries = ('none',); "
+        f"main.run(config, {str(tmp_path)!r})"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    command = [sys.executable, "-c", code]
+    got = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, env=environment)
+    assert got.stdout.strip() == "False ('v5p-16',)", got.stderr
+
+
 def test_flags_are_required(tmp_path):
     got = call(f"--workdir={tmp_path}")
     assert got.returncode != 0 and "config" in got.stderr

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -72,6 +72,19 @@ def wait_for(address: str, *, seconds: float = START_SECONDS) -> None:
                     f"{seconds:.0f} s; process 0 must run on that host and the port be open"
                 ) from error
             time.sleep(min(1.0, seconds / 4))
+
+
+def stay_on_host(topologies: Sequence[str]) -> None:
+    """Keeps jax off this machine's accelerators while it compiles for machines that are not here.
+
+    libtpu, where it is installed, may be loaded once: the compiler for the named TPUs needs it, and
+    jax would take it first, to look for a TPU here. Before jax is imported.
+
+    Args:
+      topologies: of `config.plan`; with "local", which is this machine, nothing is changed.
+    """
+    if topologies and "local" not in topologies:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def join() -> None:
