@@ -25,9 +25,8 @@ import timing
 from alignment import read
 
 from configs.readings import learned_codec
-from syncmv4d_jax.run import checkpoint
 from syncmv4d_jax.tasks import syncmv4d
-from syncmv4d_jax.weights import store
+from syncmv4d_jax.weights import exports, store
 
 WAYS = ("autoencoder", "codec")
 CONTEXT = ("anchors", "anchor_valid", "intrinsics", "extrinsics")
@@ -64,7 +63,7 @@ def make(vae: Path, codec: Path) -> tuple[Any, dict[str, Way]]:
     del faithful_config.task["codec"]
     task = syncmv4d.make(faithful_config)
     params = {"vae": store.load("vae", vae, dtype=jnp.float32)[1]}
-    learned = {"codec": checkpoint.load_params(codec, "codec")}
+    learned = {"codec": exports.read(codec, "codec")}
     return task, {"autoencoder": Way(task, params), "codec": Way(with_codec, params | learned)}
 
 

@@ -99,7 +99,7 @@ def vary(config: Any, steps: int, switches: dict[str, Any]) -> tuple[Any, dict[s
             config.weights.codec = ""
         config.task.update({"sample_steps": steps, **switches})
     task = assembly.task(config)
-    return task, assembly.load_params(task, config, Path("none"))
+    return task, assembly.load_params(task, assembly.read(config), Path("none"))
 
 
 def inputs_of(arrays: dict[str, np.ndarray], task: Any, params: Any) -> dict[str, jax.Array]:

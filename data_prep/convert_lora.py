@@ -11,8 +11,7 @@ are read by --config.weights.lora. `--alpha` is config.task.lora.alpha.
 
 import argparse
 
-from syncmv4d_jax.run import checkpoint
-from syncmv4d_jax.weights import lora
+from syncmv4d_jax.weights import exports, lora
 
 
 def main() -> None:
@@ -26,9 +25,9 @@ def main() -> None:
     try:
         if flags.to == "jax":
             adapters = lora.load(flags.src, alpha=flags.alpha)
-            checkpoint.export({"lora": adapters}, flags.out, metadata={"alpha": flags.alpha})
+            exports.write({"lora": adapters}, flags.out, metadata={"alpha": flags.alpha})
         else:
-            adapters = checkpoint.load_params(flags.src, "lora")
+            adapters = exports.read(flags.src, "lora")
             lora.save(flags.out, adapters, alpha=flags.alpha, layout=flags.to)
     except (ValueError, OSError, KeyError) as error:
         parser.exit(1, f"convert_lora: {error}\n")

@@ -10,8 +10,8 @@ from configs import demo as configuration
 from demo import make as demo
 from syncmv4d_jax import tree
 from syncmv4d_jax.data.scenes import scene
-from syncmv4d_jax.run import assembly, checkpoint, evaluate
-from syncmv4d_jax.weights import store
+from syncmv4d_jax.run import assembly, evaluate
+from syncmv4d_jax.weights import exports, store
 
 pytestmark = pytest.mark.skipif(not demo.SHIPPED.is_dir(), reason="no weights are shipped")
 
@@ -30,7 +30,7 @@ def test_the_demo_is_not_smaller_than_agreed(variant):
 def test_shipped_weights_fit_the_demo():
     task = assembly.task(configuration.get_config())
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    found = {p: checkpoint.load_params(demo.SHIPPED / "model.safetensors", p) for p in shapes
+    found = {p: exports.read(demo.SHIPPED / "model.safetensors", p) for p in shapes
              if p != "vae"}  # fmt: skip
     found["vae"] = store.load("vae", demo.SHIPPED)[1]
     tree.check_same(shapes, found, wanted_from="configs/demo.py", got_from="demo/weights")

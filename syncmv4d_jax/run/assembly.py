@@ -1,21 +1,21 @@
 """Which task, weights, stage folders and mesh a configuration means."""
 
+import contextlib
 import dataclasses
-import importlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from syncmv4d_jax import configuration, tree
 from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
-from syncmv4d_jax.run import checkpoint, sections
+from syncmv4d_jax.run import checkpoint, initial, sections
 from syncmv4d_jax.tasks import base
 
 READ = {
@@ -36,7 +36,7 @@ def read(config: ml_collections.ConfigDict, name: str = "") -> sections.Sections
     Raises:
       ValueError: an unknown section, key or axis (names the nearest), or a value that cannot be.
     """
-    try:
+    with _named(name):
         configuration.check_keys(config.keys(), (*READ, *PLAIN), "config", "sections")
         made = {
             key: configuration.section(cls, config.get(key), f"config.{key}")
@@ -45,8 +45,6 @@ def read(config: ml_collections.ConfigDict, name: str = "") -> sections.Sections
         mesh = dict(config.get("mesh", {"fsdp": -1}))
         configuration.check_keys(mesh, meshes.AXES, "config.mesh", "axes")
         rules = meshes.parse_rules(config.get("sharding", ()))
-    except ValueError as error:
-        raise ValueError(f"config.stages, {name!r}: {error}" if name else str(error)) from error
     if not made["optim"].steps:
         made["optim"] = dataclasses.replace(made["optim"], steps=made["train"].steps)
     return sections.Sections(
@@ -65,10 +63,25 @@ def stages(config: ml_collections.ConfigDict) -> list[sections.Sections]:
     """Reads every stage of a configuration, in order; one without a name where there are none.
 
     Raises:
-      ValueError: as `read` and `configuration.stages`; the stage is named.
+      ValueError: as `read`, `configuration.stages` and `task`; the stage is named.
     """
     read(config)
-    return [read(own, name) for name, own in configuration.stages(config)]
+    found = [read(own, name) for name, own in configuration.stages(config)]
+    for stage in found:  # made for its errors: a typo in the last stage is told before the first
+        with _named(stage.name):
+            task(stage.source)
+    return found
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Errors about the input begin with the stage's name, where it has one."""
+    try:
+        yield
+    except ValueError as error:
+        if not stage:
+            raise
+        raise ValueError(f"config.stages, {stage!r}: {error}") from error
 
 
 def wanted(settings: sections.Sections) -> data_config.Wanted:
@@ -99,36 +112,51 @@ def load_mesh(config: Any) -> jax.sharding.Mesh | None:
 
 
 def load_params(
-    task: base.Task, config: Any, workdir: Path, mesh: jax.sharding.Mesh | None = None
+    task: base.Task,
+    settings: sections.Sections,
+    workdir: Path,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
-    """Returns all parts: trained in `workdir`, else from `config.weights`; placed on the devices.
+    """Returns all parts: trained in `workdir`, else from `config.weights`; in their shards.
 
     Raises:
       FileNotFoundError: a part is neither trained nor named in `config.weights`.
       ValueError: a part of another architecture; lists both differences.
     """
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    try:
-        found = trained_params(config, workdir)
-    except FileNotFoundError:
-        found = {}
-    for part, path in dict(config.get("weights", {})).items():
-        if path and part not in found:
-            found[part] = load_weights(part, path)
-    there = _stages_there(config, workdir)
-    if missing := sorted(shapes.keys() - found.keys()):
+    found = {
+        name: source
+        for directory in stage_directories(settings.source, workdir)
+        for source in [checkpoint.Trained(directory)]
+        for name in source.shapes
+    }
+    trained = {name.split("/")[0] for name in found}
+    for part, path in settings.weights.items():
+        if path and part not in trained:
+            source = initial.weights(part, path)
+            found |= dict.fromkeys(source.shapes, source)
+    there = _stages_there(settings.source, workdir)
+    if missing := sorted(shapes.keys() - {name.split("/")[0] for name in found}):
         raise FileNotFoundError(
             f"no weights for {missing}: {there or f'nothing was trained in {workdir}'} (run with "
             "--config.mode=train first) and config.weights names none"
         )
-    found = {part: found[part] for part in shapes}
+    found = {name: source for name, source in found.items() if name.split("/")[0] in shapes}
+    have = {name: jax.ShapeDtypeStruct(s.shapes[name], jnp.float32) for name, s in found.items()}
     origin = f"the checkpoint ({there})" if there else "the checkpoint"
-    tree.check_same(shapes, found, wanted_from="the configured model", got_from=origin)
-    if mesh is None:
-        return jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), found, shapes)
-    rules = meshes.parse_rules(config.get("sharding", ()))
-    host = jax.tree.map(lambda x, s: np.asarray(x, s.dtype), found, shapes)
-    return meshes.put(host, meshes.shardings(shapes, mesh, rules))
+    tree.check_same(
+        shapes, tree.unflatten(have), wanted_from="the configured model", got_from=origin
+    )
+    flat: dict[str, Any] = tree.flatten(shapes)
+    placed: dict[str, Any] = dict.fromkeys(flat)
+    if mesh is not None:
+        initial.check_rules(settings.sharding, flat)
+        placed = tree.flatten(meshes.shardings(shapes, mesh, settings.sharding))
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[name])
+        for name, leaf in flat.items()
+    }
+    return tree.unflatten(initial.load(found, wanted))
 
 
 def _stages_there(config: Any, workdir: Path) -> str:
@@ -143,6 +171,12 @@ def stage_directory(workdir: str | Path, name: str) -> Path:
     return Path(workdir) / "checkpoints" / name if name else Path(workdir) / "checkpoints"
 
 
+def stage_directories(config: ml_collections.ConfigDict, workdir: str | Path) -> list[Path]:
+    """Returns where the stages' checkpoints are, of those that have any, in order."""
+    folders = [stage_directory(workdir, name) for name, _ in configuration.stages(config)]
+    return [folder for folder in folders if any(p.name.isdigit() for p in folder.glob("*"))]
+
+
 def trained_params(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Returns the (averaged) weights of all parts trained so far, later stages first; numpy.
 
@@ -150,14 +184,10 @@ def trained_params(config: ml_collections.ConfigDict, workdir: str | Path) -> di
       FileNotFoundError: nothing was trained in `workdir`.
     """
     flat: dict[str, Any] = {}
-    missing = None
-    for name, _ in configuration.stages(config):
-        try:
-            flat |= tree.flatten(checkpoint.restore_params(stage_directory(workdir, name)))
-        except FileNotFoundError as error:
-            missing = error
-    if not flat and missing:
-        raise missing
+    for directory in stage_directories(config, workdir):
+        flat |= tree.flatten(checkpoint.restore_params(directory))
+    if not flat:
+        raise FileNotFoundError(f"{workdir}: nothing was trained there; --config.mode=train does")
     return tree.unflatten(flat)
 
 
@@ -170,16 +200,8 @@ def task(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = Non
     name = config.task.name
     target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
     make = configuration.load(target, {}, "config.task.name")
-    if mesh is None:
+    if mesh is None or mesh.size == 1:
         return make(config)
     train = read(config).train
     place = placement.Placement(mesh, kernel=train.attention, sequence=train.sequence)
     return make(config, placement=place)
-
-
-def load_weights(part: str, path: str) -> dict[str, Any]:
-    """Returns a part's weights as numpy: a file of `checkpoint.export`, or converted weights."""
-    if str(path).endswith(".safetensors"):
-        return checkpoint.load_params(path, part)
-    weights = importlib.import_module("syncmv4d_jax.weights")
-    return jax.tree.map(np.asarray, weights.load(part, path)[1])

@@ -1,4 +1,4 @@
-"""Checkpoints: asynchronous orbax saves, verified restores, merging, and small single-file exports.
+"""Checkpoints: asynchronous orbax saves, verified restores.
 
 Orbax restores flipped bytes without a word, so each save also records one number per leaf, the
 fingerprint: sum over elements of bits(x_i) * w_i modulo 2^32, with odd pseudo-random weights w_i of
@@ -7,13 +7,14 @@ single changed element changes it. `Store.restore` recomputes it and falls back 
 step.
 """
 
+import hashlib
 import json
 import logging
+import math
 import os
-import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from safetensors import numpy as safetensors_numpy
-from safetensors import safe_open
 
-from syncmv4d_jax import disk, tree
+from syncmv4d_jax import tree
 
 Tree = Any
 log = logging.getLogger(__name__)
@@ -59,6 +58,12 @@ def _fingerprints(state: Tree) -> Tree:
 def fingerprints(state: Tree) -> dict[str, int]:
     """Returns {path: 32-bit fingerprint} of a tree of arrays, whatever their sharding."""
     return {name: int(x) for name, x in tree.flatten(_fingerprints(state)).items()}
+
+
+def mark(state: Tree) -> str:
+    """Returns one hash of all fingerprints, "" of a tree without leaves."""
+    marks = json.dumps(fingerprints(state), sort_keys=True).encode()
+    return hashlib.sha256(marks).hexdigest()[:16] if jax.tree.leaves(state) else ""
 
 
 class Store:
@@ -98,6 +103,10 @@ class Store:
     def steps(self) -> list[int]:
         """Returns the complete steps on disk, ascending."""
         return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """Returns the last complete step, or None."""
+        return self._manager.latest_step()
 
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> bool:
         """Starts a save of `state` and JSON-able `meta`; copying to host is done on return.
@@ -246,136 +255,104 @@ def shapes(state: Tree) -> dict[str, list[int]]:
     return {name: list(leaf.shape) for name, leaf in tree.flatten(state).items()}
 
 
+class Trained:
+    """What a stage left: its averages, the raw weights where none were kept. A `slices.Source`.
+
+    Args:
+      directory: of one stage, as given to `Store`; nothing in it is moved or written.
+      step: None for the newest whole one.
+
+    Raises:
+      FileNotFoundError: no checkpoint.
+      ValueError: none of the candidates can be opened.
+    """
+
+    def __init__(self, directory: str | Path, *, step: int | None = None) -> None:
+        directory = Path(directory).absolute()
+        self.where = str(directory)
+        found = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
+        self._steps = [s for s in reversed(found) if step in (None, s)]
+        if not self._steps:
+            raise FileNotFoundError(
+                f"{directory}: wanted a checkpoint{'' if step is None else f' of step {step}'}, "
+                f"found {found or 'none'}; train first with --config.mode=train and the same "
+                "--workdir"
+            )
+        self.shapes = self._whole(lambda path: {k: x.shape for k, x in _leaves(path)[1].items()})
+
+    def _whole(self, read: Callable[[Path], Any]) -> Any:
+        """Returns what `read` gives of the newest checkpoint that it can read, in all processes."""
+        for step in self._steps:
+            result, reason = None, ""
+            try:
+                result = read(Path(self.where) / str(step))
+            except Exception as error:  # noqa: BLE001 - a damaged checkpoint raises many kinds
+                reason = f"{type(error).__name__}: {str(error)[:300]}"
+                log.warning("checkpoint %s/%d is damaged (%s)", self.where, step, reason)
+            if _all_processes(not reason):
+                return result
+        raise ValueError(f"{self.where}: none of the checkpoints {self._steps} is whole")
+
+    def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """As `slices.Source.load`: verified as stored, then cast."""
+        default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def how(name: str) -> ocp.RestoreArgs:
+            return ocp.ArrayRestoreArgs(sharding=wanted[name].sharding or default)
+
+        stored = self._whole(lambda path: _read(path, {name: how(name) for name in wanted}))
+        # One by one: what was read is freed where a cast replaces it.
+        return {name: stored.pop(name).astype(wanted[name].dtype) for name in wanted}
+
+    def numpy(self) -> dict[str, Any]:
+        """Returns everything as a dict tree of numpy arrays; the devices need not be there."""
+        how = dict.fromkeys(self.shapes, ocp.RestoreArgs(restore_type=np.ndarray))
+        return tree.unflatten(self._whole(lambda path: _read(path, how)))
+
+
+def _leaves(path: Path) -> tuple[str, dict[str, Any], Any]:
+    """Returns the key of the weights in the state ("ema" or "params"), their leaves, the state."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        whole = dict(reader.metadata(path / "state").item_metadata)
+    part = "ema" if whole["ema"] else "params"
+    return part, tree.flatten(whole[part]), whole
+
+
+def _read(path: Path, how: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
+    """Returns the leaves that `how` names, verified."""
+    meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "meta")
+    part, leaves, whole = _leaves(path)
+    # So much at once: else orbax holds all shards on the host beside those on the devices.
+    largest = max(math.prod(leaves[name].shape) for name in how) * 4
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=1 + largest // 2**30)
+    with warnings.catch_warnings(), ocp.Checkpointer(handler) as reader:
+        warnings.simplefilter("ignore")  # orbax would read shardings from the file
+        target = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, whole)
+
+        def item(name: str, leaf: Any) -> Any:
+            there = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            return there if name in how else ocp.PLACEHOLDER
+
+        target[part] = tree.map_named(item, whole[part])
+        args = jax.tree.map(lambda leaf: ocp.RestoreArgs(), target)
+        args[part] = tree.map_named(lambda name, _: how.get(name, ocp.RestoreArgs()), target[part])
+        args = ocp.args.PyTreeRestore(item=target, restore_args=args)
+        found = tree.flatten(reader.restore(path / "state", args)[part])
+    found = {name: found[name] for name in how}
+    wanted = {name: meta["fingerprints"][f"{part}/{name}"] for name in how}
+    if wrong := _differences(wanted, fingerprints(found)):
+        raise ValueError(f"fingerprints differ: {tree.sample(wrong)}")
+    return found
+
+
 def restore_params(directory: str | Path, *, step: int | None = None) -> dict[str, Any]:
     """Reads the averaged weights (the raw ones where no average was kept) as numpy arrays.
 
     Args:
-      directory: of one stage, as given to `Store`.
-      step: None for the newest whole one; nothing is moved or written.
+      directory, step: as in `Trained`.
 
     Raises:
       FileNotFoundError: no checkpoint.
       ValueError: none of the candidates is whole.
     """
-    directory = Path(directory).absolute()
-    found = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
-    candidates = [s for s in reversed(found) if step in (None, s)]
-    if not candidates:
-        raise FileNotFoundError(
-            f"{directory}: wanted a checkpoint{'' if step is None else f' of step {step}'}, found "
-            f"{found or 'none'}; train first with --config.mode=train and the same --workdir"
-        )
-    for candidate in candidates:
-        try:
-            return _read_params(directory / str(candidate))
-        except Exception as error:  # noqa: BLE001 - a damaged checkpoint raises many kinds
-            reason = f"{type(error).__name__}: {str(error)[:300]}"
-            log.warning("checkpoint %s/%d is damaged (%s)", directory, candidate, reason)
-    raise ValueError(f"{directory}: none of the checkpoints {candidates} is whole")
-
-
-def _read_params(path: Path) -> dict[str, Any]:
-    meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "meta")
-    with warnings.catch_warnings(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        warnings.simplefilter("ignore")  # orbax would read shardings from the file; numpy here
-        whole = dict(reader.metadata(path / "state").item_metadata)
-        part = "ema" if whole["ema"] else "params"
-        target = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, whole)
-        target[part] = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), whole[part])
-        # As numpy: the devices that wrote it need not exist here.
-        how = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
-        args = ocp.args.PyTreeRestore(item=target, restore_args=how)
-        params = reader.restore(path / "state", args)[part]
-    params = jax.tree.map(np.asarray, params)
-    wanted = {name: meta["fingerprints"][f"{part}/{name}"] for name in tree.flatten(params)}
-    if wrong := _differences(wanted, fingerprints(params)):
-        raise ValueError(f"fingerprints differ: {tree.sample(wrong)}")
-    return params
-
-
-def merge(init: Tree, restored: Tree, *, new: str = "", unused: str = "") -> dict[str, Any]:
-    """Returns `init` with the leaves of `restored` in place, matched by path.
-
-    Args:
-      init: dict tree of arrays or shapes, the model as it is now.
-      restored: dict tree of arrays.
-      new: regex of paths that may keep their initial value, "" = none.
-      unused: regex of paths of `restored` that may be left out, "" = none.
-
-    Raises:
-      ValueError: lists paths only one side has (beyond the two regexes) and shapes that differ.
-    """
-    a, b = tree.flatten(init), tree.flatten(restored)
-
-    def allowed(pattern: str, name: str) -> bool:
-        return bool(pattern) and re.search(pattern, name) is not None
-
-    missing = [name for name in a if name not in b and not allowed(new, name)]
-    extra = [name for name in b if name not in a and not allowed(unused, name)]
-    differ = [
-        f"{name}: model {tuple(a[name].shape)}, checkpoint {tuple(b[name].shape)}"
-        for name in a.keys() & b.keys()
-        if tuple(a[name].shape) != tuple(b[name].shape)
-    ]
-    if missing or extra or differ:
-        raise ValueError(
-            "checkpoint and model differ:\n"
-            f"  only in the model ({len(missing)}): {tree.sample(missing, 20) or 'none'}\n"
-            f"  only in the checkpoint ({len(extra)}): {tree.sample(extra, 20) or 'none'}\n"
-            f"  shapes: {tree.sample(sorted(differ), 20) or 'all equal'}"
-        )
-    return tree.unflatten({name: b.get(name, leaf) for name, leaf in a.items()})
-
-
-def export(
-    params: Tree, path: str | Path, *, dtype: str = "float32", metadata: Mapping[str, Any] = {}
-) -> None:
-    """Writes a dict tree as one safetensors file, whole or not at all.
-
-    Args:
-      params: dict tree of arrays; only process 0 writes.
-      path: ends in ``.safetensors``.
-      dtype: "float32", "bfloat16" or "float16"; integer leaves keep theirs.
-      metadata: JSON-able, stored under one key (config, seed, command).
-    """
-    path = Path(path)
-    fetch = multihost_utils.process_allgather if jax.process_count() > 1 else jax.device_get
-    arrays = {}
-    for name, leaf in tree.flatten(params).items():
-        leaf = np.asarray(fetch(leaf, tiled=True) if jax.process_count() > 1 else fetch(leaf))
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        arrays[name] = np.ascontiguousarray(leaf.astype(jnp.dtype(dtype)) if floating else leaf)
-    if jax.process_index() != 0:
-        return
-    marks = json.dumps(dict(metadata), sort_keys=True)
-    with disk.whole(path) as partial:
-        safetensors_numpy.save_file(arrays, partial, metadata={"json": marks})
-
-
-def load_params(path: str | Path, part: str = "", *, dtype: str = "float32") -> dict[str, Any]:
-    """Reads what `export` wrote.
-
-    Args:
-      path: the safetensors file.
-      part: only this top-level key ("dit", "vae", ...), returned without it; "" = everything.
-      dtype: of floating leaves on return (numpy).
-
-    Raises:
-      FileNotFoundError: no such file.
-      KeyError: the file has no such part.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weights: wanted a .safetensors file at {path}, found none")
-    prefix = f"{part}/" if part else ""
-    with safe_open(path, framework="flax") as file:  # flax: bfloat16 has no numpy code
-        keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
-        if not keys:
-            parts = sorted({key.split("/")[0] for key in file.keys()})  # noqa: SIM118
-            raise KeyError(f"{path}: wanted part {part!r}, found parts {parts}")
-        flat = {key[len(prefix) :]: np.asarray(file.get_tensor(key)) for key in keys}
-    cast = {
-        name: x.astype(jnp.dtype(dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        for name, x in flat.items()
-    }
-    return tree.unflatten(cast)
+    return Trained(directory, step=step).numpy()

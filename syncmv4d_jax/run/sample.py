@@ -49,7 +49,7 @@ def run(config: Any, workdir: str | Path) -> None:
     workdir, own = Path(workdir), assembly.read(config)
     settings, mesh = own.sample, assembly.load_mesh(config)
     task = base.serves(assembly.task(config, mesh), base.Sampled, "mode=sample")
-    params = assembly.load_params(task, config, workdir, mesh)
+    params = assembly.load_params(task, own, workdir, mesh)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
     done = made = 0

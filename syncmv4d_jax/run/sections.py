@@ -234,7 +234,7 @@ class Sections:
       name: of the stage, "" where there are none.
       seed: of everything random.
       task: what `tasks.<name>.make` alone reads.
-      weights: {part: converted weights or a file of `checkpoint.export`}, "" = none.
+      weights: {part: converted weights or a file of weights/exports.py}, "" = none.
       mesh: {axis: size}, -1 = the rest.
       sharding: (regex over parameter paths, mesh axes of the trailing dimensions) pairs.
       source: the ConfigDict, to be written down beside results.

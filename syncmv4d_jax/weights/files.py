@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from syncmv4d_jax.weights import torch_pickle
+from syncmv4d_jax.weights import slices, torch_pickle
 
 DTYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
@@ -56,8 +56,8 @@ def _read_at(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype) ->
     return data.reshape(shape)
 
 
-def _safetensors(path: Path) -> dict[str, Entry]:
-    """Reads the header of one file and checks it against the file's size."""
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
+    """Returns {key: (shape, dtype, its place in the file)}, checked against the file's size."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -72,7 +72,7 @@ def _safetensors(path: Path) -> dict[str, Entry]:
     wanted = 8 + length + max((e["data_offsets"][1] for e in header.values()), default=0)
     if wanted != size:
         raise ValueError(f"{path}: truncated: its header wants {wanted} bytes, it has {size}")
-    entries = {}
+    found = {}
     for key, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{path}: {key} has the unknown type {entry['dtype']}")
@@ -80,12 +80,33 @@ def _safetensors(path: Path) -> dict[str, Entry]:
         begin, end = entry["data_offsets"]
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{path}: {key} {shape} {dtype} does not fill {end - begin} bytes")
+        found[key] = (shape, dtype, 8 + length + begin)
+    return found
 
-        def read(at=8 + length + begin, shape=shape, dtype=dtype):
-            return _read_at(path, at, shape, dtype)
 
-        entries[key] = Entry(shape, dtype, read)
-    return entries
+def _safetensors(path: Path) -> dict[str, Entry]:
+    def entry(shape: tuple[int, ...], dtype: np.dtype, at: int) -> Entry:
+        return Entry(shape, dtype, lambda: _read_at(path, at, shape, dtype))
+
+    return {key: entry(*found) for key, found in _header(path).items()}
+
+
+def leaves(path: Path) -> dict[str, slices.Leaf]:
+    """Opens one file, to be read in slices.
+
+    Raises:
+      ValueError: not a safetensors file, or a truncated one.
+    """
+
+    def leaf(shape: tuple[int, ...], dtype: np.dtype, at: int) -> slices.Leaf:
+        def read(index: slices.Index) -> np.ndarray:
+            if not math.prod(shape):
+                return np.empty(shape, dtype)[index]
+            return np.array(np.memmap(path, dtype, "r", at, shape)[index])
+
+        return slices.Leaf(shape, dtype, read)
+
+    return {key: leaf(*found) for key, found in _header(path).items()}
 
 
 def open_safetensors(paths: list[Path]) -> Tensors:

@@ -10,7 +10,6 @@ Arrays are written layer by layer as they are read, so that memory stays at one 
 source; the index is written last and the folder gets its name when all is done.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -28,6 +27,7 @@ import tensorstore as ts
 
 from syncmv4d_jax import disk, models, tree
 from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.weights import slices
 
 CHUNK_BYTES = 64 * 2**20  # of an array, within a layer
 
@@ -107,7 +107,6 @@ def weights_mark(path: str | Path, part: str) -> str:
 
 
 FORMAT = 1
-READERS = 4
 
 
 class Leaves(NamedTuple):
@@ -251,14 +250,43 @@ def save(
         write(leaves, part, partial, dtype, lambda *_: None)
 
 
+def source(part: str, path: str | Path) -> tuple[Any, slices.Files]:
+    """Opens a converted part, to be read in slices.
+
+    Args:
+      part: "dit", "vae" or "umt5".
+      path: the converted folder, or the part's folder in it.
+
+    Returns:
+      The part's config as stored, and its leaves, whose paths begin with the part.
+
+    Raises:
+      FileNotFoundError: no converted weights there.
+      ValueError: weights that do not fit their config.
+    """
+    folder, index = read_index(part, Path(path))
+    config = build_config(part, index["config"])
+    wanted = module.shapes(models.MODELS[part], config)
+    stored = {p: jax.ShapeDtypeStruct(tuple(s), jnp.float32) for p, s in index["shapes"].items()}
+    tree.check_same(
+        wanted, tree.unflatten(stored), wanted_from=f"{part}'s config", got_from=str(folder)
+    )
+
+    def leaf(name: str) -> slices.Leaf:
+        array = functools.cache(lambda: open_array(folder, name))
+        dtype = np.dtype(index["dtypes"][name])
+        return slices.Leaf(stored[name].shape, dtype, lambda place: array()[place].read().result())
+
+    return config, slices.Files(str(folder), {f"{part}/{name}": leaf(name) for name in stored})
+
+
 def load(
     part: str, path: str | Path, shardings: Any = None, dtype: Any = None
 ) -> tuple[Any, dict[str, Any]]:
     """Loads a converted part.
 
     Args:
-      part: "dit", "vae" or "umt5".
-      path: the converted folder, or the part's folder in it.
+      part, path: as in `source`.
       shardings: tree of shardings with the structure of the parameters, or one for all; every
         device (and host) then reads its own slices only. None puts whole arrays on the default
         device.
@@ -268,35 +296,23 @@ def load(
       The part's config (its activations in the dtype of the weights) and its parameters.
 
     Raises:
-      FileNotFoundError: no converted weights there.
-      ValueError: weights that do not fit their config.
+      As `source`.
+      ValueError: shardings of other parameters.
     """
-    folder, index = read_index(part, Path(path))
-    config = build_config(part, index["config"])
+    config, found = source(part, path)
     if dtype is not None:
         config = dataclasses.replace(config, dtype=jnp.dtype(dtype).name)
-    wanted = module.shapes(models.MODELS[part], config)
-    stored = {p: jax.ShapeDtypeStruct(tuple(s), jnp.float32) for p, s in index["shapes"].items()}
-    tree.check_same(
-        wanted, tree.unflatten(stored), wanted_from=f"{part}'s config", got_from=str(folder)
+    placed = shardings if isinstance(shardings, jax.sharding.Sharding | None) else None
+    names = dict.fromkeys(found.leaves, placed)
+    if shardings is not placed:
+        given = {f"{part}/{name}": sharding for name, sharding in tree.flatten(shardings).items()}
+        if lacking := sorted(names.keys() ^ given.keys()):
+            raise ValueError(f"shardings and {part}'s parameters differ in {tree.sample(lacking)}")
+        names = given
+    params = found.load(
+        {
+            name: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=names[name])
+            for name, leaf in found.leaves.items()
+        }
     )
-    if isinstance(shardings, jax.sharding.Sharding):
-        shardings = tree.map_named(lambda *_: shardings, wanted)
-    placed = tree.flatten(shardings) if shardings is not None else {}
-    if placed and placed.keys() != stored.keys():
-        lacking = sorted(stored.keys() ^ placed.keys())
-        raise ValueError(f"shardings and {part}'s parameters differ in {tree.sample(lacking)}")
-
-    def read(name: str) -> jax.Array:
-        array = open_array(folder, name)
-        target = np.dtype(dtype or index["dtypes"][name])
-
-        def fetch(place: Any) -> np.ndarray:
-            return array[place].read().result().astype(target, copy=False)
-
-        if name in placed:
-            return jax.make_array_from_callback(tuple(array.shape), placed[name], fetch)
-        return jnp.asarray(fetch(...))
-
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        return config, tree.unflatten(dict(zip(stored, pool.map(read, stored), strict=True)))
+    return config, tree.unflatten(params)[part]

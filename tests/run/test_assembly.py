@@ -3,11 +3,16 @@
 import dataclasses
 
 import fakes
+import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import sections as config_sections
-from syncmv4d_jax.run import assembly, sections, train
+from syncmv4d_jax.machines import mesh as meshes
+from syncmv4d_jax.run import assembly, checkpoint, optim, sections, train
+from syncmv4d_jax.weights import exports
 
 
 def base():
@@ -34,6 +39,11 @@ def test_defaults_come_back():
         ({"train": {"steps": "many"}}, "'warm'.*steps"),
         ({"train": {"steps": 0}}, "'warm': config.train.steps: wanted at least 1, got 0"),
         ({"data": {"share": 2.0}}, "'warm': config.data.share: wanted 0 < share <= 1"),
+        ({"task": {"clip": 3}}, "'warm': config.task: unknown keys.*'clip' is near 'clips'"),
+        (
+            {"task": {"vae": {"dmi": 3}}},
+            "'warm': config.task.vae: unknown keys.*'dmi' is near 'dim",
+        ),
         ({"weights": {"vea": "x"}}, "'warm', config.weights: unknown keys.*'vea' is near 'vae'"),
         ({"mesh": {"fspd": 2}}, "'warm': config.mesh: unknown axes.*'fspd' is near 'fsdp'"),
         ({"optim": {"muon": "x"}}, "'warm': config.optim.*'muon' is gone: Muon takes"),
@@ -76,3 +86,24 @@ def test_rules_of_lists_are_rules():
     config = base()
     config.sharding = (["a", [None, ["fsdp", "view"]]],)
     assert assembly.read(config).sharding == (("a", (None, ("fsdp", "view"))),)
+
+
+@pytest.mark.parametrize("axes", [None, {"fsdp": 8}])
+def test_parameters_of_a_sample_come_from_stages_then_from_weights(tmp_path, axes):
+    config = fakes.config()
+    task, mesh = assembly.task(config), meshes.make_mesh(axes) if axes else None
+    init = task.init(jax.random.key(1))
+    net = jax.tree.map(lambda x: x + 1, init["net"])
+    with pytest.raises(FileNotFoundError, match=r"no weights for \['eye', 'net'\]: nothing was"):
+        assembly.load_params(task, assembly.read(config), tmp_path, mesh)
+    store = checkpoint.Store(assembly.stage_directory(tmp_path, ""))
+    state = optim.init(sections.OptimConfig(store="bfloat16"), {"net": net})
+    store.save(1, state, {})
+    store.close()
+    exports.write(init, tmp_path / "all.safetensors")
+    config.weights = {"eye": str(tmp_path / "all.safetensors"), "net": str(tmp_path / "none")}
+    got = assembly.load_params(task, assembly.read(config), tmp_path, mesh)
+    kernel = got["net"]["out"]["kernel"]
+    np.testing.assert_array_equal(kernel, net["out"]["kernel"].astype(jnp.bfloat16))
+    np.testing.assert_array_equal(got["eye"]["in"]["kernel"], init["eye"]["in"]["kernel"])
+    assert kernel.dtype == jnp.float32 and kernel.sharding.is_fully_replicated == (axes is None)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.machines import mesh as meshes
@@ -182,31 +181,39 @@ def test_fingerprint_sees_value_place_and_not_the_mesh():
     assert half["x"] != mark
 
 
-def test_merge_lists_both_differences():
-    model = {"dit": {"q": np.zeros(3), "new": np.ones(2)}}
-    found = {"dit": {"q": np.full(3, 5.0), "old": np.zeros(2)}}
-    with pytest.raises(ValueError) as error:
-        checkpoint.merge(model, found)
-    assert "only in the model (1): dit/new" in str(error.value)
-    assert "only in the checkpoint (1): dit/old" in str(error.value)
-    merged = checkpoint.merge(model, found, new="new$", unused="old$")
-    assert tree.flatten(merged).keys() == {"dit/q", "dit/new"}
-    assert merged["dit"]["q"][0] == 5 and merged["dit"]["new"][0] == 1
-    with pytest.raises(ValueError, match=r"dit/q: model \(3,\), checkpoint \(4,\)"):
-        checkpoint.merge(model, {"dit": {"q": np.zeros(4), "new": np.zeros(2)}})
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 4, "fsdp": 2}])
+def test_what_a_stage_left_is_read_into_shards(saved, axes):
+    found = checkpoint.Trained(saved)
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding)
+        for name, leaf in tree.flatten(placed(axes)["params"]).items()
+    }
+    assert found.shapes == {name: leaf.shape for name, leaf in wanted.items()}
+    some = {name: leaf for name, leaf in wanted.items() if name.startswith("dit/")}
+    got = found.load(some)
+    assert got.keys() == some.keys()
+    kernel, leaf = got["dit/blocks/kernel"], some["dit/blocks/kernel"]
+    assert kernel.sharding.is_equivalent_to(leaf.sharding, 3)
+    assert not kernel.sharding.is_fully_replicated
+    true = state(2)["ema"]["dit"]["blocks"]["kernel"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(np.asarray(kernel), np.asarray(true))
+    flip(saved / "2", files=20)
+    older = checkpoint.Trained(saved).load(some)["dit/blocks/kernel"]
+    true = state(1)["ema"]["dit"]["blocks"]["kernel"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(np.asarray(older), np.asarray(true))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_export_and_load(tmp_path, dtype):
-    params, path = state()["params"], tmp_path / "weights.safetensors"
-    checkpoint.export(params, path, dtype=dtype, metadata={"seed": 3})
-    got = checkpoint.load_params(path)
-    wanted = jax.tree.map(lambda x: x.astype(dtype).astype("float32"), params)
-    assert equal(got, wanted)
-    assert checkpoint.load_params(path, "dpa").keys() == {"kernel", "bias"}
-    with safetensors.safe_open(path, framework="np") as file:
-        assert json.loads(file.metadata()["json"]) == {"seed": 3}
-    with pytest.raises(KeyError, match=r"wanted part 'vae', found parts \['dit', 'dpa'\]"):
-        checkpoint.load_params(path, "vae")
-    with pytest.raises(FileNotFoundError):
-        checkpoint.load_params(tmp_path / "none.safetensors")
+def test_a_change_that_orbax_does_not_see_is_seen_in_shards(saved, monkeypatch):
+    restore = checkpoint.ocp.Checkpointer.restore
+
+    def change(reader, path, *args):
+        result = restore(reader, path, *args)
+        if "ema" in result and path.parent.name == "2":
+            result["ema"]["dpa"]["bias"] = jnp.zeros((8,)).at[3].set(1e-30)
+        return result
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", change)
+    wanted = {"dpa/bias": jax.ShapeDtypeStruct((8,), jnp.float32)}
+    kernel = {"dpa/kernel": jax.ShapeDtypeStruct((16, 8), jnp.float32)}
+    got = checkpoint.Trained(saved).load(wanted | kernel)
+    np.testing.assert_array_equal(got["dpa/kernel"], state(1)["ema"]["dpa"]["kernel"])

@@ -165,10 +165,10 @@ def test_a_checkpoint_from_before_a_stage_is_named(tmp_path):
         init=lambda _: {"dit": {"a": jnp.zeros((2,)), "b": jnp.zeros((3,))}}
     )
     with pytest.raises(ValueError, match=names):
-        assembly.load_params(two, config, tmp_path)
+        assembly.load_params(two, assembly.read(config), tmp_path)
     more = types.SimpleNamespace(init=lambda _: {"dit": {"a": jnp.zeros((2,))}, "dpa": {"c": 0.0}})
     with pytest.raises(FileNotFoundError, match=names):
-        assembly.load_params(more, config, tmp_path)
+        assembly.load_params(more, assembly.read(config), tmp_path)
 
 
 def test_views_of_different_sizes_are_brought_to_one(tmp_path):

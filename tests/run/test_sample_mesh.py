@@ -13,6 +13,7 @@ from configs import taco
 from syncmv4d_jax.machines import placement
 from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.run import assembly, inputs, sample
+from syncmv4d_jax.weights import exports
 
 MESHES = {"view3": {"view": 3}, "ulysses": {"sequence": 4}, "both": {"view": 3, "sequence": 2}}
 
@@ -40,6 +41,9 @@ def drawn(tmp_path_factory, double):
     config = taco.get_config("debug")
     task = make_task(3, "float64")
     params = meshed.shaken(jax.jit(task.init)(jax.random.key(0)), jax.random.key(1))
+    file = tmp_path_factory.mktemp("weights") / "all.safetensors"
+    exports.write(params, file, dtype="float64")
+    config.weights = dict.fromkeys(params, str(file))
     arrays = {k: np.asarray(x)[0] for k, x in make_batch(task).items()}
     pixels = np.random.default_rng(1).integers(0, 256, (3, *task.options.size, 3))
     arrays["images"] = pixels.astype(np.uint8)
@@ -52,7 +56,6 @@ def drawn(tmp_path_factory, double):
         config.mesh = mesh
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(assembly, "task", own)
-            patch.setattr(assembly, "trained_params", lambda *_: jax.device_get(params))
             patch.setattr(inputs, "of_config", lambda *_: [("one", dict(arrays))])
             sample.run(config, workdir)
         with np.load(workdir / "samples/one/tracks.npz") as found:

@@ -18,6 +18,7 @@ import pytest
 from syncmv4d_jax import tree
 from syncmv4d_jax.results import curves
 from syncmv4d_jax.run import assembly, checkpoint, optim, train
+from syncmv4d_jax.weights import exports
 
 HERE = Path(__file__).parents[1]
 TIMES = ("seconds_per_step", "tokens_per_second", "tflops_per_second", "mfu")
@@ -164,7 +165,7 @@ def test_stages_hand_over_and_are_skipped_when_finished(tmp_path):
     assert {name.split("/")[0] for name in weights(tmp_path, name="net")} == {"net"}
     params = assembly.trained_params(staged(), tmp_path)
     assert params.keys() == {"eye", "net"}
-    exported = checkpoint.load_params(tmp_path / "net.safetensors")
+    exported = exports.read(tmp_path / "net.safetensors")
     assert exported.keys() == {"net"}
     before = (tmp_path / "metrics.jsonl").read_text()
     train.run(staged(), tmp_path)
@@ -196,11 +197,11 @@ def test_random_frozen_parts_are_refused(tmp_path, monkeypatch):
 def test_weights_from_a_file(tmp_path):
     kernel = np.full((16, 32), 0.5, np.float32)
     path = tmp_path / "eye.safetensors"
-    checkpoint.export({"eye": {"in": {"kernel": kernel}}}, path)
+    exports.write({"eye": {"in": {"kernel": kernel}}}, path)
     config = fakes.config(steps=1)
     config.task.trainable, config.weights = "^net/", {"eye": str(path)}
     train.run(config, tmp_path)
-    checkpoint.export({"eye": {"other": {"kernel": kernel}}}, path)
+    exports.write({"eye": {"other": {"kernel": kernel}}}, path)
     with pytest.raises(ValueError, match="only in the model .1.: eye/in/kernel"):
         train.run(config, tmp_path / "other")
 

@@ -21,9 +21,9 @@ from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, vae
 from syncmv4d_jax.results import video as video_files
-from syncmv4d_jax.run import assembly, checkpoint, sample, train
+from syncmv4d_jax.run import assembly, sample, train
 from syncmv4d_jax.tasks import base, video, wan_ti2v
-from syncmv4d_jax.weights import release, tokenizer
+from syncmv4d_jax.weights import exports, release, tokenizer
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -431,7 +431,7 @@ def test_adapters_train_beside_converted_weights_and_sample(converted, tmp_path,
         flags = ["convert_lora", "--src", src, "--out", out, "--to", to, "--alpha", "4"]
         monkeypatch.setattr(sys, "argv", flags)
         runpy.run_path(str(ROOT / "data_prep/convert_lora.py"), run_name="__main__")
-    again = tree.flatten(checkpoint.load_params(tmp_path / "back.safetensors", "lora"))
+    again = tree.flatten(exports.read(tmp_path / "back.safetensors", "lora"))
     for path, leaf in tree.flatten(trained["lora"]).items():
         np.testing.assert_allclose(again[path], leaf, rtol=1e-6, atol=1e-8)
     config.task.guidance = 1.0

@@ -117,7 +117,7 @@ def test_shardings(converted):
     assert kernel.addressable_shards[0].data.shape == (2, 48, 12)
     replicated = jax.sharding.NamedSharding(mesh, spec())
     same(folders.params("umt5"), store.load("umt5", converted, replicated)[1])
-    with pytest.raises(ValueError, match="differ in blocks"):
+    with pytest.raises(ValueError, match="differ in dit/blocks"):
         store.load("dit", converted, {"head": shardings["head"]})
 
 

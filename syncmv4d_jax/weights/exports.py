@@ -1,0 +1,83 @@
+"""Parameters in one safetensors file, keyed by path: what a run exports and another starts from."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from safetensors import numpy as safetensors_numpy
+
+from syncmv4d_jax import disk, tree
+from syncmv4d_jax.weights import files, slices
+
+Tree = Any
+
+
+def write(
+    params: Tree, path: str | Path, *, dtype: str = "float32", metadata: Mapping[str, Any] = {}
+) -> None:
+    """Writes a dict tree as one file, whole or not at all.
+
+    Args:
+      params: dict tree of arrays; only process 0 writes.
+      path: ends in ``.safetensors``.
+      dtype: "float32", "bfloat16" or "float16"; integer leaves keep theirs.
+      metadata: JSON-able, stored under the key "json" (config, step, command).
+    """
+    fetch = multihost_utils.process_allgather if jax.process_count() > 1 else jax.device_get
+    arrays = {}
+    for name, leaf in tree.flatten(params).items():
+        leaf = np.asarray(fetch(leaf, tiled=True) if jax.process_count() > 1 else fetch(leaf))
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        arrays[name] = np.ascontiguousarray(leaf.astype(jnp.dtype(dtype)) if floating else leaf)
+    if jax.process_index() != 0:
+        return
+    marks = json.dumps(dict(metadata), sort_keys=True)
+    with disk.whole(path) as partial:
+        safetensors_numpy.save_file(arrays, partial, metadata={"json": marks})
+
+
+def source(path: str | Path, part: str = "") -> slices.Files:
+    """Opens what `write` wrote, to be read in slices.
+
+    Args:
+      path: the file.
+      part: only this top-level key ("dit", "vae", ...); "" = everything.
+
+    Raises:
+      FileNotFoundError: no such file.
+      KeyError: the file has no such part.
+      ValueError: a truncated file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: wanted a .safetensors file at {path}, found none")
+    leaves = files.leaves(path)
+    chosen = {k: leaf for k, leaf in leaves.items() if not part or k.startswith(f"{part}/")}
+    if not chosen:
+        parts = sorted({key.split("/")[0] for key in leaves})
+        raise KeyError(f"{path}: wanted part {part!r}, found parts {parts}")
+    return slices.Files(str(path), chosen)
+
+
+def read(path: str | Path, part: str = "", *, dtype: str = "float32") -> dict[str, Any]:
+    """Reads what `write` wrote, as numpy.
+
+    Args:
+      path, part: as in `source`; a part is returned without its key.
+      dtype: of floating leaves on return.
+
+    Raises:
+      As `source`.
+    """
+    flat = {}
+    for name, leaf in source(path, part).leaves.items():
+        x = leaf.read((slice(None),) * len(leaf.shape))
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        key = name.removeprefix(f"{part}/") if part else name
+        flat[key] = x.astype(jnp.dtype(dtype)) if floating else x
+    return tree.unflatten(flat)
