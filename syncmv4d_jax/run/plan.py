@@ -70,12 +70,17 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
 
 
 def check(settings: sections.PlanConfig) -> None:
-    """Raises ValueError where nothing is to be planned."""
+    """Raises ValueError where nothing is to be planned, or a topology is unknown."""
     if not settings.topologies:
         raise ValueError(
             "config.plan.topologies is empty; give names of "
             f"{', '.join(sorted(pods.TOPOLOGIES))} or {pods.LOCAL!r}"
         )
+    for name in settings.topologies:
+        if name != pods.LOCAL:
+            pods.find(name)
+    if settings.until == "memory" and pods.LOCAL in settings.topologies:
+        raise ValueError('config.plan.until="memory" is for TPUs, not for "local"')
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:

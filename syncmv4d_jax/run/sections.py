@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from syncmv4d_jax.data import config as data_config
-from syncmv4d_jax.machines.planning import pods
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -194,10 +193,10 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """`config.plan`.
+    """`config.plan`; run/plan.py knows which topologies and entries there are.
 
     Attributes:
-      topologies: names of `pods.TOPOLOGIES`, or "local".
+      topologies: names of machines, or "local".
       entries: steps to compile, by the task's names; (): all that it has.
       mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
       samples: of the batch for each data x fsdp shard.
@@ -219,11 +218,6 @@ class PlanConfig:
                 "config.plan.mesh: wanted sizes of data, fsdp, view and sequence, or none, got "
                 f"{self.mesh}"
             )
-        if self.until == "memory" and pods.LOCAL in self.topologies:
-            raise ValueError('config.plan.until="memory" is for TPUs, not for "local"')
-        for name in self.topologies:
-            if name != pods.LOCAL:
-                pods.find(name)
 
 
 @dataclasses.dataclass(frozen=True)

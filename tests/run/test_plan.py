@@ -34,7 +34,7 @@ Exceeded hbm capacity by 7.65G.
 
 def test_unknown_topology_lists_the_names():
     with pytest.raises(ValueError, match=r"'v9-3' is unknown; the names are .*v5e-8.*v5p-128"):
-        sections.PlanConfig(topologies=("v9-3",))
+        plan.check(sections.PlanConfig(topologies=("v9-3",)))
     with pytest.raises(ValueError, match=r"config.plan.topologies is empty; give names of .*v6e"):
         plan.check(sections.PlanConfig())
     with pytest.raises(ValueError, match=r"'dpa' has no \['step'\]; wanted some of \['train_step'"):
@@ -42,7 +42,7 @@ def test_unknown_topology_lists_the_names():
     with pytest.raises(ValueError, match=r"until: wanted one of .*'whole', 'memory'.*got 'soon'"):
         sections.PlanConfig(topologies=("v5e-8",), until="soon")
     with pytest.raises(ValueError, match=r'"memory" is for TPUs'):
-        sections.PlanConfig(topologies=("local",), until="memory")
+        plan.check(sections.PlanConfig(topologies=("local",), until="memory"))
     with pytest.raises(ValueError, match=r"no figures for a 'abacus'; there are some for v5e"):
         pods.chip_of("abacus")
     assert pods.chip_of("NVIDIA H200") == pods.CHIPS["h200"]
