@@ -28,10 +28,10 @@ def write(
       dtype: "float32", "bfloat16" or "float16"; integer leaves keep theirs.
       metadata: JSON-able, stored under the key "json" (config, step, command).
     """
-    fetch = multihost_utils.process_allgather if jax.process_count() > 1 else jax.device_get
-    arrays = {}
+    several, arrays = jax.process_count() > 1, {}
     for name, leaf in tree.flatten(params).items():
-        leaf = np.asarray(fetch(leaf, tiled=True) if jax.process_count() > 1 else fetch(leaf))
+        whole = multihost_utils.process_allgather(leaf, tiled=True) if several else leaf
+        leaf = np.asarray(whole)
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         arrays[name] = np.ascontiguousarray(leaf.astype(jnp.dtype(dtype)) if floating else leaf)
     if jax.process_index() != 0:
