@@ -23,6 +23,42 @@ MJD = [
         READINGS,
         (
             "12",
+            "views attend to each other after they have to themselves",
+            """        if self.config.multi_view:
+            x = self.inter_view(x, inter, conditions, layout, placement)
+        x = self.attend(
+            x,
+            shift=shift,
+            scale=scale,
+            gate=gate,
+            rotation=conditions.intra_rotation,
+            mask=token_layout.padding_mask(layout) if layout.pad else None,
+            placement=placement,
+        )
+""",
+            """        x = self.attend(
+            x,
+            shift=shift,
+            scale=scale,
+            gate=gate,
+            rotation=conditions.intra_rotation,
+            mask=token_layout.padding_mask(layout) if layout.pad else None,
+            placement=placement,
+        )
+        if self.config.multi_view:
+            x = self.inter_view(x, inter, conditions, layout, placement)
+""",
+            f"{NETWORK}[velocity]",
+        ),
+        (
+            "sharding",
+            "a view attends to its padding",
+            "mask=token_layout.padding_mask(layout) if layout.pad else None",
+            "mask=None",
+            "test_padded_tokens_change_nothing",
+        ),
+        (
+            "12",
             "text is attended before the view itself",
             "        x = self.attend(\n            x,",
             "        x = self.attend(\n            self.cross(x, context, placement=placement),",

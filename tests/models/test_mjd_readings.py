@@ -11,7 +11,7 @@ import pytest
 from syncmv4d_jax import tree
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import mjd
-from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import config as wan_config
 
 TINY = mjd_config.MJDConfig(
@@ -34,10 +34,11 @@ def parameters():
     return tree.unflatten({n: x + n.endswith("norm/scale") for n, x in draw.items()})
 
 
-def run(video, motion, feedback, t, text):
+def run(video, motion, feedback, t, text, placement=protocol.LOCAL):
     def model(params):
         network = module.bind(mjd.MJD, TINY, params)
-        return network(mjd.Inputs(video, motion, t, feedback, VIEW_INDEX), mjd.Text(text))
+        given = mjd.Inputs(video, motion, t, feedback, VIEW_INDEX)
+        return network(given, mjd.Text(text), placement=placement)
 
     return jax.jit(model)(parameters())
 
@@ -65,3 +66,16 @@ def test_network_equals_its_formulas_written_out(name):
     got, wanted = both()
     size = np.abs(wanted[name]).max()
     np.testing.assert_allclose(got[name], wanted[name], rtol=0, atol=2e-5 * size)
+
+
+class Padded(protocol.Local):
+    """One device that wants a view's tokens padded, as a mesh does where they do not divide."""
+
+    def tokens(self, count):
+        return count + 3
+
+
+def test_padded_tokens_change_nothing():
+    padded, plain = run(*inputs(), placement=Padded()), both()[0]
+    for name, x in padded._asdict().items():
+        np.testing.assert_allclose(x, plain[name], atol=2e-5 * np.abs(plain[name]).max())
