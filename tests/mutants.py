@@ -1531,6 +1531,88 @@ RECORDS = [
     ),
 ]
 
+SHARED = [
+    *of(
+        "syncmv4d_jax/tasks/video.py",
+        "tests/tasks/test_base.py",
+        (
+            "",
+            "a frame 0 that is given is generated",
+            "latents[name] = flow.hold_first(x, first[name]) if name in first else x",
+            "latents[name] = x",
+            "test_the_guided_scan_joins_branches_and_carries",
+        ),
+        (
+            "",
+            "latents share a solver's memory",
+            "velocities[name], state.solver[name], row)",
+            'velocities[name], state.solver["video"], row)',
+            "test_the_guided_scan_joins_branches_and_carries",
+        ),
+        (
+            "",
+            "steps get what was given for the first one",
+            "return step(denoise, state, row, first=first, given=own)[0], None",
+            "return step(denoise, state, row, first=first, given=given[0])[0], None",
+            "test_the_guided_scan_joins_branches_and_carries",
+        ),
+        (
+            "",
+            "a weighted mean is over its weights though it is told what counts",
+            "counted = weight if counted is None else counted",
+            "counted = weight",
+            "test_a_mean_is_weighted_by_a_field",
+        ),
+        (
+            "",
+            "the error is weighted twice",
+            "jnp.sum(weight * jnp.square(error), axis=axes)",
+            "jnp.sum(jnp.square(weight * error), axis=axes)",
+            "test_a_mean_is_weighted_by_a_field",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/video.py",
+        "tests/tasks/syncmv4d/test_syncmv4d_scale.py",
+        (
+            "",
+            "text is dropped, its length stays",
+            "return text, jnp.where(drop, null_lengths, lengths)",
+            "return text, lengths",
+            "test_text_is_dropped_for_whole_samples",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/base.py",
+        "tests/tasks/test_base.py",
+        (
+            "",
+            "axes of a door need not agree with each other",
+            "known.setdefault(axis, size)",
+            "known[axis] = size",
+            "test_shapes_at_a_door_agree_with_each_other_and_with_the_task",
+        ),
+        (
+            "",
+            "a mode goes on with a task that does not serve it",
+            "if isinstance(task, wanted):",
+            "if task:",
+            "test_a_mode_that_a_task_does_not_serve_is_one_sentence",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/task.py",
+        "tests/tasks/syncmv4d/test_syncmv4d_scale.py",
+        (
+            "A15",
+            "frame 0 of the video is in the loss",
+            'terms = {"video": term(out.video, targets.latents, weight * not_first)}',
+            'terms = {"video": term(out.video, targets.latents, weight)}',
+            "test_video_frame_0_is_not_in_the_loss",
+        ),
+    ),
+]
+
 TABLE = [
     *MJD,
     *FLOW,
@@ -1546,6 +1628,7 @@ TABLE = [
     *RESULTS,
     *CYCLE,
     *TASKS,
+    *SHARED,
 ]
 
 if __name__ == "__main__":
