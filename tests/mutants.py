@@ -1600,17 +1600,6 @@ SHARED = [
             "test_a_mode_that_a_task_does_not_serve_is_one_sentence",
         ),
     ),
-    *of(
-        "syncmv4d_jax/tasks/syncmv4d/task.py",
-        "tests/tasks/syncmv4d/test_syncmv4d_scale.py",
-        (
-            "A15",
-            "frame 0 of the video is in the loss",
-            'terms = {"video": term(out.video, targets.latents, weight * not_first)}',
-            'terms = {"video": term(out.video, targets.latents, weight)}',
-            "test_video_frame_0_is_not_in_the_loss",
-        ),
-    ),
 ]
 
 TABLE = [

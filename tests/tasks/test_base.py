@@ -104,6 +104,14 @@ def test_the_guided_scan_joins_branches_and_carries():
     # v is off by v_3 + 1 (v_2 - v_3) + 3 (v_1 - v_2): 1 - 0.5 - 1.5 = -1, so the data is off by 1.
     np.testing.assert_allclose(state.latents["video"][:, 1:], 3.0, atol=1e-3)
     np.testing.assert_allclose(state.latents["motion"], 0.0, atol=1e-3)
+    # On the way each of them is where its own solver brings it.
+    half = video.start(schedule, noise, jnp.zeros(()))
+    half = video.scan(denoise, half, schedule.rows(0, 4), first=first, given=jnp.arange(4.0))
+    x, memory = noise["motion"], flow.start(schedule, noise["motion"])
+    for i in range(4):
+        row = schedule.row(i)
+        x, memory = flow.step(x, (x - data["motion"] - 1) / row.sigma, memory, row)
+    np.testing.assert_allclose(half.latents["motion"], x, atol=1e-5)
     one = video.scan(
         lambda state, row, _: ({k: x - data[k] for k, x in state.latents.items()}, None),
         video.start(schedule, noise), schedule.rows(0, 1), first={},

@@ -116,8 +116,8 @@ class Loop:
         """See `cycle.Denoise`; before it what `functions` binds."""
         scales = (guidance,) * (guidance != 1.0 and context["null_text"] is not None)
         views = context["view_index"], context["extrinsics"]
-        inputs = mjd.Inputs(latents, motion_t, t * flow.TRAIN_STEPS, feedback, *views)
-        inputs = video.branch(inputs, 1 + len(scales))
+        inputs = video.branch(mjd.Inputs(latents, motion_t, t, feedback, *views), 1 + len(scales))
+        inputs = inputs._replace(t=inputs.t * flow.TRAIN_STEPS)
         model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
         run = functools.partial(model.run, placement=self.placement)
         text = self._text(context, branches=1 + len(scales))
