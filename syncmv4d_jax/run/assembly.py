@@ -99,13 +99,13 @@ def wanted(settings: sections.Sections) -> data_config.Wanted:
     )
 
 
-def load_mesh(config: Any) -> jax.sharding.Mesh | None:
-    """Returns the mesh that a sample is cut over, None for one device; see the module docstring.
+def load_mesh(settings: sections.Sections) -> jax.sharding.Mesh | None:
+    """Returns the mesh that a sample is cut over, None for one device; see run/sample.py.
 
     Raises:
       ValueError: more devices wanted than this process has, or sizes that do not fit.
     """
-    sizes = {axis: int(config.get("mesh", {}).get(axis, 1)) for axis in ("view", "sequence")}
+    sizes = {axis: int(settings.mesh.get(axis, 1)) for axis in ("view", "sequence")}
     devices, ways = jax.local_devices(), math.prod(sizes.values())
     mesh = meshes.make_mesh(sizes, devices[:ways] if ways > 0 else devices)
     return mesh if mesh.size > 1 else None

@@ -47,7 +47,7 @@ def run(config: Any, workdir: str | Path) -> None:
         not fit.
     """
     workdir, own = Path(workdir), assembly.read(config)
-    settings, mesh = own.sample, assembly.load_mesh(config)
+    settings, mesh = own.sample, assembly.load_mesh(own)
     task = base.serves(assembly.task(config, mesh), base.Sampled, "mode=sample")
     params = assembly.load_params(task, own, workdir, mesh)
     target = workdir / "samples"

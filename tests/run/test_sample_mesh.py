@@ -20,19 +20,19 @@ MESHES = {"view3": {"view": 3}, "ulysses": {"sequence": 4}, "both": {"view": 3, 
 
 def test_the_mesh_of_a_sample_is_view_and_sequence():
     config = taco.get_config("debug")
-    assert assembly.load_mesh(config) is None  # fsdp=-1 cuts a batch
+    assert assembly.load_mesh(assembly.read(config)) is None  # fsdp=-1 cuts a batch
     config.mesh = {"data": 2, "sequence": 4}
-    assert dict(assembly.load_mesh(config).shape) == {
+    assert dict(assembly.load_mesh(assembly.read(config)).shape) == {
         "data": 1,
         "fsdp": 1,
         "view": 1,
         "sequence": 4,
     }
     config.mesh = {"sequence": -1}
-    assert assembly.load_mesh(config).size == 8
+    assert assembly.load_mesh(assembly.read(config)).size == 8
     config.mesh = {"view": 3, "sequence": 4}
     with pytest.raises(ValueError, match=r"view.*3.*sequence.*4.*12 devices, there are 8"):
-        assembly.load_mesh(config)
+        assembly.load_mesh(assembly.read(config))
 
 
 @pytest.fixture

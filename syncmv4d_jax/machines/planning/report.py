@@ -36,7 +36,7 @@ def advice(
     if codec:
         if not task.get("vae_chunk", 0):
             found.append("config.task.vae_chunk=1: the autoencoder a latent frame at a time")
-        if config.train.get("frozen_dtype", "float32") != "bfloat16":
+        if config.train.frozen_dtype != "bfloat16":
             found.append('config.train.frozen_dtype="bfloat16"')
         if task.get("vae", {}).get("dtype", "float32") != "bfloat16":
             found.append('config.task.vae.dtype="bfloat16"')
@@ -44,7 +44,7 @@ def advice(
         found.append("more sequence shards: fewer tokens and samples a device")
     if task.get("dit", {}).get("residual_dtype", "float32") != "bfloat16":
         found.append('config.task.dit.residual_dtype="bfloat16"')
-    if config.optim.get("ema", 0) and training:
+    if config.optim.ema and training:
         found.append("config.optim.ema=0: 4 bytes a parameter less")
     larger = [
         other.name
