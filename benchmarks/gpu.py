@@ -139,7 +139,7 @@ def alignment(args: argparse.Namespace) -> Entry:
     return lambda: run(params, x), 3 * args.batch * syncmv4d_cost.parts(task.loop)["dpa"]
 
 
-def wan_config(args: argparse.Namespace) -> tuple[wan_config.DiTConfig, tuple[int, ...]]:
+def wan_sizes(args: argparse.Namespace) -> tuple[wan_config.DiTConfig, tuple[int, ...]]:
     """Wan's transformer and the latents of three clips."""
     if args.rehearse:
         return wan_config.TINY, (2, 2, 4, 4, 4)
@@ -148,7 +148,7 @@ def wan_config(args: argparse.Namespace) -> tuple[wan_config.DiTConfig, tuple[in
 
 
 def transformer(args: argparse.Namespace) -> Entry:
-    config, shape = wan_config(args)
+    config, shape = wan_sizes(args)
     params = jax.jit(lambda key: module.init(dit.DiT, config, key))(jax.random.key(0))
     params = jax.tree.map(lambda x: x.astype(config.dtype), params)
     x, t = jnp.ones(shape), jnp.full(shape[:1], 500.0)
@@ -168,7 +168,7 @@ def peer(args: argparse.Namespace) -> Callable[[], Any] | None:
     import torch
     from diffusers import WanTransformer3DModel
 
-    config, (b, f, h, w, c) = wan_config(args)
+    config, (b, f, h, w, c) = wan_sizes(args)
     place = {"device": "cuda" if torch.cuda.is_available() else "cpu", "dtype": torch.bfloat16}
     model = WanTransformer3DModel(
         patch_size=config.patch, num_attention_heads=config.heads,
