@@ -233,10 +233,11 @@ class Placement(protocol.Placement):
         return swap(self._run(q, k, v, mask, lengths), split_axis=1, concat_axis=2)
 
     def _run(self, q, k, v, mask, lengths):
-        kernel = self.kernel
-        if kernel == "auto":  # the mesh's, which is not the host's when compiling ahead of time
-            kernel = attention.choose(self.mesh.devices.flat[0].platform, q, k, mask)
-        return attention.attend(q, k, v, mask=mask, lengths=lengths, kernel=kernel)
+        # The mesh's platform is not the host's when compiling ahead of time.
+        platform = self.mesh.devices.flat[0].platform
+        return attention.attend(
+            q, k, v, mask=mask, lengths=lengths, kernel=self.kernel, platform=platform
+        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

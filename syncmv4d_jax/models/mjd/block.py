@@ -69,7 +69,7 @@ class MJDBlock(dit_block.Block):
             scale=scale,
             gate=gate,
             rotation=conditions.intra_rotation,
-            mask=token_layout.padding_mask(layout) if layout.pad else None,
+            lengths=jnp.full(len(x), layout.tokens - layout.pad) if layout.pad else None,
             placement=placement,
         )
         x = self.cross(x, context, placement=placement)

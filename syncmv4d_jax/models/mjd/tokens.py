@@ -72,9 +72,3 @@ def _spread_backward(lengths, views, _, gradient):
 
 
 _spread.defvjp(_spread_forward, _spread_backward)
-
-
-def padding_mask(layout: Layout) -> jax.Array:
-    """[1 1 1 s] bool: all tokens of a view but the padding."""
-    seen = np.arange(layout.tokens) < layout.tokens - layout.pad
-    return jnp.asarray(einops.rearrange(seen, "s -> 1 1 1 s"))

@@ -5,14 +5,18 @@
 | "xla"     | jax.nn.dot_product_attention; any mask                                 | s^2         |
 | "chunked" | online softmax over chunks of keys, recomputing backward; any mask     | s           |
 | "splash"  | TPU Pallas flash kernel, padded to its tiles; masks over keys only     | s           |
-| "cudnn"   | cuDNN flash attention, 16 bit only                                     | s           |
-| "auto"    | splash on TPU, cudnn on GPU for 16 bit, else xla if small or chunked   | -          |
+| "cudnn"   | cuDNN flash attention, 16 bit only; masks over keys only               | s           |
+| "auto"    | splash on TPU, cudnn on GPU, where they can; else xla if small, or     | -           |
+|           | chunked                                                                |             |
 
-Softmax is float32 everywhere. Sharded attention (machines/placement.py) wraps these kernels; models
-see a `Placement` only.
+cuDNN knows of keys only how many count, from the first on: under another mask keys are brought in
+that order first, which attention does not mind. Odd counts of tokens, which its backward pass does
+not take, are padded. What was chosen is logged once a shape. Softmax is float32 everywhere. Sharded
+attention (machines/placement.py) wraps these kernels; models see a `Placement` only.
 """
 
 import functools
+import logging
 import math
 
 import einops
@@ -20,14 +24,16 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+log = logging.getLogger(__name__)
 # Values saved by remat policies "save_attention" and "offload".
 OUTPUT_NAME = "attention"
 KERNELS = ("auto", "xla", "chunked", "splash", "cudnn")
 # "auto" leaves "xla" for "chunked" where a head has more logits than this. On a CPU the chunks win
 # in time too (1024 tokens, width 512, float32: forward 12 ms against 27, with backward 49 and 102),
 # from the aligner's patches of 256 points on; for 776 tokens and 48 of text they do not.
-XLA_LIMIT = {"cpu": 200 * 200, "gpu": 2048 * 2048, "tpu": 2048 * 2048}
+XLA_LIMIT = {"cpu": 200 * 200, "gpu": 256 * 256, "tpu": 2048 * 2048}
 CHUNK = 256
+CUDNN_WIDTH = 128  # of a head; Hopper and later take 256
 # Splash reads queries in blocks of up to SPLASH_BLOCK, keys in up to SPLASH_KEYS, SPLASH_BLOCK of
 # them at a time. Backward writes a part of the queries' gradient for every block of keys: with 17
 # blocks of 512 these parts were the largest value of a training step at full size, 2.5 GiB.
@@ -45,6 +51,7 @@ def attend(
     mask: jax.Array | None = None,
     lengths: jax.Array | None = None,
     kernel: str = "auto",
+    platform: str | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Multi-head attention.
@@ -52,9 +59,11 @@ def attend(
     Args:
       q: [b s heads d].
       k, v: [b s_k heads d].
-      mask: bool, broadcastable to [b heads s s_k], True = attend. "splash" takes [b 1 1 s_k] only.
+      mask: bool, broadcastable to [b heads s s_k], True = attend. "splash" and "cudnn" take
+        [b 1 1 s_k] only.
       lengths: [b] int, keys at and beyond it are masked.
       kernel: one of KERNELS.
+      platform: "cpu", "gpu" or "tpu" that "auto" chooses for; None: this process's.
       interpret: run "splash" in the Pallas interpreter (tests on a CPU).
 
     Returns:
@@ -64,33 +73,61 @@ def attend(
       ValueError: unknown kernel, shapes that do not fit, a mask or dtype it cannot take.
     """
     _check(q, k, v, mask, lengths)
-    if kernel == "auto":
-        kernel = choose(jax.default_backend(), q, k, mask)
-    if lengths is not None and kernel != "cudnn":
-        keys = jnp.arange(k.shape[1])[None] < lengths[:, None]
-        keys = einops.rearrange(keys, "b k -> b 1 1 k")
+    best = choose(platform or jax.default_backend(), q, k, mask)
+    kernel = best if kernel == "auto" else kernel
+    if wrong := refusal(kernel, q, mask):
+        raise ValueError(f'attend: {wrong}; kernel="auto" would choose {best!r}')
+    masks = [("a mask over keys" if _over_keys(mask) else "a mask")] if mask is not None else []
+    _tell(kernel, q.shape, k.shape[1], str(q.dtype), *masks, *["lengths"] * (lengths is not None))
+    if kernel == "cudnn":
+        return checkpoint_name(_cudnn(q, k, v, mask, lengths), OUTPUT_NAME)
+    if lengths is not None:
+        keys = einops.rearrange(_counted(lengths, k.shape[1]), "b k -> b 1 1 k")
         mask = keys if mask is None else mask & keys
     # Outputs carry OUTPUT_NAME for remat policies; flash kernels name theirs with the log-sum-exp.
-    if kernel == "xla":
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
-        return checkpoint_name(y, OUTPUT_NAME)
     if kernel == "chunked":
         return _chunked(q, k, v, mask)
     if kernel == "splash":
         return _splash(q, k, v, mask, interpret=interpret)
-    if kernel == "cudnn":
-        return checkpoint_name(_cudnn(q, k, v, mask, lengths), OUTPUT_NAME)
-    raise ValueError(f"attend: wanted a kernel of {KERNELS}, got {kernel!r}")
+    y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+    return checkpoint_name(y, OUTPUT_NAME)
 
 
 def choose(platform: str, q: jax.Array, k: jax.Array, mask: jax.Array | None) -> str:
     """Returns the kernel that "auto" stands for on `platform` ("cpu", "gpu", "tpu")."""
-    keys_only = mask is None or (mask.ndim == 4 and mask.shape[1:3] == (1, 1))
-    if platform == "tpu" and keys_only:
-        return "splash"
-    if platform == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0:
-        return "cudnn"
+    flash = {"tpu": "splash", "gpu": "cudnn"}.get(platform)
+    if flash and refusal(flash, q, mask) is None:
+        return flash
     return "xla" if q.shape[1] * k.shape[1] <= XLA_LIMIT[platform] else "chunked"
+
+
+def refusal(kernel: str, q: jax.Array, mask: jax.Array | None) -> str | None:
+    """Returns why a kernel cannot take queries [b s heads d] and a mask, None where it can."""
+    if kernel not in KERNELS:
+        return f"wanted a kernel of {KERNELS}, got {kernel!r}"
+    if kernel in ("splash", "cudnn") and not _over_keys(mask):
+        return f"{kernel} takes a mask over keys [b 1 1 s_k], got {mask.shape}"
+    if kernel == "cudnn" and q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cudnn takes bfloat16 or float16, got {q.dtype}"
+    if kernel == "cudnn" and (q.shape[-1] % 8 or q.shape[-1] > CUDNN_WIDTH):
+        return f"cudnn takes heads of a multiple of 8 up to {CUDNN_WIDTH}, got {q.shape[-1]}"
+    return None
+
+
+def _over_keys(mask: jax.Array | None) -> bool:
+    return mask is None or mask.shape[1:3] == (1, 1)
+
+
+def _counted(lengths: jax.Array, keys: int) -> jax.Array:
+    """lengths [b] -> [b keys] bool, True below the length."""
+    return jnp.arange(keys)[None] < lengths[:, None]
+
+
+@functools.cache
+def _tell(kernel: str, q: tuple[int, ...], keys: int, dtype: str, *masks: str) -> None:
+    """Logs what was chosen, once a process for the same shapes."""
+    of = f" with {', '.join(masks)}" if masks else ""
+    log.info("attention: %s for q %s %s and %d keys%s", kernel, list(q), dtype, keys, of)
 
 
 def _check(q, k, v, mask, lengths) -> None:
@@ -105,8 +142,14 @@ def _check(q, k, v, mask, lengths) -> None:
         mask.ndim != 4 or any(m not in (1, w) for m, w in zip(mask.shape, wanted, strict=True))
     ):
         raise ValueError(f"attend: wanted a mask broadcastable to {wanted}, got {mask.shape}")
-    if lengths is not None and lengths.shape != (b,):
-        raise ValueError(f"attend: wanted lengths [b] = ({b},), got {lengths.shape}")
+    if mask is not None and mask.dtype != jnp.bool_:
+        raise ValueError(f"attend: wanted a mask of bool, True = attend, got {mask.dtype}")
+    if lengths is not None and (
+        lengths.shape != (b,) or not jnp.issubdtype(lengths.dtype, jnp.integer)
+    ):
+        raise ValueError(
+            f"attend: wanted lengths [b] = ({b},) of int, got {lengths.shape} {lengths.dtype}"
+        )
 
 
 # Chunked: flash attention in plain XLA. Forward keeps the output and log-sum-exp; backward walks
@@ -198,8 +241,6 @@ _flash.defvjp(_flash_forward, _flash_backward)
 def _splash(q, k, v, mask, *, interpret):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    if mask is not None and mask.shape[1:3] != (1, 1):
-        raise ValueError(f"attend: splash wanted a mask over keys [b 1 1 s_k], got {mask.shape}")
     (b, s, heads, d), s_k = q.shape, k.shape[1]
     pad_q, pad_d = -s % SPLASH_TILE, -d % SPLASH_TILE
     block_k, compute = key_tiles(s_k)
@@ -260,14 +301,44 @@ def key_tiles(s: int) -> tuple[int, int]:
 
 
 def _cudnn(q, k, v, mask, lengths):
-    if q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise ValueError(f"attend: cudnn wanted bfloat16 or float16, got {q.dtype}")
-    return jax.nn.dot_product_attention(
+    s, keys = q.shape[1], k.shape[1]
+    if mask is not None:
+        seen = jnp.broadcast_to(mask[:, 0, 0], (len(k), keys))
+        seen = seen if lengths is None else seen & _counted(lengths, keys)
+        order, inverse, lengths = _seen_first(seen)
+        k, v = _reorder(k, order, inverse), _reorder(v, order, inverse)
+    if keys % 2 and lengths is None:
+        lengths = jnp.full((len(k),), keys)
+    even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))  # noqa: E731
+    q, k, v = (even(x) if x.shape[1] % 2 else x for x in (q, k, v))
+    if lengths is not None:  # rows that see nothing see one key: no sum of nothing
+        lengths = jnp.maximum(lengths, 1).astype(jnp.int32)
+    y = jax.nn.dot_product_attention(
         q,
         k,
         v,
-        mask=mask,
         key_value_seq_lengths=lengths,
         query_seq_lengths=None if lengths is None else jnp.full_like(lengths, q.shape[1]),
         implementation="cudnn",
     )
+    return y[:, :s]
+
+
+def _seen_first(seen: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """seen: [b k] bool -> the order that puts seen keys first, its inverse [b k], their count."""
+    order = jnp.argsort(~seen, axis=1, stable=True)
+    place, rest = jnp.cumsum(seen, axis=1), jnp.cumsum(~seen, axis=1)
+    inverse = jnp.where(seen, place, place[:, -1:] + rest) - 1
+    return order, inverse, place[:, -1]
+
+
+@jax.custom_vjp
+def _reorder(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """x: [b k h d], rows by `order` [b k]; back it gathers by `inverse` instead of scattering."""
+    return jnp.take_along_axis(x, order[:, :, None, None], axis=1)
+
+
+_reorder.defvjp(
+    lambda x, order, inverse: (_reorder(x, order, inverse), (order, inverse)),
+    lambda saved, g: (_reorder(g, saved[1], saved[0]), None, None),
+)

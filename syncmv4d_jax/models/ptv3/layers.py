@@ -179,7 +179,8 @@ class PatchAttention(nnx.Module):
         qkv = to_patches(self.qkv(x), geometry, patch=patch, borrow=borrow)
         q, k, v = einops.rearrange(qkv, "m s (three h d) -> three m s h d", three=3, h=self.heads)
         mask = patch_mask(geometry.valid, geometry, patch=patch, borrow=borrow)
-        x = placement.attend(q, k, v, mask=mask[:, None, None, :], kind="patches")
+        # Valid points are sorted first, so of every patch the first ones count.
+        x = placement.attend(q, k, v, lengths=jnp.sum(mask, axis=1), kind="patches")
         return self.proj(from_patches(einops.rearrange(x, "m s h d -> m s (h d)"), geometry))
 
 

@@ -1,5 +1,6 @@
 """Every kernel against a plain softmax, forward and backward, with masks and lengths."""
 
+import logging
 import re
 
 import jax
@@ -77,6 +78,42 @@ def test_splash_with_several_blocks_of_keys(monkeypatch):
     check("splash", lengths=None, interpret=True, s=150, s_k=600, d=128, atol=1e-4)
 
 
+@pytest.mark.parametrize("masked", ["none", "lengths", "keys", "both", "nothing"])
+def test_cudnn_is_called_with_even_tokens_and_counts_of_keys(monkeypatch, masked):
+    """Everything around the kernel, which a plain softmax over the counted keys stands in for."""
+    plain, calls = jax.nn.dot_product_attention, []
+
+    def stand_in(q, k, v, *, key_value_seq_lengths, query_seq_lengths, implementation):
+        calls.append((q.shape[1], k.shape[1], implementation))
+        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+        counts = {"key_value_seq_lengths": key_value_seq_lengths}
+        if key_value_seq_lengths is not None:
+            counts["query_seq_lengths"] = query_seq_lengths
+        return plain(q, k, v, implementation="xla", **counts)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    monkeypatch.setattr(attention, "refusal", lambda kernel, q, mask: None)  # float32 here
+    lengths = jnp.array([20, 31]) if masked in ("lengths", "both") else None
+    mask = None
+    if masked in ("keys", "both"):
+        mask = jax.random.bernoulli(jax.random.key(5), 0.5, (2, 1, 1, 33))
+    check("cudnn", mask=mask, lengths=lengths, s=21, s_k=33)
+    if masked == "nothing":  # a row without keys is finite, and so are its gradients
+        q, k, v, _ = inputs(s=21, s_k=33)
+        none = jnp.zeros((2, 1, 1, 33), bool)
+        grads = jax.grad(lambda *x: jnp.sum(attention.attend(*x, mask=none, kernel="cudnn")))
+        assert np.isfinite(grads(q, k, v)).all()
+    assert set(calls) == {(22, 34, "cudnn")}
+
+
+def test_seen_first_is_a_permutation_and_its_inverse():
+    seen = jnp.array([[False, True, False, True, True], [False] * 5, [True] * 5])
+    order, inverse, count = attention._seen_first(seen)
+    np.testing.assert_array_equal(order[0], [1, 3, 4, 0, 2])
+    np.testing.assert_array_equal(np.take_along_axis(order, inverse, 1), [[0, 1, 2, 3, 4]] * 3)
+    np.testing.assert_array_equal(count, [3, 0, 5])
+
+
 def test_chunked_keeps_no_square_buffer():
     q, k, v, _ = inputs(s=1100)
 
@@ -108,6 +145,23 @@ def test_auto_chooses_by_platform_and_size():
     assert attention.choose("tpu", small, small, full) == "xla"
     assert attention.choose("gpu", small, small, None) == "cudnn"
     assert attention.choose("gpu", large, large, None) == "chunked"
+    # What cuDNN cannot take goes to a kernel without all logits at once.
+    middle, keys = jnp.zeros((1, 512, 2, 128), jnp.bfloat16), jnp.ones((1, 1, 1, 512), bool)
+    assert attention.choose("gpu", middle, middle, keys) == "cudnn"
+    assert attention.choose("gpu", middle, middle, jnp.ones((1, 1, 512, 512), bool)) == "chunked"
+    wide = jnp.zeros((1, 512, 2, 256), jnp.bfloat16)
+    assert attention.choose("gpu", wide, wide, None) == "chunked"
+
+
+def test_the_kernel_is_logged_once_a_shape(caplog):
+    attention._tell.cache_clear()
+    q, k, v, _ = inputs(s=9, s_k=11)
+    with caplog.at_level(logging.INFO, attention.__name__):
+        for _ in range(2):
+            attention.attend(q, k, v, lengths=jnp.array([3, 4]))
+    assert caplog.messages == [
+        "attention: xla for q [2, 9, 2, 16] float32 and 11 keys with lengths"
+    ]
 
 
 def test_tile_divides():
@@ -131,7 +185,21 @@ def test_wrong_calls_raise():
         attention.attend(q, k, v, mask=jnp.ones((2, 1, 1, 5), bool))
     with pytest.raises(ValueError, match="wanted lengths"):
         attention.attend(q, k, v, lengths=jnp.array([3]))
-    with pytest.raises(ValueError, match="bfloat16 or float16"):
-        attention.attend(q, k, v, kernel="cudnn")
-    with pytest.raises(ValueError, match="mask over keys"):
-        attention.attend(q, k, v, mask=jnp.ones((1, 1, 70, 1100), bool), kernel="splash")
+    with pytest.raises(ValueError, match="lengths .* of int, got .* float32"):
+        attention.attend(q, k, v, lengths=jnp.array([3.0, 4.0]))
+    with pytest.raises(ValueError, match="a mask of bool"):
+        attention.attend(q, k, v, mask=jnp.zeros((2, 1, 1, 1100)))
+
+
+def test_what_a_named_kernel_cannot_take_says_what_it_takes_and_what_auto_would_choose():
+    q, k, v, _ = inputs()
+    full = jnp.ones((1, 1, 70, 1100), bool)
+    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    for kernel, arrays, mask, platform, said in (
+        ("cudnn", (q, k, v), None, "gpu", "cudnn takes bfloat16 or float16, .* 'chunked'"),
+        ("cudnn", half, full, "gpu", r"cudnn takes a mask over keys \[b 1 1 s_k\], .* 'chunked'"),
+        ("cudnn", [x[..., :12] for x in half], None, "tpu", "multiple of 8 .* got 12; .*'splash'"),
+        ("splash", (q, k, v), full, "tpu", "splash takes a mask over keys .*'xla'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            attention.attend(*arrays, mask=mask, kernel=kernel, platform=platform)
