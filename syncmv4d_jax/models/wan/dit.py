@@ -231,7 +231,8 @@ class DiT(nnx.Module):
 
         def step(x, layer):
             block, keys = layer
-            x = checkpoint_name(x, BLOCK_INPUT_NAME)
+            # Behind a barrier: else a GPU's backward pass holds a transposed copy of all of them.
+            x = jax.lax.optimization_barrier(checkpoint_name(x, BLOCK_INPUT_NAME))
             block = placement.gather(block, self.config.dtype)
             x = block(x, context if keys is None else keys, placement=placement, **inputs)
             return placement.constrain(x, self.token_axes), None
