@@ -3,10 +3,10 @@
     for each topology: meshes -> estimate, best first -> compile with shapes only -> report
 
 No weights are made and no accelerator is needed for TPU types: libtpu compiles for machines that
-are not there (`pip install 'syncmv4d_jax[tpu]'`; one process of a machine may load it at a time).
-"local" compiles for the devices of this machine. Entries are the steps that the task names
-(`tasks.base.Planned`): its training step, or several with some of their parts switched off, and
-where it samples the largest program of sampling.
+are not there (`pip install 'syncmv4d_jax[tpu]'`; one process of a machine may load it at a time),
+XLA does so for GPUs (`machines.planning.gpus`). "local" compiles for the devices of this machine.
+Entries are the steps that the task names (`tasks.base.Planned`): its training step, or several with
+some of their parts switched off, and where it samples the largest program of sampling.
 
 `until="memory"` stops once the compiler has assigned the memory (`plan_memory`): a minute for ten.
 Rows of kind "memory" give all bytes that a program is assigned, a little more than its peak.
@@ -27,7 +27,7 @@ import ml_collections
 
 from syncmv4d_jax import configuration, tree
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.machines.planning import bounds, compiler, hlo, pods
+from syncmv4d_jax.machines.planning import bounds, compiler, gpus, hlo, pods
 from syncmv4d_jax.machines.planning import report as plan_report
 from syncmv4d_jax.run import assembly, programs, sections
 from syncmv4d_jax.tasks import base
@@ -80,7 +80,7 @@ def check(settings: sections.PlanConfig) -> None:
         if name != pods.LOCAL:
             pods.find(name)
     if settings.until == "memory" and pods.LOCAL in settings.topologies:
-        raise ValueError('config.plan.until="memory" is for TPUs, not for "local"')
+        raise ValueError('config.plan.until="memory" is not for "local"')
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -89,11 +89,11 @@ def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def load_devices(name: str) -> tuple[pods.Topology, list[Any]]:
-    """Returns a topology and its devices; those of a TPU type are descriptions.
+    """Returns a topology and its devices; those of a TPU type or of GPUs are descriptions.
 
     Raises:
       ValueError: unknown name.
-      ModuleNotFoundError: no libtpu.
+      ModuleNotFoundError: no libtpu, no CUDA plugin.
       RuntimeError: another process has loaded libtpu.
     """
     if name == pods.LOCAL:
@@ -103,6 +103,8 @@ def load_devices(name: str) -> tuple[pods.Topology, list[Any]]:
     from jax.experimental import topologies
 
     topology = pods.find(name)
+    if topology.chip in gpus.SPECS:
+        return topology, gpus.devices(topology)
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
@@ -210,15 +212,16 @@ def _compiled(
             "peak_bytes": int(refused.used),
             "largest": [list(x) for x in refused.largest],
             "findings": [str(error).splitlines()[0][:300]],
-            "advice": plan_report.advice(
-                config, topology, row, training=own.step is None, codec=own.work().clip > 0
-            ),
+            "advice": _advice(config, topology, row, own),
         }
-    row |= {"fits": True, "compile_s": _since(start), "limit_bytes": int(chip.hbm)}
     memory, text = compiled.memory_analysis(), compiled.as_text()
+    gpu = topology.chip in gpus.SPECS  # no program is refused there
+    used = gpus.need(memory) if gpu else memory.peak_memory_in_bytes
+    row |= {"fits": not gpu or used <= chip.hbm, "compile_s": _since(start)}
     return _described(config, topology, chip, row, text) | {
         "kind": "whole",
-        "peak_bytes": memory.peak_memory_in_bytes,
+        "peak_bytes": used,
+        "limit_bytes": int(chip.hbm),
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
     }
@@ -257,8 +260,7 @@ def _described(
     text: str,
 ) -> dict[str, Any]:
     """Returns the row with what a program's text tells: bytes sent, bounds by them, findings."""
-    devices = topology.devices // topology.slices if topology.slices > 1 else 0
-    found = hlo.collectives(text, slice_devices=devices)
+    found = hlo.collectives(text, slice_devices=topology.near)
     fast = sum(x.sent * x.times for x in found if not x.across)
     own = programs.find(config, row["entry"])
     work = _bounded(config, own, own.work(), row["batch"])
@@ -274,7 +276,19 @@ def _described(
         "asynchronous": hlo.asynchronous(text),
         "kernels": text.count("tpu_custom_call") + text.count("__cudnn$fmha"),
         "findings": plan_report.findings(hlo.whole_weights(found, shapes)),
+        "advice": [] if row["fits"] else _advice(config, topology, row, own),
+        "not_counted": list(gpus.NOT_COUNTED) if topology.chip in gpus.SPECS else [],
     }
+
+
+def _advice(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    row: Mapping[str, Any],
+    own: base.Program,
+) -> list[str]:
+    training, codec = own.step is None, own.work().clip > 0
+    return plan_report.advice(config, topology, row, training=training, codec=codec)
 
 
 def _since(start: float) -> float:

@@ -41,7 +41,7 @@ def test_unknown_topology_lists_the_names():
         programs.find(dpa_config.get_config("debug"), "step")
     with pytest.raises(ValueError, match=r"until: wanted one of .*'whole', 'memory'.*got 'soon'"):
         sections.PlanConfig(topologies=("v5e-8",), until="soon")
-    with pytest.raises(ValueError, match=r'"memory" is for TPUs'):
+    with pytest.raises(ValueError, match=r'"memory" is not for "local"'):
         plan.check(sections.PlanConfig(topologies=("local",), until="memory"))
     with pytest.raises(ValueError, match=r"no figures for a 'abacus'; there are some for v5e"):
         pods.chip_of("abacus")
@@ -129,6 +129,29 @@ ENTRY %main (p: bf16[4,8]) -> bf16[8,8] {
     assert [one.across for one in found] == [True, False, False]
     with pytest.raises(ValueError, match="found no ENTRY computation"):
         hlo.collectives("nothing")
+
+
+def test_reader_of_a_gpus_joined_collectives():
+    """Operands come before results, many of them together; what is not split runs at once."""
+    text = """HloModule m
+ENTRY %main (p: bf16[4,8]) -> bf16[8,8] {
+  %g = ((bf16[4,8]{1,0}, f32[2]{0}), (bf16[8,8]{1,0}, /*index=5*/f32[4]{0})) all-gather-start(%p, %q), replica_groups={{0,1}}, dimensions={0}, backend_config={"is_sync":true}
+  %s = ((bf16[64,8]{1,0}, f32[16]{0}), (bf16[32,8]{1,0}, f32[8]{0})) reduce-scatter-start(%a, %b), replica_groups={{0,1}}, to_apply=%add, backend_config={"is_sync":false}
+  %o = ((f32[64,8]{1,0}), f32[32,8]{1,0}) reduce-scatter-start(%a), replica_groups={{0,1}}, to_apply=%add, backend_config={"is_sync":false}
+  %r = (f32[3]{0}, f32[5]{0}) all-reduce-start(%c, %d), replica_groups={{0,1}}, to_apply=%add, backend_config={"is_sync":false}
+  %t = ((f32[1,6]{1,0}), f32[1,6]{1,0}) all-to-all-start(%e), replica_groups={{0,1}}, backend_config={"is_sync":true}
+  ROOT %d = bf16[8,8]{1,0} all-gather-done(%g)
+}
+"""  # noqa: E501
+    sent = [(one.kind, one.sent) for one in hlo.collectives(text)]
+    assert sent == [
+        ("all-gather", (8 * 8 * 2 + 4 * 4) / 2),
+        ("reduce-scatter", 32 * 8 * 2 + 8 * 4),
+        ("reduce-scatter", 32 * 8 * 4),
+        ("all-reduce", (3 + 5) * 4),
+        ("all-to-all", 6 * 4 / 2),
+    ]
+    assert hlo.asynchronous(text) == {"reduce-scatter": 2, "all-reduce": 1}
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,10 @@ _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 
 
 class Instruction(NamedTuple):
-    """One line: its shapes are (dtype, dimensions) of the result, in order."""
+    """One line: its shapes are (dtype, dimensions) of the result, in order.
+
+    Of what begins a collective ("-start") they are those of the collective's result.
+    """
 
     name: str
     op: str
@@ -110,12 +113,29 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
             name, kind, op, rest = found.groups()
             shapes = tuple(
                 (dtype, tuple(int(d) for d in dims.split(",") if d))
-                for dtype, dims in _SHAPE.findall(kind)
+                for dtype, dims in _SHAPE.findall(_result(kind, op))
             )
             current.append(Instruction(name, op, shapes, rest))
     if not entry:
         raise ValueError("hlo: wanted the text of a compiled program, found no ENTRY computation")
     return computations, entry
+
+
+def _result(kind: str, op: str) -> str:
+    """Of a start's type "(operands, results, ...)" the results; all-reduce has its results only.
+
+    A GPU's program joins many collectives in one: "((f32[2], f32[4]), (f32[8], f32[16]))".
+    """
+    if not op.endswith("-start") or op == "all-reduce-start" or not kind.startswith("("):
+        return kind
+    depth, parts = 0, [""]
+    for letter in kind[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts[1] if len(parts) > 1 else kind
 
 
 def _called(instruction: Instruction) -> list[str]:
@@ -205,14 +225,11 @@ def _called_by(computations: dict[str, list[Instruction]], ops: Sequence[str]) -
 def _collective(kind: str, line: Instruction, times: int, slice_devices: int) -> Collective:
     groups = _groups(line.rest)
     n = max((len(group) for group in groups), default=1)
-    shapes = line.shapes
-    if line.op.endswith("-start") and len(shapes) > 1:
-        shapes = (max(shapes, key=size),)  # (operands, results, ...): the result of a gather
-    total = sum(size(shape) for shape in shapes)
+    total = sum(size(shape) for shape in line.shapes)
     across = bool(slice_devices) and any(
         len({device // slice_devices for device in group}) > 1 for group in groups
     )
-    return Collective(kind, shapes, n, times, _sent(kind, total, n), across, line.source)
+    return Collective(kind, line.shapes, n, times, _sent(kind, total, n), across, line.source)
 
 
 def _between_slices(target: str, kind: str, line: Instruction, times: int) -> Collective:
@@ -293,11 +310,13 @@ def asynchronous(text: str) -> dict[str, int]:
     """Returns {kind: count} of collectives that something else may run beside.
 
     They are split into a start and a done, or fused with a computation ("async_collective_fusion").
+    A GPU's program splits all of them, and says which run at once ("is_sync").
     """
     kinds = "|".join((*COLLECTIVES, "async"))
     found: dict[str, int] = {}
-    for kind in re.findall(rf"\b({kinds})-start\(", text):
-        found[kind] = found.get(kind, 0) + 1
+    for kind, rest in re.findall(rf"\b({kinds})-start\((.*)", text):
+        if '"is_sync":true' not in rest:
+            found[kind] = found.get(kind, 0) + 1
     fused = re.findall(r"^ENTRY|^%?(async_collective_fusion[\w.]*) ", text, re.MULTILINE)
     if count := sum(map(bool, fused)):
         found["fused"] = count

@@ -33,38 +33,63 @@ class Chip:
 
 
 # Usable memory is what the compiler allows: a little below the nominal size (v4: as v6e's, whose
-# nominal size it has).
+# nominal size it has). Of a GPU it is what XLA is told to reserve (XLA_PYTHON_CLIENT_MEM_FRACTION,
+# 0.75 unless set), here RESERVED of all.
+RESERVED = 0.92
 CHIPS = {
     "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 3.1e9),
     "v4": Chip(31.25 * GIB, 275e12, 1228e9, 300e9),
     "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 600e9),
     "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 448e9),
     "tpu7x": Chip(94.75 * GIB, 1153e12, 3690e9, 300e9),
-    "a100": Chip(79 * GIB, 312e12, 2039e9, 300e9, 25e9),
-    "h100": Chip(79 * GIB, 989e12, 3350e9, 450e9, 50e9),
-    "h200": Chip(139 * GIB, 989e12, 4800e9, 450e9, 50e9),
+    "a100": Chip(RESERVED * 79.26 * GIB, 312e12, 2039e9, 300e9, 25e9),
+    "h100": Chip(RESERVED * 79.11 * GIB, 989e12, 3350e9, 450e9, 50e9),
+    "h200": Chip(RESERVED * 141.0 * GIB, 989e12, 4800e9, 450e9, 50e9),
+    "b200": Chip(RESERVED * 178.4 * GIB, 2250e12, 7672e9, 900e9, 50e9),
+    "l4": Chip(RESERVED * 21.96 * GIB, 121e12, 300e9, 32e9),
+    "4090": Chip(RESERVED * 23.65 * GIB, 165e12, 1008e9, 32e9),
 }
 # What jax calls a device -> which chip it is, or a half of (TPU7x); the longest beginning counts.
 KINDS = {
     "TPU v4": "v4", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v5 lite": "v5e", "TPU v5e": "v5e",
     "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU7x": "tpu7x", "NVIDIA A100": "a100",
-    "NVIDIA A800": "a100", "NVIDIA H100": "h100", "NVIDIA H200": "h200",
+    "NVIDIA A800": "a100", "NVIDIA H100": "h100", "NVIDIA H200": "h200", "NVIDIA B200": "b200",
+    "NVIDIA L4": "l4", "NVIDIA GeForce RTX 4090": "4090",
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A machine: `shape` is the compiler's name of one slice, `devices` counts all slices."""
+    """A machine.
+
+    Attributes:
+      shape: the compiler's name of one slice of a TPU; of GPUs "domains x hosts x GPUs of a host".
+      devices: of all slices or hosts.
+      slices: of a TPU, joined by the network.
+      hosts: of GPUs, joined by the network.
+    """
 
     name: str
     chip: str
     shape: str
     devices: int
     slices: int = 1
+    hosts: int = 1
+
+    @property
+    def near(self) -> int:
+        """Devices that fast links join; 0 where they join all."""
+        parts = max(self.slices, self.hosts)
+        return self.devices // parts if parts > 1 else 0
 
 
 def _tpu(name: str, shape: str, devices: int, slices: int = 1) -> Topology:
     return Topology(name, shape.split(":")[0], shape, devices * slices, slices)
+
+
+def _gpu(chip: str, devices: int = 1, hosts: int = 1) -> Topology:
+    name = chip if devices == 1 else f"{devices}x{chip}"
+    return Topology(name, chip, f"1x{hosts}x{devices // hosts}", devices, hosts=hosts)
 
 
 TOPOLOGIES = {
@@ -84,6 +109,15 @@ TOPOLOGIES = {
         _tpu("v6e-64", "v6e:8x8", 64),
         _tpu("v6e-256", "v6e:16x16", 256),
         _tpu("tpu7x-16", "tpu7x:2x2x2", 16),
+        _gpu("l4"),
+        _gpu("4090"),
+        _gpu("h100"),
+        _gpu("h200"),
+        _gpu("a100", 8),
+        _gpu("h100", 8),
+        _gpu("h200", 8),
+        _gpu("b200", 8),
+        _gpu("h100", 64, 8),
     )
 }
 LOCAL = "local"  # the accelerators of this machine
