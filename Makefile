@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+GPU := .cache/gpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 PYTEST := $(BIN)/python -m pytest
@@ -11,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants demo demo-train bench browser lint docs setup clean
+.PHONY: test parity test-all mutants demo demo-train bench browser plan-gpu lint docs setup clean
 
 test: $(VENV)/test
 	$(PYTEST)
@@ -33,6 +34,9 @@ demo-train: $(VENV)/test
 
 bench: $(VENV)/parity
 	$(BIN)/python benchmarks/run.py
+
+plan-gpu: $(GPU)/made
+	$(GPU)/bin/python -m pytest -m gpu_aot tests/machines/planning/test_gpus.py
 
 browser: $(VENV)/test
 	$(PYTEST) -n 0 -m browser
@@ -69,4 +73,15 @@ $(VENV)/docs: $(VENV)/test
 $(VENV)/parity: $(VENV)/test
 	$(PIP) 'torch==$(TORCH)+cpu' || $(PIP) 'torch==$(TORCH)' --index-url $(TORCH_INDEX) || $(PIP) 'torch==$(TORCH)'
 	$(PIP) -e '.[test,parity]' accelerate
+	@touch $@
+
+# What compiles for GPUs that are not there, in an environment of its own that sees the other's
+# packages: beside the CUDA plugin a plain jax.devices() looks for a GPU and logs that there is none.
+$(GPU)/made: $(VENV)/test
+	$(BIN)/python -m venv $(GPU)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(GPU)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	version=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
+	  $(GPU)/bin/python -m pip --disable-pip-version-check install -q --no-deps \
+	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version
 	@touch $@

@@ -1602,6 +1602,52 @@ SHARED = [
     ),
 ]
 
+ATTENTION = [
+    *of(
+        "syncmv4d_jax/models/nn/attention.py",
+        "tests/models/nn/test_attention.py",
+        (
+            "gpu",
+            "gradients of keys stay in the order that cuDNN saw",
+            "lambda saved, g: (_reorder(g, saved[1], saved[0]), None, None),",
+            "lambda saved, g: (_reorder(g, saved[0], saved[1]), None, None),",
+            "test_cudnn_is_called_with_even_tokens_and_counts_of_keys[keys]",
+        ),
+        (
+            "gpu",
+            "a mask hides lengths from cuDNN",
+            "seen = seen if lengths is None else seen & _counted(lengths, keys)",
+            "seen = seen",
+            "test_cudnn_is_called_with_even_tokens_and_counts_of_keys[both]",
+        ),
+        (
+            "gpu",
+            "a padded key counts",
+            "if keys % 2 and lengths is None:",
+            "if keys % 2 and lengths is not None:",
+            "test_cudnn_is_called_with_even_tokens_and_counts_of_keys[none]",
+        ),
+        (
+            "gpu",
+            "masks of all chunks are kept for all queries",
+            "return (mask, x) if mask is None else jax.lax.optimization_barrier((mask, x))",
+            "return mask, x",
+            "test_masks_of_chunks_are_not_kept_for_all_queries",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/machines/planning/hlo.py",
+        "tests/run/test_plan.py",
+        (
+            "gpu",
+            "operands of a joined collective count",
+            "return parts[1] if len(parts) > 1 else kind",
+            "return kind",
+            "test_reader_of_a_gpus_joined_collectives",
+        ),
+    ),
+]
+
 TABLE = [
     *MJD,
     *FLOW,
@@ -1618,6 +1664,7 @@ TABLE = [
     *CYCLE,
     *TASKS,
     *SHARED,
+    *ATTENTION,
 ]
 
 if __name__ == "__main__":
