@@ -3,8 +3,9 @@
     python benchmarks/run.py [--only mjd_cpu sampling] [--list]
 
 Runs the quick form of every script of SCRIPTS in a process of its own and repeats their lines
-`name ours peer ratio` at the end, with the seconds of each script and of all. Scripts that need a
-folder, gigabytes or an hour are not here; benchmarks/RESULTS.md says how they were run.
+`name ours peer ratio` at the end, each with the processor it is of, and the seconds of each script
+and of all. Scripts that need a folder, gigabytes or an hour are not here; benchmarks/RESULTS.md
+says how they were run.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import timing
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {
@@ -47,7 +50,7 @@ def main() -> int:
     if missing := [name for name in PEERS if importlib.util.find_spec(name) is None]:
         sys.exit(f"bench: the peers {missing} are not installed; `make bench` installs them")
     environment = {"JAX_PLATFORMS": "cpu", "OMP_WAIT_POLICY": "passive", **os.environ}
-    begin, lines, failed = time.perf_counter(), [], []
+    begin, lines, failed, here = time.perf_counter(), [], [], timing.processor()
     for name in args.only:
         start = time.perf_counter()
         print(f"== {name}", flush=True)
@@ -55,11 +58,11 @@ def main() -> int:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as run:
             for line in run.stdout:
                 print(line, end="", flush=True)
-                lines += [line.rstrip()] * bool(LINE.match(line))
+                lines += [f"{line.rstrip()} # {here}"] * bool(LINE.match(line))
         lines.append(f"# {name}: {time.perf_counter() - start:.0f} s")
         if run.returncode:
             failed.append(f"{name} (status {run.returncode})")
-    print("\nname ours peer ratio", *lines, sep="\n")
+    print("\nname ours peer ratio # processor", *lines, sep="\n")
     print(f"total {time.perf_counter() - begin:.0f} s", *(f"failed: {x}" for x in failed), sep="\n")
     return 1 if failed else 0
 

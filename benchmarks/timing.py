@@ -3,8 +3,12 @@
 A machine that others use slows single runs, rarely all of them; the spread says how much.
 """
 
+import os
+import platform
+import re
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -43,6 +47,17 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
 def row(name: str, ours: float, peer: float) -> None:
     """Prints `name ours peer ratio`."""
     print(f"{name} {ours:.4g} {peer:.4g} {ours / peer:.3g}", flush=True)
+
+
+def processor() -> str:
+    """Returns what this machine's processor calls itself, its family and model, and its cores."""
+    file, cores = Path("/proc/cpuinfo"), os.cpu_count()
+    text = file.read_text() if file.is_file() else ""
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.MULTILINE))
+    if "model name" not in found:
+        return f"{platform.processor() or platform.machine()}, {cores} cores"
+    kind = f"family {found.get('cpu family')} model {found.get('model')}"
+    return f"{found['model name']} ({kind}), {cores} cores"
 
 
 def matrix_product(size: int, dtype: str) -> tuple[Callable[[], object], float]:
