@@ -5,6 +5,7 @@ weights, a float32 one (the float32 islands of a network) the weights themselves
 are always float32.
 """
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,10 +32,31 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [... d_in] of any float dtype -> [... d_out] of the same dtype."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = product(x, self.kernel[...].astype(x.dtype))
         if self.bias is None:
             return y
         return y + along_last(self.bias[...].astype(x.dtype), y)
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [... d_in] @ kernel [d_in d_out] -> [... d_out].
+
+    On a single CPU as a product of two matrices: the gradient of a kernel summed over two axes,
+    batch and tokens, leaves XLA's fast products there. It transposes a copy of the cotangent, and
+    computes what that is made of (an activation's derivative) value by value once more. Elsewhere
+    the axes stay apart, which devices may cut.
+    """
+    if x.ndim < 3 or not (_on_one_cpu(x) and _on_one_cpu(kernel)):
+        return x @ kernel
+    return (einops.rearrange(x, "... d -> (...) d") @ kernel).reshape(*x.shape[:-1], -1)
+
+
+def _on_one_cpu(x: jax.Array) -> bool:
+    """Told while tracing: an array's type knows the mesh it lives on, of any machine."""
+    mesh = jax.typeof(x).sharding.mesh
+    if mesh.empty:
+        return jax.default_backend() == "cpu"
+    return mesh.size == 1 and mesh.abstract_device.platform == "cpu"
 
 
 def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:

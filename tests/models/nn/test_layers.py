@@ -35,6 +35,28 @@ def test_sincos_keeps_its_phase_for_any_float_time():
         layers.sincos(t, width=7)
 
 
+def test_linear_multiplies_matrices_on_one_cpu_only():
+    """The program says so; values and gradients are those of the plain product."""
+    x, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(3, 7, 5), (5, 4)]))
+
+    def loss(x, kernel, product):
+        return jnp.sum(jnp.tanh(product(x, kernel)) ** 2)
+
+    ours, plain = (jax.value_and_grad(loss, argnums=(0, 1)) for _ in range(2))
+    got, wanted = ours(x, kernel, layers.product), plain(x, kernel, jnp.matmul)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, wanted)
+
+    def dots(*arrays):
+        text = jax.jit(jax.grad(loss, argnums=1), static_argnums=2).lower(*arrays, layers.product)
+        return [line for line in text.as_text().splitlines() if "dot_general" in line]
+
+    assert all("21x" in line for line in dots(x, kernel))  # rows of three samples together
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.NamedSharding(mesh, jax.P())
+    meshed = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in (x, kernel)]
+    assert all("3x7x" in line for line in dots(*meshed))
+
+
 def test_rms_norm_matches_reference(golden):
     norm = layers.RMSNorm(256, rngs=nnx.Rngs(0))
     norm.scale[...] = jnp.asarray(golden["rms_w"])
