@@ -19,7 +19,6 @@ from jax.sharding import PartitionSpec as P
 from configs import taco
 from syncmv4d_jax import schema, tree
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.machines import placement
 from syncmv4d_jax.machines.planning import gpus, pods
 from syncmv4d_jax.run import assembly, optim, plan, programs, sections, update
 
@@ -90,8 +89,7 @@ def batch_of(config, task, mesh, batch):
 
 
 def task_of(config, mesh):
-    task = assembly.task(config)
-    task.placement = placement.Placement(mesh)
+    task = assembly.task(config, mesh)
     return task, jax.eval_shape(task.init, jax.random.key(0))
 
 
@@ -142,7 +140,7 @@ def test_sampling_of_wan(axes):
         caught.append((x, state, rows, conditions))
         return x, state
 
-    function, task._run = task.sample_run, run
+    function, task.__dict__["_run"] = task.sample_run, run  # in place of the jitted one
     v, _, *latent = task.latent_shape
     b = axes["data"]
     text = np.zeros((b, 512, 4096), np.float32), np.full((b,), 512, np.int32)
