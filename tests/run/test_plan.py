@@ -50,6 +50,7 @@ def test_unknown_topology_lists_the_names():
         pods.known("TPU v5 lite") == pods.CHIPS["v5e"] and pods.known("TPU v5") == pods.CHIPS["v5p"]
     )
     assert pods.chip_of("v5e") == pods.CHIPS["v5e"] and pods.known("cpu") is None
+    assert pods.known("NVIDIA L40S") is None and pods.known("NVIDIA L4") == pods.CHIPS["l4"]
 
 
 @pytest.mark.parametrize("name", pods.TOPOLOGIES)

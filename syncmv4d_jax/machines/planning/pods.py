@@ -6,6 +6,7 @@ data-centre network. The figures are the vendors' published peaks, per device.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from syncmv4d_jax.machines.mesh import AXES
@@ -152,7 +153,7 @@ def known(kind: str) -> Chip | None:
     """Returns the figures of a chip by its name here or its `device_kind`, None without figures."""
     if kind in CHIPS:
         return CHIPS[kind]
-    names = [name for name in KINDS if kind.startswith(name)]
+    names = [name for name in KINDS if re.match(rf"{name}(?!\w)", kind)]  # an L40S is no L4
     return CHIPS[KINDS[max(names, key=len)]] if names else None
 
 
