@@ -48,7 +48,9 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     if x.ndim < 3 or not (_on_one_cpu(x) and _on_one_cpu(kernel)):
         return x @ kernel
-    return (einops.rearrange(x, "... d -> (...) d") @ kernel).reshape(*x.shape[:-1], -1)
+    return (einops.rearrange(x, "... d -> (...) d") @ kernel).reshape(
+        *x.shape[:-1], kernel.shape[-1]
+    )
 
 
 def _on_one_cpu(x: jax.Array) -> bool:
