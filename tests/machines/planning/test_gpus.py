@@ -33,7 +33,7 @@ ROWS = {
     ("wan_ti2v", "full", "sample_step"): SEQUENCES,
     ("wan_ti2v", "lora", "train_step"): SEQUENCES,
     ("wan_ti2v", "lora", "sample_step"): SEQUENCES,
-    ("dpa", "full", "train_step"): (1,),
+    ("dpa", "full", "train_step"): (1, 2, 4),
     ("wan_vae", "demo", "train_step"): (1,),
     ("motion_codec", "full", "train_step"): (1,),
 }
