@@ -32,7 +32,7 @@ MJD = [
             scale=scale,
             gate=gate,
             rotation=conditions.intra_rotation,
-            mask=token_layout.padding_mask(layout) if layout.pad else None,
+            lengths=jnp.full(len(x), layout.tokens - layout.pad) if layout.pad else None,
             placement=placement,
         )
 """,
@@ -42,7 +42,7 @@ MJD = [
             scale=scale,
             gate=gate,
             rotation=conditions.intra_rotation,
-            mask=token_layout.padding_mask(layout) if layout.pad else None,
+            lengths=jnp.full(len(x), layout.tokens - layout.pad) if layout.pad else None,
             placement=placement,
         )
         if self.config.multi_view:
@@ -53,8 +53,8 @@ MJD = [
         (
             "sharding",
             "a view attends to its padding",
-            "mask=token_layout.padding_mask(layout) if layout.pad else None",
-            "mask=None",
+            "lengths=jnp.full(len(x), layout.tokens - layout.pad) if layout.pad else None",
+            "lengths=None",
             "test_padded_tokens_change_nothing",
         ),
         (
