@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import ml_collections
@@ -54,6 +54,12 @@ class Reader(Protocol):
     def __next__(self) -> dict[str, np.ndarray]: ...
     def get_state(self) -> Any: ...
     def set_state(self, state: Any) -> None: ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A reader that counts, what it left out for instance; its counts are logged."""
+
     def scalars(self) -> dict[str, float]: ...
 
 
@@ -260,8 +266,8 @@ def _wind(
 
 
 def _counts(data: Reader) -> dict[str, float]:
-    """What the data left out so far, over all processes; a collective."""
-    found = data.scalars()
+    """What the data counted so far, over all processes; a collective. {} where it does not."""
+    found = data.scalars() if isinstance(data, Counting) else {}
     if jax.process_count() == 1 or not found:
         return found
     values = multihost_utils.process_allgather(np.array(list(found.values()), np.float32))
