@@ -9,13 +9,16 @@ videos sent through the autoencoder with latent noise. Rows:
     rigid      rigid alignment, confidence-weighted mean, smoothing over time
     per view   robust fit of scale and offset of each view, smoothing over time
     no rays    the aligner's closed form without the rays of frame 0
-    start      the aligner before training: its closed form
+    rigid + rays, per view + rays    the same as above, then moved onto the rays of frame 0
+    start      the aligner without its network: the closed form
     DPA        the aligner, one step
     truth      for the smoothness
 
-The smoothing window of `rigid` and `per view` is the best of WINDOWS, chosen on these very scenes:
-an advantage to the baselines. Prints a Markdown table a case: mean and standard error over scenes
-(draws of one scene are averaged first).
+Rows are compared with equal information: the last four know the rays, the first four do not. The
+smoothing window of `rigid` and `per view` is the best of WINDOWS, chosen on these very scenes: an
+advantage to the baselines. Prints a Markdown table a case, and DPA against the closed form, paired:
+means and standard errors over triplets (draws of one scene are averaged first, then scenes of one
+triplet, which are not independent).
 """
 
 import argparse
@@ -32,13 +35,13 @@ from configs import dpa as dpa_config
 from syncmv4d_jax import models
 from syncmv4d_jax.data import records
 from syncmv4d_jax.geometry import cameras, corruption, matching, pseudo_video
-from syncmv4d_jax.metrics import baselines_alignment, multiview
+from syncmv4d_jax.metrics import baselines_alignment, multiview, summary
 from syncmv4d_jax.metrics import motion as track_metrics
 from syncmv4d_jax.run import checkpoint
 from syncmv4d_jax.tasks import dpa
 from syncmv4d_jax.weights import store
 
-WINDOWS = (0.5, 0.8, 1.2)  # frames
+WINDOWS = baselines_alignment.WINDOWS  # frames
 SMALL = ("anchors", "anchor_valid", "visibility", "intrinsics", "extrinsics", "scale")
 COLUMNS = ("mv_rpe", "cross", "error_mm", "centred_mm", "chamfer_mm", "smooth_mm")
 HEADS = ("MV RPE %", "MV RPE cross/truth %", "error mm", "centred mm", "Chamfer mm", "smooth mm")
@@ -52,7 +55,8 @@ def read(root: Path, split: str) -> list[dict[str, np.ndarray]]:
         scene = {key: np.stack([view[key] for view in views]) for key in SMALL}
         scene["motion"] = np.stack([records.decode(view["motion"]) for view in views])
         own = reader.tracks(window)
-        scenes.append(scene | {key: own[key] for key in ("tracks", "frame_valid")})
+        scene |= {key: own[key] for key in ("tracks", "frame_valid")}
+        scenes.append(scene | {"triplet": ", ".join(window.triplet)})
     return scenes
 
 
@@ -117,16 +121,23 @@ def classical(scene: dict, coarse: np.ndarray, confidence: np.ndarray) -> dict[s
     mean = (coarse * confidence[..., None]).sum(0)
     mean = mean / np.maximum(confidence.sum(0), 1e-9)[..., None]
     found["coarse"] = baselines_alignment.smooth(mean, confidence.sum(0), window=0)
+    rays = scene["anchors"], scene["anchor_valid"], scene["intrinsics"], scene["extrinsics"]
     for window in WINDOWS:
-        found[f"rigid/{window}"] = baselines_alignment.rigid(coarse, confidence, window=window)
-        found[f"per view/{window}"] = baselines_alignment.per_view(
-            coarse, confidence, scene["extrinsics"], window=window
-        )
+        ways = {
+            "rigid": baselines_alignment.rigid(coarse, confidence, window=window),
+            "per view": baselines_alignment.per_view(
+                coarse, confidence, scene["extrinsics"], window=window
+            ),
+        }
+        for name, tracks in ways.items():
+            moved = baselines_alignment.onto_rays(tracks[0], *rays)
+            found[f"{name}/{window}"] = tracks
+            found[f"{name} + rays/{window}"] = tracks + (moved - tracks[0])
     return found
 
 
 class Aligners:
-    """The aligner with its head at zero, and as trained."""
+    """The aligner without its network, and as trained."""
 
     def __init__(self, folder: Path | None):
         config = dpa_config.get_config("demo")
@@ -186,40 +197,34 @@ def evaluate(scenes, measure, aligners, draws: int) -> dict[str, dict[str, np.nd
 def best_windows(table: dict) -> dict:
     """Keeps each baseline's best window."""
     kept = {"coarse": table["coarse"]}
-    for name in ("rigid", "per view"):
+    for name in ("rigid", "per view", "rigid + rays", "per view + rays"):
         rows = {key: row for key, row in table.items() if key.startswith(f"{name}/")}
-        key = min(rows, key=lambda key: rows[key]["mv_rpe"].mean())
+        key = min(rows, key=lambda key: rows[key]["error_mm"].mean())
         print(f"{name}: window {key.split('/')[1]} frames")
         kept[name] = rows[key]
-    return kept | {key: table[key] for key in ("no rays", "start", "DPA", "truth") if key in table}
+    order = ("no rays", "rigid + rays", "per view + rays", "start", "DPA", "truth")
+    kept |= {key: table[key] for key in ("no rays", "start", "DPA", "truth") if key in table}
+    return {key: kept[key] for key in ("coarse", "rigid", "per view", *order) if key in kept}
 
 
-def show(title: str, table: dict) -> None:
-    """Prints a Markdown table and the two ratios."""
+def show(title: str, table: dict, triplets: list[str]) -> None:
+    """Prints a Markdown table, and by how much DPA is better than the rows that know as much."""
     print(f"\n{title}\n\n| | {' | '.join(HEADS)} |\n|{'---|' * (len(HEADS) + 1)}")
     for name, row in table.items():
-        cells = [f"{row[c].mean():.2f} ± {_error(row[c]):.2f}" for c in COLUMNS]
-        print(f"| {name} | {' | '.join(cells)} |")
-    for name in ("no rays", "start", "DPA"):
-        if name in table:
-            ratios = [
-                f"{_ratio(table[name]['mv_rpe'], table[other]['mv_rpe'])} of {other!r}"
-                for other in ("rigid", "per view")
-            ]
-            print(f"\n{name}, MV RPE: {', '.join(ratios)}")
+        print(f"| {name} | {' | '.join(_cell(row[c], triplets) for c in COLUMNS)} |")
+    for other in ("per view + rays", "start") if "DPA" in table else ():
+        gain = table[other]["error_mm"] - table["DPA"]["error_mm"]
+        print(f"\nDPA, better than {other!r} by {_cell(gain, triplets)} mm")
     print(flush=True)
 
 
-def _error(values):
-    return values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-
-
-def _ratio(ours, other):
-    """Ratio of means with the jackknife's standard error over scenes."""
-    count = len(ours)
-    left = np.array([np.delete(ours, i).mean() / np.delete(other, i).mean() for i in range(count)])
-    error = np.sqrt((count - 1) * np.mean((left - left.mean()) ** 2)) if count > 1 else np.nan
-    return f"{ours.mean() / other.mean():.3f} ± {error:.3f}"
+def _cell(values: np.ndarray, triplets: list[str]) -> str:
+    """Mean and standard error over triplets of [scene] values."""
+    names = [str(i) for i in range(len(values))]
+    found = summary.mean(
+        dict(zip(names, values, strict=True)), dict(zip(names, triplets, strict=True))
+    )
+    return f"{found['value']:.2f}" + ("" if found["se"] is None else f" ± {found['se']:.2f}")
 
 
 def curve(log: Path, out: Path) -> None:
@@ -272,7 +277,8 @@ def main() -> None:
     print(f"{len(scenes)} scenes, cameras {np.mean(distance):.2f} m from the world's origin")
     aligners, begin = Aligners(arguments.weights), time.time()
     table = evaluate(scenes, simulate, aligners, arguments.draws)
-    show("(a) simulated corruption", best_windows(table))
+    triplets = [scene["triplet"] for scene in scenes]
+    show("(a) simulated corruption", best_windows(table), triplets)
     if arguments.vae:
         config, params = store.load("vae", arguments.vae, dtype=jnp.float32)
         for noise in arguments.noise:
@@ -281,7 +287,7 @@ def main() -> None:
                 return through_vae(scene, seed, config, params, noise)
 
             table = evaluate(scenes, measure, aligners, max(1, arguments.draws // 4))
-            show(f"(b) autoencoder, latent noise {noise:g}", best_windows(table))
+            show(f"(b) autoencoder, latent noise {noise:g}", best_windows(table), triplets)
     print(f"{time.time() - begin:.0f} s")
 
 

@@ -55,7 +55,7 @@ def program(what: str) -> tuple[Any, tuple[Any, ...]]:
 def refining(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
     """The first refining step of sampling."""
     loop, params = task.loop, inputs.weights_of(task)
-    plan = sampling.plan(loop, anchors_given=True)
+    plan = sampling.plan(loop)
     state, context, _ = sampling.begin(loop, plan, params, batch, jax.random.key(0))
     run = next(run for run in plan.runs if run.refine)
     numbers = jnp.float32(plan.following(run)), jnp.asarray(run.fresh)

@@ -7,9 +7,9 @@ embedded scenes are made here. Rows of VARIANTS differ in switches of `config.ta
 sample the same scenes from the same noise, in turn. Prints `name ours peer ratio`, seconds of a
 sample beside those of the row without the switch; under it FLOPs (tasks/syncmv4d/cost.py), a share,
 steps that were reused, PSNR between both videos, and the error of the fused tracks against the
-truth (mm) and the PSNR against the true video, with the paired change and its standard error over
-scenes. The last lines time one guided network call: both branches in one batch beside one after the
-other.
+truth (mm; given correspondences, points that a view sees in frame 0) and the PSNR against the true
+video, with the paired change and its standard error over scenes. The last lines time one guided
+network call: both branches in one batch beside one after the other.
 
 The shipped weights were trained without dropped text, so guidance cannot improve their samples.
 `--guidance` names weights that were (`--config=configs/demo.py:guidance`, docs/speed.md).
@@ -132,7 +132,8 @@ def measure(config: Any, steps: int, rows: list[str], scenes: list[Any]) -> None
             out, seconds = run(*own, batch, index)
             videos[name] = np.asarray(task.decode(params, out).pixels)[0]
             fused = tracks.fuse(out.tracks_per_view, out.confidence)[0]
-            error = np.linalg.norm(np.asarray(fused) - arrays["tracks"], axis=-1)
+            seen = arrays["anchor_valid"].any(0)  # where no view sees a point nothing can be known
+            error = np.linalg.norm(np.asarray(fused) - arrays["tracks"], axis=-1)[:, seen]
             base = VARIANTS[name][0] or name
             values = {
                 "seconds": seconds,
@@ -218,8 +219,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sampling-") as scratch:
         config = load(there[0] if there else None, Path(scratch), args)
         config.sample.count = args.scenes
-        task = assembly.task(config)
-        scenes = [arrays for _, arrays in inputs.of_config(assembly.read(config), task)]
+        found = inputs.examples(assembly.read(config), config.sample.split)
+        scenes = [one | inputs.given(one, anchors="given") for _, one in found]
         print(f"# {there[0] if there else 'scenes made here'}: {len(scenes)} scenes")
         print("name ours peer ratio")
         for steps in args.steps:

@@ -71,7 +71,7 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
     config.train.export = "bfloat16"
     if variant == "train":
         config.train.checkpoint_every = 200
-        config.stages = _stages(mjd=3000, joint=60)
+        config.stages = (_warm_up(config.task, steps=900), *_stages(mjd=3000, joint=60))
     elif variant in ("ablation", "loop"):
         alone = {"dit": {"multi_view": False, "joint_motion": False}, "cycle": VIDEO_ONLY}
         config.train.checkpoint_every = 200
@@ -107,6 +107,18 @@ def _stages(*, mjd: int, joint: int) -> tuple[dict, ...]:
             "optim": {"learning_rate": 3e-3, "multipliers": SLOWER},
         },
     )
+
+
+def _warm_up(task: ml_collections.ConfigDict, *, steps: int) -> dict:
+    """The aligner alone on simulated corruption, before it joins (paper 4.1; configs/dpa.py)."""
+    alone = {"name": "dpa", "size": task.size, "points": 48, "dpa": task.dpa.to_dict(),
+             "time_shift": 4.0, "corruption": {"views": (0.0, 1.0)}}  # fmt: skip
+    return {
+        "name": "aligner",
+        "task": alone,
+        "train": {"steps": steps, "batch_size": 6},
+        "optim": {"learning_rate": 3e-3, "multipliers": (), "warmup": 30, "final_fraction": 0.02},
+    }
 
 
 def _closed(*, steps: int) -> dict:

@@ -440,9 +440,23 @@ GEOMETRY = [
         (
             "A23",
             "a point behind a surface is an anchor",
-            "return Anchors(at, inside & agrees & read",
-            "return Anchors(at, inside & read",
+            "read(mask, y, x) & (own | (gap < 1))",
+            "read(mask, y, x)",
             "test_anchors_from_a_decoded_frame_0",
+        ),
+        (
+            "A23",
+            "the ray of a derived pixel counts as one that is given",
+            "jnp.where(own, 1.0, DERIVED * jnp.exp(-0.5 * gap * gap))",
+            "jnp.where(own, 1.0, jnp.exp(-0.5 * gap * gap))",
+            "test_each_anchor_is_a_pixel_of_one_view_and_says_which",
+        ),
+        (
+            "A23",
+            "a pixel that was asked moves with its point",
+            "at = jnp.where(own[..., None], asked[None], at)",
+            "at = at + 0.0 * asked[None]",
+            "test_each_anchor_is_a_pixel_of_one_view_and_says_which",
         ),
     ),
     *of(
@@ -956,6 +970,79 @@ MACHINES = [
 
 RUN = [
     *of(
+        "syncmv4d_jax/models/dpa/aligner.py",
+        "tests/models/test_dpa.py",
+        (
+            "17",
+            "the network answers the noise of M_t",
+            "return fused + rest * (tracks_t - rest * fused)",
+            "return tracks_t",
+            "test_the_network_does_not_answer_the_noise_where_tracks_are_noise",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/task.py",
+        "tests/tasks/syncmv4d/test_syncmv4d.py",
+        (
+            "18",
+            "points that no view measured are in the loss",
+            "valid=valid & aligner.known(scenes(out.confidence)),",
+            "valid=valid,",
+            "test_points_that_no_view_measures_are_not_in_the_aligners_loss",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/scene.py",
+        "tests/metrics/test_degenerate.py",
+        (
+            "A4",
+            "points that no view sees count",
+            "return known & seen, known & ~seen",
+            "return known, known & ~seen",
+            "test_hidden_points_moving_points_and_inliers_are_counted_apart",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/summary.py",
+        "tests/run/test_evaluate.py",
+        (
+            "evidence",
+            "scenes of one triplet are independent cases",
+            "grouped.setdefault((clusters or {}).get(name, name), [])",
+            "grouped.setdefault(name, [])",
+            "test_few_triplets_are_few_cases_whatever_the_number_of_scenes",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/inputs.py",
+        "tests/run/test_inputs.py",
+        (
+            "evidence",
+            "a sample is given how long the recording is",
+            'arrays["frame_valid"] = np.ones(len(example["frame_valid"]), bool)',
+            'arrays["frame_valid"] = np.asarray(example["frame_valid"])',
+            "test_a_sample_is_given_the_same_bits_whatever_happens_later",
+        ),
+        (
+            "evidence",
+            "true correspondences are given unasked",
+            'if anchors == "given":',
+            'if anchors != "matched":',
+            "test_a_sample_is_given_the_same_bits_whatever_happens_later",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/truth.py",
+        "tests/run/test_truth.py",
+        (
+            "evidence",
+            "what only hides points has tracks too",
+            "tracks[:, here[tracked]] = met[:, tracked]",
+            "tracks[:, here] = met",
+            "test_any_pixels_truth_moves_with_the_surface_that_it_shows",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/run/checkpoint.py",
         "tests/run/test_checkpoint.py",
         (
@@ -1289,10 +1376,11 @@ CYCLE = [
         ),
         (
             "A23",
-            "anchors are set in the first step",
-            "start = next(i for i in range(steps) if sigmas[i] <= settings.anchor_time or",
-            "start = next(i for i in range(steps) if sigmas[i] <= 1 or",
-            "tests/tasks/syncmv4d/test_cycle.py::test_runs_cover_every_step_once",
+            "query pixels are found anew to the end",
+            "query = jax.lax.cond(fresh, find, lambda: state.query)",
+            "query = find()",
+            "tests/tasks/syncmv4d/test_cycle.py"
+            "::test_query_pixels_that_are_not_given_move_with_the_tracks_until_they_settle[False]",
         ),
     ),
     *of(
@@ -1372,8 +1460,8 @@ TASKS = [
         (
             "18",
             "padded frames of tracks are in the loss",
-            "valid=scenes(self.loop.valid_points(context, tracks_t))",
-            "valid=scenes(self.loop.valid_points(context, tracks_t) | True)",
+            "valid = scenes(self.loop.valid_points(context, tracks_t))",
+            "valid = scenes(self.loop.valid_points(context, tracks_t) | True)",
             "test_padded_frames_of_tracks_are_out",
         ),
     ),

@@ -88,6 +88,7 @@ def test_stages_of_the_paper():
 # multi-view attention, joint motion, aligner, feedback (Table 3; the last row is Table 4's)
 PARTS = {
     "ablations.single_view": (False, True, True, True),
+    "ablations.single_view_motion": (False, True, False, False),
     "ablations.multi_view": (True, False, False, False),
     "ablations.joint_motion": (True, True, False, False),
     "ablations.aligner": (True, True, True, False),

@@ -23,7 +23,6 @@ DOORS = (
     r"schema\.py:check",  # docs/data.md
     r"data/raycast\.py:Scene\.cast",  # a whole picture of rays, for importers
     r"data/config\.py:Wanted",  # what a task asks of its data
-    r"data/surfaces\.py:tracks",  # of records of version 2
     r"tasks/base\.py:.+",  # protocols: what a task may serve
     r"data/tfds_builder\.py:SyncMV4D.*",  # tensorflow_datasets
     r"results/web/server\.py:Handler\.(do_\w+|log_message)",  # http.server

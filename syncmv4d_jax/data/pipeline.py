@@ -8,6 +8,7 @@ turn, its colours) depends on (seed, position). An iterator's state is JSON-able
 read where there are any; `config.data.raw` reads pixels instead, `.latents` both.
 """
 
+import functools
 import logging
 import threading
 from typing import Any
@@ -121,6 +122,8 @@ def _share(count: int, share: float, seed: int) -> list[int]:
 def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) -> records.Listing:
     """Lists (id, unbatched example with video, motion, prompt, triplet) in order, first cameras.
 
+    Where the surfaces of a clip are stored, `surfaces` is a function that reads them.
+
     Args:
       config: `config.data`.
       wanted: what the task wants of an example.
@@ -138,6 +141,8 @@ def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) 
             window = made.reader.windows[index]
             example = made.get(index, None) | {"prompt": window.text}
             example["triplet"] = window.triplet
+            if window.surfaces >= 0:
+                example["surfaces"] = functools.partial(made.reader.surfaces, window)
             unread = () if made.cache else ("text", "text_lengths")
             yield window.id, {key: x for key, x in example.items() if key not in unread}
 

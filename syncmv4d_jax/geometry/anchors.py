@@ -9,12 +9,23 @@ import numpy as np
 
 from syncmv4d_jax.geometry import cameras, matching
 
+# A pixel that one view was asked at is exact. Where another view shows the same point follows from
+# the depth read there, tens of millimetres off: such a ray tells little, and says so.
+DERIVED = 0.03
+
 
 class Anchors(NamedTuple):
-    """Query points of frame 0: pixels [v k 2], valid [v k] bool, points [k 3] metres, world."""
+    """Query points of frame 0, each chosen as a pixel of one view.
+
+    pixels: [v k 2]. valid: [v k] bool, the view shows the point. confidence: [v k] in 0..1, weight
+    of the ray through the pixel: 1 in the view that was asked, at most DERIVED in the others, 0
+    where not valid. view: [k], the view that was asked. points: [k 3] metres, world.
+    """
 
     pixels: jax.Array
     valid: jax.Array
+    confidence: jax.Array
+    view: jax.Array
     points: jax.Array
 
 
@@ -40,13 +51,30 @@ def check_anchors(
         )
 
 
-def _foreground_points(points, mask, budget):
-    """Evenly takes `budget` of the points [s 3] where mask [s]; repeats when there are fewer."""
+def check_confidence(confidence: np.ndarray, *, where: str) -> None:
+    """Checks on the host that every view is sure of some query pixel: confidence [v k].
+
+    Raises:
+      ValueError: a view is sure of none; says which.
+    """
+    confidence = np.asarray(confidence)
+    blind = np.flatnonzero(~(confidence > 0).any(-1))
+    if blind.size:
+        raise ValueError(
+            f"{where}: view {blind.tolist()} sees none of its {confidence.shape[-1]} query pixels: "
+            "nothing is painted in frame 0 of its generated motion, or no other view's points are "
+            "in sight; do the cameras belong to the images?"
+        )
+
+
+def _evenly(mask, budget):
+    """Indices of `budget` of the places where mask [s], evenly taken, repeated when there are
+    fewer; and the number of places."""
     rank = jnp.cumsum(mask.astype(jnp.int32))
     count = rank[-1]
     wanted = (jnp.arange(budget, dtype=jnp.float32) + 0.5) / budget * count
     index = jnp.searchsorted(rank, jnp.floor(wanted).astype(jnp.int32) + 1)
-    return points[jnp.minimum(index, points.shape[0] - 1)], count
+    return jnp.minimum(index, mask.shape[0] - 1), count
 
 
 def _voxel_keys(points, size):
@@ -55,7 +83,7 @@ def _voxel_keys(points, size):
 
 
 def voxel_sample(points: jax.Array, count: int) -> jax.Array:
-    """Thins points [s 3] to exactly `count`, one a voxel.
+    """Returns the indices [count] of points [s 3] that thin them to one a voxel.
 
     The voxel is the largest, by bisection, that leaves at least `count`; the rest is dropped
     evenly. With fewer than `count` distinct voxels points are repeated.
@@ -79,8 +107,7 @@ def voxel_sample(points: jax.Array, count: int) -> jax.Array:
     order = jnp.arange(points.shape[0], dtype=jnp.int32)
     keys, _, order = jax.lax.sort((_voxel_keys(points_0, size), off_centre, order), num_keys=2)
     first = jnp.concatenate([jnp.ones(1, bool), keys[1:] != keys[:-1]])
-    kept, _ = _foreground_points(points[order], first, count)
-    return kept
+    return order[_evenly(first, count)[0]]
 
 
 def frame0_anchors(
@@ -95,9 +122,9 @@ def frame0_anchors(
 ) -> Anchors:
     """Query points from the decoded frame 0 of all views, for inputs without a record (A23).
 
-    The foreground of all views is unprojected, thinned to `count` points by voxels, and projected
-    into every view; a point is valid in a view that shows a surface within `settings.agree` of its
-    depth.
+    The foreground of all views is unprojected and thinned to `count` points by voxels: each is a
+    pixel of one view. Where the others show it is where its point projects to, if the depth there
+    agrees.
 
     Args:
       frames0: [v h w 3] in [0, 1].
@@ -108,21 +135,67 @@ def frame0_anchors(
       budget: foreground pixels used at most, evenly taken.
     """
     sizes = einops.parse_shape(frames0, "v h w c")
-    height, width = sizes["h"], sizes["w"]
-    depth, mask = jax.vmap(lambda f, s: matching.frame_depth(f, s, settings=settings)[:2])(
-        frames0, scale
+    depth, mask = _depths(frames0, scale, settings)
+    grid = jnp.broadcast_to(matching.pixel_grid(sizes["h"], sizes["w"])[None], (*mask.shape, 2))
+    world = cameras.unproject(grid, depth, intrinsics, extrinsics)
+    world, grid = (einops.rearrange(x, "v h w c -> (v h w) c") for x in (world, grid))
+    places, total = _evenly(mask.ravel(), max(budget, count))
+    chosen = places[voxel_sample(world[places], count)]
+    view = chosen // (sizes["h"] * sizes["w"])
+    found = _shown(grid[chosen], view, world[chosen], depth, mask, intrinsics, extrinsics, settings)
+    some = total > 0
+    return found._replace(
+        valid=found.valid & some, confidence=jnp.where(some, found.confidence, 0.0)
     )
-    pixels = jnp.broadcast_to(matching.pixel_grid(height, width)[None], (*mask.shape, 2))
-    world = cameras.unproject(pixels, depth, intrinsics, extrinsics)
-    world, total = _foreground_points(
-        einops.rearrange(world, "v h w c -> (v h w) c"), mask.ravel(), max(budget, count)
+
+
+def relocate(
+    known: Anchors,
+    points: jax.Array,
+    frames0: jax.Array,
+    scale: jax.Array,
+    intrinsics: jax.Array,
+    extrinsics: jax.Array,
+    *,
+    settings: matching.MatchSettings,
+) -> Anchors:
+    """The same query pixels with a better idea of where the other views show them.
+
+    Args:
+      known: of `frame0_anchors`; its pixels in the views that were asked stay.
+      points: [k 3] metres, world: where the points are thought to be in frame 0. Moved onto the ray
+        of their query pixel.
+      frames0, scale, intrinsics, extrinsics, settings: as `frame0_anchors`, of now.
+    """
+    depth, mask = _depths(frames0, scale, settings)
+    each = jnp.arange(known.view.shape[0])
+    asked = known.pixels[known.view, each]
+    pose = extrinsics[known.view]
+    eye = cameras.camera_centre(pose)
+    ray = cameras.unproject(asked, jnp.ones(each.shape), intrinsics[known.view], pose) - eye
+    far = jnp.sum((points - eye) * ray, axis=-1) / jnp.sum(ray * ray, axis=-1)
+    on_ray = eye + jnp.maximum(far, 1e-3)[:, None] * ray
+    return _shown(asked, known.view, on_ray, depth, mask, intrinsics, extrinsics, settings)
+
+
+def _depths(frames0, scale, settings):
+    """(depth, mask) [v h w] of frames 0 [v h w 3] in [0, 1]."""
+    return jax.vmap(lambda f, s: matching.frame_depth(f, s, settings=settings)[:2])(frames0, scale)
+
+
+def _shown(asked, view, points, depth, mask, intrinsics, extrinsics, settings) -> Anchors:
+    """Anchors of points [k 3] that view [k] shows at pixels asked [k 2]: where do others?"""
+    v, height, width = mask.shape
+    at, far = cameras.project(
+        jnp.broadcast_to(points[None], (v, *points.shape)), intrinsics, extrinsics
     )
-    points = voxel_sample(world, count)
-    views = jnp.broadcast_to(points[None], (sizes["v"], count, 3))
-    at, seen = cameras.project(views, intrinsics, extrinsics)
+    own = view[None, :] == jnp.arange(v)[:, None]
+    at = jnp.where(own[..., None], asked[None], at)
     near = jnp.round(at).astype(jnp.int32)
     inside = jnp.all((near >= 0) & (near < jnp.array([[[width, height]]])), axis=-1)
     x, y = jnp.clip(near[..., 0], 0, width - 1), jnp.clip(near[..., 1], 0, height - 1)
     read = jax.vmap(lambda image, j, i: image[j, i])
-    agrees = jnp.abs(read(depth, y, x) - seen) < settings.agree
-    return Anchors(at, inside & agrees & read(mask, y, x) & (total > 0), points)
+    gap = jnp.abs(read(depth, y, x) - far) / settings.agree
+    valid = inside & read(mask, y, x) & (own | (gap < 1))
+    confidence = jnp.where(own, 1.0, DERIVED * jnp.exp(-0.5 * gap * gap))
+    return Anchors(at, valid, jnp.where(valid, confidence, 0.0), view, points)

@@ -94,6 +94,43 @@ def _blend(point, near, distance):
     return weight * (1 + tilt)
 
 
+def masked(frame0: jax.Array, mask: jax.Array, *, settings: matching.MatchSettings) -> jax.Array:
+    """Frame 0 of a decoded pseudo video with a silhouette from elsewhere, for `warp_weights`.
+
+    A decoded frame is soft: its own silhouette is a quarter too large, and what is warped beyond
+    the true one is painted wrong in every frame. The clean reference image shows where the
+    foreground ends.
+
+    Args:
+      frame0: [h w 3] in [0, 1].
+      mask: [h w] bool, the foreground of the reference image.
+
+    Returns:
+      [h w 3]: inside the mask each pixel's own coordinates and the decoded depth code, read in the
+      eroded common foreground and carried to the mask's rim; black outside.
+    """
+    height, width = mask.shape
+    inner = mask & matching.foreground(frame0, settings)
+    for axis in (-2, -1):  # the rim's codes are mixed with black
+        inner = inner & jnp.roll(inner, 1, axis) & jnp.roll(inner, -1, axis)
+    value = jnp.where(inner, frame0[..., 2], 0.0)
+
+    def spread(_, known):
+        value, there = known
+        padded = jnp.pad(jnp.stack([value, there], -1), ((1, 1), (1, 1), (0, 0)))
+        total = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
+        grown = total[..., 0] / jnp.maximum(total[..., 1], 1.0)
+        fresh = (there == 0) & (total[..., 1] > 0) & mask
+        return jnp.where(fresh, grown, value), jnp.where(fresh, 1.0, there)
+
+    known = value, inner.astype(frame0.dtype)
+    code, there = jax.lax.fori_loop(0, max(4, width // 12), spread, known)
+    own = matching.pixel_grid(height, width) / jnp.array([[[width, height]]], jnp.float32)
+    own = jnp.maximum(own, 1.01 * settings.foreground)  # else the map's edge is background
+    painted = jnp.concatenate([own, code[..., None]], axis=-1)
+    return jnp.where((mask & (there > 0))[..., None], painted, 0.0)
+
+
 def warp_weights(
     frame0: jax.Array,
     anchors: jax.Array,

@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from syncmv4d_jax import schema
 from syncmv4d_jax.data import pipeline, records, user
-from syncmv4d_jax.run import assembly, sections
+from syncmv4d_jax.run import assembly, matched, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders
+
+# Of an example of records; the first frames of its videos and its prompt besides.
+POINTS = ("anchors", "anchor_valid")  # true correspondences: only where they are asked for
+GIVEN = tuple(key for key in schema.CONDITIONS if key not in (*POINTS, "frame_valid"))
 
 
 def examples(settings: sections.Sections, split: str) -> records.Listing:
@@ -24,9 +29,34 @@ def of_config(settings: sections.Sections, task: base.Sampled) -> Any:
     own = settings.sample
     if own.images or own.prompt or own.prompts:
         return list(_from_user(settings, task))
-    found = examples(settings, own.split)
-    pictures = lambda pair: (pair[0], {**pair[1], "images": pair[1]["video"][:, 0]})  # noqa: E731
-    return records.Listing(len(found), lambda: map(pictures, found))
+    found, match = examples(settings, own.split), matched.load(own)
+    how = dict(anchors=own.anchors, match=match, count=settings.task.get("points", 0))
+    make = lambda pair: (pair[0], given(pair[1], **how))  # noqa: E731
+    return records.Listing(len(found), lambda: map(make, found))
+
+
+def given(
+    example: dict[str, Any],
+    *,
+    anchors: str,
+    match: matched.Match | None = None,
+    count: int = 0,
+) -> dict[str, Any]:
+    """What a sample is given of an example of records: what a user has, and nothing later.
+
+    Args:
+      example: unbatched, of schema.BATCH, with video.
+      anchors: `config.sample.anchors`: "given" adds the record's own correspondences.
+      match, count: for "matched": the matcher, and the number of points.
+    """
+    arrays = {key: example[key] for key in GIVEN if key in example}
+    arrays |= {"images": example["video"][:, 0], "prompt": example.get("prompt", "")}
+    arrays["frame_valid"] = np.ones(len(example["frame_valid"]), bool)  # the model's own length
+    if anchors == "given":
+        return arrays | {key: example[key] for key in POINTS}
+    if anchors == "matched":
+        return arrays | matched.anchors(arrays["images"], match, count=count)
+    return arrays
 
 
 def _from_user(

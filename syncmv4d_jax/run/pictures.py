@@ -40,7 +40,8 @@ class Pictures:
             raise ValueError(
                 f"config.train.sample_every: split {config.sample.split!r} has no example"
             )
-        self._example = found[1]
+        anchors = "given" if config.sample.anchors == "given" else "own"
+        self._example, self._inputs = found[1], inputs.given(found[1], anchors=anchors)
         self._frozen = frozen
         self._everywhere = jax.NamedSharding(mesh, jax.P())
         # Every group of devices that trains on its own samples draws the same example.
@@ -51,8 +52,9 @@ class Pictures:
     def __call__(self, trainable: Tree) -> np.ndarray:
         example = self._example
         params = tree.unflatten(tree.flatten(self._frozen) | tree.flatten(trainable))
-        batch = self._put({k: example[k] for k in schema.CONDITIONS if k in example})
-        first = self._put({"first": example["video"][:, :1]})["first"]
+        given = self._inputs
+        batch = self._put({k: given[k] for k in schema.CONDITIONS if k in given})
+        first = self._put({"first": given["images"][:, None]})["first"]
         batch["first"] = self._task.encode(params, first)
         drawn = self._task.sample(params, batch, jax.random.key(0))
         drawn = dataclasses.replace(drawn, motion_latents=None)  # is not shown

@@ -72,6 +72,8 @@ def run(config: Any, workdir: str | Path) -> None:
             )
             drawn, chosen = _best(settings, task, params, batch, rng, bar)
             result = shown(task.decode(params, drawn))
+            if "anchor_confidence" in result:
+                anchors.check_confidence(result["anchor_confidence"], where=f"sample {name}")
             meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
             if "reused_steps" in result:
                 meta["reused_steps"] = int(result["reused_steps"])
@@ -149,7 +151,7 @@ def _meta(
     return {
         "id": name,
         "prompt": str(arrays.get("prompt", "")),
-        "anchors": "given" if "anchors" in arrays else "own",
+        "anchors": own.sample.anchors if "anchors" in arrays else "own",
         "fps": own.data.fps,
         "size": list(task.clip.size),
         "frames": task.clip.frames,

@@ -153,6 +153,10 @@ class SampleConfig:
       prompt: of `images`.  prompts: a file with a prompt a line.
       negative_prompt: what guidance steers away from.
       name: of the samples, "" = that of `images`.
+      anchors: query pixels of records: "own" are chosen in one view each, from the given images and
+        the model's own frame 0; "matched" by a matcher on the given images; "given" are the
+        record's true correspondences, which no user has.
+      matcher, features: of "matched": as in `config.evaluate`.
     """
 
     split: str = "test"
@@ -165,8 +169,12 @@ class SampleConfig:
     prompts: str = ""
     negative_prompt: str = ""
     name: str = ""
+    anchors: str = "own"
+    matcher: str = "xfeat"
+    features: str = ""
 
     def __post_init__(self) -> None:
+        _one_of("sample", self, anchors=("own", "given", "matched"))
         _at_least("sample", self, 1, "best_of")
         _at_least("sample", self, 0, "count")
 

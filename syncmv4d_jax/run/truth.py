@@ -1,22 +1,25 @@
 """What evaluation asks of records: how training scenes move, and the truth of a sample's points.
 
 A sample says how its query pixels were chosen (`meta.json: anchors`). `given` ones are the record's
-own points, one by one, and so is their truth. Others are pixels of one view each.
+own points, one by one, and so is their truth. Others are pixels of one view each: what they show is
+found by casting their rays into the surfaces that test records keep.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from syncmv4d_jax.data import records
+from syncmv4d_jax.data import raycast, records, surfaces
+from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import baselines_alignment, priors
 from syncmv4d_jax.run import assembly, sections
 
 log = logging.getLogger(__name__)
 ANCHORS = ("own", "given", "matched")
+VISIBLE = 0.01  # metres that a point may lie behind the surface seen on its ray
 TRAINING = 400  # training scenes that are looked at, evenly taken
 
 
@@ -60,6 +63,8 @@ def _learned(
 def points(sample: Mapping[str, Any], truth: Mapping[str, Any], name: str) -> Mapping | None:
     """The truth of a sample's points (`scene.score`), None where nothing is known of them.
 
+    truth: an example of records; with `surfaces`, any pixel's truth can be had.
+
     Raises:
       ValueError: a sample that does not say how its query pixels were chosen or how sure it is of
         them: one of an earlier version.
@@ -73,7 +78,68 @@ def points(sample: Mapping[str, Any], truth: Mapping[str, Any], name: str) -> Ma
             f"{mode!r} {'with' if 'anchor_confidence' in sample else 'without'} it: made by an "
             "earlier version; sample it again (--config.mode=sample)"
         )
-    return truth if mode == "given" else None
+    if mode == "given":
+        return truth
+    if "surfaces" not in truth:
+        log.warning(
+            "sample %s: the records keep no surfaces, so the truth of its %s query pixels is not "
+            "known: prepare them with python data_prep/prepare_taco.py --surfaces test", name, mode
+        )  # fmt: skip
+        return None
+    return follow(sample, truth, truth["surfaces"]())
+
+
+def follow(
+    sample: Mapping[str, Any], truth: Mapping[str, Any], found: Sequence[surfaces.Surface]
+) -> dict[str, np.ndarray]:
+    """The truth of query pixels that each are one view's.
+
+    Returns:
+      tracks [n k 3], NaN where the pixel shows nothing that is tracked; visibility [v n k];
+      anchor_valid [v k].
+    """
+    rig = (
+        np.asarray(truth["intrinsics"], np.float64),
+        cameras.static(
+            np.asarray(truth["extrinsics"], np.float64), where="the truth of query pixels"
+        ),
+    )
+    asked, pixels = _asked(sample), sample["anchors"]
+    tracks = np.full((found[0].frames, len(asked), 3), np.nan, np.float32)
+    for view, camera in enumerate(zip(*rig, strict=True)):
+        here = np.flatnonzero(asked == view)
+        if here.size:
+            met, tracked = surfaces.tracks(found, pixels[view, here], *camera)
+            tracks[:, here[tracked]] = met[:, tracked]
+    seen = _seen(found, tracks, rig, np.shape(truth["video"])[2:4])
+    known = np.isfinite(tracks).all((0, 2))
+    first = seen[:, 0] | ((asked == np.arange(len(rig[0]))[:, None]) & known)
+    return {"tracks": tracks, "visibility": seen, "anchor_valid": first}
+
+
+def _asked(sample: Mapping[str, Any]) -> np.ndarray:
+    """[k] the view whose pixel each point is; matched ones are the middle view's, -1 if none."""
+    view = np.asarray(sample["anchor_view"])
+    if sample["meta"]["anchors"] == "matched":
+        valid = np.asarray(sample["anchor_valid"])
+        view = np.where(valid[len(valid) // 2], len(valid) // 2, -1)
+    return view
+
+
+def _seen(found, tracks, rig, size) -> np.ndarray:
+    """[v n k] whether a view shows the point: nothing lies more than VISIBLE in front of it."""
+    seen = np.zeros((len(rig[0]), *tracks.shape[:2]), bool)
+    known = np.flatnonzero(np.isfinite(tracks).all((0, 2)))
+    limit = np.array(size[::-1]) - 0.5
+    for n in range(len(tracks) if known.size else 0):
+        scene = raycast.Scene([(surface.at(n), surface.faces) for surface in found])
+        points = tracks[n, known].astype(np.float64)
+        for view, (intrinsics, extrinsics) in enumerate(zip(*rig, strict=True)):
+            pixels, depth = cameras.project(points, intrinsics, extrinsics)
+            inside = ((pixels >= -0.5) & (pixels < limit)).all(-1) & (depth > 0)
+            hits = scene.cast_pixels(pixels, intrinsics, extrinsics)
+            seen[view, n, known] = inside & (depth - hits.depth < VISIBLE)
+    return seen
 
 
 def others(
@@ -89,7 +155,13 @@ def others(
             truth["prompt"], truth["triplet"], truth["video"][:, 0], truth["motion"][:, 0]
         )
         start = baselines_alignment.onto_rays(sample["tracks"][0], *rig)
-        rows |= priors.moved(start, learned.paths(made))
+        paths = learned.paths(made)
+        if len(paths["mean_path"]) != len(sample["tracks"]):
+            raise ValueError(
+                f"config.evaluate.priors: wanted paths of {len(sample['tracks'])} frames, got "
+                f"{len(paths['mean_path'])}: of training scenes of another length"
+            )
+        rows |= priors.moved(start, paths)
     measured = sample.get("coarse_confidence")
     if measured is not None and measured.any():
         rows |= baselines_alignment.fusions(sample["coarse"], measured, *rig)

@@ -110,7 +110,10 @@ class Sample:
       scale: [b v 2] metres, (nearest, farthest) depth of each view.
       tracks_per_view: [b v n k 3] metres, world frame; confidence: [b v n k] in 0..1.
       anchors: [b v k 2] pixels of the tracks in frame 0; anchor_valid: [b v k] bool;
-        anchor_confidence: [b v k] in 0..1.
+        anchor_confidence: [b v k] in 0..1; anchor_view: [b k] the view whose pixel was chosen, -1
+        where all views' were given.
+      coarse: [b v n k 3] metres, what the last generated motion decodes to; coarse_confidence.
+      closed_form, network: [b n k 3] metres, the coarse tracks aligned without and with a network.
       reused_steps: [b] sampling steps that did not run the network's blocks.
     """
 
@@ -124,6 +127,11 @@ class Sample:
     anchors: jax.Array | None = None
     anchor_valid: jax.Array | None = None
     anchor_confidence: jax.Array | None = None
+    anchor_view: jax.Array | None = None
+    coarse: jax.Array | None = None
+    coarse_confidence: jax.Array | None = None
+    closed_form: jax.Array | None = None
+    network: jax.Array | None = None
     reused_steps: jax.Array | None = None
 
 

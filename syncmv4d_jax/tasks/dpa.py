@@ -98,6 +98,7 @@ def align(
     confidence: Array,
     valid: Array,
     rays: Array,
+    network: bool = True,
     placement: protocol.Placement,
 ) -> Array:
     """Runs the aligner on scenes whose frames need not divide over devices.
@@ -106,6 +107,7 @@ def align(
       weights: of the part `dpa`.
       tracks_t, coarse: [b v n k 3] normalised; t: [b].
       confidence: [b v n k] in 0..1; valid: [b v n k] bool; rays: [b v n k 6].
+      network: False for its closed form.
 
     Returns:
       velocity [b v n k 3].
@@ -124,6 +126,7 @@ def align(
         confidence=pad(confidence),
         valid=pad(valid),
         rays=pad(rays),
+        network=network,
         placement=placement,
     )
     # Pinned: else the partitioner sums the gradient of the aligner's head wrongly (view > 1).
@@ -211,7 +214,7 @@ class DPA(base.Grown):
             tracks_t=tracks_t,
             tracks=clean[:, 0],
             t=t,
-            valid=scene["valid"] & _known(confidence),
+            valid=scene["valid"] & aligner.known(confidence),
             chamfer_weight=self.options.chamfer_weight,
             placement=self.placement,
         )
@@ -290,8 +293,3 @@ class DPA(base.Grown):
             rays=rays,
             placement=self.placement,
         )
-
-
-def _known(confidence):
-    """Tracks that some view has measured once; nothing can be learned of others. [b v n k]."""
-    return jnp.any(confidence > 0, axis=(1, 2), keepdims=True)

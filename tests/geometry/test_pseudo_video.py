@@ -287,6 +287,15 @@ def test_cameras_that_do_not_see_the_anchors_are_named():
         query_pixels.check_anchors(anchors, valid, size=(64, 96), where="record 2")
 
 
+def test_a_view_that_is_sure_of_nothing_is_named():
+    sure = np.zeros((3, 5), np.float32)
+    sure[[0, 2], 1] = 0.03
+    with pytest.raises(ValueError, match=r"sample a: view \[1\] sees none of its 5 query pixels"):
+        query_pixels.check_confidence(sure, where="sample a")
+    sure[1, 4] = 1
+    query_pixels.check_confidence(sure, where="sample a")
+
+
 def test_depth_is_linear_in_the_scale_and_carries_its_gradient():
     data = scene(64, 96, 200)
     settings = matching.settings_for(64, 96)
@@ -397,12 +406,74 @@ def test_anchors_from_a_decoded_frame_0():
     gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.eye(256)
     assert np.median(gaps.min(0)) > 0.004  # spread over the surface, not clumped
     none = jax.jit(functools.partial(make, count=64))(0 * frames, scale, intrinsics, extrinsics)
-    assert not none.valid.any() and np.isfinite(none.pixels).all()
+    assert not none.valid.any() and np.isfinite(none.pixels).all() and not none.confidence.any()
+
+
+def test_a_soft_frame_0_gets_the_silhouette_of_the_reference_image():
+    data = scene(64, 96, 200)
+    settings = matching.settings_for(64, 96)
+    sharp = jnp.asarray(data["pseudo"][0])
+    soft = jnp.asarray(corrupt(data["pseudo"], 1.5, 0)[0])
+    mask = jnp.max(sharp[..., :2], -1) > 0
+    loose = matching.foreground(soft, settings)
+    assert loose.sum() > 1.1 * mask.sum()
+    found = jax.jit(functools.partial(painting.masked, settings=settings))(soft, mask)
+    np.testing.assert_array_equal(matching.foreground(found, settings), mask)
+    off = [np.abs(np.asarray(x - sharp)[..., 2])[np.asarray(mask)].mean() for x in (found, soft)]
+    assert off[0] < 0.85 * off[1]
+    warp = functools.partial(painting.warp_weights, settings=settings)
+    rest = view_of(data)
+    assert np.array_equal(jax.jit(warp)(found, *rest).source, mask.ravel())
+    nothing = jax.jit(functools.partial(painting.masked, settings=settings))(soft, mask & False)
+    assert not nothing.any()
+
+
+def test_each_anchor_is_a_pixel_of_one_view_and_says_which():
+    views = [scene(120, 176, 200, angle=angle) for angle in (-0.5, 0.0, 0.5)]
+    frames = jnp.stack([v["pseudo"][0] for v in views])
+    rig = [jnp.stack([v[key] for v in views]) for key in ("scale", "intrinsics", "extrinsics")]
+    settings = matching.settings_for(120, 176)
+    find = functools.partial(query_pixels.frame0_anchors, count=256, settings=settings)
+    found = jax.jit(find)(frames, *rig)
+    view, each = np.asarray(found.view), np.arange(256)
+    assert set(view) == {0, 1, 2} and min(np.bincount(view)) > 20
+    own = np.asarray(found.pixels)[view, each]
+    np.testing.assert_array_equal(own, np.round(own))  # of the view's own grid
+    assert np.asarray(frames)[view, own[:, 1].astype(int), own[:, 0].astype(int), :2].max(-1).min()
+    assert (np.asarray(found.confidence)[view, each] == 1).all()
+    others = np.asarray(found.confidence)[np.arange(3)[:, None] != view[None]]
+    assert 0 < others.max() <= query_pixels.DERIVED
+
+    # A scale that is wrong puts the points too far: the other views' pixels are off by its depth.
+    off = jax.jit(find)(frames, rig[0] + 0.04, *rig[1:])
+    view = np.asarray(off.view)
+    asked = np.asarray(off.pixels)[view, each]
+    depths = [
+        matching.frame_depth(f, s, settings=settings)[0]
+        for f, s in zip(frames, rig[0], strict=True)
+    ]
+    at = asked.astype(int)
+    true = cameras.unproject(
+        jnp.asarray(asked), jnp.stack(depths)[view, at[:, 1], at[:, 0]], rig[1][view], rig[2][view]
+    )
+    move = jax.jit(functools.partial(query_pixels.relocate, settings=settings))
+    better = move(off, true, frames, *rig)
+    np.testing.assert_array_equal(np.asarray(better.pixels)[view, each], asked)
+    away = np.arange(3)[:, None] != view[None]
+    wanted, _ = cameras.project(jnp.broadcast_to(true, (3, *true.shape)), *rig[1:])
+    before = np.linalg.norm(off.pixels - wanted, axis=-1)[away]
+    after = np.linalg.norm(better.pixels - wanted, axis=-1)[away]
+    assert np.median(after) < 0.05 < 1 < np.median(before)
+    # Onto the ray: a point beside it counts by its depth alone.
+    eye = cameras.camera_centre(rig[2])[view]
+    across = jnp.cross(true - eye, jnp.array([[0.0, 0, 1]]))
+    beside = move(off, true + 0.02 * across, frames, *rig)
+    np.testing.assert_allclose(beside.pixels, better.pixels, atol=0.02)
 
 
 def test_voxel_sample_repeats_when_there_are_too_few():
     points = jnp.asarray(np.random.default_rng(0).uniform(size=(20, 3)), jnp.float32)
-    thinned = np.asarray(jax.jit(lambda p: query_pixels.voxel_sample(p, 50))(points))
+    thinned = np.asarray(jax.jit(lambda p: p[query_pixels.voxel_sample(p, 50)])(points))
     assert thinned.shape == (50, 3) and len(np.unique(thinned, axis=0)) == 20
 
 

@@ -285,6 +285,33 @@ def test_zero_head_gives_zero_or_the_bayes_estimate():
     np.testing.assert_allclose(given["tracks_t"] - t * out, mean, atol=1e-5)
 
 
+def head_part(given, **changes):
+    """What the network adds to the closed form, of a head that is not zero."""
+    given = given | changes
+    alone = module.bind(aligner.Aligner, CONFIG, parameters())(**given, network=False)
+    return np.asarray(velocity(parameters(), **given) - alone)
+
+
+def test_without_its_network_the_aligner_is_as_with_a_zero_head():
+    given = inputs()
+    zero = jax.tree.map(jnp.zeros_like, parameters()["head"])
+    model = module.bind(aligner.Aligner, CONFIG, parameters())
+    wanted = velocity(parameters() | {"head": zero}, **given)
+    np.testing.assert_allclose(model(**given, network=False), wanted, atol=1e-6)
+    assert np.abs(head_part(given)).max() > 1e-3
+    with pytest.raises(ValueError, match="is all network"):
+        module.bind(aligner.Aligner, ALONE, parameters(ALONE))(**given, network=False)
+
+
+def test_the_network_does_not_answer_the_noise_where_tracks_are_noise():
+    given, noise = inputs(), jax.random.normal(jax.random.key(9), inputs()["tracks_t"].shape)
+    ones = jnp.ones_like(given["t"])
+    one, other = (head_part(given, t=ones, tracks_t=x) for x in (given["tracks_t"], noise))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    early = [head_part(given, t=0.3 * ones, tracks_t=x) for x in (given["tracks_t"], noise)]
+    assert np.abs(early[0] - early[1]).max() > 1e-2  # and reads them where they say something
+
+
 @jax.jit
 @jax.value_and_grad
 def squares(params, given):

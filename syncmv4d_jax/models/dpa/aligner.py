@@ -11,8 +11,13 @@ the velocity of rectified flow, with q = s^2 (1-t)^2 + t^2:
 
     v = (M_t - (1-t) c) (t - (1-t) s^2) / q - c + s / sqrt(q) head(x)
 
-The head is zero at first, so v starts as the Bayes estimate from M_t and c. With
-`sigma_coarse=None`, v = head(x). The super-blocks are in models.dpa.blocks.
+The head is zero at first, so v starts as the Bayes estimate from M_t and c. What the network sees
+of M_t is damped towards c where M_t is noise,
+
+    m = c + (1-t) (M_t - (1-t) c)        m = M at t = 0, m = c at t = 1
+
+else it answers the noise with jitter. With `sigma_coarse=None`, v = head(x), and it sees M_t
+itself. The super-blocks are in models.dpa.blocks.
 
 The grid's corner is fixed (centre minus half the grid), not the data's minimum: one outlier then
 cannot push the scene out of the grid. Whole-cell shifts leave tables alone but move patches.
@@ -77,6 +82,11 @@ def loss(
     return total, {"velocity": velocity_loss, "chamfer": chamfer_loss, "distance": distance}
 
 
+def known(confidence: jax.Array) -> jax.Array:
+    """Tracks that some view has measured once; nothing can be learned of others. [b v n k]."""
+    return jnp.any(confidence > 0, axis=(1, 2), keepdims=True)
+
+
 class Aligner(nnx.Module):
     """The network; see the module docstring."""
 
@@ -112,6 +122,7 @@ class Aligner(nnx.Module):
         confidence: jax.Array,
         valid: jax.Array,
         rays: jax.Array,
+        network: bool = True,
         placement: protocol.Placement | None = None,
     ) -> jax.Array:
         """Returns the velocity of the tracks.
@@ -125,13 +136,14 @@ class Aligner(nnx.Module):
           valid: [b v n k] bool; False = padding (nothing attends to it). A real point that a view
             has not measured is valid with confidence 0.
           rays: [b v n k 6] from the view's camera through the coarse point, `point_rays`.
+          network: False leaves the closed form as it is, as if the head were zero.
           placement: sharding and attention kernels; None: one device.
 
         Returns:
           [b v n k 3] float32.
 
         Raises:
-          ValueError: shapes that do not fit.
+          ValueError: shapes that do not fit, or no closed form to leave.
         """
         _check(tracks_t, coarse, t, confidence, valid, rays)
         placement = protocol.LOCAL if placement is None else placement
@@ -140,9 +152,15 @@ class Aligner(nnx.Module):
         ordered = config.temporal == "track"
         anchored = ordered and config.anchored
         fused = fusion.fuse(coarse, confidence, rays, ordered=ordered, anchored=anchored)
-        geometry = jax.lax.stop_gradient(self._geometry(fused.aligned, tracks_t, valid))
+        if not network:
+            if config.sigma_coarse is None:
+                raise ValueError("network=False: an aligner with sigma_coarse=None is all network")
+            nothing = jnp.zeros_like(tracks_t)
+            return self._velocity(nothing, tracks_t, fused.points[:, None], t)
+        seen = self._damped(tracks_t, fused.points[:, None], t)
+        geometry = jax.lax.stop_gradient(self._geometry(fused.aligned, seen, valid))
         measured = einops.rearrange(confidence > 0, "b v n k -> (b n) (v k)")
-        x, c = self._embed(tracks_t, confidence, valid, rays, fused)
+        x, c = self._embed(seen, confidence, valid, rays, fused)
         context = self.embed_time(layers.sincos(1000 * t, width=config.width)).astype(dtype)
         c = einops.rearrange(c.astype(dtype), "b v n k d -> (b n) (v k) d")
 
@@ -180,8 +198,15 @@ class Aligner(nnx.Module):
         base = (tracks_t - (1 - t) * fused) * (t - (1 - t) * s**2) / q - fused
         return base + s * jax.lax.rsqrt(q) * head
 
+    def _damped(self, tracks_t, fused, t):
+        """What is seen of M_t; see the module docstring."""
+        if self.config.sigma_coarse is None:
+            return tracks_t
+        rest = 1 - world_tracks.like(t, tracks_t)
+        return fused + rest * (tracks_t - rest * fused)
+
     def _geometry(self, coarse, tracks_t, valid):
-        """Voxels of coarse; curves: Hilbert and z, on coarse and on tracks_t in turn; per frame."""
+        """Voxels of coarse; curves: Hilbert and z, on coarse and seen M_t in turn; per frame."""
         cell, half = self.config.voxel, voxel_hash.CELLS // 2
         coarse, tracks_t, mask = (
             einops.rearrange(x, "b v n k ... -> (b n) (v k) ...") for x in (coarse, tracks_t, valid)

@@ -95,7 +95,8 @@ def training(loop: loops.Loop, each: Cost, *, raw: bool = False, recomputed: boo
     again = s.probability * s.cycle
     result = {"mjd": each["mjd"] * (3 + rerun + again * (s.cond != "noisy"))}
     if s.dpa:
-        result["dpa"] = each["dpa"] * (3 + (recomputed and loop.dpa_config.remat) + again)
+        fed = again * s.network  # the closed form alone is next to nothing
+        result["dpa"] = each["dpa"] * (3 + (recomputed and loop.dpa_config.remat) + fed)
         result["decode"] = each["decode"] * (s.decoded + again)
     if again:
         result["encode"] = each["encode"] * again
@@ -110,11 +111,11 @@ def sampling(loop: loops.Loop, each: Cost, *, anchors_given: bool = True, reused
 
     Args:
       each: `parts(loop)`.
-      anchors_given: see `cycle_sampling.plan_steps`.
+      anchors_given: otherwise they are chosen in one more call of MJD, whose motion is decoded.
       reused: steps that did not run the blocks (models/reuse.py), taken as guided like the average.
     """
     o = loop.options
-    runs = loop_sampling.plan(loop, anchors_given=anchors_given).runs
+    runs = loop_sampling.plan(loop).runs
     refining, guides = sum(run.refine for run in runs), o.guidance != 1.0
     doubled = guides * sum(run.last - run.first for run in runs if run.guided)
     # A step that reuses the blocks still embeds and reads out: next to nothing.
@@ -122,7 +123,11 @@ def sampling(loop: loops.Loop, each: Cost, *, anchors_given: bool = True, reused
     once = text(loop)
     result = {"mjd": calls * (each["mjd"] - once) + (1 + (doubled > 0)) * once}
     if loop.settings.dpa:
-        result |= {"dpa": refining * each["dpa"], "decode": refining * each["decode"]}
+        aligned = refining * loop.settings.network + 1  # and once at the end, for comparison
+        result |= {"dpa": aligned * each["dpa"], "decode": refining * each["decode"]}
+        if not anchors_given:
+            result["mjd"] += (1 + runs[0].guided * guides) * (each["mjd"] - once)
+            result["decode"] += each["decode"]
     if loop.settings.cycle:
         result["encode"] = refining * each["encode"]
     return result

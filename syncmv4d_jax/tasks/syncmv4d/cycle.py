@@ -55,6 +55,19 @@ class Coarse(NamedTuple):
     confidence: Array
 
 
+class Query(NamedTuple):
+    """Query pixels that are not given: geometry.anchors.Anchors of every sample, without points.
+
+    anchors: [b v k 2] px of frame 0; anchor_valid: [b v k]; anchor_confidence: [b v k] in 0..1;
+    anchor_view: [b k], the view that was asked.
+    """
+
+    anchors: Array
+    anchor_valid: Array
+    anchor_confidence: Array
+    anchor_view: Array
+
+
 class Denoise(Protocol):
     """MJD. In sampling that reuses steps it also gets `memory` and `again`, whether it may."""
 
@@ -121,6 +134,14 @@ class Corrupt(Protocol):
         ...
 
 
+class Relocate(Protocol):
+    """Where other views show query pixels that each are of one view, by the tracks of now."""
+
+    def __call__(self, frame0: Array, scale: Array, tracks: Coarse, context: Context) -> Query:
+        """frame0: of the decoded map [b v h w 3]; scale: [b v 2] metres."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Functions:
     """What the loop is made of. Those that a switch leaves out are not called."""
@@ -133,6 +154,7 @@ class Functions:
     normalise: Convert
     denormalise: Convert
     corrupt: Corrupt
+    relocate: Relocate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +171,11 @@ class Settings:
       decoded: share of training steps whose aligner sees MJD's decoded estimate; the others see
         true tracks through the corruption model, which costs no decoding.
       refine_every, refine_last: sampling refines at every n-th step and at the last ones (A22).
-      anchor_time: without given anchors they are set once sigma falls to this value (A23).
+      anchor_time: the warp, and where other views show query pixels that are not given, are found
+        anew at refining steps until sigma falls to this value, and kept then (A22, A23).
+      network: the aligner's network corrects its closed form wherever tracks are refined: in
+        sampling and in what training feeds back. Off: it is trained, and not used; no measurement
+        has shown it to be better so far (docs/dpa.md).
     """
 
     joint_motion: bool = True
@@ -162,6 +188,7 @@ class Settings:
     refine_every: int = 5
     refine_last: int = 3
     anchor_time: float = 0.6
+    network: bool = False
 
     def __post_init__(self):
         if self.cond not in ("x0_selfcond", "noisy", "sim"):
@@ -198,7 +225,8 @@ class Prediction(NamedTuple):
     """What the losses need; a quantity that a switch leaves out is None.
 
     video, motion: latents [b v f h w c]; tracks: [b v n k 3] normalised; scale: [b v 2] metres;
-    feedback: latents z~ [b v f h w c], zeros where there was none.
+    feedback: latents z~ [b v f h w c], zeros where there was none. confidence: [b v n k] of what
+    the aligner was given; 0 = not measured.
     """
 
     video: Diffused
@@ -206,6 +234,7 @@ class Prediction(NamedTuple):
     tracks: Diffused | None
     scale: Array | None
     feedback: Array
+    confidence: Array | None = None
 
 
 def train_step(
@@ -258,12 +287,14 @@ def train_step(
     video = video._replace(velocity=out.velocity)
     if motion:
         motion = motion._replace(velocity=out.motion_velocity)
+    confidence = None
     if tracks:
         with jax.named_scope("align"):
             coarse = _coarse(functions, targets, motion, out, t, context, keys, coin, settings)
             velocity = functions.dpa(tracks.noisy, coarse, t, context)
         tracks = tracks._replace(velocity=velocity)
-    return Prediction(video, motion, tracks, out.scale, feedback)
+        confidence = jax.lax.stop_gradient(coarse.confidence)
+    return Prediction(video, motion, tracks, out.scale, feedback, confidence)
 
 
 @jax.named_scope("feedback")

@@ -31,15 +31,18 @@ class SampleState(NamedTuple):
 
     run: latents and solvers of "video" and, with joint motion, "motion"; carried: `Carried`.
     feedback: latents [b v f h w c], None without motion. tracks_t: [b v n k 3] normalised, None
-    until anchors are known; refined: metres, last estimate; warp: of the last feedback, None
-    without one.
+    until anchors are known; refined: metres, last estimate; coarse: what it was made from; warp: of
+    the last feedback, None without one; query: pixels that are not given, for the next refining
+    step, None where they are.
     """
 
     run: video.State
     feedback: Array | None
     tracks_t: Array | None = None
     refined: cycle.Coarse | None = None
+    coarse: cycle.Coarse | None = None
     warp: cycle.Warp = None
+    query: cycle.Query | None = None
 
 
 def sample_start(
@@ -75,6 +78,7 @@ def start_tracks(
     sigma: Array,
     *,
     warp: cycle.Warp = None,
+    query: cycle.Query | None = None,
 ) -> SampleState:
     """Returns the state with tracks at noise level sigma: M = (1 - sigma) M^ + sigma eps (A23).
 
@@ -83,10 +87,12 @@ def start_tracks(
       noise: [b v n k 3].
       sigma: scalar.
       warp: zeros like what `Functions.warp` returns, so that every step has the same structure.
+      query: where query pixels are that are not given.
     """
     tracks_t = noise if tracks is None else flow.interpolate(tracks, noise, sigma)
     zeros = jnp.zeros(noise.shape, jnp.float32)
-    return state._replace(tracks_t=tracks_t, refined=cycle.Coarse(zeros, zeros[..., 0]), warp=warp)
+    none = cycle.Coarse(zeros, zeros[..., 0])
+    return state._replace(tracks_t=tracks_t, refined=none, coarse=none, warp=warp, query=query)
 
 
 def denoiser(
@@ -149,8 +155,11 @@ def sample_refine(
     Args:
       row: this step's row of the schedule.
       next_sigma: scalar, sigma of the next refining step, 0 at the last one.
-      fresh: scalar bool, whether the warp is taken from this step's frame 0, else kept.
+      fresh: scalar bool, whether the warp is taken from this step's frame 0, and what is not given
+        of query pixels found anew with this step's tracks, for the next; else they are kept.
     """
+    if state.query is not None:
+        context = {**context, **state.query._asdict()}
     motion_t = state.run.latents["motion"]
     denoise = denoiser(functions, state.feedback, context)
     run, velocities = video.step(
@@ -162,10 +171,13 @@ def sample_refine(
     with jax.named_scope("align"):
         velocity = functions.dpa(state.tracks_t, coarse, t, context)
         metres = functions.denormalise(flow.to_data(state.tracks_t, velocity, t), context)
-    feedback, warp = state.feedback, state.warp
+    feedback, warp, query = state.feedback, state.warp, state.query
+    frame0, refined = pseudo[:, :, 0], cycle.Coarse(metres, coarse.confidence)
+    if query is not None:
+        find = lambda: functions.relocate(frame0, scale, refined, context)  # noqa: E731
+        query = jax.lax.cond(fresh, find, lambda: state.query)
     if settings.cycle:
         with jax.named_scope("feedback"):
-            frame0 = pseudo[:, :, 0]
             make = lambda: functions.warp(frame0, scale, context)  # noqa: E731
             warp = jax.lax.cond(fresh, make, lambda: state.warp)
             feedback = functions.encode(metres, scale, warp, context)
@@ -173,20 +185,19 @@ def sample_refine(
         run,
         feedback,
         tracks_t=state.tracks_t + (next_sigma - row.sigma) * velocity,
-        refined=cycle.Coarse(metres, coarse.confidence),
+        refined=refined,
+        coarse=coarse,
         warp=warp,
+        query=query,
     )
 
 
-def plan_steps(
-    sigmas: Any, settings: cycle.Settings, *, anchors_given: bool
-) -> list[tuple[int, int, bool]]:
+def plan_steps(sigmas: Any, settings: cycle.Settings) -> list[tuple[int, int, bool]]:
     """Splits a sampler's steps into runs: (first, last + 1, whether this one step refines).
 
     Args:
       sigmas: [steps + 1], host array, decreasing to 0.
-      settings: reads refine_every, refine_last, anchor_time.
-      anchors_given: False delays the first refinement until sigma <= anchor_time (A23).
+      settings: reads refine_every, refine_last.
 
     Returns:
       Runs in order; a refining run has one step. Without an aligner there is one plain run.
@@ -194,17 +205,8 @@ def plan_steps(
     steps = len(sigmas) - 1
     if not settings.dpa:
         return [(0, steps, False)]
-    start = 0
-    if not anchors_given:
-        start = next(i for i in range(steps) if sigmas[i] <= settings.anchor_time or i == steps - 1)
     refine = [
-        i >= start
-        and (
-            i == start
-            or (i - start) % settings.refine_every == 0
-            or i >= steps - settings.refine_last
-        )
-        for i in range(steps)
+        i % settings.refine_every == 0 or i >= steps - settings.refine_last for i in range(steps)
     ]
     runs, first = [], 0
     for i in (i for i, chosen in enumerate(refine) if chosen):
@@ -219,7 +221,7 @@ def plan_warps(
     """Returns for each run whether it takes a fresh warp from its own estimate of frame 0.
 
     Refining runs do until sigma has fallen to `settings.anchor_time`; the first one there is the
-    last that does. Where anchors are set on the way (A23) the warp is so computed once a sample.
+    last that does. Query pixels that are not given are found anew where a warp is (A23).
     """
     fresh, settled = [], False
     for begin, _, refine in runs:

@@ -55,8 +55,11 @@ class Loop:
         return self.vae.latent_shape(o.views, o.frames, o.size)
 
     def context(self, batch: dict[str, Array]) -> Context:
-        """Returns what the loop's functions read of a batch (or of sampling inputs)."""
-        context = {key: batch.get(key) for key in schema.CONDITIONS}
+        """Returns what the loop's functions read of a batch (or of sampling inputs).
+
+        `mask` [b v h w] bool, where there is one, is the foreground of the reference images.
+        """
+        context = {key: batch.get(key) for key in (*schema.CONDITIONS, "mask")}
         if context["extrinsics"] is not None:
             context["extrinsics"] = cameras.static(context["extrinsics"], where="the loop")
         if self.settings.joint_motion:
@@ -75,22 +78,28 @@ class Loop:
             return centre
         return einops.rearrange(centre, "(b v) c -> b v c", v=self.options.views)
 
-    def functions(self, params: Params, first: Array, *, guidance: float = 1.0) -> cycle.Functions:
+    def functions(
+        self, params: Params, first: Array, *, guidance: float = 1.0, network: bool | None = None
+    ) -> cycle.Functions:
         """Returns the loop's functions.
 
         Args:
           first: [b v 1 h w c], the reference latent.
           guidance: of MJD's calls, if the context has a null text; 1 is one branch.
+          network: whether the aligner's network corrects its closed form; None: as the settings
+            say.
         """
+        network = self.settings.network if network is None else network
         return cycle.Functions(
             mjd=functools.partial(self.denoise, params, first, guidance),
-            dpa=functools.partial(self.align, params),
+            dpa=functools.partial(self.align, params, network=network),
             decode=functools.partial(self.motion.decode, params),
             warp=self.motion.warp,
             encode=functools.partial(self.motion.encode, params),
             normalise=self.normalise,
             denormalise=self.denormalise,
             corrupt=self._corrupt,
+            relocate=self.motion.relocate,
         )
 
     # MJD.
@@ -195,9 +204,16 @@ class Loop:
     # The aligner.
 
     def align(
-        self, params: Params, tracks_t: Array, coarse: cycle.Coarse, t: Array, context: Context
+        self,
+        params: Params,
+        tracks_t: Array,
+        coarse: cycle.Coarse,
+        t: Array,
+        context: Context,
+        *,
+        network: bool,
     ) -> Array:
-        """See `cycle.Align`."""
+        """See `cycle.Align`; without its network the aligner is its closed form."""
         views = tracks_t.shape[1]
         noisy = self.scenes(self.normalise(coarse.tracks, context))
         centre = context["centre"].reshape(-1, 3)
@@ -212,6 +228,7 @@ class Loop:
             confidence=self.scenes(coarse.confidence),
             valid=self.scenes(self.valid_points(context, tracks_t)),
             rays=rays,
+            network=network,
             placement=self.placement,
         )
         if self.mjd_config.multi_view:

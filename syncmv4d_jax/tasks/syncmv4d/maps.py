@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax.geometry import anchors, matching, painting, pseudo_video
+from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.models import motion_codec
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.tasks import video
@@ -153,11 +154,21 @@ class Motion:
         scale = jnp.stack([scale[..., 0], jnp.maximum(scale[..., 1], scale[..., 0] + 1e-2)], -1)
         match = functools.partial(pseudo_video.decode, settings=self.settings)
         found = self._per_view(match, pseudo, *self._anchored(scale, context))
-        return cycle.Coarse(found.tracks, found.confidence)
+        confidence = found.confidence
+        if context.get("anchor_confidence") is not None:  # of frame 0's rays: not all are given
+            confidence = confidence.at[:, :, 0].multiply(context["anchor_confidence"])
+        return cycle.Coarse(found.tracks, confidence)
 
     @jax.named_scope("warp")
     def warp(self, frame0: Array, scale: Array, context: Any) -> Any:
-        """See `cycle.MakeWarp`."""
+        """See `cycle.MakeWarp`.
+
+        Where the context has `mask` [b v h w], the foreground of the clean reference images at the
+        maps' size, it is the silhouette of what is warped, else frame 0's own.
+        """
+        if context.get("mask") is not None:
+            cut = functools.partial(painting.masked, settings=self.settings)
+            frame0 = self._per_view(cut, frame0, context["mask"])
         weigh = functools.partial(painting.warp_weights, settings=self.settings)
         return self._per_view(weigh, frame0, *self._anchored(scale, context))
 
@@ -178,17 +189,34 @@ class Motion:
     @jax.named_scope("find_anchors")
     def find_anchors(
         self, params: Params, latents: Array, scale: Array, context: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The context with anchors from frame 0 of clean motion latents [b v f h w c] (A23).
-
-        They are in pixels of the video: anchors [b v k 2], anchor_valid [b v k].
-        """
+    ) -> cycle.Query:
+        """Query pixels from frame 0 of clean motion latents [b v f h w c] (A23)."""
         frame0 = self.maps.decode(params, latents)[:, :, 0]
         find = functools.partial(anchors.frame0_anchors, count=self.points, settings=self.settings)
         cameras = self.maps.intrinsics(context["intrinsics"]), context["extrinsics"]
-        found = jax.vmap(find)(frame0, scale, *cameras)
+        return self._query(jax.vmap(find)(frame0, scale, *cameras))
+
+    @jax.named_scope("relocate")
+    def relocate(
+        self, frame0: Array, scale: Array, tracks: cycle.Coarse, context: dict[str, Any]
+    ) -> cycle.Query:
+        """See `cycle.Relocate`."""
+        points = world_tracks.fuse(tracks.tracks, tracks.confidence)[:, 0]
+        known = anchors.Anchors(
+            self.maps.anchors(context["anchors"]), context["anchor_valid"],
+            context["anchor_confidence"], context["anchor_view"], points,
+        )  # fmt: skip
+        move = functools.partial(anchors.relocate, settings=self.settings)
+        cameras = self.maps.intrinsics(context["intrinsics"]), context["extrinsics"]
+        moved = self._query(jax.vmap(move)(known, points, frame0, scale, *cameras))
+        asked = jnp.arange(frame0.shape[1])[None, :, None] == context["anchor_view"][:, None]
+        pixels = jnp.where(asked[..., None], context["anchors"], moved.anchors)  # to the last bit
+        return moved._replace(anchors=pixels)
+
+    def _query(self, found: anchors.Anchors) -> cycle.Query:
+        """Anchors in pixels of a map, as query pixels of the video."""
         pixels = self.maps.pixels(found.pixels)
-        return {**context, "anchors": pixels, "anchor_valid": found.valid}
+        return cycle.Query(pixels, found.valid, found.confidence, found.view)
 
     def _anchored(self, scale: Array, context: Any) -> tuple[Array, ...]:
         """anchors, anchor_valid, scale, intrinsics, extrinsics of all views, for maps."""

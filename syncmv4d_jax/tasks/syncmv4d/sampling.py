@@ -5,8 +5,9 @@
 
 Steps outside `guidance_interval` are runs of their own, whose program has one branch.
 
-Anchors are given (a record's frame-0 pixels) or set on the way from the motion generated so far
-(A23), when sigma first falls to `cycle.anchor_time`.
+Query pixels are given, or chosen before the first refining step, each in one view, from frame 0 of
+the motion estimated there; where other views show them is found anew until sigma has fallen to
+`cycle.anchor_time` (A23).
 
 What is compiled has the loop itself, a value that does not change, as its static argument: another
 loop is another program, an equal one the same.
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import flow
+from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.models import reuse
 from syncmv4d_jax.models.wan import block as dit_block
 from syncmv4d_jax.tasks import base
@@ -55,14 +57,14 @@ class Plan(NamedTuple):
         return float(self.sigmas[next(later, len(self.sigmas) - 1)])
 
 
-def plan(loop: loops.Loop, *, anchors_given: bool) -> Plan:
+def plan(loop: loops.Loop) -> Plan:
     """Returns which steps are taken how; see `cycle_sampling`."""
     o = loop.options
     schedule = flow.schedule(o.sampler, o.sample_steps, shift=o.sample_shift)
     # On the host, as the schedule rounds them: plans are made before anything is traced.
     sigmas = flow.sigmas_of(o.sampler, o.sample_steps, o.sample_shift, "official")[0]
     sigmas = sigmas.astype(np.float32).astype(np.float64)
-    steps = cycle_sampling.plan_steps(sigmas, loop.settings, anchors_given=anchors_given)
+    steps = cycle_sampling.plan_steps(sigmas, loop.settings)
     guided = cycle_sampling.plan_guidance(sigmas, steps, o.guidance_interval)
     fresh = cycle_sampling.plan_warps(sigmas, [run[:3] for run in guided], loop.settings)
     runs = [Run(*run, new) for run, new in zip(guided, fresh, strict=True)]
@@ -82,8 +84,8 @@ def sample(
     Args:
       params: all parts.
       inputs: as a batch, of which are read: `first` [b v 1 h w c] reference latents, text (and
-        null_text for guidance), cameras, view_index, frame_valid; anchors and anchor_valid when
-        known (a record's own frame-0 pixels), else they are set on the way (A23).
+        null_text for guidance), cameras, view_index, frame_valid; anchors and anchor_valid where
+        they are given, else they are chosen on the way (A23).
       rng: key.
       progress: called with (steps done, steps) after each run of steps.
 
@@ -93,15 +95,16 @@ def sample(
       `reuse_threshold` reused_steps.
     """
     first, b = inputs["first"], len(inputs["first"])
-    made = plan(loop, anchors_given=inputs.get("anchors") is not None)
+    made = plan(loop)
     state, context, noise = begin(loop, made, params, inputs, rng)
     for run in made.runs:
         guidance = loop.options.guidance if run.guided else 1.0
         state = _remember(loop, state, b * (1 + (run.guided and loop.guides(context))))
         row = made.schedule.row(run.first)
         if run.refine and state.tracks_t is None:
-            context, tracks = _set_anchors(loop, guidance, params, state, row, first, context)
-            state = _start_tracks(loop, state, tracks, noise, made.sigmas[run.first], context)
+            query, tracks = _set_anchors(loop, guidance, params, state, row, first, context)
+            sigma = made.sigmas[run.first]
+            state = _start_tracks(loop, state, tracks, noise, sigma, context, query=query)
         if run.refine:
             numbers = jnp.float32(made.following(run)), jnp.asarray(run.fresh)
             state = refine(loop, guidance, params, state, row, *numbers, first, context)
@@ -112,7 +115,7 @@ def sample(
         if progress is not None:
             jax.block_until_ready(state.run.latents)
             progress(run.last, made.schedule.steps)
-    return _result(loop, params, state, context)
+    return _result(loop, params, state, noise, context)
 
 
 def begin(
@@ -188,15 +191,15 @@ def text_keys(loop: loops.Loop, params: Params, context: Context, guided: bool) 
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _set_anchors(loop, guidance, params, state, row, first, context) -> tuple[Context, Array]:
-    """Anchors from frame 0 of the clean motion estimate, and first tracks, normalised (A23)."""
+def _set_anchors(loop, guidance, params, state, row, first, context) -> tuple[cycle.Query, Array]:
+    """Query pixels of frame 0 of the clean motion estimate, and first tracks, normalised (A23)."""
     functions = loop.functions(params, first, guidance=guidance)
     t, latents = jnp.full((len(first),), row.sigma, jnp.float32), state.run.latents
     out = functions.mjd(latents["video"], latents["motion"], state.feedback, t, context)
     clean = flow.to_data(latents["motion"], out.motion_velocity, t)
-    context = loop.motion.find_anchors(params, clean, out.scale, context)
-    coarse, _ = functions.decode(clean, out.scale, context)
-    return context, loop.normalise(coarse.tracks, context)
+    query = loop.motion.find_anchors(params, clean, out.scale, context)
+    coarse, _ = functions.decode(clean, out.scale, {**context, **query._asdict()})
+    return query, loop.normalise(coarse.tracks, context)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -204,8 +207,23 @@ def _read_tracks(loop, params, state, context) -> tuple[Context, cycle.Coarse]:
     """Tracks without an aligner: the final motion, matched and unprojected (Table 3, row 3)."""
     motion, scale = state.run.latents["motion"], state.run.carried.scale
     if context["anchors"] is None:
-        context = loop.motion.find_anchors(params, motion, scale, context)
+        query = loop.motion.find_anchors(params, motion, scale, context)
+        context = {**context, **query._asdict()}
     return context, loop.motion.decode(params, motion, scale, context)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _parts(loop, params, coarse, noise, context) -> dict[str, Array]:
+    """What the aligner makes of the last coarse tracks in one step, without and with its network:
+    fused tracks [b n k 3] metres."""
+    t = jnp.ones(len(noise))
+
+    def aligned(network):
+        velocity = loop.align(params, noise, coarse, t, context, network=network)
+        metres = loop.denormalise(noise - velocity, context)
+        return world_tracks.fuse(metres, coarse.confidence)
+
+    return {"closed_form": aligned(False), "network": aligned(True)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -226,18 +244,22 @@ def _remember(loop: loops.Loop, state: State, samples: int) -> State:
     return state._replace(run=state.run._replace(carried=carried._replace(memory=memory)))
 
 
-def _start_tracks(loop, state, tracks, noise, sigma, context) -> State:
+def _start_tracks(loop, state, tracks, noise, sigma, context, *, query=None) -> State:
     warp = None
     if loop.settings.cycle:
+        if query is not None:
+            context = {**context, **query._asdict()}
         b, v = context["anchors"].shape[:2]
         frame0 = jax.ShapeDtypeStruct((b, v, *loop.motion.maps.size, 3), jnp.float32)
         scale = jax.ShapeDtypeStruct((b, v, 2), jnp.float32)
         shapes = jax.eval_shape(loop.motion.warp, frame0, scale, context)
         warp = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return cycle_sampling.start_tracks(state, tracks, noise, sigma, warp=warp)
+    return cycle_sampling.start_tracks(state, tracks, noise, sigma, warp=warp, query=query)
 
 
-def _result(loop: loops.Loop, params: Params, state: State, context: Context) -> base.Sample:
+def _result(
+    loop: loops.Loop, params: Params, state: State, noise: Array | None, context: Context
+) -> base.Sample:
     latents, carried = state.run.latents, state.run.carried
     given: dict[str, Any] = {}
     coarse = state.refined
@@ -248,8 +270,22 @@ def _result(loop: loops.Loop, params: Params, state: State, context: Context) ->
     readable = loop.settings.joint_motion and loop.options.motion_repr == "point_tracks"
     if readable and not loop.settings.dpa:
         context, coarse = _read_tracks(loop, params, state, context)
+    if state.query is not None:
+        context = {**context, **state.query._asdict()}
+    if state.coarse is not None:
+        given |= {"coarse": state.coarse.tracks, "coarse_confidence": state.coarse.confidence}
+        if loop.dpa_config.sigma_coarse is not None:  # else there is no closed form
+            given |= _parts(loop, params, state.coarse, noise, context)
     if coarse is not None:
-        given |= {key: context[key] for key in ("anchors", "anchor_valid")}
         given |= {"tracks_per_view": coarse.tracks, "confidence": coarse.confidence}
-        given["anchor_confidence"] = context["anchor_valid"].astype(jnp.float32)
+        given |= _query_pixels(context)
     return base.Sample(latents["video"], **given)
+
+
+def _query_pixels(context: Context) -> dict[str, Array]:
+    """Where the points are in frame 0 and how sure that is; given ones are as sure as can be."""
+    if context.get("anchor_view") is not None:
+        return {key: context[key] for key in cycle.Query._fields}
+    pixels, valid = context["anchors"], context["anchor_valid"]
+    asked = jnp.full((valid.shape[0], valid.shape[2]), -1, jnp.int32)
+    return cycle.Query(pixels, valid, valid.astype(jnp.float32), asked)._asdict()

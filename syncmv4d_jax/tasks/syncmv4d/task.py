@@ -166,7 +166,7 @@ class SyncMV4D:
         context = {**self.loop.context(batch), "text": text, "text_lengths": lengths}
         stopped, first = jax.lax.stop_gradient(trainable), targets.latents[:, :, :1]
         out = cycle.train_step(
-            self.loop.functions({**frozen, **trainable}, first),
+            self.loop.functions({**frozen, **trainable}, first, network=True),
             self.loop.functions({**frozen, **stopped}, first),
             targets,
             t,
@@ -185,7 +185,22 @@ class SyncMV4D:
             "chamfer": self.options.chamfer_weight,
         }
         total = sum(weights[name] * value for name, value in terms.items())
-        return total, {f"loss_{name}": value for name, value in terms.items()}
+        scalars = {f"loss_{name}": value for name, value in terms.items()}
+        if self.settings.cycle:
+            scalars |= self._feedback_errors(out, targets, t)
+        return total, scalars
+
+    def _feedback_errors(self, out, targets, t) -> dict[str, Array]:
+        """How far z~ is from the true motion latents, and MJD's own estimate beside it (A22).
+
+        Means over all steps of which `feedback_share` closed the loop: divide by it.
+        """
+        share = jnp.any(out.feedback != 0).astype(jnp.float32)
+        own = flow.to_data(out.motion.noisy, out.motion.velocity, t)
+        far = lambda x: share * jnp.mean(jnp.square(x - targets.motion_latents))  # noqa: E731
+        found = share, far(out.feedback), far(own)
+        names = ("feedback_share", "feedback_error", "estimate_error")
+        return jax.lax.stop_gradient(dict(zip(names, found, strict=True)))
 
     def targets(self, frozen: Params, batch: dict[str, Array]) -> cycle.Targets:
         """Clean data of a batch: latents of the cache, or of its pixels."""
@@ -232,13 +247,15 @@ class SyncMV4D:
         scenes, (tracks_t, noise, velocity) = self.loop.scenes, out.tracks
         clean = self.loop.normalise(targets.tracks, context)
         tracks = scenes(clean)
+        # What no view measured cannot be placed: it would be most of the loss.
+        valid = scenes(self.loop.valid_points(context, tracks_t))
         _, terms = aligner.loss(
             scenes(velocity),
             target=scenes(flow.velocity(clean, noise)),
             tracks_t=scenes(tracks_t),
             tracks=tracks[:, 0],
             t=jnp.repeat(t, tracks.shape[0] // t.shape[0]),
-            valid=scenes(self.loop.valid_points(context, tracks_t)),
+            valid=valid & aligner.known(scenes(out.confidence)),
             placement=self.placement,
         )
         return {"dpa": terms["velocity"], "chamfer": terms["chamfer"]}
@@ -358,7 +375,7 @@ class SyncMV4D:
         first = jax.eval_shape(lambda x: x[:, :, :1], batch["video_latents"])
         inputs = {key: batch[key] for key in schema.CONDITIONS} | {"first": first}
         inputs["null_text"] = inputs["text"]  # both branches are encoded to one length
-        made = sampling.plan(self.loop, anchors_given=True)
+        made = sampling.plan(self.loop)
         params = jax.eval_shape(self.init, jax.random.key(0))
         start = lambda *given: sampling.begin(self.loop, made, *given)[:2]  # noqa: E731
         state, context = jax.eval_shape(start, params, inputs, jax.random.key(0))

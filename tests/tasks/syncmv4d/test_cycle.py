@@ -138,7 +138,7 @@ def test_sampling_with_the_true_velocity_returns_the_data(kind):
     functions, settings = perfect(truth), cycle.Settings(refine_every=3, refine_last=2)
     schedule = flow.schedule(kind, 8, shift=3.0)
     sigmas = np.append(schedule.sigma, 0.0)
-    runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=True)
+    runs = cycle_sampling.plan_steps(sigmas, settings)
     first = truth.latents[:, :, :1]
     state = cycle_sampling.sample_start(
         jax.random.key(3), schedule, first, settings=settings, latent_shape=LATENT,
@@ -167,27 +167,57 @@ def test_sampling_with_the_true_velocity_returns_the_data(kind):
     np.testing.assert_allclose(state.refined.tracks, truth.tracks, atol=2e-4)
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_query_pixels_that_are_not_given_move_with_the_tracks_until_they_settle(fresh):
+    truth, asked = targets(), []
+    start = cycle.Query(*(jnp.full((B, V, K), x) for x in (1.0, 1.0, 0.5)), jnp.zeros((B, K)))
+
+    def decode(latents, scale, context):
+        asked.append(np.asarray(context["anchors"]))
+        return perfect(truth).decode(latents, scale, context)
+
+    def relocate(frame0, scale, tracks, context):
+        moved = context["anchors"] + jnp.mean(tracks.tracks) + scale[:, :, :1]
+        return start._replace(anchors=moved)
+
+    functions = dataclasses.replace(perfect(truth), decode=decode, relocate=relocate)
+    schedule, first = flow.schedule("euler", 3, shift=1.0), truth.latents[:, :, :1]
+    state = cycle_sampling.sample_start(
+        jax.random.key(3), schedule, first, settings=cycle.Settings(), latent_shape=LATENT,
+        scale=truth.scale,
+    )  # fmt: skip
+    noise = jax.random.normal(jax.random.key(4), truth.tracks.shape)
+    warp = jnp.zeros((B, V, H, W, 3))
+    state = cycle_sampling.start_tracks(state, None, noise, 1.0, warp=warp, query=start)
+    after = cycle_sampling.sample_refine(
+        functions, state, schedule.row(0), 0.5, jnp.asarray(fresh), first, {"text": 0},
+        settings=cycle.Settings(),
+    )  # fmt: skip
+    np.testing.assert_array_equal(asked[0], start.anchors)
+    moved = start.anchors + jnp.mean(after.refined.tracks) + truth.scale[:, :, :1]
+    wanted = moved if fresh else start.anchors
+    np.testing.assert_allclose(after.query.anchors, wanted, rtol=1e-5)
+    np.testing.assert_array_equal(after.query.anchor_confidence, start.anchor_confidence)
+    np.testing.assert_allclose(after.coarse.tracks, truth.tracks)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
-@pytest.mark.parametrize("given", [True, False])
-def test_runs_cover_every_step_once(steps, given):
+def test_runs_cover_every_step_once(steps):
     sigmas = np.append(np.linspace(1, 0.05, steps), 0.0)
     settings = cycle.Settings(refine_every=5, refine_last=3)
-    runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=given)
+    runs = cycle_sampling.plan_steps(sigmas, settings)
     covered = [i for begin, end, _ in runs for i in range(begin, end)]
     assert covered == list(range(steps))
     assert runs[-1][2] and runs[-1][1] == steps  # the last step refines: tracks end at sigma 0
-    if not given and steps > 2:
-        first = next(begin for begin, _, refine in runs if refine)
-        assert sigmas[first] <= settings.anchor_time < sigmas[first - 1]
+    assert runs[0] == (0, 1, True)  # and the first: query pixels are there from then on
     off = cycle.Settings(dpa=False, cycle=False)
-    assert cycle_sampling.plan_steps(sigmas, off, anchors_given=given) == [(0, steps, False)]
+    assert cycle_sampling.plan_steps(sigmas, off) == [(0, steps, False)]
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_the_warp_is_taken_anew_until_the_anchors_time(given):
+def test_the_warp_is_taken_anew_until_the_anchors_time():
     sigmas = np.append(np.linspace(1, 0.05, 20), 0.0)
     settings = cycle.Settings(refine_every=3, refine_last=2)
-    runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=given)
+    runs = cycle_sampling.plan_steps(sigmas, settings)
     fresh = cycle_sampling.plan_warps(sigmas, runs, settings)
     taken = [sigmas[begin] for (begin, _, _), new in zip(runs, fresh, strict=True) if new]
     kept = [
@@ -196,7 +226,7 @@ def test_the_warp_is_taken_anew_until_the_anchors_time(given):
         if refine and not new
     ]
     assert sum(sigma <= settings.anchor_time for sigma in taken) == 1
-    assert max(kept) < min(taken) and (given or len(taken) == 1)
+    assert max(kept) < min(taken) and len(taken) > 2
 
 
 def test_a_kept_warp_is_not_computed_again():

@@ -160,7 +160,7 @@ def test_sampling_closes_the_loop_line_by_line(anchor_time):
     schedule = flow.schedule("euler", 6, shift=2.0)
     sigmas = np.append(schedule.sigma, 0.0)
     first = truth.latents[:, :, :1]
-    runs = cycle_sampling.plan_steps(sigmas, settings, anchors_given=True)
+    runs = cycle_sampling.plan_steps(sigmas, settings)
     fresh = cycle_sampling.plan_warps(sigmas, runs, settings)
     state = cycle_sampling.sample_start(
         jax.random.key(3), schedule, first, settings=settings, latent_shape=tagged.LATENT,

@@ -29,13 +29,30 @@ def test_closed_loop_step_is_finite_and_reaches_every_part(prediction):
     task = make(prediction=prediction, cycle__probability=1.0, foreground_gain=2.0)
     loss, scalars, gradients = value_and_grad(task, batch)
     assert np.isfinite(loss)
-    assert set(scalars) == {f"loss_{x}" for x in ("video", "motion", "scale", "dpa", "chamfer")}
+    terms = {f"loss_{x}" for x in ("video", "motion", "scale", "dpa", "chamfer")}
+    assert set(scalars) == terms | {"feedback_share", "feedback_error", "estimate_error"}
+    assert scalars["feedback_share"] == 1 and scalars["feedback_error"] > 0  # probability 1
+    assert scalars["estimate_error"] > 0
     flat = tree.flatten(gradients)
     assert all(np.isfinite(g).all() for g in flat.values())
     for name in ("dit/head/head/kernel", "dit/motion_head/head/kernel", "dit/scale_head/kernel"):
         assert np.abs(flat[name]).max() > 0, name
     assert any(np.abs(g).max() > 0 for name, g in flat.items() if name.startswith("dpa/"))
     assert not [name for name in flat if name.startswith("vae/")]
+
+
+def test_points_that_no_view_measures_are_not_in_the_aligners_loss():
+    task, batch = make(cycle__cycle=False), make_batch()
+    batch["anchor_valid"] = batch["anchor_valid"].at[:, :, :10].set(False)
+    params = jax.jit(task.init)(jax.random.key(0))
+    trainable, frozen = tree.split(params, task.trainable)
+    loss = jax.jit(lambda batch: task.loss(trainable, frozen, batch, jax.random.key(1))[1])
+    far = {**batch, "tracks": batch["tracks"].at[:, :, :10].add(1.5)}
+    seen = {**batch, "tracks": batch["tracks"].at[:, :, 10:].add(0.5)}
+    own, hidden, shown = (loss(x) for x in (batch, far, seen))
+    for term in ("loss_dpa", "loss_chamfer"):
+        np.testing.assert_allclose(hidden[term], own[term], rtol=1e-5)
+        assert abs(shown[term] / own[term] - 1) > 0.05, term
 
 
 def test_switches_remove_their_parts_from_the_program():
@@ -87,6 +104,15 @@ def test_sampling_gives_every_output(given, guidance):
     assert out.latents.shape == out.motion_latents.shape == (B, *task.latent_shape)
     assert out.tracks_per_view.shape == (B, V, N, K, 3)
     assert out.anchors.shape == (B, V, K, 2) and out.scale.shape == (B, V, 2)
+    assert out.coarse.shape == (B, V, N, K, 3)
+    assert out.closed_form.shape == out.network.shape == (B, N, K, 3)
+    sure, asked = np.asarray(out.anchor_confidence[0]), np.asarray(out.anchor_view[0])
+    if given:
+        assert (asked == -1).all() and (sure == np.asarray(out.anchor_valid[0])).all()
+    else:  # each is an exact pixel of one view
+        own = np.asarray(out.anchors[0])[asked, np.arange(K)]
+        np.testing.assert_array_equal(own, np.round(own))
+        assert (sure[asked, np.arange(K)] == 1).all() and (np.sort(sure, 0)[:-1] <= 0.03).all()
     assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(out))
     np.testing.assert_array_equal(out.latents[:, :, :1], first)
 

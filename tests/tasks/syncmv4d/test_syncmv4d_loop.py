@@ -75,14 +75,15 @@ def test_without_multi_view_the_aligner_sees_each_view_by_itself():
     task = tiny.make(dit__multi_view=False)
     single = tiny.make(dit__multi_view=False, views=1)
     params = {"dpa": randomise(task)}
-    run = jax.jit(lambda *xs: task.loop.align(params, *xs))
+    run = jax.jit(lambda *xs: task.loop.align(params, *xs, network=True))
     t = jnp.array([0.4])
     coarse, noisy, context = coarse_and_context(task, batch, [0, 1, 2])
     together = run(noisy, coarse, t, context)
     metres = task.loop.denormalise(noisy, context)
     np.testing.assert_allclose(task.loop.normalise(metres, context), noisy, atol=1e-4)
     coarse, noisy, context = coarse_and_context(single, batch, [1])
-    alone = jax.jit(lambda *xs: single.loop.align(params, *xs))(noisy, coarse, t, context)
+    apart = jax.jit(lambda *xs: single.loop.align(params, *xs, network=True))
+    alone = apart(noisy, coarse, t, context)
     np.testing.assert_allclose(together[:, 1:2], alone, rtol=0, atol=1e-6 * np.abs(alone).max())
 
 
@@ -99,7 +100,9 @@ def test_cost_adds_up_what_the_switches_leave():
     task = tiny.make().loop
     each = {"mjd": 100.0, "encode": 10.0, "decode": 50.0, "dpa": 2.0, "pixels": 11.0}
     full = syncmv4d_cost.training(task, each)
-    assert full == {"mjd": 350.0, "dpa": 9.0, "decode": 75.0, "encode": 5.0}
+    assert full == {"mjd": 350.0, "dpa": 8.0, "decode": 75.0, "encode": 5.0}
+    used = syncmv4d_cost.training(tiny.make(cycle__network=True).loop, each)
+    assert used["dpa"] == 9.0  # in what is fed back, too
     few = tiny.make(cycle__probability=0.1, cycle__decoded=0.1)
     few = syncmv4d_cost.training(few.loop, each)
     assert few["decode"] == pytest.approx(10.0) and few["mjd"] == pytest.approx(310.0)

@@ -76,7 +76,7 @@ def test_blocks_run_again_once_the_change_adds_up():
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.8), (0.9, 1.0)])
 def test_guided_runs_cover_every_step_once(interval):
     sigmas = np.append(np.linspace(1, 0.05, 20), 0.0)
-    plain = cycle_sampling.plan_steps(sigmas, cycle.Settings(), anchors_given=True)
+    plain = cycle_sampling.plan_steps(sigmas, cycle.Settings())
     runs = cycle_sampling.plan_guidance(sigmas, plain, interval)
     assert [i for begin, end, *_ in runs for i in range(begin, end)] == list(range(20))
     for begin, end, refine, guided in runs:

@@ -1,0 +1,104 @@
+"""What a sample is given of records: what a user has; nothing of the future or of the truth."""
+
+import fake_records
+import ml_collections
+import numpy as np
+import pytest
+
+from syncmv4d_jax import schema
+from syncmv4d_jax.data import pipeline
+from syncmv4d_jax.metrics.networks.features import matcher
+from syncmv4d_jax.run import assembly, inputs, matched, sections
+
+# What the true scene holds beside its first frame; every key of schema.BATCH is here or is given.
+HIDDEN = {
+    "motion", "video_latents", "motion_latents", "tracks", "visibility", "anchors", "anchor_valid",
+    "scale", "frame_valid", "latent_valid", "points", "point_valid", "point_features", "point_ids",
+    "metric", "hoi_mask", "tracking", "tracking_latents", "depth0", "flow", "flow_valid",
+    "flow_latents", "depth_latents", "rgb0_latents", "appearance", "render", "render_latents",
+    "hole_mask",
+}  # fmt: skip
+
+
+def example(root, change=None):
+    """An example of records; `change`: of the values of its windows' and views' examples."""
+    fake_records.write(root)
+    config = ml_collections.ConfigDict()
+    config.data = {"records": str(root), "cameras": "fixed"}
+    config.task = {"name": "syncmv4d", "size": fake_records.SIZE, "frames": 5, "points": 12}
+    settings = assembly.read(config)
+    wanted = assembly.wanted(settings)
+    ((name, found),) = list(pipeline.examples(settings.data, wanted, "test"))
+    assert name == "s3-0"
+    return change(found) if change else found
+
+
+def another_future(found):
+    """The same first frames and cameras; everything else is of another scene."""
+    rng = np.random.default_rng(9)
+    for key in HIDDEN & found.keys():
+        value = np.asarray(found[key])
+        found[key] = rng.permutation(value.ravel()).reshape(value.shape)
+        if value.dtype == bool:
+            found[key] = ~value
+    video = found["video"].copy()
+    video[:, 1:] = rng.integers(0, 255, video[:, 1:].shape)
+    return found | {"video": video, "triplet": ("cut", "knife", "box")}
+
+
+def test_a_sample_is_given_the_same_bits_whatever_happens_later(tmp_path):
+    own = inputs.given(example(tmp_path / "a"), anchors="own")
+    other = inputs.given(example(tmp_path / "b", another_future), anchors="own")
+    assert own.keys() == other.keys()
+    for key, value in own.items():
+        np.testing.assert_array_equal(value, other[key], err_msg=key)
+    assert own["frame_valid"].all() and own["images"].shape == (3, *fake_records.SIZE, 3)
+    # The comparison sees what it should: true correspondences do tell the scenes apart.
+    given = [inputs.given(example(tmp_path / x, change), anchors="given")
+             for x, change in (("c", None), ("d", another_future))]  # fmt: skip
+    assert not np.array_equal(given[0]["anchors"], given[1]["anchors"])
+    assert given[0].keys() - own.keys() == {"anchors", "anchor_valid"}
+
+
+def test_every_key_of_a_batch_is_given_or_hidden():
+    named = set(inputs.GIVEN) | HIDDEN | {"video"}
+    assert set(schema.BATCH) | {"null_text", "null_text_lengths"} <= named
+    assert not set(inputs.GIVEN) & HIDDEN
+
+
+class Shifts:
+    """A matcher whose second image shows everything two pixels to the right."""
+
+    name, files, threshold = "shifts", {}, 0.5
+
+    def __init__(self, blind=()):
+        self.blind, self.calls = blind, 0
+
+    def __call__(self, first, second):
+        self.calls += 1
+        at = np.array([[3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+        sure = np.array([0.9, 0.4, 0.0 if self.calls in self.blind else 0.8])
+        if self.calls in self.blind:
+            sure[:] = 0.1
+        return matcher.Matches(at, at + [2.0, 0.0], sure)
+
+
+def test_matched_points_are_pixels_of_the_middle_view_and_what_is_found_elsewhere():
+    images = np.zeros((3, 16, 24, 3), np.uint8)
+    found = matched.anchors(images, Shifts(), count=5)
+    assert found["anchor_valid"].tolist() == [[True] * 2 + [False] * 3] * 3
+    np.testing.assert_array_equal(found["anchors"][1, :2], [[3, 4], [7, 8]])
+    np.testing.assert_array_equal(found["anchors"][0, :2], [[5, 4], [9, 8]])
+    with pytest.raises(ValueError, match="shifts finds nothing of view 1 in view 2"):
+        matched.anchors(images, Shifts(blind=(2,)), count=5)
+    with pytest.raises(ValueError, match="at least two views"):
+        matched.anchors(images[:1], Shifts(), count=5)
+
+
+def test_a_matcher_without_weights_says_where_they_are_from():
+    wanted = sections.SampleConfig(anchors="matched")
+    with pytest.raises(ValueError, match="XFeat: wanted its weights in config.sample.features"):
+        matched.load(wanted)
+    assert matched.load(sections.SampleConfig()) is None
+    with pytest.raises(ValueError, match="config.sample.anchors: wanted one of"):
+        sections.SampleConfig(anchors="record")
