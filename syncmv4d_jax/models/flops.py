@@ -8,7 +8,7 @@ rematerialisation adds one more forward: `train`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -145,7 +145,7 @@ def wan_dit(config: wan_config.DiTConfig, tokens: int, *, timesteps: int = 1) ->
     return add(wan_embed(config, tokens, timesteps=timesteps), blocks, times=config.layers)
 
 
-def tokens(config: wan_config.DiTConfig, latents: tuple[int, int, int]) -> int:
+def tokens(config: wan_config.DiTConfig, latents: Sequence[int]) -> int:
     """Returns the number of tokens of latents (f, h, w)."""
     f, h, w = (n // p for n, p in zip(latents, config.patch, strict=True))
     return f * h * w

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+Shaped = jax.Array | jax.ShapeDtypeStruct
+
 
 class Memory(NamedTuple):
     """Of the last step: seen, y of (1); moved [(b v) s d], x_out - x_in; total; reused, a count."""
@@ -34,14 +36,14 @@ class Rule(NamedTuple):
     allowed: jax.Array
 
 
-def empty(tokens: jax.Array, seen: jax.Array) -> Memory:
+def empty(tokens: Shaped, seen: Shaped) -> Memory:
     """Returns the memory before the first step, which runs the blocks.
 
     Args:
       tokens, seen: arrays or shapes like x and y, [(b v) s d].
     """
-    seen, tokens = (jnp.zeros(x.shape, x.dtype) for x in (seen, tokens))
-    return Memory(seen, tokens, jnp.float32(jnp.inf), jnp.int32(0))
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in (seen, tokens)]
+    return Memory(zeros[0], zeros[1], jnp.float32(jnp.inf), jnp.int32(0))
 
 
 def step(

@@ -48,10 +48,17 @@ class Task(Protocol):
       placement: where arrays live; models get it as their `placement` argument.
     """
 
-    name: str
-    trainable: str
-    frozen_parts: tuple[str, ...]
-    placement: protocol.Placement
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def trainable(self) -> str: ...
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]: ...
+
+    @property
+    def placement(self) -> protocol.Placement: ...
 
     def init(self, rng: jax.Array) -> Params:
         """Returns initial parameters, a dict of parts; runs under jit."""
@@ -145,9 +152,14 @@ class Sampled(Protocol):
       sampling: how.
     """
 
-    clip: Clip
-    cameras: bool
-    sampling: Sampling
+    @property
+    def clip(self) -> Clip: ...
+
+    @property
+    def cameras(self) -> bool: ...
+
+    @property
+    def sampling(self) -> Sampling: ...
 
     def encode(self, params: Params, pixels: jax.Array) -> jax.Array:
         """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""

@@ -186,8 +186,9 @@ class DPA(base.Grown):
 
     def embedded(self) -> base.Scenes:
         """Returns what data a run that names none is to make."""
-        given = {} if self.options.points is None else {"points": self.options.points}
-        return base.Scenes(size=self.options.size, **given)
+        made = base.Scenes(size=self.options.size)
+        points = self.options.points
+        return made if points is None else made._replace(points=points)
 
     def loss(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array

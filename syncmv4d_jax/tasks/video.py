@@ -107,11 +107,11 @@ def null_text(batch: Mapping[str, Any], reason: str) -> tuple[Array, Array]:
     Raises:
       ValueError: it has none; says what for.
     """
-    null = batch.get("null_text"), batch.get("null_text_lengths")
-    if any(x is None for x in null):
+    text, lengths = batch.get("null_text"), batch.get("null_text_lengths")
+    if text is None or lengths is None:
         given = sorted(key for key, x in batch.items() if x is not None)
         raise ValueError(f"{reason} needs null_text, null_text_lengths; got {given}")
-    return null
+    return text, lengths
 
 
 def drop_text(batch: Mapping[str, Any], rng: Array, *, share: float) -> tuple[Array, Array]:

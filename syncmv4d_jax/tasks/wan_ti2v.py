@@ -347,8 +347,11 @@ class WanTI2V(base.Grown):
             f"task {self.name}, sample", inputs, axes, v=v, hl=h, wl=w, c=c,
             d=self.dit_config.text_dim,
         )  # fmt: skip
-        known = first is not None and not isinstance(first, jax.core.Tracer)
-        if known and not bool(jnp.isfinite(first).all()):
+        if first is None or isinstance(first, jax.core.Tracer):
+            known = True  # as far as can be told
+        else:
+            known = bool(jnp.isfinite(first).all())
+        if not known:
             raise ValueError("wan_ti2v: the input image has values that are not finite (NaN)")
         state, conditions = self._begin(inputs, rng)
         schedule = self._schedule()

@@ -141,7 +141,8 @@ class WanVAE(base.Grown):
         each = _mean(jnp.abs(error) * weights)
         pairs = zip(_steps(error), _steps_of(weights), strict=True)
         blur = sum(_mean(jnp.abs(x) * w) for x, w in pairs)
-        energy = [sum(_mean(jnp.square(x)) for x in _steps(y)) for y in (decoded, clips)]
+        squares = ([_mean(jnp.square(x)) for x in _steps(y)] for y in (decoded, clips))
+        energy = [jnp.asarray(sum(x)) for x in squares]
         kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
         psnr = 10 * jnp.log10(4.0 / jnp.maximum(_mean(jnp.square(error)), 1e-10))
         scalars = {"kl": kl}
@@ -229,11 +230,11 @@ def _steps_of(weights: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _crop(pairs: jax.Array, size: tuple[int, ...], rng: jax.Array, *, focus: float) -> jax.Array:
     """Cuts a random box of (frames, height, width) from each clip of [b n h w m c]; a share `focus`
     of them has a painted pixel of some frame in its middle, as far as the clip's edges allow."""
-    room = [have - want for have, want in zip(pairs.shape[1:4], size, strict=True)]
-    if min(room) < 0:
+    spare = [have - want for have, want in zip(pairs.shape[1:4], size, strict=True)]
+    if min(spare) < 0:
         raise ValueError(f"task.crop: wanted {size} from clips of {pairs.shape[1:4]}")
     keys = dict(zip(("corner", "pixel", "which"), jax.random.split(rng, 3), strict=True))
-    room = jnp.asarray([room], jnp.int32)
+    room = jnp.asarray([spare], jnp.int32)
     corners = jax.random.randint(keys["corner"], (pairs.shape[0], 3), 0, room + 1)
     painted = jnp.max(pairs[:, :, :, :, 1], axis=(1, 4)) > 0  # [b h w]
     width = painted.shape[2]
@@ -268,7 +269,7 @@ def statistics(
       ValueError: no clips.
     """
     raw = jax.jit(lambda p, x: module.bind(vae.VAE, config, p).moments(x)[0])
-    count, total, square = 0, 0.0, 0.0
+    count, total, square = 0, np.zeros(config.z_dim), np.zeros(config.z_dim)
     for clip in clips:
         mean = np.asarray(raw(params, jnp.asarray(clip, jnp.float32) / 127.5 - 1.0), np.float64)
         values = mean.reshape(-1, config.z_dim)

@@ -42,15 +42,14 @@ def parts(loop: loops.Loop) -> Cost:
     result |= _codec(vae.VAE, loop.vae.config, loop, (o.frames, *o.size, 3))
     result["pixels"] = result["encode"]
     if isinstance(loop.motion.maps, maps.Codec):
-        result |= learned(loop)
+        result |= learned(loop, loop.motion.maps)
     if loop.settings.dpa:
         result["dpa"] = dpa.forward_flops(loop.dpa_config, o.views, o.frames, o.points)
     return result
 
 
-def learned(loop: loops.Loop) -> Cost:
+def learned(loop: loops.Loop, way: maps.Codec) -> Cost:
     """Encoding and decoding by the learned codec, in place of the autoencoder inside the loop."""
-    way = loop.motion.maps
     sizes = (loop.options.frames, *way.size, motion_codec.CHANNELS)
     return _codec(motion_codec.Codec, way.config, loop, sizes)
 

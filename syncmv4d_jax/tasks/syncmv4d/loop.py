@@ -68,12 +68,14 @@ class Loop:
 
     def _centre(self, context: Context) -> Array:
         """[b 3] metres; [b v 3] without multi_view, each view's from its own camera (A16)."""
-        cams, size = (context["intrinsics"], context["extrinsics"]), self.options.size
+        intrinsics, extrinsics = context["intrinsics"], context["extrinsics"]
+        size = self.options.size
         if self.mjd_config.multi_view and self.options.views > 1:
-            return cameras.scene_centre(*cams, size)
-        one = [einops.rearrange(x, "b v i j -> (b v) 1 i j") for x in cams]
-        depth = jnp.full(one[0].shape[:1], np.mean(self.options.scale_mean), jnp.float32)
-        centre = cameras.scene_centre(*one, size, depth=depth)
+            return cameras.scene_centre(intrinsics, extrinsics, size)
+        alone = "b v i j -> (b v) 1 i j"
+        intrinsics, extrinsics = (einops.rearrange(x, alone) for x in (intrinsics, extrinsics))
+        depth = jnp.full(len(intrinsics), np.mean(self.options.scale_mean), jnp.float32)
+        centre = cameras.scene_centre(intrinsics, extrinsics, size, depth=depth)
         if self.mjd_config.multi_view:
             return centre
         return einops.rearrange(centre, "(b v) c -> b v c", v=self.options.views)
@@ -146,7 +148,8 @@ class Loop:
             scale = mean + std * scale[: len(latents)]
         if self.options.prediction == "data":
             guided = self._to_velocities(params["prior"], first, (latents, motion_t), guided, t)
-        return cycle.Velocities(*guided, scale, memory)
+        velocity, motion_velocity = guided
+        return cycle.Velocities(velocity, motion_velocity, scale, memory)
 
     def _text(self, context: Context, *, branches: int) -> mjd.Text | dit_block.Keys:
         """What MJD reads of the text; with two branches both as one batch.

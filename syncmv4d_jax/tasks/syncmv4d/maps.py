@@ -32,8 +32,11 @@ class Maps(Protocol):
       size: (height, width) of the maps, pixels.
     """
 
-    part: str
-    size: tuple[int, int]
+    @property
+    def part(self) -> str: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
 
     def decode(self, params: Params, latents: Array) -> Array:
         """latents [b v f h w c] -> maps [b v n h w 3] in [0, 1]."""

@@ -15,6 +15,7 @@ sampling.py, cost.py.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import einops
@@ -188,7 +189,7 @@ class SyncMV4D:
         scalars = {f"loss_{name}": value for name, value in terms.items()}
         if self.settings.cycle:
             scalars |= self._feedback_errors(out, targets, t)
-        return total, scalars
+        return jnp.asarray(total), scalars
 
     def _feedback_errors(self, out, targets, t) -> dict[str, Array]:
         """How far z~ is from the true motion latents, and MJD's own estimate beside it (A22).
@@ -272,8 +273,8 @@ class SyncMV4D:
         cell = jnp.floor((pixels + 0.5) / stride).astype(jnp.int32)
         x, y = cell[..., 0], cell[..., 1]
         inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-        frame = (np.arange(self.options.frames) + step - 1) // step
-        frame = einops.rearrange(jnp.asarray(frame), "n -> 1 1 n 1")
+        latent = jnp.asarray((np.arange(self.options.frames) + step - 1) // step)
+        frame = einops.rearrange(latent, "n -> 1 1 n 1")
         index = jnp.where(inside, (frame * h + y) * w + x, f * h * w)
 
         def mark(index):
@@ -351,10 +352,10 @@ class SyncMV4D:
         steps = {"mjd_step": alone._program(None, alone._batch)}
         if self.settings.dpa:
             steps["closed_loop_step"] = own._program(None, own._batch)
-            step = sampling.refine_step
+            one: Callable[..., Any] = sampling.refine_step
         else:
-            step = sampling.plain_run
-        step = functools.partial(step, own.loop, own.options.guidance)
+            one = sampling.plain_run
+        step = functools.partial(one, own.loop, own.options.guidance)
         return steps | {"sample_step": own._program(step, own._step_inputs)}
 
     def _program(self, step: Any, inputs: Any) -> base.Program:
