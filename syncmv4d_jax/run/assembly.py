@@ -17,6 +17,7 @@ from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
 from syncmv4d_jax.run import checkpoint, initial, sections
 from syncmv4d_jax.tasks import base
+from syncmv4d_jax.weights import slices
 
 READ = {
     "data": data_config.DataConfig,
@@ -124,7 +125,7 @@ def load_params(
       ValueError: a part of another architecture; lists both differences.
     """
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    found = {
+    found: dict[str, slices.Source] = {
         name: source
         for directory in stage_directories(settings.source, workdir)
         for source in [checkpoint.Trained(directory)]

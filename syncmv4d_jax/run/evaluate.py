@@ -90,7 +90,10 @@ def _scores(
 
     facts: those of the first sample, and {scene: triplet} under "triplets".
     """
-    scores, blurs, facts, triplets = {}, {}, {}, {}
+    scores: dict[str, scene.Scores] = {}
+    blurs: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    triplets: dict[str, str] = {}
     mine = {name: found[name] for name in summary.share(sorted(found))}
     for name, truth in _matched(settings, examples, mine, quiet=jax.process_index() > 0):
         sample = samples.read(mine[name])

@@ -83,7 +83,8 @@ class Parameters:
             self._check_frozen(stage)
 
     def _find(self, stage: sections.Sections, earlier: Sequence[Path]) -> dict[str, slices.Source]:
-        found = [weights(part, path) for part, path in stage.weights.items() if path]
+        found: list[slices.Source] = []
+        found += [weights(part, path) for part, path in stage.weights.items() if path]
         found += [checkpoint.Trained(directory) for directory in earlier]
         given = {name: source for source in found for name in source.shapes}
         there = {name: source.shapes[name] for name, source in given.items()}

@@ -94,8 +94,8 @@ def clu_writer(logdir: str | Path, *, first_step: int) -> Any:
     name = "clu.metric_writers.tf"
     if importlib.util.find_spec("tensorflow") is None and name not in sys.modules:
         package, leaf = types.ModuleType(name), types.ModuleType(f"{name}.summary_writer")
-        leaf.SummaryWriter = EventWriter
-        package.__path__, package.summary_writer = [], leaf
+        vars(leaf)["SummaryWriter"] = EventWriter
+        vars(package).update(__path__=[], summary_writer=leaf)
         sys.modules[name], sys.modules[f"{name}.summary_writer"] = package, leaf
     from clu import metric_writers
 
@@ -234,8 +234,9 @@ class Metrics:
 
     def write(self, step: int, scalars: Mapping[str, float], cost: Mapping[str, float]) -> None:
         """Writes one logged step; `cost` has tokens and flops of one step, where known."""
-        row = {
-            "step": self.offset + step,
+        at = self.offset + step
+        row: dict[str, Any] = {
+            "step": at,
             "stage": self.stage,
             **scalars,
             **self._speed(step, cost),
@@ -244,9 +245,9 @@ class Metrics:
         if self.first:
             self._jsonl.write(row)
             numbers = {k: x for k, x in row.items() if isinstance(x, float | int) and k != "step"}
-            self._on_board(row["step"], lambda board: board.write_scalars(row["step"], numbers))
+            self._on_board(at, lambda board: board.write_scalars(at, numbers))
             if self._wandb:
-                self._wandb.write(row["step"], numbers)
+                self._wandb.write(at, numbers)
 
     def _speed(self, step: int, cost: Mapping[str, float]) -> dict[str, float]:
         if self._since is None or step <= self._since[1]:

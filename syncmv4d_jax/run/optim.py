@@ -152,10 +152,11 @@ def _stored(config: sections.OptimConfig, values: Tree, step: jax.Array | None =
         return _cast(values, jnp.bfloat16)
     leaves, structure = jax.tree.flatten(values)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), step), len(leaves))
-    return structure.unflatten(
+    rounded = [
         round_stochastically(x, key) if x.dtype == jnp.float32 else x
         for x, key in zip(leaves, keys, strict=True)
-    )
+    ]
+    return jax.tree.unflatten(structure, rounded)
 
 
 def _judge(

@@ -60,11 +60,11 @@ class Pictures:
         drawn = dataclasses.replace(drawn, motion_latents=None)  # is not shown
         shown = sample.shown(self._whole(self._task.decode(params, drawn)))
         shown = {k: shown[k] for k in ("video", "tracks_per_view") if k in shown}
-        rig = {k: example[k] for k in ("intrinsics", "extrinsics") if k in example}
+        rig: dict[str, Any] = {k: example[k] for k in ("intrinsics", "extrinsics") if k in example}
         if "extrinsics" in rig:
             rig["extrinsics"] = cameras.static(rig["extrinsics"], where="pictures")
-        drawn = {**shown, "video": samples.to_uint8(shown["video"]), **rig}
-        return sheet.grid(drawn, {"video": example["video"], **rig})
+        made = {**shown, "video": samples.to_uint8(shown["video"]), **rig}
+        return sheet.grid(made, {"video": example["video"], **rig})
 
     def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         batch = {k: np.repeat(np.asarray(x)[None], self._groups, 0) for k, x in arrays.items()}

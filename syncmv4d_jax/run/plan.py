@@ -54,6 +54,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     check(settings)
     path = Path(workdir) / "plan.json"
     report = json.loads(path.read_text()) if path.is_file() else {"entries": []}
+    devices: list[Any]
     _, config = configuration.stages(config)[-1]  # the last stage is the largest
     entries = programs.named(assembly.task(config), settings.entries)
     for name in settings.topologies:
@@ -155,10 +156,12 @@ def plan(
     rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
     done = {key(row): row for row in known if "compile_s" in row}
     for i, row in enumerate(rows[: settings.compiled]):
-        rows[i] = done.get(key(row))
-        if rows[i] is None and settings.until == "memory":
+        known_row = done.get(key(row))
+        if known_row is not None:
+            rows[i] = dict(known_row)
+        elif settings.until == "memory":
             rows[i] = _assigned(config, topology, chip, row)
-        elif rows[i] is None:
+        else:
             rows[i] = _compiled(config, topology, devices, chip, row)
         if rows[i]["fits"]:
             break

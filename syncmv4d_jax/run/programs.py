@@ -60,9 +60,9 @@ def program(
     placed = functools.partial(place, config, mesh)
     inputs = cut(own.inputs(batch), mesh, batch)
     if own.step is not None:
-        step = functools.partial(own.step)
-        step.__name__ = NAMES[1]
-        return jax.jit(step), (placed({**trainable, **frozen}), *inputs)
+        named_step = functools.partial(own.step)
+        vars(named_step)["__name__"] = NAMES[1]
+        return jax.jit(named_step), (placed({**trainable, **frozen}), *inputs)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, P()))
     settings = assembly.read(config).optim

@@ -48,8 +48,9 @@ def run(config: Any, workdir: str | Path) -> None:
     """
     workdir, own = Path(workdir), assembly.read(config)
     settings, mesh = own.sample, assembly.load_mesh(own)
-    task = base.serves(assembly.task(config, mesh), base.Sampled, "mode=sample")
-    params = assembly.load_params(task, own, workdir, mesh)
+    whole = assembly.task(config, mesh)
+    task = base.serves(whole, base.Sampled, "mode=sample")
+    params = assembly.load_params(whole, own, workdir, mesh)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
     done = made = 0
@@ -68,7 +69,7 @@ def run(config: Any, workdir: str | Path) -> None:
                 pixels = jnp.asarray(arrays["images"])[None, :, None]
                 batch["first"] = task.encode(params, pixels)
             rng = jax.random.fold_in(
-                jax.random.key(seed), run_inputs.stable_hash(arrays.get("id", name))
+                jax.random.key(seed), run_inputs.stable_hash(str(arrays.get("id", name)))
             )
             drawn, chosen = _best(settings, task, params, batch, rng, bar)
             result = shown(task.decode(params, drawn))
@@ -123,7 +124,7 @@ def _best(
     Raises:
       ValueError: draws are to be compared, but the task makes no tracks.
     """
-    count, best, scores = settings.best_of, None, []
+    count, scores = settings.best_of, list[float]()
     for draw in range(count):
         report = functools.partial(_advance, bar, bar.n)
         key = rng if draw == 0 else jax.random.fold_in(rng, draw)
@@ -133,9 +134,10 @@ def _best(
         if found.tracks_per_view is None:
             raise ValueError(f"sample.best_of={count} compares tracks, but this task makes none")
         pair = np.asarray(found.tracks_per_view), np.asarray(found.confidence)
-        scores.append(world_tracks.disagreement(*pair))
-        if scores[-1] == min(scores):
+        score = world_tracks.disagreement(*pair)
+        if not scores or score <= min(scores):
             best = found
+        scores.append(score)
     return best, {"best_of": count, "disagreement": [round(score, 6) for score in scores]}
 
 

@@ -138,7 +138,9 @@ def train(
         wanted = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placed
         )
-        start, state, meta = store.restore(wanted)
+        found = store.restore(wanted)
+        assert found is not None  # there is a checkpoint, and a damaged one raises
+        start, state, meta = found
         _check_frozen(store, start, meta["frozen"], frozen_mark)
         log.info("%s: resumed from step %d", called, start)
     else:

@@ -55,7 +55,7 @@ def _learned(
     images, pseudo = (
         np.stack([records.decode_first(view[key]) for view in views]) for key in ("video", "motion")
     )
-    seen = np.stack([view["anchor_valid"] for view in views]).any(0)
+    seen = np.any([view["anchor_valid"] for view in views], axis=0)
     made = priors.layout(window.text, window.triplet, images, pseudo)
     return made, priors.path(reader.tracks(window)["tracks"], seen)
 
