@@ -14,15 +14,23 @@ from syncmv4d_jax.weights import folders, release
 def main() -> None:
     """Parses the flags and converts; a bad source ends with its message, without a folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--src", required=True, help="official, diffusers or converted folder")
+    parser.add_argument(
+        "--src",
+        required=True,
+        help="official, diffusers, repackaged or converted folder, or file",
+    )
     parser.add_argument("--out", required=True, help="folder to make, or to add parts to")
     parser.add_argument("--to", choices=("jax", "diffusers"), default="jax")
-    parser.add_argument("--parts", default=",".join(folders.PARTS), help="comma-separated")
+    parser.add_argument("--parts", help=f"of {','.join(folders.PARTS)}; default: all there")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the source's")
     flags = parser.parse_args()
     try:
         release.convert(
-            flags.src, flags.out, to=flags.to, parts=flags.parts.split(","), dtype=flags.dtype
+            flags.src,
+            flags.out,
+            to=flags.to,
+            parts=flags.parts.split(",") if flags.parts else None,
+            dtype=flags.dtype,
         )
     except (ValueError, OSError) as error:
         parser.exit(1, f"convert_weights: {error}\n")

@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from syncmv4d_jax.data import clips, prepare
+from syncmv4d_jax.data import clips, prepare, reading
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import pseudo_video
 
@@ -82,7 +82,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def choose(sources: list[recordings.Source], args: argparse.Namespace) -> list[recordings.Source]:
     """Leaves out what --exclude names, and with --marker-removed what has no such videos."""
-    left_out = set(args.exclude.read_text().split()) if args.exclude else set()
+    left_out = set(reading.lines(args.exclude)) if args.exclude else set()
     if unknown := left_out - {source.id for source in sources}:
         raise ValueError(f"{args.exclude}: no such sequences: {sorted(unknown)[:5]}")
     if args.marker_removed and args.taco:
@@ -96,8 +96,8 @@ def main(argv: list[str]) -> int:
     triplets = ()
     try:
         if args.heldout_triplets:
-            lines = args.heldout_triplets.read_text().splitlines()
-            triplets = tuple(taco.parse_triplet(line.strip()) for line in lines if line.strip())
+            lines = reading.lines(args.heldout_triplets)
+            triplets = tuple(taco.parse_triplet(line) for line in lines)
         settings = dataclasses.replace(
             DEFAULTS,
             **{key: getattr(args, key) for key in ("size", "frames", "fps", "points", "variants")},

@@ -33,6 +33,7 @@ ARROWS = {
     ("metrics", "models"),  # layers of pretrained networks
     ("metrics", "weights"),
     ("results", "geometry"),
+    ("results", "data"),  # the one reader of videos
 }
 
 # third-party module -> where it may be imported (regex over our path); others are free.

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from syncmv4d_jax.data import frames, raycast, records, surfaces, transforms
+from syncmv4d_jax.data import frames, raycast, reading, records, rigs, surfaces, transforms
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import cameras, pseudo_video
 
 CROPS = {"first": 1.8, "clip": 1.2}  # what the box is fitted to, and its margin
 SURFACES = ("none", "test", "all")  # splits whose surfaces are stored
 INSIDE = 0.5  # share of the points that must lie inside the whole image in frame 0
+LEAST = 0.25  # share of a clip's frames that a recording must have; the rest repeat its last one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +100,13 @@ class Settings:
         )
 
     def prompt(self, triplet: tuple[str, str, str]) -> str:
-        """Returns the text of a triplet (action, tool, target)."""
-        return self.text.format(action=triplet[0], tool=triplet[1], target=triplet[2])
+        """Returns the text of a triplet (action, tool, target).
+
+        Raises:
+          ValueError: there is nothing in it.
+        """
+        words = self.text.format(action=triplet[0], tool=triplet[1], target=triplet[2])
+        return reading.prompt(words, where=f"text {self.text!r}")
 
 
 class View(NamedTuple):
@@ -148,7 +154,13 @@ def make(
         frames=settings.frames,
         start=_start(recording, fps, settings, variant),
     )
-    clip = Clip.of(recording, index)
+    if valid.sum() < LEAST * settings.frames:
+        raise taco.BadSequence(
+            f"{recording.id}: {recording.frames} frames of {fps:g} a second are {valid.sum()} of a "
+            f"clip's {settings.frames}, wanted {LEAST:.0%} of them at least"
+        )
+    clip = Clip.of(recording, index, fps)
+    rigs.check(recording.cameras, clip.tracked(0), where=f"{recording.id}, cameras")
     rng = transforms.seeded(settings.seed, clip.mark(), variant)
     chosen = transforms.select_points(clip.tracked(0), clip.faces, settings.points, rng)
     tracks = np.stack([chosen.positions(clip.tracked(n)) for n in range(len(index))])
@@ -180,18 +192,19 @@ class Clip:
     """The frames of a recording that make a clip.
 
     index: [n] of the recording's frames. meshes: {frame: (vertices, faces) of all surfaces}.
-    faces: of those that are tracked, which come first.
+    faces: of those that are tracked, which come first. fps: of the recording.
     """
 
     index: np.ndarray
     meshes: dict[int, list[tuple[np.ndarray, np.ndarray]]]
     faces: list[np.ndarray]
+    fps: float
 
     @classmethod
-    def of(cls, recording: recordings.Recording, index: np.ndarray) -> "Clip":
+    def of(cls, recording: recordings.Recording, index: np.ndarray, fps: float) -> "Clip":
         every = recording.surfaces
         meshes = {int(i): [(s.at(int(i)), s.faces) for s in every] for i in np.unique(index)}
-        return cls(index, meshes, [s.faces for s in every if s.kind == surfaces.TRACKED])
+        return cls(index, meshes, [s.faces for s in every if s.kind == surfaces.TRACKED], fps)
 
     def tracked(self, n: int) -> list[np.ndarray]:
         """Vertices [p 3], metres, of the tracked surfaces at frame n of the clip."""
@@ -243,12 +256,13 @@ def _views(recording, clip, tracks, settings, rng, shown):
 
 def _view(recording, name, cluster, clip, tracks, settings, jitter):
     camera, path = recording.cameras[name], recording.video_path(name)
-    with frames.Video(path) as video:
-        return _crop(camera, cluster, video, clip, tracks, settings, jitter)
+    video = frames.Video(path)
+    numbers = video.numbers(clip.index, fps=clip.fps, frames=recording.frames)
+    return _crop(camera, cluster, video, numbers, clip, tracks, settings, jitter)
 
 
 def box_of(
-    camera: taco.Camera,
+    camera: rigs.Camera,
     whole: tuple[int, int],
     clouds: list[np.ndarray],
     settings: Settings,
@@ -273,9 +287,9 @@ def box_of(
     )
 
 
-def _crop(camera, cluster, video, clip, tracks, settings, jitter):
+def _crop(camera, cluster, video, numbers, clip, tracks, settings, jitter):
     name, whole = camera.name, video.size
-    intrinsics = frames.fit_intrinsics(camera, whole, str(video.path))
+    intrinsics = video.intrinsics(camera)
     pixels, _ = cameras.project(tracks[0].astype(np.float64), intrinsics, camera.extrinsics)
     inside = ((pixels >= -0.5) & (pixels < np.array(whole[::-1]) - 0.5)).all(-1).mean()
     if inside < INSIDE:
@@ -286,7 +300,7 @@ def _crop(camera, cluster, video, clip, tracks, settings, jitter):
     camera = dataclasses.replace(camera, intrinsics=intrinsics)
     box = box_of(camera, whole, [v for n in fitted for v in clip.tracked(n)], settings, jitter)
     intrinsics = cameras.crop_resize_intrinsics(intrinsics, box, settings.size)
-    pictures = video.read(clip.index, box, settings.size)
+    pictures = video.read(numbers, box, settings.size)
     values = {
         "video": records.encode(pictures),
         "intrinsics": intrinsics.astype(np.float32),

@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import raycast
+from syncmv4d_jax.data import raycast, rigs
 
 TRACKED, OCCLUDER = "tracked", "occluder"
+EXTENT = (0.005, 5.0)  # metres across what is tracked: hands, tools, parts of robots
+COLLAPSED = 0.02  # of its usual extent: a frame in which a surface is a point
 
 
 class BrokenSurface(ValueError):
@@ -74,24 +76,64 @@ def read(path: Path, *, kind: str = TRACKED) -> Surface:
     """Reads <name>.npz.
 
     Raises:
-      BrokenSurface: unreadable, of wrong shapes, or with values that are not finite.
+      BrokenSurface: unreadable, or as `check` says.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            vertices, faces = file["vertices"].astype(np.float64), file["faces"].astype(np.int64)
-            poses = file["poses"].astype(np.float64) if "poses" in file else None
+            values = {key: file[key] for key in file.files}
+            vertices, given = values["vertices"].astype(np.float64), values["faces"]
+            poses = values["poses"].astype(np.float64) if "poses" in values else None
     except Exception as error:  # a damaged zip raises whatever its reader runs into
         raise BrokenSurface(f"{path}: unreadable ({type(error).__name__}: {error})") from error
-    shape = (vertices.ndim, None if poses is None else poses.shape[1:])
-    if shape not in ((3, None), (2, (4, 4))) or vertices.shape[-1] != 3 or faces.shape[1:] != (3,):
+    with np.errstate(invalid="ignore"):
+        faces = given.astype(np.int64)
+    if not np.array_equal(faces, given):
+        raise BrokenSurface(f"{path}: faces are not whole numbers")
+    found = Surface(path.stem, faces, vertices, poses, kind)
+    check(found, where=str(path))
+    return found
+
+
+def check(surface: Surface, *, where: str) -> None:
+    """Checks a surface, whoever read it.
+
+    Raises:
+      BrokenSurface: wrong shapes, values that are not finite, faces beyond the vertices, poses that
+        are not rigid, a frame in which it is a point, or what is tracked in other units.
+    """
+    vertices, faces, poses = surface.vertices, surface.faces, surface.poses
+    wanted = (3, None) if poses is None else (2, 3)
+    if (vertices.ndim, None if poses is None else poses.ndim) != wanted or (
+        vertices.shape[-1] != 3 or faces.ndim != 2 or faces.shape[1:] != (3,)
+    ):
         raise BrokenSurface(
-            f"{path}: wanted vertices [n p 3], or [p 3] with poses [n 4 4], and faces [q 3], got "
+            f"{where}: wanted vertices [n p 3], or [p 3] with poses [n 4 4], and faces [q 3], got "
             f"{vertices.shape}, {faces.shape}"
         )
-    finite = np.isfinite(vertices).all() and (poses is None or np.isfinite(poses).all())
-    if not finite or faces.min(initial=0) < 0 or faces.max(initial=-1) >= vertices.shape[-2]:
-        raise BrokenSurface(f"{path}: values that are not finite, or faces beyond the vertices")
-    return Surface(path.stem, faces, vertices, poses, kind)
+    if poses is not None:
+        try:
+            rigs.rigid(poses, where=where)
+        except ValueError as error:
+            raise BrokenSurface(str(error)) from error
+    if not np.isfinite(vertices).all():
+        bad = np.flatnonzero(~np.isfinite(vertices.reshape(len(vertices), -1)).all(1))[0]
+        place = f"frame {bad}" if poses is None else f"vertex {bad}"
+        raise BrokenSurface(f"{where}: values that are not finite, the first in {place}")
+    if not faces.size or faces.min() < 0 or faces.max() >= vertices.shape[-2]:
+        raise BrokenSurface(
+            f"{where}: no faces, or faces beyond the vertices: they name {faces.min(initial=0)}.."
+            f"{faces.max(initial=-1)} of {vertices.shape[-2]}, the first of which is 0"
+        )
+    _check_extent(surface, where)
+
+
+def _check_extent(surface: Surface, where: str) -> None:
+    extents = np.ptp(surface.vertices, axis=-2).max(-1, keepdims=surface.poses is not None)
+    usual = float(np.median(extents))
+    if (extents < COLLAPSED * usual).any():
+        raise BrokenSurface(f"{where}: frame {int(np.argmin(extents))} has it in one point")
+    if surface.kind == TRACKED and not EXTENT[0] <= usual <= EXTENT[1]:
+        raise BrokenSurface(f"{where}: it is {usual:.3g} m wide: {rigs.UNITS}")
 
 
 def write(folder: Path, surface: Surface) -> None:

@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.data import frames as decoded
 
 
 def write(path: str | Path, frames: np.ndarray, *, fps: float, quality: int = 14) -> None:
@@ -60,16 +61,9 @@ def read(path: str | Path) -> np.ndarray:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not a video, or a truncated one.
+      ValueError: not a video, a truncated one, or one that the reader of recordings refuses.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video")
-    try:
-        with av.open(str(path)) as container:
-            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path}: cannot be read as a video ({error})") from error
-    if not frames:
-        raise ValueError(f"{path}: a video without frames")
-    return np.stack(frames)
+    return decoded.read_all(path)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax import schema
-from syncmv4d_jax.data import pipeline, records, user
+from syncmv4d_jax.data import pipeline, reading, records, user
 from syncmv4d_jax.run import assembly, matched, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders
@@ -90,13 +90,13 @@ def _prompts(own: sections.SampleConfig) -> list[str]:
     """
     file = own.prompts
     if not file:
-        return [own.prompt]
+        return [reading.prompt(own.prompt, where="config.sample.prompt")]
     if own.prompt:
         raise ValueError("wanted one of config.sample.prompt and config.sample.prompts, got both")
-    lines = [line.strip() for line in Path(file).read_text().splitlines()]
-    if not any(lines):
+    lines = reading.lines(file)
+    if not lines:
         raise ValueError(f"config.sample.prompts={file}: wanted a prompt a line, got none")
-    return [line for line in lines if line]
+    return [reading.prompt(line, where=f"config.sample.prompts={file}") for line in lines]
 
 
 def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:

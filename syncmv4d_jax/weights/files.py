@@ -27,6 +27,18 @@ DTYPES = {
     "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+GGUF = (
+    "a GGUF file: its weights are quantised; take the safetensors of the release instead "
+    "(huggingface-cli download Wan-AI/Wan2.2-TI2V-5B)"
+)
+# First bytes of files that stand where tensors are wanted.
+OTHERS = {
+    b"GGUF": GGUF,
+    b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch it with `git lfs pull`",
+    b"<!doctype": "a web page, not the file; download it again",
+    b"<html": "a web page, not the file; download it again",
+}
+VARIANTS = ("fp32", "bf16", "fp16")  # of diffusers' files: <stem>.fp16.safetensors
 
 
 class Entry(NamedTuple):
@@ -56,8 +68,22 @@ def _read_at(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype) ->
     return data.reshape(shape)
 
 
-def _header(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
-    """Returns {key: (shape, dtype, its place in the file)}, checked against the file's size."""
+def refuse_others(path: Path) -> None:
+    """Says by a file's first bytes that it is no file of tensors, and what to do.
+
+    Raises:
+      ValueError: it is one of OTHERS.
+    """
+    with path.open("rb") as file:
+        start = file.read(512).lstrip()
+    for mark, what in OTHERS.items():
+        if start[: len(mark)].lower() == mark.lower():
+            raise ValueError(f"{path}: {what}")
+
+
+def _start(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors of a safetensors file begin, and what stands before them."""
+    refuse_others(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -68,19 +94,37 @@ def _header(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
             header = json.loads(file.read(length))
         except ValueError as error:
             raise ValueError(f"{path}: not a safetensors file: {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: not a safetensors file: no {{key: tensor}} in its header")
+    return 8 + length, header
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Returns what a safetensors file says beside its tensors."""
+    return _start(path)[1].get("__metadata__") or {}
+
+
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
+    """Returns {key: (shape, dtype, its place in the file)}, checked against the file's size."""
+    size, (first, header) = path.stat().st_size, _start(path)
     header.pop("__metadata__", None)
-    wanted = 8 + length + max((e["data_offsets"][1] for e in header.values()), default=0)
+    try:
+        wanted = first + max((e["data_offsets"][1] for e in header.values()), default=0)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path}: not a safetensors file: {error!r} in its header") from error
     if wanted != size:
         raise ValueError(f"{path}: truncated: its header wants {wanted} bytes, it has {size}")
     found = {}
     for key, entry in header.items():
         if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{path}: {key} has the unknown type {entry['dtype']}")
+            raise ValueError(
+                f"{path}: {key} has the type {entry['dtype']}, wanted one of {', '.join(DTYPES)}"
+            )
         shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
         begin, end = entry["data_offsets"]
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{path}: {key} {shape} {dtype} does not fill {end - begin} bytes")
-        found[key] = (shape, dtype, 8 + length + begin)
+        found[key] = (shape, dtype, first + begin)
     return found
 
 
@@ -127,19 +171,33 @@ def open_safetensors(paths: list[Path]) -> Tensors:
 def open_sharded(folder: Path, stem: str) -> Tensors:
     """Opens `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names.
 
+    Where there is neither, the files of the one of VARIANTS that is there.
+
     Raises:
       FileNotFoundError: neither is there, or a shard that the index names is missing.
-      ValueError: a truncated shard, or shards that do not hold what the index says.
+      ValueError: a truncated shard, shards that do not hold what the index says, or several
+        variants.
     """
     index = folder / f"{stem}.safetensors.index.json"
-    if not index.exists():
-        single = folder / f"{stem}.safetensors"
-        if not single.exists():
+    single = folder / f"{stem}.safetensors"
+    if not index.exists() and not single.exists():
+        variants = [
+            (folder / f"{stem}.safetensors.index.{v}.json", folder / f"{stem}.{v}.safetensors")
+            for v in VARIANTS
+        ]
+        found = [pair for pair in variants if pair[0].exists() or pair[1].exists()]
+        if len(found) > 1:
+            names = [path.name for pair in found for path in pair if path.exists()]
+            raise ValueError(f"{folder}: wanted one variant of {stem}, found {names}")
+        if not found:
+            there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
             raise FileNotFoundError(
-                f"{folder}: wanted {single.name} or {index.name}, found neither"
+                f"{folder}: wanted {single.name} or {index.name}, found neither but {there[:8]}"
             )
+        index, single = found[0]
+    if not index.exists():
         return open_safetensors([single])
-    places = json.loads(index.read_text())["weight_map"]
+    places = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
     shards = sorted(set(places.values()))
     if missing := [name for name in shards if not (folder / name).exists()]:
         raise FileNotFoundError(f"{index} names shards that are missing: {', '.join(missing)}")
@@ -155,18 +213,37 @@ def open_pth(path: Path) -> Tensors:
     Raises:
       ValueError: truncated, not a state dict, or one that asks for more than tensors.
     """
+    refuse_others(path)
     file = path.open("rb")
     try:
         state = torch_pickle.lazy(file)
     except (ValueError, torch_pickle.Refused) as error:
         file.close()
         raise ValueError(f"{path}: {error}") from error
-    if not isinstance(state, dict) or not all(
-        isinstance(value, torch_pickle.Tensor) for value in state.values()
-    ):
-        raise ValueError(f"{path}: wanted a state dict {{key: tensor}}, got {type(state).__name__}")
+    inner = [v for v in state.values() if _is_state(v)] if isinstance(state, dict) else []
+    if not _is_state(state) and len(inner) == 1:  # {"state_dict": ...}, {"model": ..., "step": 3}
+        state = inner[0]
+    if not _is_state(state):
+        file.close()
+        got = f"a dict of {list(state)[:8]}" if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"{path}: wanted a state dict {{key: tensor}}, got {got}")
     entries = {key: Entry(t.shape, t.dtype, t.read) for key, t in state.items()}
     return Tensors(entries, [path])
+
+
+def _is_state(node: Any) -> bool:
+    tensors = isinstance(node, dict) and all(
+        isinstance(value, torch_pickle.Tensor) for value in node.values()
+    )
+    return tensors and bool(node)
+
+
+def open_any(path: Path) -> Tensors:
+    """Opens a file by its suffix: safetensors, or what torch wrote; raises as both."""
+    refuse_others(path)
+    if path.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt"):
+        return open_pth(path)
+    return open_safetensors([path])
 
 
 def sha256(path: Path) -> str:

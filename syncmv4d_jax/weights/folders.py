@@ -6,15 +6,19 @@ a config: their sizes are read off the shapes of their tensors (safetensors in p
 
 Diffusers folder: transformer/, vae/, text_encoder/, each with config.json and safetensors, and
 tokenizer/.
+
+Repackaged: one file a part, anywhere in a folder or by itself, by the names of REPACKAGED (ComfyUI:
+wan2.2_ti2v_5B_fp16.safetensors, wan2.2_vae.safetensors, umt5_xxl_fp16.safetensors); the names of
+its tensors are the official ones or, of the text encoder, transformers', below a prefix or not.
 """
 
+import fnmatch
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from syncmv4d_jax.weights import files
+from syncmv4d_jax.weights import files, stated
 
 PARTS = ("dit", "vae", "umt5")
 # Diffusers folder of each part and the stem of its weight files.
@@ -30,42 +34,70 @@ OTHER_RELEASES = {
     "low_noise_model": "Wan2.2-A14B",
     "transformer_2": "Wan2.2-A14B",
 }
-WANTED = "only Wan2.2-TI2V-5B and models of its layout are supported"
+# Names, in lower case, of files that hold a part each.
+REPACKAGED = {"dit": "*wan2?2*ti2v*5b*", "vae": "*wan2?2*vae*", "umt5": "*umt5*xxl*"}
+REPACKAGED_SUFFIXES = (".safetensors", ".gguf", ".pth")
+# What may stand before all names of a part's tensors.
+BEFORE = {
+    "dit": ("model.diffusion_model.", "diffusion_model.", "model.", "module."),
+    "vae": ("first_stage_model.", "vae.", "model.", "module."),
+    "umt5": ("text_encoders.umt5xxl.transformer.", "umt5xxl.transformer.", "model.", "module."),
+}
+# A tensor that tells part and layout.
+MARKS = {
+    ("dit", "official"): "blocks.0.self_attn.q.weight",
+    ("dit", "diffusers"): "blocks.0.attn1.to_q.weight",
+    ("vae", "official"): "encoder.conv1.weight",
+    ("vae", "diffusers"): "encoder.conv_in.weight",
+    ("umt5", "official"): "blocks.0.pos_embedding.embedding.weight",
+    ("umt5", "diffusers"): "encoder.block.0.layer.0.SelfAttention.q.weight",
+}
+SPIECE = "spiece_model"  # ComfyUI keeps the tokenizer among the encoder's tensors
+SCALES = r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|absmax|quant_map)\b"
 
 
 class Found(NamedTuple):
-    """A part of a release: layout, sizes (arguments of our config), tensors and tokenizer files."""
+    """A part of a release: layout, sizes (arguments of our config), tensors, tokenizer files.
+
+    spiece: the tokenizer itself, b"" where it is in `tokenizer` or nowhere.
+    """
 
     layout: str
     sizes: dict[str, Any]
     tensors: files.Tensors
     tokenizer: list[Path]
+    spiece: bytes = b""
 
 
 def layout_of(src: Path) -> str:
-    """Returns "official" or "diffusers".
+    """Returns "official", "diffusers" or "repackaged" of a folder or file.
 
     Raises:
       FileNotFoundError: no such folder, or nothing in it that either layout has.
       ValueError: a checkpoint of Wan2.1 or Wan2.2-A14B.
     """
+    if src.is_file():
+        return "repackaged"
     if not src.is_dir():
-        raise FileNotFoundError(f"{src}: no such folder")
+        raise FileNotFoundError(f"{src}: no such folder or file")
     for name, release in OTHER_RELEASES.items():
         if (src / name).exists():
-            raise ValueError(f"{src} holds {name}: a checkpoint of {release}; {WANTED}")
+            raise ValueError(f"{src} holds {name}: a checkpoint of {release}; {stated.WANTED}")
     if (src / "model_index.json").exists():
         index = json.loads((src / "model_index.json").read_text())
         if index.get("boundary_ratio") is not None:
             raise ValueError(f"{src}: boundary_ratio in its model_index.json: a checkpoint of "
-                             f"Wan2.2-A14B; {WANTED}")  # fmt: skip
+                             f"Wan2.2-A14B; {stated.WANTED}")  # fmt: skip
     if any((src / folder / "config.json").exists() for folder, _ in SUBFOLDERS.values()):
         return "diffusers"
     if (src / "config.json").exists() or any(_official_files(src, p) for p in ("vae", "umt5")):
         return "official"
+    if any(_repackaged_files(src, part) for part in PARTS):
+        return "repackaged"
     raise FileNotFoundError(
-        f"{src}: wanted an official folder (config.json, Wan2.2_VAE.pth, ...) or a diffusers one "
-        f"(transformer/config.json, ...), found {sorted(p.name for p in src.iterdir())[:10]}"
+        f"{src}: wanted an official folder (config.json, Wan2.2_VAE.pth, ...), a diffusers one "
+        "(transformer/config.json, ...) or repackaged files (wan2.2_ti2v_5B_*.safetensors, ...), "
+        f"found {sorted(p.name for p in src.iterdir())[:10]}"
     )
 
 
@@ -76,16 +108,18 @@ def find(src: Path, part: str) -> Found:
       FileNotFoundError, ValueError: as `layout_of` and `files.open_sharded`; another model.
     """
     layout = layout_of(src)
+    if layout == "repackaged":
+        return _single(_repackaged_file(src, part), part)
     if layout == "diffusers":
         folder, stem = SUBFOLDERS[part]
-        config = _read_json(src / folder / "config.json")
-        tensors = files.open_sharded(src / folder, stem)
-        sizes = _FROM_DIFFUSERS[part](config, src / folder / "config.json")
+        config = stated.read_json(src / folder / "config.json")
+        tensors = _aliased(files.open_sharded(src / folder, stem))
+        sizes = stated.FROM_DIFFUSERS[part](config, src / folder / "config.json")
         tokenizer = sorted((src / "tokenizer").glob("*")) if part == "umt5" else []
     elif part == "dit":
-        config = _read_json(src / "config.json")
+        config = stated.read_json(src / "config.json")
         tensors = files.open_sharded(src, "diffusion_pytorch_model")
-        sizes, tokenizer = _dit_from_official(config, tensors.shapes, src / "config.json"), []
+        sizes, tokenizer = stated.dit_from_official(config, tensors.shapes, src / "config.json"), []
     else:
         found = _official_files(src, part)
         if not found:
@@ -94,147 +128,125 @@ def find(src: Path, part: str) -> Found:
             )
         is_pth = found[0].suffix == ".pth"
         tensors = files.open_pth(found[0]) if is_pth else files.open_safetensors(found[:1])
-        sizes = {"vae": _vae_from_shapes, "umt5": _umt5_from_shapes}[part](tensors.shapes, found[0])
+        sizes = {"vae": stated.vae_from_shapes, "umt5": stated.umt5_from_shapes}[part](
+            tensors.shapes, found[0]
+        )
         tokenizer = sorted((src / "google/umt5-xxl").glob("*")) if part == "umt5" else []
+    _check_numbers(tensors, src)
     return Found(layout, sizes, tensors, [p for p in tokenizer if p.is_file()])
+
+
+def _aliased(tensors: files.Tensors) -> files.Tensors:
+    """The text encoder's table by the first of its two names (they are tied)."""
+    entries = dict(tensors.entries)
+    if "shared.weight" not in entries and "encoder.embed_tokens.weight" in entries:
+        entries["shared.weight"] = entries.pop("encoder.embed_tokens.weight")
+    return tensors._replace(entries=entries)
+
+
+def _check_numbers(tensors: files.Tensors, src: Path) -> None:
+    """Refuses quantised weights: whole numbers, and what is to be multiplied by scales beside it.
+
+    Raises:
+      ValueError: such tensors, named.
+    """
+    entries = tensors.entries
+    scales = [key for key in entries if re.search(SCALES, key)]
+    whole = [key for key, entry in entries.items() if entry.dtype.kind in "iub"]
+    if scales or whole:
+        some = (scales or whole)[0]
+        raise ValueError(
+            f"{src}: quantised weights ({len(scales)} scales, {len(whole)} tensors of whole "
+            f"numbers, e.g. {some}); take the fp16, bf16 or float32 files"
+        )
+
+
+def part_in(path: Path) -> str:
+    """The part that one file holds.
+
+    Raises:
+      ValueError: none of PARTS, or several.
+    """
+    tensors = files.open_any(path)
+    found = [part for part in PARTS if _layout_in(_stripped(tensors, part), part)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{path}: wanted one part of {PARTS}, found {found}; its tensors are e.g. "
+            f"{sorted(tensors.entries)[:3]}; {stated.WANTED}"
+        )
+    return found[0]
+
+
+def _layout_in(tensors: files.Tensors, part: str) -> str | None:
+    layouts = [way for (p, way), key in MARKS.items() if p == part and key in tensors.entries]
+    return layouts[0] if layouts else None
+
+
+def _stripped(tensors: files.Tensors, part: str) -> files.Tensors:
+    """Without what stands before the names of the part; of a checkpoint of all parts, the part."""
+    for before in BEFORE[part]:
+        inside = {k[len(before) :]: v for k, v in tensors.entries.items() if k.startswith(before)}
+        if any(mark in inside for (own, _), mark in MARKS.items() if own == part):
+            others = tuple(b for p in PARTS if p != part for b in BEFORE[p][:1])
+            rest = {
+                k: v
+                for k, v in tensors.entries.items()
+                if not k.startswith((before, *others, "text_encoders.", "vae."))
+            }
+            return tensors._replace(entries=inside | rest)
+    return tensors
+
+
+def _single(path: Path, part: str) -> Found:
+    tensors = _aliased(_stripped(files.open_any(path), part))
+    layout = _layout_in(tensors, part)
+    if layout is None:
+        raise ValueError(f"{path}: wanted the {part}, it holds {part_in(path)}")
+    entries = dict(tensors.entries)
+    spiece = entries.pop(SPIECE).read().tobytes() if SPIECE in entries else b""
+    tensors, beside = tensors._replace(entries=entries), path.parent / "config.json"
+    _check_numbers(tensors, path)
+    shapes = tensors.shapes
+    if layout == "diffusers" and beside.is_file():
+        sizes = stated.FROM_DIFFUSERS[part](stated.read_json(beside), beside)
+    elif part == "umt5":
+        sizes = stated.umt5_from_shapes(shapes, path, layout)
+    elif layout == "diffusers":
+        raise ValueError(f"{path}: diffusers' names without sizes: put its config.json beside it")
+    elif part == "vae":
+        sizes = stated.vae_from_shapes(shapes, path)
+    else:
+        config = stated.read_json(beside) if beside.is_file() else stated.dit_config(shapes, path)
+        sizes = stated.dit_from_official(config, shapes, path)
+    return Found(layout, sizes, tensors, [], spiece)
+
+
+def _repackaged_files(src: Path, part: str) -> list[Path]:
+    return [
+        path
+        for path in sorted(src.rglob("*"))
+        if path.suffix.lower() in REPACKAGED_SUFFIXES
+        and path.name[0] != "."
+        and fnmatch.fnmatch(path.name.lower(), REPACKAGED[part])
+        and ("vae" in path.name.lower()) == (part == "vae")
+    ]
+
+
+def _repackaged_file(src: Path, part: str) -> Path:
+    if src.is_file():
+        return src
+    found = _repackaged_files(src, part)
+    if len(found) > 1:
+        names = [str(path.relative_to(src)) for path in found]
+        raise ValueError(f"{src}: several files of the {part}: {names}; name one")
+    if not found:
+        raise FileNotFoundError(f"{src}: wanted {REPACKAGED[part]}, found none; see docs/wan.md")
+    return found[0]
 
 
 def _official_files(src: Path, part: str) -> list[Path]:
     stem = OFFICIAL_FILES[part]
     return [*sorted(src.glob(f"{stem}.safetensors")), *sorted(src.glob(f"{stem}.pth"))]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: not there")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-
-
-def _pick(config: dict[str, Any], names: dict[str, str], where: Path) -> dict[str, Any]:
-    """Returns {our name: value} by {our name: their name}."""
-    if missing := [theirs for theirs in names.values() if theirs not in config]:
-        raise ValueError(f"{where}: lacks {', '.join(missing)}")
-    picked = {ours: config[theirs] for ours, theirs in names.items()}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in picked.items()}
-
-
-def _check_dit(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
-    other = {1536: "Wan2.1-1.3B", 5120: "Wan2.1-14B or Wan2.2-A14B"}.get(sizes["dim"])
-    if other or sizes["in_channels"] != sizes["out_channels"]:
-        other = other or "an image-to-video model of Wan2.1 or Wan2.2-A14B"
-        raise ValueError(
-            f"{where}: width {sizes['dim']}, {sizes['in_channels']} channels in and "
-            f"{sizes['out_channels']} out: a checkpoint of {other}; {WANTED}"
-        )
-    return sizes
-
-
-def _dit_from_official(
-    config: dict[str, Any], shapes: dict[str, tuple[int, ...]], where: Path
-) -> dict[str, Any]:
-    names = {
-        "dim": "dim", "ffn_dim": "ffn_dim", "heads": "num_heads", "layers": "num_layers",
-        "in_channels": "in_dim", "out_channels": "out_dim", "freq_dim": "freq_dim",
-    }  # fmt: skip
-    optional = {"eps": "eps", "text_len": "text_len"}
-    names |= {ours: theirs for ours, theirs in optional.items() if theirs in config}
-    sizes = _check_dit(_pick(config, names, where), where)
-    # The release's config does not have these; its tensors do.
-    if "text_embedding.0.weight" in shapes:
-        sizes["text_dim"] = shapes["text_embedding.0.weight"][1]
-    if len(shapes.get("patch_embedding.weight", ())) == 5:
-        sizes["patch"] = shapes["patch_embedding.weight"][2:]
-    sizes["qk_norm"] = "blocks.0.self_attn.norm_q.weight" in shapes
-    sizes["cross_attn_norm"] = "blocks.0.norm3.weight" in shapes
-    return sizes
-
-
-def _dit_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:
-    names = {
-        "ffn_dim": "ffn_dim", "heads": "num_attention_heads", "layers": "num_layers",
-        "in_channels": "in_channels", "out_channels": "out_channels", "freq_dim": "freq_dim",
-        "eps": "eps", "text_dim": "text_dim", "patch": "patch_size",
-        "cross_attn_norm": "cross_attn_norm",
-    }  # fmt: skip
-    sizes = _pick(config, names, where)
-    sizes["dim"] = sizes["heads"] * config["attention_head_dim"]
-    sizes["qk_norm"] = config.get("qk_norm") is not None
-    return _check_dit(sizes, where)
-
-
-def _vae_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:
-    if not config.get("is_residual"):
-        raise ValueError(f"{where}: not residual: a VAE of Wan2.1 or Wan2.2-A14B; {WANTED}")
-    names = {
-        "dim": "base_dim", "dec_dim": "decoder_base_dim", "z_dim": "z_dim", "dim_mult": "dim_mult",
-        "num_res_blocks": "num_res_blocks", "temporal_downsample": "temperal_downsample",
-        "patch": "patch_size", "latents_mean": "latents_mean", "latents_std": "latents_std",
-    }  # fmt: skip
-    return _pick(config, names, where)
-
-
-def _vae_from_shapes(shapes: dict[str, tuple[int, ...]], where: Path) -> dict[str, Any]:
-    stage = "encoder.downsamples.{}.downsamples.{}."
-    if "encoder.downsamples.0.residual.2.weight" in shapes:
-        raise ValueError(f"{where}: a VAE of Wan2.1 or Wan2.2-A14B; {WANTED}")
-    try:
-        dim = shapes["encoder.conv1.weight"][0]
-        widths: list[int] = []
-        times: list[bool] = []
-        while (key := stage.format(len(widths), 0) + "residual.6.weight") in shapes:
-            widths.append(shapes[key][0] // dim)
-        blocks = 0
-        while stage.format(0, blocks) + "residual.6.weight" in shapes:
-            blocks += 1
-        for i in range(len(widths) - 1):
-            times.append(stage.format(i, blocks) + "time_conv.weight" in shapes)
-        return {
-            "dim": dim,
-            "dec_dim": shapes["decoder.head.0.gamma"][0] // widths[0],
-            "z_dim": shapes["conv2.weight"][0],
-            "dim_mult": tuple(widths),
-            "num_res_blocks": blocks,
-            "temporal_downsample": tuple(times),
-            "patch": math.isqrt(shapes["encoder.conv1.weight"][1] // 3),
-        }
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"{where}: not a Wan2.2 VAE: no {error}") from error
-
-
-def _umt5_from_shapes(shapes: dict[str, tuple[int, ...]], where: Path) -> dict[str, Any]:
-    try:
-        buckets, heads = shapes["blocks.0.pos_embedding.embedding.weight"]
-        vocab, dim = shapes["token_embedding.weight"]
-        layers = {m[1] for key in shapes if (m := re.match(r"blocks\.(\d+)\.", key))}
-        return {
-            "vocab": vocab,
-            "dim": dim,
-            "heads": heads,
-            "d_head": shapes["blocks.0.attn.q.weight"][0] // heads,
-            "ffn_dim": shapes["blocks.0.ffn.fc1.weight"][0],
-            "layers": len(layers),
-            "buckets": buckets,
-        }
-    except KeyError as error:
-        raise ValueError(f"{where}: not a umT5 encoder: no {error}") from error
-
-
-def _umt5_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:
-    names = {
-        "vocab": "vocab_size", "dim": "d_model", "heads": "num_heads", "d_head": "d_kv",
-        "ffn_dim": "d_ff", "layers": "num_layers", "eps": "layer_norm_epsilon",
-        "buckets": "relative_attention_num_buckets",
-        "max_distance": "relative_attention_max_distance",
-    }  # fmt: skip
-    return _pick(config, names, where)
-
-
-_FROM_DIFFUSERS = {
-    "dit": _dit_from_diffusers, "vae": _vae_from_diffusers, "umt5": _umt5_from_diffusers,
-}  # fmt: skip
 
 
 def diffusers_config(part: str, config: Any) -> dict[str, Any]:

@@ -1,12 +1,18 @@
-"""LoRA files of Wan2.2's transformer: diffusers' names and kohya's, both ways.
+"""LoRA files of Wan2.2's transformer: diffusers' names and kohya's, both ways; others are read.
 
     diffusers   transformer.blocks.0.attn1.to_q.lora_A.weight [r d_in], .lora_B.weight [d_out r]
     kohya       lora_unet_blocks_0_self_attn_q.lora_down.weight, .lora_up.weight, .alpha []
+    peft        base_model.model.<either's name>.lora_A.weight; adapter_config.json beside it
+    DiffSynth   blocks.0.self_attn.q.lora_A.default.weight
+    ComfyUI     diffusion_model.blocks.0.self_attn.q.lora_down.weight (or lora_A), .alpha []
 
 diffusers' form has no alpha; it is written into b on the way out (a reader takes alpha = rank). On
 the way in, b is scaled so that our alpha gives the file's product.
 """
 
+import json
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +21,41 @@ from safetensors import numpy as safetensors
 
 from syncmv4d_jax import disk, tree
 from syncmv4d_jax.models import lora
-from syncmv4d_jax.weights import engine
+from syncmv4d_jax.weights import engine, files
 from syncmv4d_jax.weights.tables import wan_dit
 
 LAYOUTS = ("diffusers", "kohya")
-_COLUMN = {"diffusers": 2, "kohya": 1}
+_COLUMN = {"diffusers": 2, "kohya": 1, "official": 1}
 _LAST = {"diffusers": ("lora_A", "lora_B"), "kohya": ("lora_down", "lora_up")}
+# What writers put before the names of layers; one may stand before another.
+_BEFORE = re.compile(
+    r"(base_model\.model|model\.diffusion_model|diffusion_model|transformer|pipe\.dit|dit|module)\."
+)
+# Changes of weights of other kinds -> keys that tell them.
+OTHERS = {
+    "DoRA (magnitudes)": r"\.(lora_magnitude_vector|dora_scale)\b",
+    "differences of whole weights (diff)": r"\.diff$",
+    "differences of biases (diff_b)": r"\.diff_b$",
+    "replaced weights": r"\.(set_weight|reshape_weight)$",
+    "biases of adapters": r"\.lora_(A|B|up|down)\.(\w+\.)?bias$|\.lora_bias\b",
+    "LoHa": r"\.hada_", "LoKr": r"\.lokr_", "GLoRA": r"\.(a1|a2|b1|b2)\.weight$",
+    "OFT": r"\.(oft_|boft_)", "LoCon's middle": r"\.lora_mid\b", "VeRA": r"\.vera_lambda",
+    "adapters of a text encoder": r"^(lora_te|text_encoder|lora_te\d)[._]",
+    "a second transformer's (Wan2.2-A14B)": r"^transformer_2\.",
+}  # fmt: skip
 
 
-def rules(layout: str) -> list[engine.Rule]:
-    """Returns the table of a layout; our side has paths of adapters (``.../a``, ``.../b``)."""
+def rules(layout: str, *, common: bool = False) -> list[engine.Rule]:
+    """Returns the table of a layout; our side has paths of adapters (``.../a``, ``.../b``).
+
+    Args:
+      common: of keys that went through `_plain`: no prefix, diffusers' names of the halves.
+    """
     table = []
     for names in wan_dit.LINEAR:
         theirs = names[_COLUMN[layout]]
-        base = _stem(layout, theirs)
-        for last, ours in zip(_LAST[layout], "ab", strict=True):
+        base = _stem(layout, theirs) if not common or layout == "kohya" else theirs
+        for last, ours in zip(_LAST["diffusers" if common else layout], "ab", strict=True):
             rule = engine.Rule(f"{base}.{last}.weight", f"{names[0]}/{ours}", engine.TRANSPOSE)
             table.append(rule)
     return table
@@ -71,7 +97,7 @@ def save(
 
 
 def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
-    """Reads a file of either layout.
+    """Reads a file of any of the forms above.
 
     Args:
       path: of the file.
@@ -82,23 +108,30 @@ def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: keys that neither layout knows, half an adapter, missing layers, or ranks that
-        differ between layers (they are stacked).
+      ValueError: changes of another kind than (alpha / r) b a, named; keys that are not of Wan's
+        transformer, half an adapter, missing layers, or ranks that differ between layers (they are
+        stacked).
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such LoRA file")
-    tensors = {k: np.asarray(x, np.float32) for k, x in safetensors.load_file(path).items()}
-    layout = "kohya" if any(key.startswith("lora_unet_") for key in tensors) else "diffusers"
-    alphas = {k: float(x) for k, x in tensors.items() if k.endswith(".alpha")}
-    tensors = {k: x for k, x in tensors.items() if k not in alphas}
-    table, last = rules(layout), _LAST[layout][1]
+    path = Path(path)
+    opened = files.open_safetensors([path])
+    _refuse_others(opened.entries, path)
+    given = {}
+    for key, entry in opened.entries.items():
+        short = _plain(key)
+        if short in given:
+            raise ValueError(f"{path}: {key} is there twice, by two names")
+        given[short] = _numbers(entry.read(), f"{path}: {key}")
+    alphas = {k[: -len(".alpha")]: float(x.sum()) for k, x in given.items() if _is_alpha(k, x)}
+    tensors = {k: x for k, x in given.items() if not _is_alpha(k, x)}
+    said = _said_alpha(path)
     for key in tensors:
-        if f".{last}." in key:
-            stem = key.partition(f".{last}.")[0]
-            rank = tensors[key].shape[-1]
-            tensors[key] = tensors[key] * (alphas.pop(f"{stem}.alpha", rank) / alpha)
+        if key.endswith(".lora_B.weight"):
+            stem, rank = key.removesuffix(".lora_B.weight"), tensors[key].shape[-1]
+            tensors[key] = tensors[key] * (alphas.pop(stem, said(stem, rank)) / alpha)
     if alphas:
         raise ValueError(f"{path}: alphas of layers that are not there: {tree.sample(alphas)}")
+    layout = _layout_of(tensors)
+    table = rules(layout, common=True)
     wanted: dict[str, tuple[int, ...]] = {}
     for key, x in tensors.items():
         for place in engine.locate(table, key):
@@ -110,3 +143,77 @@ def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
     ours = engine.to_ours(table, tensors, wanted, source=f"{path} ({layout} LoRA)")
     lora.pairs(ours)
     return ours
+
+
+def _plain(key: str) -> str:
+    """A key without what its writer put before it, with diffusers' names of the two halves."""
+    while (match := _BEFORE.match(key)) is not None:
+        key = key[match.end() :]
+    key = re.sub(r"\.lora_(A|B|down|up)\.\w+\.weight$", r".lora_\1.weight", key)  # peft's adapter
+    key = re.sub(r"\.lora\.(down|up)\.weight$", r".lora_\1.weight", key)  # diffusers of old
+    return key.replace(".lora_down.", ".lora_A.").replace(".lora_up.", ".lora_B.")
+
+
+def _refuse_others(keys: Iterable[str], path: Path) -> None:
+    """Says what else a file holds than (alpha / r) b a; adapters cannot hold it."""
+    for kind, pattern in OTHERS.items():
+        if found := [key for key in keys if re.search(pattern, key)]:
+            raise ValueError(
+                f"{path}: {kind}, in {len(found)} tensors, e.g. {found[0]}: only LoRA's "
+                "(alpha / r) b a is read; merge the file into the weights where it was made"
+            )
+
+
+def _numbers(array: np.ndarray, where: str) -> np.ndarray:
+    if array.dtype.kind in "iub":
+        raise ValueError(f"{where} holds {array.dtype}: quantised adapters are not read")
+    found = array.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{where} holds values that are not finite")
+    return found
+
+
+def _said_alpha(path: Path) -> Callable[[str, int], float]:
+    """(layer, rank) -> alpha by the configuration that peft or diffusers keep with the adapters.
+
+    Raises:
+      ValueError: DoRA; it is broken.
+    """
+    beside, inside = path.parent / "adapter_config.json", files.metadata(path)
+    config: dict[str, Any] = {}
+    try:
+        if "lora_adapter_metadata" in inside:
+            raw = json.loads(inside["lora_adapter_metadata"])
+            config = {k.removeprefix("transformer."): v for k, v in raw.items()}
+        elif path.name.startswith("adapter_model") and beside.is_file():
+            config = json.loads(beside.read_text(encoding="utf-8-sig"))
+        base, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+        root = bool(config.get("use_rslora"))
+        patterns = {k: float(v) for k, v in patterns.items()}
+        base = None if base is None else float(base)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its configuration of adapters is broken: {error}") from error
+    if config.get("use_dora"):
+        raise ValueError(f"{path}: DoRA (use_dora in its configuration): only LoRA is read")
+
+    def alpha_of(stem: str, rank: int) -> float:
+        own = [v for k, v in patterns.items() if re.fullmatch(rf"(.*\.)?({k})", stem)]
+        found = own[0] if own else base
+        if found is None:
+            return float(rank)
+        return found * rank**0.5 if root else found
+
+    return alpha_of
+
+
+def _is_alpha(key: str, x: np.ndarray) -> bool:
+    return key.endswith(".alpha") and x.size == 1
+
+
+def _layout_of(tensors: Iterable[str]) -> str:
+    """Whose names the layers have: kohya's, Wan's own or diffusers'."""
+    keys = list(tensors)
+    if any(key.startswith("lora_unet_") for key in keys):
+        return "kohya"
+    own = re.compile(r"\.(self_attn|cross_attn|ffn\.[02])\.|^(text|time)_(embedd|proj)|^head\.")
+    return "official" if any(own.search(key) for key in keys) else "diffusers"

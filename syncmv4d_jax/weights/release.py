@@ -6,6 +6,7 @@ source; the folder gets its name when all is done.
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ TABLES: dict[str, Callable[..., list[engine.Rule]]] = {
 }
 IGNORED = {"umt5": umt5.ALIASES}
 SHARD_BYTES = 5 * 10**9  # of an exported safetensors file
+USABLE = ("float32", "bfloat16", "float16")  # types that weights may keep
 
 
 def shapes_of(part: str, config: models.Config) -> dict[str, tuple[int, ...]]:
@@ -40,9 +42,18 @@ def _stacked(rules: list[engine.Rule], shapes: dict[str, tuple[int, ...]]) -> di
     return {path: tuple(s.layer for s in slices) for path, slices in planned.slices.items()}
 
 
-def _from_release(src: Path, part: str) -> store.Leaves:
+def _from_release(src: Path, part: str, dtype: Any, scratch: Path) -> store.Leaves:
     found = folders.find(src, part)
-    sizes = dict(found.sizes)
+    sizes, tokenizer = dict(found.sizes), found.tokenizer
+    kinds = {str(entry.dtype) for entry in found.tensors.entries.values()}
+    if dtype is None and (strange := sorted(kinds - set(USABLE))):
+        raise ValueError(
+            f"{part} of {src} is stored in {', '.join(strange)}, in which nothing runs; give a "
+            "dtype (--dtype bfloat16)"
+        )
+    if found.spiece:
+        tokenizer = [scratch / "spiece.model"]
+        tokenizer[0].write_bytes(found.spiece)
     if part == "vae" and "latents_mean" not in sizes and sizes["z_dim"] == len(vae.WAN_MEAN):
         # The official code keeps the statistics, the checkpoint does not have them.
         sizes |= {"latents_mean": vae.WAN_MEAN, "latents_std": vae.WAN_STD}
@@ -67,7 +78,7 @@ def _from_release(src: Path, part: str) -> store.Leaves:
         return {
             "layout": found.layout,
             "files": {
-                str(file.relative_to(src)): {
+                str(file.relative_to(src.parent if src.is_file() else src)): {
                     "bytes": file.stat().st_size,
                     "sha256": files.sha256(file),
                 }
@@ -82,7 +93,7 @@ def _from_release(src: Path, part: str) -> store.Leaves:
         slices={path: tuple(s.layer for s in slices) for path, slices in planned.slices.items()},
         read=read,
         provenance=digest,
-        tokenizer=found.tokenizer,
+        tokenizer=tokenizer,
     )
 
 
@@ -131,24 +142,28 @@ def convert(
     out: str | Path,
     *,
     to: str = "jax",
-    parts: Sequence[str] = folders.PARTS,
+    parts: Sequence[str] | None = None,
     dtype: DTypeLike | None = None,
 ) -> None:
     """Converts a folder of weights. Nothing is left behind if it fails.
 
     Args:
-      src: an official or a diffusers release folder of Wan2.2-TI2V-5B, or a converted folder.
+      src: an official, diffusers or repackaged folder of Wan2.2-TI2V-5B, one repackaged file, or a
+        converted folder.
       out: the new folder; parts may be added to an existing one.
       to: "jax", what weights.load reads, or "diffusers", a folder that diffusers loads.
-      parts: of folders.PARTS.
+      parts: of folders.PARTS; None: all of a folder, or the one of a file.
       dtype: e.g. "bfloat16"; None keeps the source's.
 
     Raises:
-      ValueError: tensors that do not fit the model (all listed), a truncated file, another release.
+      ValueError: tensors that do not fit the model (all listed), a truncated file, another release,
+        quantised weights, or a type in which nothing runs.
       FileNotFoundError: a missing part or shard.
       FileExistsError: `out` has one of the parts already.
     """
     src, out = Path(src), Path(out)
+    if parts is None:
+        parts = [folders.part_in(src)] if src.is_file() else folders.PARTS
     if to not in ("jax", "diffusers") or not set(parts) <= set(folders.PARTS) or not parts:
         raise ValueError(
             f"wanted to= of ('jax', 'diffusers') and parts of {folders.PARTS}, got {to!r}, {parts}"
@@ -157,9 +172,12 @@ def convert(
     if there := [name for name in name_of.values() if (out / name).exists()]:
         raise FileExistsError(f"{out} has {', '.join(there)} already")
     converted = any((src / part / "index.json").exists() for part in folders.PARTS)
-    opened = {p: (_from_converted if converted else _from_release)(src, p) for p in parts}
     write = store.write if to == "jax" else _write_diffusers
-    with disk.beside(out) as partial:
+    with disk.beside(out) as partial, tempfile.TemporaryDirectory() as scratch:
+        if converted:
+            opened = {part: _from_converted(src, part) for part in parts}
+        else:
+            opened = {part: _from_release(src, part, dtype, Path(scratch)) for part in parts}
         for part, leaves in opened.items():
             folder = partial / name_of[part]
             folder.mkdir(parents=True)

@@ -16,6 +16,7 @@ from syncmv4d_jax.data import (
     pipeline,
     prepare,
     records,
+    rigs,
     transforms,
 )
 from syncmv4d_jax.data import config as data_config
@@ -382,7 +383,7 @@ def test_frames_that_are_not_wanted_are_skipped_without_changing_the_others(tmp_
 
 
 def test_resized_copies_scale_their_intrinsics_row_by_row():
-    camera = taco.Camera("a", np.array([[9600.0, 0, 2048], [0, 9600, 1500], [0, 0, 1]]),
+    camera = rigs.Camera("a", np.array([[9600.0, 0, 2048], [0, 9600, 1500], [0, 0, 1]]),
                          np.eye(3, 4), (3000, 4096))  # fmt: skip
     scaled = clip_frames.fit_intrinsics(camera, (376, 512), "x")
     np.testing.assert_allclose(np.diag(scaled)[:2], [1200, 9600 * 376 / 3000])

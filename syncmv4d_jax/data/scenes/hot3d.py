@@ -13,6 +13,7 @@ obj_<name>_T_world_object [n 4 4].
 
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import trimesh
 from tqdm import tqdm
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import surfaces
+from syncmv4d_jax.data import reading, rigs, surfaces
 from syncmv4d_jax.data.scenes import objects, scene
 from syncmv4d_jax.data.sources import taco, taco_writer
 
@@ -88,23 +89,10 @@ def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture
     for wanted in (path, library):
         if not wanted.is_file():
             raise FileNotFoundError(f"{wanted}: not found; wanted the root of a HOT3D sample")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in file.files}
-        keep = distinct_frames(data["timestamps_ns"].astype(np.float64), where=str(path))
-        faces = {side: data[f"{side}_hand_faces"] for side in ("left", "right")}
-        hands = {side: data[f"{side}_hand_verts"][keep].astype(np.float64) for side in faces}
-        wrists = {side: data[f"{side}_landmarks"][keep] for side in faces}
-    except KeyError as error:
-        raise ValueError(f"{path}: no {error} in it") from error
-    poses = {
-        key.removeprefix("obj_").removesuffix("_T_world_object"): value[keep]
-        for key, value in data.items()
-        if key.startswith("obj_")
-    }
+    faces, hands, wrists, poses = _tracks(path)
     if unknown := {tool, target} - poses.keys():
         raise ValueError(f"{path}: no objects {sorted(unknown)}; there are {sorted(poses)}")
-    ids = {v["instance_name"]: k for k, v in json.loads(library.read_text()).items()}
+    ids = {v["instance_name"]: k for k, v in reading.values(library).items()}
     meshes = {}
     for side in faces:
         colours = np.tile(scene.SKIN, (hands[side].shape[1], 1))
@@ -119,6 +107,33 @@ def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture
     for side in faces:
         meshes[f"{side} forearm"] = _forearm(wrists[side])
     return _in_our_world(recording, ("left", "right", tool, target), meshes)
+
+
+def _tracks(path: Path):
+    """Faces, vertices and landmarks of the hands, and poses of the objects, by name; checked."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = {key: file[key] for key in file.files}
+        keep = distinct_frames(data["timestamps_ns"].astype(np.float64), where=str(path))
+        faces = {side: data[f"{side}_hand_faces"] for side in ("left", "right")}
+        hands = {side: data[f"{side}_hand_verts"][keep].astype(np.float64) for side in faces}
+        wrists = {side: data[f"{side}_landmarks"][keep].astype(np.float64) for side in faces}
+    except KeyError as error:
+        raise ValueError(f"{path}: no {error} in it") from error
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path}: unreadable ({error})") from error
+    for side in faces:
+        hand = surfaces.Surface(f"{side} hand", faces[side], hands[side])
+        surfaces.check(hand, where=f"{path}, {side} hand")
+        if not np.isfinite(wrists[side]).all():
+            raise ValueError(f"{path}: {side}_landmarks has values that are not finite")
+    poses = {}
+    for key, value in data.items():
+        if key.startswith("obj_"):
+            name = key.removeprefix("obj_").removesuffix("_T_world_object")
+            # All rows, repeated ones too: a frame is a row of the file.
+            poses[name] = rigs.rigid(value, where=f"{path}, object {name}")[keep]
+    return faces, hands, wrists, poses
 
 
 def _object(name: str, path: Path):

@@ -16,7 +16,7 @@ import einops
 import numpy as np
 import trimesh
 
-from syncmv4d_jax.data import raycast, surfaces, transforms
+from syncmv4d_jax.data import raycast, rigs, surfaces, transforms
 from syncmv4d_jax.data.scenes import motion, objects
 from syncmv4d_jax.data.sources import mano, taco, taco_writer
 from syncmv4d_jax.geometry import cameras
@@ -130,7 +130,7 @@ def draw_cameras(spec: Spec, count: int, *, seed: int) -> tuple[str, ...]:
     return tuple(str(name) for name in np.concatenate(drawn))
 
 
-def rig(size: tuple[int, int], names: tuple[str, ...] = tuple(RIG)) -> dict[str, taco.Camera]:
+def rig(size: tuple[int, int], names: tuple[str, ...] = tuple(RIG)) -> dict[str, rigs.Camera]:
     """The named cameras for images of `size` (height, width), all looking at the work area."""
     result = {}
     for name in names:
@@ -144,7 +144,7 @@ def rig(size: tuple[int, int], names: tuple[str, ...] = tuple(RIG)) -> dict[str,
         focal = size[0] / FIELD * middle[2]
         at = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2]) - focal * middle[:2] / middle[2]
         intrinsics = np.array([[focal, 0, at[0]], [0, focal, at[1]], [0, 0, 1]])
-        result[name] = taco.Camera(name, intrinsics, extrinsics, size)
+        result[name] = rigs.Camera(name, intrinsics, extrinsics, size)
     return result
 
 
@@ -279,7 +279,7 @@ def _scene(surfaces: list[tuple[np.ndarray, np.ndarray, np.ndarray]]):
     return raycast.Scene([(v, f) for v, f, _ in surfaces]), tables
 
 
-def _draw(scene, surface, camera: taco.Camera, box, table: int, samples: int) -> np.ndarray:
+def _draw(scene, surface, camera: rigs.Camera, box, table: int, samples: int) -> np.ndarray:
     """The pixels of `box` (x0, y0, x1, y1), [y x 3] uint8, samples x samples rays each."""
     x0, y0, x1, y1 = box
     steps = (np.arange(samples) + 0.5) / samples - 0.5
@@ -314,7 +314,7 @@ class Renderer:
         self.background = {name: _background(name, size, samples) for name in names}
 
     def frame(
-        self, index: int, moving: dict[str, taco.Camera] | None = None
+        self, index: int, moving: dict[str, rigs.Camera] | None = None
     ) -> dict[str, np.ndarray]:
         """The images [h w 3] uint8 of all cameras, and of the `moving` ones, at a 30 fps frame."""
         surfaces = self.world.surfaces(index)
@@ -338,7 +338,7 @@ class Renderer:
         return images
 
 
-def head_camera(size: tuple[int, int], frames: int) -> list[taco.Camera]:
+def head_camera(size: tuple[int, int], frames: int) -> list[rigs.Camera]:
     """The actor's own view at every 30 fps frame: it sways by 2 cm and looks at the work area."""
     focal = 0.9 * size[1]
     intrinsics = np.array([[focal, 0, (size[1] - 1) / 2], [0, focal, (size[0] - 1) / 2], [0, 0, 1]])
@@ -347,7 +347,7 @@ def head_camera(size: tuple[int, int], frames: int) -> list[taco.Camera]:
         sway = 0.02 * np.array([np.sin(2 * seconds), np.cos(1.3 * seconds), np.sin(1.7 * seconds)])
         eye = WORK + np.array([-0.03, -0.34, 0.52]) + sway
         pose = cameras.look_at(eye, WORK + np.array([-0.03, 0.02, 0.0]), np.array([0.0, 0, 1]))
-        result.append(taco.Camera("egocentric", intrinsics, pose, size))
+        result.append(rigs.Camera("egocentric", intrinsics, pose, size))
     return result
 
 

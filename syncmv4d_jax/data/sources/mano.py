@@ -57,8 +57,32 @@ class _Inert:
         self.__dict__.update(state)
 
 
-class _Columns(_Inert):
-    """scipy.sparse.csc_matrix"""
+class _Sparse(_Inert):
+    """Stands for the classes of scipy.sparse that SPARSE names."""
+
+
+class _Columns(_Sparse):
+    """By columns: indptr [w + 1], indices (rows), data."""
+
+
+class _Rows(_Sparse):
+    """By rows: indptr [h + 1], indices (columns), data."""
+
+
+class _Pairs(_Sparse):
+    """By entry: coords (rows, columns), or row and col, and data."""
+
+
+class _Diagonals(_Sparse):
+    """data [d w] at offsets [d]: entry j of a diagonal is in column j."""
+
+
+# Kinds of sparse matrices; scipy has each as a matrix and as an array.
+SPARSE = {
+    f"{kind}_{form}": cls
+    for kind, cls in (("csc", _Columns), ("csr", _Rows), ("coo", _Pairs), ("dia", _Diagonals))
+    for form in ("matrix", "array")
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -68,7 +92,11 @@ class _Unpickler(pickle.Unpickler):
         if module.split(".")[0] == "chumpy":
             return _Inert
         if module.startswith("scipy.sparse"):
-            return _Columns if name == "csc_matrix" else _Inert
+            if name not in SPARSE:
+                raise pickle.UnpicklingError(f"refused {module}.{name}, wanted {sorted(SPARSE)}")
+            return SPARSE[name]
+        if name == "matrix" and module in ("numpy", "numpy.matrixlib.defmatrix"):
+            return torch_pickle.NumpyArray
         if (module, name) in torch_pickle.ALLOWED and module.split(".")[0] in ("numpy", "_codecs"):
             return torch_pickle.ALLOWED[module, name]
         if name == "_reconstructor" and module in ("copy_reg", "copyreg"):
@@ -80,20 +108,15 @@ class _Unpickler(pickle.Unpickler):
 
 def _old_object(kind: type, *_) -> _Inert:
     """How protocols 0 and 1 make an object."""
-    if kind not in (_Inert, _Columns):
+    if not (isinstance(kind, type) and issubclass(kind, _Inert)):
         raise pickle.UnpicklingError(f"refused an object of {kind}")
     return kind()
 
 
 def _value(x: Any) -> np.ndarray:
     """The array behind a chumpy object (plain or a Select of another) or a sparse matrix."""
-    if isinstance(x, _Columns):
-        state = x.__dict__
-        dense = np.zeros(tuple(state["_shape"] if "_shape" in state else state["shape"]))
-        starts, rows = _value(state["indptr"]), _value(state["indices"])
-        columns = np.repeat(np.arange(dense.shape[1]), np.diff(starts))
-        np.add.at(dense, (rows, columns), _value(state["data"]))
-        return dense
+    if isinstance(x, _Sparse):
+        return _dense(x)
     if isinstance(x, _Inert):
         attributes = x.__dict__
         if "idxs" in attributes:
@@ -102,6 +125,30 @@ def _value(x: Any) -> np.ndarray:
             return flat.reshape(shape) if shape is not None else flat
         return _value(attributes["x"])
     return np.asarray(torch_pickle.read_all(x))
+
+
+def _dense(x: _Sparse) -> np.ndarray:
+    """The entries of a sparse matrix in their places; those that are there twice are added."""
+    state = x.__dict__
+    dense = np.zeros(tuple(int(n) for n in state["_shape" if "_shape" in state else "shape"]))
+    data = _value(state["data"])
+    if isinstance(x, _Diagonals):
+        columns, offsets = np.arange(data.shape[1]), _value(state["offsets"])
+        rows = columns - offsets[:, None]
+        kept = (rows >= 0) & (rows < dense.shape[0]) & (columns < dense.shape[1])
+        np.add.at(dense, (rows[kept], np.broadcast_to(columns, rows.shape)[kept]), data[kept])
+        return dense
+    if isinstance(x, _Pairs):
+        pairs = state["coords"] if "coords" in state else (state["row"], state["col"])
+        rows, columns = (_value(index) for index in pairs)
+    else:
+        inner = _value(state["indices"])
+        outer = np.repeat(
+            np.arange(dense.shape[isinstance(x, _Columns)]), np.diff(_value(state["indptr"]))
+        )
+        rows, columns = (inner, outer) if isinstance(x, _Columns) else (outer, inner)
+    np.add.at(dense, (rows, columns), data)
+    return dense
 
 
 def parse(data: bytes, *, where: str) -> Model:

@@ -16,11 +16,10 @@ A surface named in "occluders" hides the others and is not tracked (see `surface
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from syncmv4d_jax.data import surfaces
+from syncmv4d_jax.data import reading, rigs, surfaces
 from syncmv4d_jax.data.sources import mano, taco
 from syncmv4d_jax.data.surfaces import Surface
 
@@ -29,7 +28,7 @@ class Recording(Protocol):
     """What preparation reads; `taco.Sequence` is one.
 
     id: unique in the data set. triplet: (action, tool, object). text: the prompt, "" where the
-    triplet says it all. frames: of the surfaces. cameras: {name: taco.Camera}. surfaces: those that
+    triplet says it all. frames: of the surfaces. cameras: {name: rigs.Camera}. surfaces: those that
     are tracked first.
     """
 
@@ -46,7 +45,7 @@ class Recording(Protocol):
     def frames(self) -> int: ...
 
     @property
-    def cameras(self) -> dict[str, taco.Camera]: ...
+    def cameras(self) -> dict[str, rigs.Camera]: ...
 
     @property
     def surfaces(self) -> tuple[Surface, ...]: ...
@@ -118,7 +117,9 @@ def folder_sources(root: str | Path) -> list[Source]:
     Raises:
       FileNotFoundError: there are none.
     """
-    found = sorted(path.parent for path in Path(root).glob("*/recording.json"))
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    found = [path for path in reading.entries(Path(root)) if (path / "recording.json").is_file()]
     if not found:
         raise FileNotFoundError(f"{root}: no <sequence>/recording.json in it (see docs/data.md)")
     sources = []
@@ -135,14 +136,17 @@ def folder_sources(root: str | Path) -> list[Source]:
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / "recording.json"
     try:
-        text = json.loads(path.read_text())
-        if not float(text["fps"]) > 0:
+        text = reading.values(path)
+        if not 0 < float(text["fps"]) < float("inf"):
             raise ValueError(f"fps {text['fps']}")
         occluders = tuple(text.get("occluders", ()))
         if not all(isinstance(name, str) for name in (*occluders, text.get("text", ""))):
             raise ValueError("text and occluders must be strings")
         found = {"fps": text["fps"], "text": text.get("text", ""), "occluders": occluders}
-        return found | {k: text[k] for k in ("action", "tool", "target")}
+        if "text" in text:
+            found["text"] = reading.prompt(text["text"], where="text")
+        words = {k: str(text[k]) for k in ("action", "tool", "target")}
+        return found | {k: reading.prompt(word, where=k) for k, word in words.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise taco.BadSequence(
             f"{path}: wanted fps, action, tool and target, got {error!r}"
@@ -158,15 +162,15 @@ class Folder:
     triplet: tuple[str, str, str]
     text: str
     frames: int
-    cameras: dict[str, taco.Camera]
+    cameras: dict[str, rigs.Camera]
     surfaces: tuple[surfaces.Surface, ...]
 
     def video_path(self, camera: str) -> Path:
         """The video of a camera."""
-        path = self.folder / f"{camera}.mp4"
-        if not path.is_file():
-            raise taco.BadSequence(f"{path}: not found")
-        return path
+        try:
+            return reading.named(self.folder, camera, (".mp4",))
+        except (OSError, ValueError) as error:
+            raise taco.BadSequence(str(error)) from error
 
 
 def read_folder(folder: Path) -> Folder:
@@ -177,7 +181,8 @@ def read_folder(folder: Path) -> Folder:
     """
     text = _description(folder)
     cameras = taco.read_calibration(folder / "cameras.json")
-    paths = sorted((folder / "surfaces").glob("[!.]*.npz"))
+    inside = reading.entries(folder / "surfaces") if (folder / "surfaces").is_dir() else []
+    paths = [path for path in inside if path.suffix.lower() == ".npz"]
     if not paths:
         raise taco.BadSequence(f"{folder}/surfaces: no <name>.npz in it")
     if unknown := sorted(set(text["occluders"]) - {path.stem for path in paths}):

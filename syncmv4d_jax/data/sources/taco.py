@@ -15,16 +15,14 @@ Distortion coefficients are never applied (as in TACO's own toolkit). World fram
 """
 
 import dataclasses
-import json
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trimesh
 
-from syncmv4d_jax.data import surfaces
-from syncmv4d_jax.data.sources import mano
+from syncmv4d_jax.data import reading, rigs, surfaces
+from syncmv4d_jax.data.sources import mano, obj
 from syncmv4d_jax.weights import torch_pickle
 
 VIDEOS = ("Marker_Removed_Allocentric_RGB_Videos", "Allocentric_RGB_Videos")
@@ -54,16 +52,6 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Camera:
-    """name; intrinsics [3 3] pixels; extrinsics [3 4] world to camera, metres; size (h, w)."""
-
-    name: str
-    intrinsics: np.ndarray
-    extrinsics: np.ndarray
-    size: tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
 class Sequence:
     """One recording: cameras, and the surfaces of both hands, tool and target at every frame.
 
@@ -72,7 +60,7 @@ class Sequence:
 
     entry: Entry
     frames: int
-    cameras: dict[str, Camera]
+    cameras: dict[str, rigs.Camera]
     surfaces: tuple[surfaces.Surface, ...]
     text: str = ""
 
@@ -126,12 +114,12 @@ def index(root: str | Path) -> list[Entry]:
             "data_prep/make_scenes.py --out DIR for embedded scenes)"
         )
     entries = []
-    for triplet in sorted((root / HANDS).iterdir()):
-        if triplet.is_dir() and not triplet.name.startswith("."):
+    # A name with a dot is also a folder that was being written when its writer was stopped.
+    for triplet in reading.entries(root / HANDS):
+        if triplet.is_dir():
             parsed = parse_triplet(triplet.name)
-            names = [s.name for s in triplet.iterdir() if s.is_dir()]
-            # A name with a dot is a folder that was being written when its writer was stopped.
-            entries += [Entry(root, parsed, name) for name in names if name[0] != "."]
+            names = [s.name for s in reading.entries(triplet) if s.is_dir()]
+            entries += [Entry(root, parsed, name) for name in names]
     return sorted(entries, key=lambda e: e.sequence_id)
 
 
@@ -145,7 +133,8 @@ def load(root: str | Path, entry: Entry, hands: mano.Hands) -> Sequence:
     del root  # the entry knows it
     if entry.sequence_id in KNOWN_BAD:
         raise BadSequence(f"{entry.sequence_id}: {KNOWN_BAD[entry.sequence_id]}")
-    cameras = read_calibration(entry.folder(CAMERAS) / "calibration.json")
+    # TACO's own toolkit never applies its coefficients.
+    cameras = read_calibration(entry.folder(CAMERAS) / "calibration.json", undistorted=True)
     tracked = [
         *(_hand(entry, side, getattr(hands, side)) for side in ("left", "right")),
         *(_object(entry, role) for role in ("tool", "target")),
@@ -160,9 +149,9 @@ def load(root: str | Path, entry: Entry, hands: mano.Hands) -> Sequence:
 def _text(entry: Entry) -> str:
     path = entry.folder(TEXTS) / "prompt.txt"
     try:
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise BadSequence(f"{path}: not a text ({error})") from error
+        return reading.prompt(reading.text(path), where=str(path)) if path.is_file() else ""
+    except ValueError as error:
+        raise BadSequence(str(error)) from error
 
 
 def read_surfaces(
@@ -189,35 +178,16 @@ def read_surfaces(
     return found
 
 
-def read_calibration(path: Path) -> dict[str, Camera]:
-    """Reads calibration.json: {camera: {K, R, T, imgSize, ...}}.
+def read_calibration(path: Path, *, undistorted: bool = False) -> dict[str, rigs.Camera]:
+    """Reads calibration.json: {camera: {K, R, T, imgSize, ...}}; see `rigs.read`.
 
     Raises:
-      BadSequence: missing, not JSON, or an entry without its numbers.
+      BadSequence: missing, not JSON, or cameras that `rigs` refuses.
     """
-    if not path.is_file():
-        raise BadSequence(f"{path}: not found")
     try:
-        raw = json.loads(path.read_text())
-        if not isinstance(raw, dict) or not raw:
-            raise ValueError("wanted {camera: {K, R, T, imgSize}} with at least one camera")
-        return {name: parse_camera(name, value) for name, value in raw.items()}
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise BadSequence(f"{path}: broken calibration ({error!r})") from error
-
-
-def parse_camera(name: str, value: dict[str, Any]) -> Camera:
-    """Returns the `Camera` of one entry of a calibration."""
-    intrinsics = np.asarray(value["K"], np.float64).reshape(3, 3)
-    rotation = np.asarray(value["R"], np.float64).reshape(3, 3)
-    translation = np.asarray(value["T"], np.float64).reshape(3, 1)
-    width, height = (int(x) for x in value["imgSize"])
-    numbers = np.concatenate([intrinsics.ravel(), rotation.ravel(), translation.ravel()])
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"camera {name}: numbers that are not finite")
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2:
-        raise ValueError(f"camera {name}: R is not a rotation")
-    return Camera(name, intrinsics, np.concatenate([rotation, translation], 1), (height, width))
+        return rigs.read(path, undistorted=undistorted)
+    except (OSError, ValueError) as error:
+        raise BadSequence(f"broken calibration: {error}") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -247,7 +217,9 @@ def _hand(entry: Entry, side: str, model: mano.Model) -> surfaces.Surface:
             betas = np.asarray(_read_pickle(shape_file)["hand_shape"], np.float64).reshape(10)
         if not all(np.isfinite(x).all() for x in (pose, move, betas)):
             raise ValueError("values that are not finite")
-        return surfaces.Surface(side, model.faces, mano.skin(model, pose, betas, move)[0])
+        found = surfaces.Surface(side, model.faces, mano.skin(model, pose, betas, move)[0])
+        surfaces.check(found, where=f"{folder}/{side}_hand.pkl")
+        return found
     except BadSequence:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -263,18 +235,14 @@ def _object(entry: Entry, role: str) -> surfaces.Surface:
         poses = np.load(files[0], allow_pickle=False).astype(np.float64)
     except (OSError, ValueError, EOFError) as error:
         raise BadSequence(f"{files[0]}: unreadable ({error})") from error
-    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
-        raise BadSequence(f"{files[0]}: wanted finite poses [n 4 4], got {poses.shape}")
-    turns = poses[:, :3, :3]
-    off = np.abs(turns @ np.moveaxis(turns, 1, 2) - np.eye(3)).max((1, 2))
-    off = np.maximum(off, np.abs(poses[:, 3] - np.array([0, 0, 0, 1.0])).max(1))
-    if (off > 1e-2).any():
-        raise BadSequence(
-            f"{files[0]}: frame {int(np.argmax(off > 1e-2))} is not a rotation and a translation"
-        )
     identifier = files[0].stem.split("_")[-1]
     vertices, faces = read_model(entry.root, identifier)
-    return surfaces.Surface(role, faces, vertices, poses)
+    found = surfaces.Surface(role, faces, vertices, poses)
+    try:
+        surfaces.check(found, where=str(files[0]))
+    except surfaces.BrokenSurface as error:
+        raise BadSequence(str(error)) from error
+    return found
 
 
 def read_model(root: Path, identifier: str) -> tuple[np.ndarray, np.ndarray]:
@@ -287,12 +255,10 @@ def read_model(root: Path, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     for path in paths:
         if path.is_file():
             try:
-                mesh = trimesh.load_mesh(path, process=False, skip_materials=True)
-                if not len(mesh.faces) or not np.isfinite(mesh.vertices).all():
-                    raise ValueError("no faces, or vertices that are not finite")
-                return np.asarray(mesh.vertices, np.float64) * 0.01, np.asarray(mesh.faces)
-            except Exception as error:  # whatever the parser of a broken mesh runs into
-                raise BadSequence(f"{path}: unreadable mesh ({error})") from error
+                vertices, faces = obj.parse(reading.text(path), where=str(path))
+                return vertices * 0.01, faces
+            except ValueError as error:
+                raise BadSequence(f"unreadable mesh: {error}") from error
     raise BadSequence(f"object model {identifier}: looked for {[str(p) for p in paths]}")
 
 

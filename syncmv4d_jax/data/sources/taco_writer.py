@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.data import rigs
 from syncmv4d_jax.data.sources import taco
 from syncmv4d_jax.weights import torch_pickle
 
@@ -43,7 +44,7 @@ def write_video(path: Path, frames: np.ndarray, *, fps: float = taco.FPS, qp: in
         container.mux(stream.encode())
 
 
-def write_calibration(path: Path, cameras: dict[str, taco.Camera]) -> None:
+def write_calibration(path: Path, cameras: dict[str, rigs.Camera]) -> None:
     """Writes calibration.json; also the form of cameras.json."""
     raw = {
         name: {

@@ -1,0 +1,178 @@
+"""The sizes of a release's parts: as its config.json states them, or by its tensors' shapes."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+WANTED = "only Wan2.2-TI2V-5B and models of its layout are supported"
+HEAD = 128  # width of a head in all of Wan's transformers
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def _pick(config: dict[str, Any], names: dict[str, str], where: Path) -> dict[str, Any]:
+    """Returns {our name: value} by {our name: their name}."""
+    if missing := [theirs for theirs in names.values() if theirs not in config]:
+        raise ValueError(f"{where}: lacks {', '.join(missing)}")
+    picked = {ours: config[theirs] for ours, theirs in names.items()}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in picked.items()}
+
+
+def _check_dit(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
+    other = {1536: "Wan2.1-1.3B", 5120: "Wan2.1-14B or Wan2.2-A14B"}.get(sizes["dim"])
+    if other or sizes["in_channels"] != sizes["out_channels"]:
+        other = other or "an image-to-video model of Wan2.1 or Wan2.2-A14B"
+        raise ValueError(
+            f"{where}: width {sizes['dim']}, {sizes['in_channels']} channels in and "
+            f"{sizes['out_channels']} out: a checkpoint of {other}; {WANTED}"
+        )
+    return sizes
+
+
+def dit_from_official(
+    config: dict[str, Any], shapes: dict[str, tuple[int, ...]], where: Path
+) -> dict[str, Any]:
+    names = {
+        "dim": "dim", "ffn_dim": "ffn_dim", "heads": "num_heads", "layers": "num_layers",
+        "in_channels": "in_dim", "out_channels": "out_dim", "freq_dim": "freq_dim",
+    }  # fmt: skip
+    optional = {"eps": "eps", "text_len": "text_len"}
+    names |= {ours: theirs for ours, theirs in optional.items() if theirs in config}
+    sizes = _check_dit(_pick(config, names, where), where)
+    # The release's config does not have these; its tensors do.
+    if "text_embedding.0.weight" in shapes:
+        sizes["text_dim"] = shapes["text_embedding.0.weight"][1]
+    if len(shapes.get("patch_embedding.weight", ())) == 5:
+        sizes["patch"] = shapes["patch_embedding.weight"][2:]
+    sizes["qk_norm"] = "blocks.0.self_attn.norm_q.weight" in shapes
+    sizes["cross_attn_norm"] = "blocks.0.norm3.weight" in shapes
+    return sizes
+
+
+def _dit_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:
+    names = {
+        "ffn_dim": "ffn_dim", "heads": "num_attention_heads", "layers": "num_layers",
+        "in_channels": "in_channels", "out_channels": "out_channels", "freq_dim": "freq_dim",
+        "eps": "eps", "text_dim": "text_dim", "patch": "patch_size",
+        "cross_attn_norm": "cross_attn_norm",
+    }  # fmt: skip
+    sizes = _pick(config, names, where)
+    sizes["dim"] = sizes["heads"] * config["attention_head_dim"]
+    sizes["qk_norm"] = config.get("qk_norm") is not None
+    return _check_dit(sizes, where)
+
+
+def _vae_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:
+    if not config.get("is_residual"):
+        raise ValueError(f"{where}: not residual: a VAE of Wan2.1 or Wan2.2-A14B; {WANTED}")
+    names = {
+        "dim": "base_dim", "dec_dim": "decoder_base_dim", "z_dim": "z_dim", "dim_mult": "dim_mult",
+        "num_res_blocks": "num_res_blocks", "temporal_downsample": "temperal_downsample",
+        "patch": "patch_size", "latents_mean": "latents_mean", "latents_std": "latents_std",
+    }  # fmt: skip
+    return _pick(config, names, where)
+
+
+def vae_from_shapes(shapes: dict[str, tuple[int, ...]], where: Path) -> dict[str, Any]:
+    stage = "encoder.downsamples.{}.downsamples.{}."
+    if "encoder.downsamples.0.residual.2.weight" in shapes:
+        raise ValueError(f"{where}: a VAE of Wan2.1 or Wan2.2-A14B; {WANTED}")
+    try:
+        dim = shapes["encoder.conv1.weight"][0]
+        widths: list[int] = []
+        times: list[bool] = []
+        while (key := stage.format(len(widths), 0) + "residual.6.weight") in shapes:
+            widths.append(shapes[key][0] // dim)
+        blocks = 0
+        while stage.format(0, blocks) + "residual.6.weight" in shapes:
+            blocks += 1
+        for i in range(len(widths) - 1):
+            times.append(stage.format(i, blocks) + "time_conv.weight" in shapes)
+        return {
+            "dim": dim,
+            "dec_dim": shapes["decoder.head.0.gamma"][0] // widths[0],
+            "z_dim": shapes["conv2.weight"][0],
+            "dim_mult": tuple(widths),
+            "num_res_blocks": blocks,
+            "temporal_downsample": tuple(times),
+            "patch": math.isqrt(shapes["encoder.conv1.weight"][1] // 3),
+        }
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{where}: not a Wan2.2 VAE: no {error}") from error
+
+
+def umt5_from_shapes(
+    shapes: dict[str, tuple[int, ...]], where: Path, layout: str = "official"
+) -> dict[str, Any]:
+    block, table, biases, q, fc1 = {
+        "official": (
+            "blocks", "token_embedding.weight", "pos_embedding.embedding.weight", "attn.q.weight",
+            "ffn.fc1.weight",
+        ),
+        "diffusers": (
+            "encoder.block", "shared.weight",
+            "layer.0.SelfAttention.relative_attention_bias.weight",
+            "layer.0.SelfAttention.q.weight", "layer.1.DenseReluDense.wi_1.weight",
+        ),
+    }[layout]  # fmt: skip
+    try:
+        buckets, heads = shapes[f"{block}.0.{biases}"]
+        vocab, dim = shapes[table]
+        layers = {m[1] for key in shapes if (m := re.match(rf"{re.escape(block)}\.(\d+)\.", key))}
+        return {
+            "vocab": vocab,
+            "dim": dim,
+            "heads": heads,
+            "d_head": shapes[f"{block}.0.{q}"][0] // heads,
+            "ffn_dim": shapes[f"{block}.0.{fc1}"][0],
+            "layers": len(layers),
+            "buckets": buckets,
+        }
+    except KeyError as error:
+        raise ValueError(f"{where}: not a umT5 encoder: no {error}") from error
+
+
+def _umt5_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:
+    names = {
+        "vocab": "vocab_size", "dim": "d_model", "heads": "num_heads", "d_head": "d_kv",
+        "ffn_dim": "d_ff", "layers": "num_layers", "eps": "layer_norm_epsilon",
+        "buckets": "relative_attention_num_buckets",
+        "max_distance": "relative_attention_max_distance",
+    }  # fmt: skip
+    return _pick(config, names, where)
+
+
+FROM_DIFFUSERS = {
+    "dit": _dit_from_diffusers, "vae": _vae_from_diffusers, "umt5": _umt5_from_diffusers,
+}  # fmt: skip
+
+
+def dit_config(shapes: dict[str, tuple[int, ...]], where: Path) -> dict[str, Any]:
+    """What the official config.json would say, read off the shapes of the tensors."""
+    try:
+        dim, channels, *patch = shapes["patch_embedding.weight"]
+        layers = {m[1] for key in shapes if (m := re.match(r"blocks\.(\d+)\.", key))}
+        if dim % HEAD:
+            raise ValueError(
+                f"{where}: width {dim} is not of heads of {HEAD}: put its config.json beside it"
+            )
+        return {
+            "dim": dim,
+            "ffn_dim": shapes["blocks.0.ffn.0.weight"][0],
+            "num_heads": dim // HEAD,
+            "num_layers": len(layers),
+            "in_dim": channels,
+            "out_dim": shapes["head.head.weight"][0] // math.prod(patch),
+            "freq_dim": shapes["time_embedding.0.weight"][1],
+        }
+    except KeyError as error:
+        raise ValueError(f"{where}: not a transformer of Wan: no {error}") from error
