@@ -110,7 +110,7 @@ class Video:
         covered = have if regular else round(last * fps) + 1
         if abs(covered - frames) > frames // 100:
             raise taco.BadSequence(
-                f"{self.path}: wanted {frames} frames, as of poses, got {covered}"
+                f"{self.path}: wanted {frames} frames, one a pose, got {covered}"
             )
         if regular:
             return np.asarray(index)

@@ -218,13 +218,13 @@ def damage(folder, how):
         for video in folder.glob("*.mp4"):
             images = [np.full((*tiny.SIZE, 3), 90, np.uint8)] * 7
             tiny.write_video(video, images)
-        return "of them are not there"
+        return "wanted 18 frames, one a pose, got 7"
     if how == "nan poses":
         with np.load(surface) as file:
             values = dict(file)
         values["poses"][3, 0, 0] = np.nan
         np.savez(surface, **values)
-        return "not finite"
+        return "frame 3 has no finite pose"
     if how == "pickled surface":
         np.savez(surface, vertices=np.array([{}], object), faces=np.zeros((1, 3)))
         return "unreadable"

@@ -180,7 +180,10 @@ def read_folder(folder: Path) -> Folder:
       taco.BadSequence: see `Source.open`.
     """
     text = _description(folder)
-    cameras = taco.read_calibration(folder / "cameras.json")
+    try:
+        cameras = rigs.read(folder / "cameras.json")
+    except (OSError, ValueError) as error:
+        raise taco.BadSequence(f"{folder.name}: {error}") from error
     inside = reading.entries(folder / "surfaces") if (folder / "surfaces").is_dir() else []
     paths = [path for path in inside if path.suffix.lower() == ".npz"]
     if not paths:

@@ -133,8 +133,7 @@ def load(root: str | Path, entry: Entry, hands: mano.Hands) -> Sequence:
     del root  # the entry knows it
     if entry.sequence_id in KNOWN_BAD:
         raise BadSequence(f"{entry.sequence_id}: {KNOWN_BAD[entry.sequence_id]}")
-    # TACO's own toolkit never applies its coefficients.
-    cameras = read_calibration(entry.folder(CAMERAS) / "calibration.json", undistorted=True)
+    cameras = read_calibration(entry.folder(CAMERAS) / "calibration.json")
     tracked = [
         *(_hand(entry, side, getattr(hands, side)) for side in ("left", "right")),
         *(_object(entry, role) for role in ("tool", "target")),
@@ -178,14 +177,16 @@ def read_surfaces(
     return found
 
 
-def read_calibration(path: Path, *, undistorted: bool = False) -> dict[str, rigs.Camera]:
-    """Reads calibration.json: {camera: {K, R, T, imgSize, ...}}; see `rigs.read`.
+def read_calibration(path: Path) -> dict[str, rigs.Camera]:
+    """Reads TACO's calibration.json: {camera: {K, R, T, imgSize, ...}}; see `rigs.read`.
+
+    Its coefficients of distortion are never applied, as in TACO's own toolkit.
 
     Raises:
       BadSequence: missing, not JSON, or cameras that `rigs` refuses.
     """
     try:
-        return rigs.read(path, undistorted=undistorted)
+        return rigs.read(path, undistorted=True)
     except (OSError, ValueError) as error:
         raise BadSequence(f"broken calibration: {error}") from error
 

@@ -84,3 +84,33 @@ def test_errors(root):
         hot3d.load(root, "P1", tool="box", target="pan")
     with pytest.raises(ValueError, match=r"no mesh of \['unseen'\], and no stand-in"):
         hot3d.load(root, "P1", tool="box", target="unseen")
+
+
+def change(root, key, row, value):
+    path = root / "Aria/P1/derived_tracks.npz"
+    with np.load(path) as file:
+        rows = dict(file)
+    rows[key][row] = value
+    np.savez(path, **rows)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+@pytest.mark.parametrize("name", ["box", "unseen"])
+def test_an_object_without_a_pose_is_named_with_its_row(root, name, value):
+    change(root, f"obj_{name}_T_world_object", 2, value)
+    with pytest.raises(ValueError, match=f"object {name}: frame 2 "):
+        hot3d.load(root, "P1", tool="box", target="mug_white")
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("left_hand_verts", np.nan, "left hand: values that are not finite, the first in frame 1"),
+        ("right_hand_verts", 0.0, "right hand: frame 1 has it in one point"),
+        ("left_landmarks", np.inf, "left_landmarks has values that are not finite"),
+    ],
+)
+def test_a_hand_that_is_not_there_is_named(root, key, value, message):
+    change(root, key, 2, value)
+    with pytest.raises(ValueError, match=message):
+        hot3d.load(root, "P1", tool="box", target="mug_white")

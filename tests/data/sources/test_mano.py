@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.spatial.transform
 import trimesh
 
@@ -184,6 +185,48 @@ def test_broken_files(raw, tmp_path):
             mano.parse(data, where="x.pkl")
     with pytest.raises(FileNotFoundError, match="MANO_LEFT.pkl: not found"):
         mano.load_hands(tmp_path)
+
+
+SPARSE = [
+    f"{kind}_{form}" for kind in ("csc", "csr", "coo", "dia") for form in ("matrix", "array")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize("kind", ["ndarray", "matrix", "big endian", "transposed", *SPARSE])
+def test_a_regressor_of_every_form_is_read_equal(raw, kind, protocol):
+    dense = raw["right"]["J_regressor"].toarray()
+    if kind in SPARSE:
+        given = getattr(scipy.sparse, kind)(dense)
+    elif kind == "big endian":
+        given = dense.astype(">f8")
+    elif kind == "transposed":
+        given = scipy.sparse.csc_matrix(np.ascontiguousarray(dense.T)).T  # shares its arrays
+    else:
+        given = {"ndarray": np.asfortranarray, "matrix": np.matrix}[kind](dense)
+    data = pickle.dumps(raw["right"] | {"J_regressor": given}, protocol)
+    # Names of protocols below 4 do not count their bytes: those of numpy 1 can take their place.
+    names = [b"numpy._core", b"numpy.core"] if protocol < 4 else [b"numpy._core"]
+    for name in names:
+        model = mano.parse(data.replace(b"numpy._core", name), where=kind)
+        np.testing.assert_array_equal(model.regressor, dense)
+
+
+def test_entries_that_are_there_twice_are_added(raw):
+    dense = raw["right"]["J_regressor"].toarray()
+    rows, columns = np.nonzero(dense)
+    halves = np.concatenate([0.25 * dense[rows, columns], 0.75 * dense[rows, columns]])
+    places = np.tile(rows, 2), np.tile(columns, 2)
+    given = scipy.sparse.coo_matrix((halves, places), dense.shape)
+    model = mano.parse(pickle.dumps(raw["right"] | {"J_regressor": given}, 2), where="x")
+    np.testing.assert_allclose(model.regressor, dense, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["lil_matrix", "dok_matrix", "bsr_matrix"])
+def test_other_sparse_forms_are_refused_by_their_name(raw, kind):
+    given = getattr(scipy.sparse, kind)(raw["right"]["J_regressor"].toarray())
+    with pytest.raises(ValueError, match=f"refused scipy.sparse.*{kind}"):
+        mano.parse(pickle.dumps(raw["right"] | {"J_regressor": given}, 2), where="x")
 
 
 def test_skin_names_wrong_shapes(hands):
