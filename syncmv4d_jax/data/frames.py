@@ -217,7 +217,8 @@ def _stream(container: av.container.InputContainer) -> av.video.stream.VideoStre
 
 
 def _is_cover(stream: av.video.stream.VideoStream) -> bool:
-    return "attached_pic" in str(stream.disposition).lower()
+    # PyAV 14.0 does not tell: there a cover counts as a second video.
+    return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
 
 
 def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:

@@ -42,10 +42,10 @@ def read(path: str | Path) -> np.ndarray:
             if count > 1 and image.format != "MPO":
                 raise ValueError(f"{path}: has {count} pictures, wanted one; cut it out first")
             image.load()
-            profile, kind = image.info.get("icc_profile"), image.format
+            profile, kind = image.info.get("icc_profile"), str(image.format)
             tags = getattr(image, "tag_v2", {})
-            image = ImageOps.exif_transpose(image)
-            return _rgb(_eight_bits(image, kind, tags, path), profile, path)
+            upright = ImageOps.exif_transpose(image)
+            return _rgb(_eight_bits(upright, kind, tags, path), profile, path)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: cannot be read as an image ({error}); {OTHERS}") from error
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -99,7 +99,7 @@ def _profiled(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
             moved = np.asarray(ImageCms.applyTransform(Image.fromarray(probe), step))
             if np.abs(moved.astype(int) - probe).max() <= 2:
                 return image
-        return ImageCms.applyTransform(image, step)
+        return Image.fromarray(np.asarray(ImageCms.applyTransform(image, step)))
     except (ImageCms.PyCMSError, OSError) as error:
         raise ValueError(
             f"{path}: its profile of colours (ICC) cannot be applied ({error}); {OTHERS}"

@@ -62,11 +62,15 @@ def write(
       meta: JSON values, with fps.
 
     Raises:
-      ValueError: no video.
+      ValueError: no video, or values that are not finite.
     """
     path = Path(path)
     if not len(result.get("video", ())):
         raise ValueError(f"{path}: wanted a video [v n h w 3], got {sorted(result)}")
+    for key in (*CLIPS, *ARRAYS):
+        values = np.asarray((inputs if key in CAMERAS else result).get(key, 0))
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}: {key} {values.shape} has values that are not finite")
     arrays = {key: inputs[key] for key in CAMERAS if key in inputs} | _points(result)
     if "extrinsics" in arrays:
         arrays["extrinsics"] = cameras.static(arrays["extrinsics"], where=f"sample {path}")

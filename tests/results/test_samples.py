@@ -68,6 +68,16 @@ def test_what_is_written_is_read(tmp_path_factory, kind):
     assert samples.find(path.parent) == {"one": path}
 
 
+@pytest.mark.parametrize("key", ["video", "motion", "scale", "tracks_per_view", "extrinsics"])
+def test_what_is_not_finite_is_no_sample(tmp_path, key):
+    kind = dict(points=True, cameras=True, motion=True, scale=True, views=2, frames=2, seed=0)
+    result, inputs = sample(**kind)
+    (inputs if key in inputs else result)[key].flat[3] = np.nan
+    with pytest.raises(ValueError, match=f"{key} .* has values that are not finite"):
+        samples.write(tmp_path / "a", result, inputs, META)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sample_replaces_the_former_one(tmp_path):
     first = dict(points=True, cameras=True, motion=True, scale=True, views=3, frames=2, seed=0)
     samples.write(tmp_path / "a", *sample(**first), META)
