@@ -11,6 +11,7 @@ import pytest
 
 from syncmv4d_jax import schema, tree
 from syncmv4d_jax.geometry import cameras, corruption
+from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.tasks import base, dpa
 
 SIZE = (64, 96)
@@ -140,7 +141,7 @@ def test_errors_of_views_shrink_with_their_factor():
 
 def test_tracks_without_any_measurement_do_not_count():
     confidence = jnp.zeros((2, 3, 5, 4)).at[0, 1, 2, 3].set(0.5)
-    known = np.asarray(dpa._known(confidence))
+    known = np.asarray(aligner.known(confidence))
     assert known.shape == (2, 1, 1, 4) and known.sum() == 1 and known[0, 0, 0, 3]
 
 
