@@ -176,13 +176,6 @@ class Video:
                         return
 
 
-def read_clip(
-    path: Path, index: np.ndarray, box: transforms.Box, size: tuple[int, int]
-) -> np.ndarray:
-    """Returns `Video.read` of a video; raises as both."""
-    return Video(path).read(index, box, size)
-
-
 def read_all(path: Path) -> np.ndarray:
     """Returns all frames of a video as it is shown, [n h w 3] uint8; raises as `Video`."""
     video = Video(path)

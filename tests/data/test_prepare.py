@@ -323,15 +323,19 @@ def test_split_is_by_sequence_and_depends_on_nothing_else():
     assert settings.split("1", ("cut", "knife", "plate")) == "test"
 
 
+def read_clip(path, index, box, size):
+    return clip_frames.Video(path).read(index, box, size)
+
+
 def test_clips_are_sought_to_the_exact_frame(tmp_path):
     path = tmp_path / "count.mp4"
     images = [np.full((64, 64, 3), 20 + 4 * i, np.uint8) for i in range(50)]
     tiny.write_video(path, images)
     index = np.array([26, 30, 30, 49])
-    clip = clip_frames.read_clip(path, index, (0, 0, 64, 64), (32, 32))
+    clip = read_clip(path, index, (0, 0, 64, 64), (32, 32))
     np.testing.assert_allclose(clip.mean((1, 2, 3)), 20 + 4 * index, atol=2)
     with pytest.raises(taco.BadSequence, match="the first is 50"):
-        clip_frames.read_clip(path, np.array([48, 50]), (0, 0, 64, 64), (32, 32))
+        read_clip(path, np.array([48, 50]), (0, 0, 64, 64), (32, 32))
 
 
 def test_videos_with_flipped_bits_are_refused_or_read_as_they_were(tmp_path):
@@ -339,14 +343,14 @@ def test_videos_with_flipped_bits_are_refused_or_read_as_they_were(tmp_path):
     image = np.kron(rng.integers(0, 255, (18, 24, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     taco_writer.write_video(path, np.stack([np.roll(image, 2 * n, axis=1) for n in range(20)]))
     data, (index, box, size) = path.read_bytes(), (np.arange(0, 20, 3), (0, 0, 96, 72), (36, 48))
-    whole = clip_frames.read_clip(path, index, box, size).astype(int)
+    whole = read_clip(path, index, box, size).astype(int)
     for i in range(60):
         damaged, other = bytearray(data), tmp_path / f"{i}.mp4"
         for place in rng.integers(len(data), size=10):
             damaged[place] ^= 1 << int(rng.integers(8))
         other.write_bytes(damaged)
         try:
-            clip = clip_frames.read_clip(other, index, box, size)
+            clip = read_clip(other, index, box, size)
             assert np.abs(clip - whole).max() < 8  # never a picture that the decoder made up
         except taco.BadSequence as error:
             assert "cannot be read as a video" in str(error) or "not there" in str(error)
@@ -360,7 +364,7 @@ def test_planes_that_are_cut_and_resized_give_the_picture(tmp_path, box):
     noise = scipy.ndimage.gaussian_filter(rng.normal(size=(480, 640, 3)), (8, 8, 0))
     image = np.clip(128 + 45 * noise / noise.std(), 0, 255).astype(np.uint8)
     tiny.write_video(path, [image] * 2, pixels="yuv420p")
-    (cut,) = clip_frames.read_clip(path, np.array([1]), box, (100, 150))
+    (cut,) = read_clip(path, np.array([1]), box, (100, 150))
     error = cut - transforms.crop_resize(image, box, (100, 150)).astype(int)
     # Of colours converted first: mean 1.2, with a bias of -1.2.
     assert np.abs(error).mean() < 1 and abs(error.mean()) < 0.3 and np.abs(error).max() <= 8
@@ -372,9 +376,9 @@ def test_frames_that_are_not_wanted_are_skipped_without_changing_the_others(tmp_
     frames = [np.roll(image, 2 * n, axis=1).astype(np.uint8) for n in range(40)]
     taco_writer.write_video(path, np.stack(frames))
     box, size = (0, 0, 160, 96), (48, 80)
-    everything = clip_frames.read_clip(path, np.arange(40), box, size)
+    everything = read_clip(path, np.arange(40), box, size)
     some = np.array([0, 4, 8, 11, 15, 19, 23, 26, 30, 34, 38, 39])
-    assert np.array_equal(clip_frames.read_clip(path, some, box, size), everything[some])
+    assert np.array_equal(read_clip(path, some, box, size), everything[some])
     with av.open(str(path)) as container:
         kinds = [
             av.video.frame.PictureType(frame.pict_type).name for frame in container.decode(video=0)

@@ -366,7 +366,7 @@ def test_refused_files_and_prompts(converted, tmp_path):
     with pytest.raises(ValueError, match="cannot be read as an image"):
         user.read_image(tmp_path / "cup.png", size=(32, 48))
     (tmp_path / "more.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="wanted one image, got 2"):
+    with pytest.raises(ValueError, match="wanted one image, got 3"):
         user.read_image(tmp_path, size=(32, 48))
     config = configuration(converted, prompt="a hand pours water " * 9)
     with pytest.raises(ValueError, match="tokens, wanted at most 8"):
