@@ -145,6 +145,23 @@ def test_planning_is_told_before_jax_is_imported(tmp_path):
     assert got.stdout.strip() == "False ('v5p-16',)", got.stderr
 
 
+def test_every_key_can_be_set_on_the_command_line(tmp_path):
+    """Rules of sharding among them; jax is not imported for it."""
+    code = (
+        "import sys; from absl import flags; from syncmv4d_jax import main; "
+        "flags.FLAGS(sys.argv); c = main._CONFIG.value; "
+        "print(c.sharding, c.train.keep_every, c.optim.b2, c.task.video_weight, "
+        "'jax' in sys.modules)"
+    )
+    rules = (("ffn/.*kernel$", (None, "fsdp")), ("patch_embedding", ()))
+    options = ("train.keep_every=100", "optim.b2=0.98", "task.video_weight=0.5")
+    command = [sys.executable, "-c", code, "--config=configs/taco.py:debug"]
+    command += [f"--workdir={tmp_path}", f"--config.sharding={rules}"]
+    command += [f"--config.{option}" for option in options]
+    got = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
+    assert got.stdout.strip() == f"{rules} 100 0.98 0.5 False", got.stderr
+
+
 def test_flags_are_required(tmp_path):
     got = call(f"--workdir={tmp_path}")
     assert got.returncode != 0 and "config" in got.stderr
