@@ -8,7 +8,7 @@ What a container says of its pictures is done as ffmpeg does it, or refused by n
     time                 frame n is the n-th that is shown (edit lists count); of poses, the frame
                          at their time where the rate varies
     pixels not square    only with a calibration of the stored size
-    fields, 360 degrees, two eyes, a size that changes, several videos: refused
+    fields, 360 degrees, two eyes, parts of pictures, sizes that change, several videos: refused
 
     y = (Y - 16) / 219, c = (C - 128) / 224,   or of the full range Y / 255, (C - 128) / 255   (1)
     R = y + 2 (1 - kr) cr,  B = y + 2 (1 - kb) cb,  G = (y - kr R - kb B) / (1 - kr - kb)     (2)
@@ -21,7 +21,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from syncmv4d_jax.data import rigs, transforms
+from syncmv4d_jax.data import mp4, rigs, transforms
 from syncmv4d_jax.data.sources import taco
 from syncmv4d_jax.geometry import cameras
 
@@ -51,6 +51,12 @@ class Video:
         """
         self.path, shown, self._stamps = path, None, []
         try:
+            if (part := mp4.window(path)) is not None:
+                width, height, x, y = map(float, part[1])
+                raise ValueError(
+                    f"of its {part[0][0]} x {part[0][1]} pixels {width:g} x {height:g} are shown, "
+                    f"{x:g}, {y:g} off the centre; cut them out first (ffmpeg does)"
+                )
             with av.open(str(path)) as container:
                 stream = _stream(container)
                 self._square = stream.sample_aspect_ratio or 1

@@ -183,6 +183,29 @@ def test_poses_have_the_rate_and_number_of_the_frames(tmp_path):
             regular.numbers(np.arange(3), fps=30, frames=poses)
 
 
+def test_a_part_of_the_picture_is_refused(tmp_path):
+    path = write(tmp_path / "a.mp4", [SHOWN] * 2)
+    data = bytearray(path.read_bytes())
+    start = data.find(b"moov")
+    assert start > data.find(b"mdat")  # what is put in moves no sample
+    entry = data.find(b"avc1", start)
+    for clap, refused in (((40, 24, 2, -1), True), ((48, 32, 0, 0), False)):
+        numbers = [n for value in clap for n in (value, 1)]
+        box = struct.pack(">I4s8i", 40, b"clap", *numbers)
+        changed = data.copy()
+        for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+            at = data.find(name, start) - 4
+            size = struct.unpack(">I", data[at : at + 4])[0] + 40
+            changed[at : at + 4] = struct.pack(">I", size)
+        changed[entry + 82 : entry + 82] = box
+        path.write_bytes(changed)
+        if refused:
+            with pytest.raises(ValueError, match="of its 48 x 32 pixels 40 x 24 are shown, 2, -1"):
+                read(path)
+        else:
+            np.testing.assert_allclose(read(path), SHOWN, atol=6)
+
+
 def test_a_container_of_several_videos_is_refused(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         streams = [container.add_stream("libx264", rate=30) for _ in range(2)]
