@@ -14,9 +14,11 @@ What a container says of its pictures is done as ffmpeg does it, or refused by n
     R = y + 2 (1 - kr) cr,  B = y + 2 (1 - kb) cb,  G = (y - kr R - kb B) / (1 - kr - kb)     (2)
 """
 
+import fractions
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -59,14 +61,14 @@ class Video:
                 )
             with av.open(str(path)) as container:
                 stream = _stream(container)
-                self._square = stream.sample_aspect_ratio or 1
+                self._square = fractions.Fraction(stream.sample_aspect_ratio or 1)
                 for packet in container.demux(stream):
                     if packet.pts is not None and not packet.is_discard:
                         self._stamps.append(packet.pts)
                     if shown is None and not packet.is_corrupt:
                         shown = next(iter(packet.decode()), None)
                 self._stamps = sorted(set(self._stamps))
-                if shown is None or not self._stamps:
+                if shown is None or not self._stamps or stream.time_base is None:
                     raise ValueError("it has no frames")
                 self._turn = _turn(shown)
                 self._stored = (shown.height, shown.width)
@@ -88,7 +90,7 @@ class Video:
         Raises:
           taco.BadSequence: another aspect, or pixels that are not square, without a calibration.
         """
-        if abs(self._square - 1) > 0.01 and self.size != tuple(camera.size):
+        if abs(float(self._square) - 1) > 0.01 and self.size != tuple(camera.size):
             raise taco.BadSequence(
                 f"{self.path}: its pixels are not square ({self._square}), and the imgSize of "
                 f"camera {camera.name!r} is not the stored {self.size[1]} x {self.size[0]}; scale "
@@ -185,7 +187,7 @@ class Video:
 def read_all(path: Path) -> np.ndarray:
     """Returns all frames of a video as it is shown, [n h w 3] uint8; raises as `Video`."""
     video = Video(path)
-    if abs(video._square - 1) > 0.01:
+    if abs(float(video._square) - 1) > 0.01:
         raise taco.BadSequence(f"{path}: its pixels are not square ({video._square})")
     height, width = video.size
     return video.read(np.arange(len(video.stamps)), (0, 0, width, height), video.size)
@@ -221,7 +223,8 @@ def _is_cover(stream: av.video.stream.VideoStream) -> bool:
 
 
 def _side_data(frame: av.VideoFrame) -> dict[str, bytes]:
-    return {item.type.name: bytes(item) for item in frame.side_data}
+    found: Any = frame.side_data  # a mapping by PyAV's stubs, its items by what runs
+    return {item.type.name: bytes(item) for item in found}
 
 
 def _turn(frame: av.VideoFrame) -> tuple[bool, int, int]:
@@ -280,7 +283,8 @@ def _shrink(
         return planes[0] if planes[0].ndim == 3 else np.stack(planes * 3, -1)
     if frame.format.is_rgb:
         return np.stack(planes, -1)
-    return _rgb(*planes, frame)
+    luma, blue, red = planes
+    return _rgb(luma, blue, red, frame)
 
 
 def _planes(frame: av.VideoFrame) -> list[np.ndarray]:

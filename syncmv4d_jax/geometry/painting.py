@@ -15,6 +15,7 @@ code). Pin-holes are closed; other uncovered pixels stay black.
 One scatter-min of 32-bit keys (depth code, source index) is both the z-buffer and its payload.
 """
 
+import functools
 from typing import NamedTuple
 
 import einops
@@ -118,7 +119,8 @@ def masked(frame0: jax.Array, mask: jax.Array, *, settings: matching.MatchSettin
     def spread(_, known):
         value, there = known
         padded = jnp.pad(jnp.stack([value, there], -1), ((1, 1), (1, 1), (0, 0)))
-        total = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
+        shifted = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        total = functools.reduce(jnp.add, shifted)
         grown = total[..., 0] / jnp.maximum(total[..., 1], 1.0)
         fresh = (there == 0) & (total[..., 1] > 0) & mask
         return jnp.where(fresh, grown, value), jnp.where(fresh, 1.0, there)

@@ -9,6 +9,7 @@ import numpy as np
 
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import pipeline, reading, records, user
+from syncmv4d_jax.metrics.networks.features import matcher
 from syncmv4d_jax.run import assembly, matched, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders
@@ -39,7 +40,7 @@ def given(
     example: dict[str, Any],
     *,
     anchors: str,
-    match: matched.Match | None = None,
+    match: matcher.Matcher | None = None,
     count: int = 0,
 ) -> dict[str, Any]:
     """What a sample is given of an example of records: what a user has, and nothing later.
@@ -55,6 +56,7 @@ def given(
     if anchors == "given":
         return arrays | {key: example[key] for key in POINTS}
     if anchors == "matched":
+        assert match is not None  # `matched.load` made it
         return arrays | matched.anchors(arrays["images"], match, count=count)
     return arrays
 

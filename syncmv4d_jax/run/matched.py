@@ -5,8 +5,6 @@ the matcher finds it elsewhere. Points that no other view shows are left out; th
 than a sample has, the rest is valid nowhere.
 """
 
-from collections.abc import Callable
-
 import jax
 import numpy as np
 
@@ -14,8 +12,6 @@ from syncmv4d_jax import configuration
 from syncmv4d_jax.metrics.networks import evaluators, weights
 from syncmv4d_jax.metrics.networks.features import matcher, xfeat
 from syncmv4d_jax.run import sections
-
-Match = Callable[[np.ndarray, np.ndarray], matcher.Matches]
 
 
 def load(settings: sections.SampleConfig) -> matcher.Matcher | None:

@@ -105,7 +105,7 @@ def refusal(kernel: str, q: jax.Array, mask: jax.Array | None) -> str | None:
     """Returns why a kernel cannot take queries [b s heads d] and a mask, None where it can."""
     if kernel not in KERNELS:
         return f"wanted a kernel of {KERNELS}, got {kernel!r}"
-    if kernel in ("splash", "cudnn") and not _over_keys(mask):
+    if kernel in ("splash", "cudnn") and mask is not None and not _over_keys(mask):
         return f"{kernel} takes a mask over keys [b 1 1 s_k], got {mask.shape}"
     if kernel == "cudnn" and q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"cudnn takes bfloat16 or float16, got {q.dtype}"
@@ -114,8 +114,8 @@ def refusal(kernel: str, q: jax.Array, mask: jax.Array | None) -> str | None:
     return None
 
 
-def _over_keys(mask: jax.Array | None) -> bool:
-    return mask is None or mask.shape[1:3] == (1, 1)
+def _over_keys(mask: jax.Array) -> bool:
+    return mask.shape[1:3] == (1, 1)
 
 
 def _counted(lengths: jax.Array, keys: int) -> jax.Array:
