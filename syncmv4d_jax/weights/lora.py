@@ -113,6 +113,8 @@ def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
         stacked).
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such LoRA file")
     opened = files.open_safetensors([path])
     _refuse_others(opened.entries, path)
     given = {}
