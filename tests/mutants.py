@@ -1739,7 +1739,7 @@ ATTENTION = [
 FILES = [
     *of(
         "syncmv4d_jax/data/frames.py",
-        "tests/data/test_frames.py",
+        "tests/data/test_video_reader.py",
         (
             "files",
             "a video is shown as it is stored",
