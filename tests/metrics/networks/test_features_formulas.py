@@ -7,7 +7,7 @@ import pytest
 
 from syncmv4d_jax.metrics.networks import formulas
 
-GOLDEN = Path(__file__).parents[1] / "golden/net"
+GOLDEN = Path(__file__).parents[2] / "golden/net"
 
 
 def golden(name):

