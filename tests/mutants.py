@@ -664,6 +664,42 @@ DPA = [
     ),
 ]
 
+SILHOUETTE = [
+    *of(
+        "syncmv4d_jax/models/silhouette.py",
+        "tests/models/test_silhouette.py",
+        (
+            "A22",
+            "pixels of a silhouette's cell are transposed",
+            'x, "b 1 h w (i j) -> b (h i) (w j)"',
+            'x, "b 1 h w (j i) -> b (h i) (w j)"',
+            "test_a_cell_of_the_latent_is_its_square_of_pixels",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/silhouette.py",
+        "tests/models/test_silhouette.py",
+        (
+            "A22",
+            "the silhouette is learnt from the last frame",
+            'batch["motion"][:, :, 0]',
+            'batch["motion"][:, :, -1]',
+            "test_it_learns_the_painted_pixels_of_frame_0_and_no_other_frame",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/loop.py",
+        "tests/models/test_silhouette.py",
+        (
+            "A22",
+            "the loop paints without the reference image's silhouette",
+            'if config and context.get("mask") is None:',
+            'if config and context.get("mask") is not None:',
+            "test_the_loop_warps_what_the_reference_image_shows",
+        ),
+    ),
+]
+
 CODEC = of(
     "syncmv4d_jax/models/motion_codec.py",
     "tests/models/test_motion_codec.py",
@@ -1877,6 +1913,7 @@ TABLE = [
     *GEOMETRY,
     *DPA,
     *CODEC,
+    *SILHOUETTE,
     *DATA,
     *RECORDS,
     *FILES,

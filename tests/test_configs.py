@@ -21,6 +21,7 @@ MAIN = {
     "wan_ti2v": ("full", "lora", "debug"),
     "wan_vae": ("demo", "debug"),
     "motion_codec": ("full", "demo", "debug"),
+    "silhouette": ("full", "demo", "debug"),
 }
 SHARED = {"sections", "bases"}
 OVERRIDES = sorted(
@@ -44,7 +45,7 @@ def test_configurations_build_their_tasks(name):
         configurations.load(name, "no_such_variant")
 
 
-@pytest.mark.parametrize("name", ["dpa", "wan_ti2v", "wan_vae", "motion_codec"])
+@pytest.mark.parametrize("name", ["dpa", "wan_ti2v", "wan_vae", "motion_codec", "silhouette"])
 def test_tiny_forms_trace(name):
     assert "loss" in configurations.trace_update(configurations.load(name, "debug"))
 

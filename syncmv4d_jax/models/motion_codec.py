@@ -59,11 +59,6 @@ class CodecConfig:
         return self.space // self.reduction
 
 
-def _form() -> str:
-    """One matrix product where XLA's gradient of a small convolution is slow (70 x the forward)."""
-    return "columns" if jax.default_backend() == "cpu" else "native"
-
-
 class Block(nnx.Module):
     """x + mix over three frames of (GELU of a 3 x 3 convolution of LN(x)); starts as identity."""
 
@@ -78,7 +73,9 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [b f h w d] -> [b f h w d]."""
         kernel = self.kernel[...][None]
-        y = vae_layers.convolve(self.norm(x), kernel, pads=((1, 1), (1, 1)), how=_form())
+        y = vae_layers.convolve(
+            self.norm(x), kernel, pads=((1, 1), (1, 1)), how=vae_layers.small_form()
+        )
         y = layers.gelu(y + layers.along_last(self.bias[...].astype(y.dtype), y))
         padded = jnp.pad(y, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
         near = jnp.concatenate([padded[:, :-2], y, padded[:, 2:]], axis=-1)
@@ -154,6 +151,12 @@ def reduce_intrinsics(intrinsics: jax.Array, reduction: int) -> jax.Array:
     offset = jnp.zeros(rows.shape[-1:]).at[2].set(reduction // 2 / reduction)
     rows = rows - layers.along_last(offset, rows)
     return jnp.concatenate([rows, intrinsics[..., 2:, :]], axis=-2)
+
+
+def reduce_mask(mask: jax.Array, reduction: int) -> jax.Array:
+    """mask [... h w] of the video -> [... h' w'] of the map."""
+    half = reduction // 2
+    return mask[..., half::reduction, half::reduction]
 
 
 def reduce_video(pseudo: jax.Array, reduction: int) -> tuple[jax.Array, jax.Array]:

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import dpa, motion_codec, taco, wan_ti2v, wan_vae
+from configs import dpa, motion_codec, silhouette, taco, wan_ti2v, wan_vae
 from syncmv4d_jax import main, schema
 from syncmv4d_jax.machines.planning import pods
 from syncmv4d_jax.run import assembly, programs
 from syncmv4d_jax.tasks import base
 
-CONFIGS = {"dpa": dpa, "motion_codec": motion_codec, "taco": taco, "wan_ti2v": wan_ti2v,
-           "wan_vae": wan_vae}  # fmt: skip
+CONFIGS = {"dpa": dpa, "motion_codec": motion_codec, "silhouette": silhouette, "taco": taco,
+           "wan_ti2v": wan_ti2v, "wan_vae": wan_vae}  # fmt: skip
 SAMPLED = ("taco", "wan_ti2v")
 MODES = ("train", "sample", "plan")
 REFUSED = r"mode=sample: task '\w+' does not serve it, .*Sampled is missing; tasks that do: "

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import dpa as dpa_config
-from configs import motion_codec, taco, wan_ti2v, wan_vae
+from configs import motion_codec, silhouette, taco, wan_ti2v, wan_vae
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines.planning import bounds, hlo, pods, report
 from syncmv4d_jax.run import assembly, plan, programs, sections
@@ -228,7 +228,8 @@ def test_reader_of_a_refusal():
     assert hlo.shortage("INVALID_ARGUMENT: no") is None
 
 
-OTHERS = {"wan_ti2v": wan_ti2v, "wan_vae": wan_vae, "dpa": dpa_config, "motion_codec": motion_codec}
+OTHERS = {"wan_ti2v": wan_ti2v, "wan_vae": wan_vae, "dpa": dpa_config, "motion_codec": motion_codec,
+          "silhouette": silhouette}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -85,6 +85,12 @@ def _frames_conv(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], pads:
     return einops.rearrange(y, "(b n) h w c -> b n h w c", b=b)
 
 
+def small_form() -> str:
+    """`how` of `convolve` for training on latent cells: one matrix product where XLA's gradient of
+    a small convolution is slow (70 x the forward)."""
+    return "columns" if jax.default_backend() == "cpu" else "native"
+
+
 def convolve(
     x: jax.Array,
     kernel: jax.Array,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from syncmv4d_jax.configuration import section
-from syncmv4d_jax.models import motion_codec
+from syncmv4d_jax.models import motion_codec, silhouette
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.nn import protocol
@@ -15,12 +15,16 @@ from syncmv4d_jax.tasks.syncmv4d import options as task_options
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> task.SyncMV4D:
     """Builds the task from `config.task`: `options.Options` and sections dit, dpa, vae, cycle.
 
-    With a section `codec` the loop uses the learned motion codec (maps.py).
+    With a section `codec` the loop uses the learned motion codec (maps.py), with `silhouette` what
+    it paints is cut by the reference images' silhouette (`loop.Loop.warp`).
     """
     values = dict(config.task)
     values.pop("name", None)
-    learned = values.pop("codec", None)
-    codec = section(motion_codec.CodecConfig, learned, "config.task.codec") if learned else None
+    codec, cut = values.pop("codec", None), values.pop("silhouette", None)
+    if codec:
+        codec = section(motion_codec.CodecConfig, codec, "config.task.codec")
+    if cut:
+        cut = section(silhouette.SilhouetteConfig, cut, "config.task.silhouette")
     parts = {key: values.pop(key, {}) for key in ("dit", "dpa", "vae", "cycle")}
     return task.SyncMV4D(
         options=section(task_options.Options, values, "config.task"),
@@ -28,6 +32,7 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> task
         dpa_config=section(dpa_config.AlignerConfig, parts["dpa"], "config.task.dpa"),
         vae_config=vae.released(section(vae.VAEConfig, parts["vae"], "config.task.vae")),
         settings=section(cycle.Settings, parts["cycle"], "config.task.cycle"),
-        codec_config=codec,
+        codec_config=codec or None,
+        silhouette_config=cut or None,
         placement=placement,
     )

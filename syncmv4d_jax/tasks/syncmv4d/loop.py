@@ -20,13 +20,14 @@ import numpy as np
 from syncmv4d_jax import flow, schema
 from syncmv4d_jax.geometry import cameras, corruption
 from syncmv4d_jax.geometry import tracks as world_tracks
-from syncmv4d_jax.models import flops, reuse
+from syncmv4d_jax.models import flops, reuse, silhouette
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import mjd
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import block as dit_block
 from syncmv4d_jax.tasks import dpa, video
+from syncmv4d_jax.tasks import silhouette as silhouette_task
 from syncmv4d_jax.tasks.syncmv4d import cycle, maps
 from syncmv4d_jax.tasks.syncmv4d import options as task_options
 
@@ -47,6 +48,7 @@ class Loop:
     vae: video.FrozenVAE
     motion: maps.Motion
     placement: protocol.Placement
+    silhouette_config: silhouette.SilhouetteConfig | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
@@ -96,7 +98,7 @@ class Loop:
             mjd=functools.partial(self.denoise, params, first, guidance),
             dpa=functools.partial(self.align, params, network=network),
             decode=functools.partial(self.motion.decode, params),
-            warp=self.motion.warp,
+            warp=functools.partial(self.warp, params, first),
             encode=functools.partial(self.motion.encode, params),
             normalise=self.normalise,
             denormalise=self.denormalise,
@@ -203,6 +205,19 @@ class Loop:
         statistics = (self.options.scale_mean, self.options.scale_std)
         mean, std = (jnp.asarray(x, jnp.float32)[None, None] for x in statistics)
         return mean, std
+
+    # The way back.
+
+    def warp(
+        self, params: Params, first: Array, frame0: Array, scale: Array, context: Context
+    ) -> cycle.Warp:
+        """See `cycle.MakeWarp`; cut by the silhouette of the reference images `first`, if there is
+        a network that reads it and none is given."""
+        config = self.silhouette_config
+        if config and context.get("mask") is None:
+            mask = silhouette_task.mask(config, params["silhouette"], first)
+            context = {**context, "mask": self.motion.maps.mask(mask)}
+        return self.motion.warp(frame0, scale, context)
 
     # The aligner.
 

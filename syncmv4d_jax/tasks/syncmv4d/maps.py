@@ -58,6 +58,10 @@ class Maps(Protocol):
         """Cameras of the video [... 3 3] -> those of a map."""
         ...
 
+    def mask(self, mask: Array) -> Array:
+        """Masks of the video's size [... h w] -> of a map's."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
@@ -82,6 +86,9 @@ class Autoencoder:
 
     def intrinsics(self, intrinsics: Array) -> Array:
         return intrinsics
+
+    def mask(self, mask: Array) -> Array:
+        return mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +124,9 @@ class Codec:
 
     def intrinsics(self, intrinsics: Array) -> Array:
         return motion_codec.reduce_intrinsics(intrinsics, self.config.reduction)
+
+    def mask(self, mask: Array) -> Array:
+        return motion_codec.reduce_mask(mask, self.config.reduction)
 
     def _run(self, params: Params, method: str, x: Array) -> Array:
         def one(weights, clip):

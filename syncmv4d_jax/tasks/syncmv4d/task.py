@@ -6,8 +6,9 @@ Losses (paper Eq. 3 and 5, all weights 1 by default):
 
 over valid latent frames; video frame 0 is given and not in the loss (A15). The scale is regressed
 in standardised metres (A5). Parts of the parameters: `dit` (MJD; Wan's weights load by the same
-paths), `dpa`, `vae` (frozen), with `prediction="data"` `prior` and, with a learned codec, `codec`
-(frozen). With `prediction="data"` the loss is on the clean latents.
+paths), `dpa`, `vae` (frozen), with `prediction="data"` `prior` and, frozen, `codec` and
+`silhouette` where such networks are in the loop. With `prediction="data"` the loss is on clean
+latents.
 
 The task is made of a `Loop` (networks as the functions that `cycle` joins) and functions over it:
 sampling.py, cost.py.
@@ -25,7 +26,7 @@ import numpy as np
 
 from syncmv4d_jax import flow, schema, tree
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.models import flops, motion_codec
+from syncmv4d_jax.models import flops, motion_codec, silhouette
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
@@ -34,6 +35,7 @@ from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.tasks import base, video
 from syncmv4d_jax.tasks import motion_codec as codec_task
+from syncmv4d_jax.tasks import silhouette as silhouette_task
 from syncmv4d_jax.tasks.syncmv4d import cost as costs
 from syncmv4d_jax.tasks.syncmv4d import cycle, loop, maps, sampling
 from syncmv4d_jax.tasks.syncmv4d import options as task_options
@@ -51,7 +53,10 @@ AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ)}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SyncMV4D:
-    """The task; see `tasks.base.Task`. `codec_config`: of a learned codec in the loop."""
+    """The task; see `tasks.base.Task`.
+
+    codec_config, silhouette_config: of networks in the loop, trained by tasks of their own.
+    """
 
     name = "syncmv4d"
     cameras = True
@@ -62,6 +67,7 @@ class SyncMV4D:
     vae_config: vae.VAEConfig
     settings: cycle.Settings
     codec_config: motion_codec.CodecConfig | None = None
+    silhouette_config: silhouette.SilhouetteConfig | None = None
     placement: protocol.Placement = protocol.LOCAL
 
     def __post_init__(self):
@@ -74,6 +80,8 @@ class SyncMV4D:
             raise ValueError("motion_repr=das_tracking has no depth over time: switch dpa off")
         if self.codec_config:
             codec_task.check(self.codec_config, self.vae_config)
+        if self.silhouette_config:
+            silhouette_task.check(self.silhouette_config, self.vae_config)
 
     @functools.cached_property
     def loop(self) -> loop.Loop:
@@ -91,6 +99,7 @@ class SyncMV4D:
             frozen,
             maps.Motion(way, o.points, place),
             place,
+            self.silhouette_config,
         )
 
     @property
@@ -102,7 +111,8 @@ class SyncMV4D:
     @property
     def frozen_parts(self) -> tuple[str, ...]:
         """See `tasks.base.Task`."""
-        return ("vae", "codec") if self.codec_config else ("vae",)
+        given = {"codec": self.codec_config, "silhouette": self.silhouette_config}
+        return ("vae", *(part for part, config in given.items() if config))
 
     @property
     def clip(self) -> base.Clip:
@@ -121,7 +131,7 @@ class SyncMV4D:
         return self.loop.latent_shape
 
     def init(self, rng: Array) -> Params:
-        """Returns initial parameters of all parts; `codec` is meant to be loaded."""
+        """Returns initial parameters of all parts; `codec`, `silhouette` are meant to be loaded."""
         keys = jax.random.split(rng, 3)
         params = {
             "dit": warm_start.init(self.mjd_config, keys[0]),
@@ -134,6 +144,8 @@ class SyncMV4D:
             params["prior"] = {"kernel": jnp.eye(c), "bias": jnp.zeros((c,))}
         if self.codec_config:
             params["codec"] = module.init(motion_codec.Codec, self.codec_config, rng)
+        if self.silhouette_config:
+            params["silhouette"] = module.init(silhouette.Silhouette, self.silhouette_config, rng)
         return params
 
     def grow(self, params: Params, given: frozenset[str]) -> Params:
@@ -361,7 +373,7 @@ class SyncMV4D:
     def _program(self, step: Any, inputs: Any) -> base.Program:
         """A step without the aligner reads no autoencoder: latents are cached."""
         parts = set(jax.eval_shape(self.init, jax.random.key(0)))
-        way = {self.loop.motion.maps.part} if self.settings.dpa else set()
+        way = {self.loop.motion.maps.part, "silhouette"} if self.settings.dpa else set()
         parts -= set(self.frozen_parts) - way
         work = functools.partial(self._work, training=step is None)
         return base.Program(self, tuple(sorted(parts)), step, inputs, work)

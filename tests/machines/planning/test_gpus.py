@@ -36,8 +36,9 @@ ROWS = {
     ("dpa", "full", "train_step"): (1, 2, 4),
     ("wan_vae", "demo", "train_step"): (1,),
     ("motion_codec", "full", "train_step"): (1,),
+    ("silhouette", "full", "train_step"): (1,),
 }
-WITHOUT_ATTENTION = ("wan_vae", "motion_codec")  # none of the kernels: the autoencoder's is its own
+WITHOUT_ATTENTION = ("wan_vae", "motion_codec", "silhouette")  # the autoencoder's is its own
 there = pytest.mark.skipif(
     not any(map(importlib.util.find_spec, gpus.PLUGINS)),
     reason="wants a CUDA plugin: make plan-gpu",

@@ -1,0 +1,50 @@
+"""The silhouette network: tracked surfaces of a reference image, read from its latent.
+
+    python -m syncmv4d_jax.main --config=configs/silhouette.py --workdir=out/silhouette \\
+        --config.data.records=/data/taco_records --config.data.cache=/data/taco_cache \\
+        --config.weights.vae=/data/wan
+
+writes out/silhouette/weights.safetensors; configs/readings/clean_mask.py cuts the closed loop's
+painting by it with `--config.weights.silhouette=out/silhouette/weights.safetensors`. The scalar
+`iou` is the overlap with frame 0 of the pseudo video. `:demo` is for the demo's autoencoder,
+`:debug` four tiny steps.
+"""
+
+import ml_collections
+
+from configs import demo, sections
+
+FULL = {"width": 256, "depth": 6, "dtype": "bfloat16"}
+DEMO = {"space": 8, "width": 96, "depth": 3}
+DEBUG = {"z_dim": 8, "space": 8, "width": 16, "depth": 1}
+
+
+def get_config(variant: str = "full") -> ml_collections.ConfigDict:
+    """Returns the configuration; `variant` is "full", "demo" or "debug"."""
+    if variant not in ("full", "demo", "debug"):
+        raise ValueError(f"configs/silhouette.py: wanted full, demo or debug, got {variant!r}")
+    config = sections.base()
+    config.task = {"name": "silhouette", "silhouette": dict(FULL), "vae": {}}
+    config.task.size, config.task.frames, config.task.views, config.task.points = (
+        (480, 704), 49, 3, 1600,
+    )  # fmt: skip
+    config.data.raw = config.data.latents = True
+    config.optim = sections.optim(learning_rate=3e-4, warmup=100, clip=1.0, ema=0.999)
+    config.train.steps, config.train.batch_size, config.train.export = 5000, 8, "float32"
+    if variant == "demo":
+        base = demo.get_config()
+        config.task.silhouette, config.task.vae = dict(DEMO), base.task.vae.to_dict()
+        for key in ("size", "frames", "views", "points"):
+            config.task[key] = base.task[key]
+        config.data.cameras = "sample"
+        config.optim.learning_rate = 1e-3
+        config.train.steps, config.train.batch_size = 3000, 4
+    if variant == "debug":
+        config.task.silhouette = dict(DEBUG)
+        config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=8)
+        config.task.size, config.task.frames, config.task.points = (32, 48), 5, 32
+        config.data.name, config.data.cameras = "embedded", "fixed"
+        config.optim.warmup = 1
+        config.train.steps, config.train.batch_size, config.train.export = 4, 1, ""
+        config.train.log_every = config.train.checkpoint_every = 2
+    return config.lock()
