@@ -106,6 +106,7 @@ METRICS = {
     "psnr_moving": Metric("PSNR moving dB", True),
     "temporal_correlation": Metric("temporal corr.", True),
     "temporal_std_ratio": Metric("temporal std", True),
+    "gradient_energy": Metric("gradients", True),
     "object_correlation": Metric("centroid corr.", True),
 }
 BASELINES = ("frame_0", "frame_0_blurred", "time_mean", "truth")

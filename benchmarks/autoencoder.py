@@ -22,19 +22,13 @@ from alignment import read
 from syncmv4d_jax import models
 from syncmv4d_jax.data import records
 from syncmv4d_jax.geometry import matching, pseudo_video
+from syncmv4d_jax.metrics import video
 from syncmv4d_jax.weights import store
 
 
 def psnr(error: np.ndarray) -> float:
     """dB of squared errors over 0..255."""
     return float(10 * np.log10(255**2 / error.mean()))
-
-
-def energy(video: np.ndarray, where: np.ndarray) -> float:
-    """Mean absolute difference of neighbours of [n h w 3] within `where` [h w]."""
-    right = np.abs(np.diff(video, axis=2))[:, :-1].mean(-1)
-    below = np.abs(np.diff(video, axis=1))[:, :, :-1].mean(-1)
-    return float((right + below)[1:, where[:-1, :-1]].mean())
 
 
 def tracks_error(scene: dict, view: int, motion: np.ndarray, settings) -> float:
@@ -78,7 +72,7 @@ def main() -> None:
             squares = np.square(made - true.astype(np.float32))
             found.setdefault("PSNR, dB", []).append(psnr(squares))
             found.setdefault("PSNR there, dB", []).append(psnr(squares[:, where]))
-            share = energy(made, where) / energy(true.astype(np.float32), where)
+            share = video.gradient_energy(made[None, 1:], true[None, 1:], where[None])
             found.setdefault("gradient energy", []).append(share)
             squares = np.square(again - motion.astype(np.float32))
             found.setdefault("pseudo video, PSNR there, dB", []).append(psnr(squares[:, where]))

@@ -664,6 +664,18 @@ DPA = [
     ),
 ]
 
+SHARPNESS = of(
+    "syncmv4d_jax/metrics/video.py",
+    "tests/metrics/test_examples.py",
+    (
+        "metrics",
+        "gradients of the whole picture count",
+        "where = inside[:-1, :-1]",
+        "where = inside[:-1, :-1] | True",
+        "test_the_example_has_the_value_that_the_docs_say",
+    ),
+)
+
 SILHOUETTE = [
     *of(
         "syncmv4d_jax/models/silhouette.py",
@@ -1913,6 +1925,7 @@ TABLE = [
     *GEOMETRY,
     *DPA,
     *CODEC,
+    *SHARPNESS,
     *SILHOUETTE,
     *DATA,
     *RECORDS,

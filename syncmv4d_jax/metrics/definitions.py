@@ -118,5 +118,10 @@ DEFINITIONS: dict[str, Definition] = dict(
             "temporal_std_ratio", "Temporal std", "", 1.0,
             "standard deviation over time in the moving region, relative to the truth's",
         ),
+        _video(
+            "gradient_energy", "Gradients", "", 1.0,
+            "differences of neighbouring pixels in the moving region, relative to the truth's: "
+            "below 1 it is blurred, and PSNR rewards that",
+        ),
     ]
 )  # fmt: skip

@@ -104,6 +104,7 @@ def video_rows(pred: np.ndarray, true: np.ndarray) -> tuple[Scores, dict]:
     for row, clip in clips.items():
         values = video.temporal(clip, true, region)
         found[row] |= dict(zip(("temporal_correlation", "temporal_std_ratio"), values, strict=True))
+        found[row]["gradient_energy"] = video.gradient_energy(clip, true, region)
     blurred = {
         s: {m: video.mean([d[1][s][m] for d in done]) for m in ("psnr", "psnr_moving")}
         for s in blurs

@@ -75,6 +75,19 @@ def psnr_of_region():
     return image_metrics.psnr(wrong, grey(100), region)[0]
 
 
+def stripes(high):
+    """Columns of 100 and `high` in the region, noise beside it."""
+    found = np.random.default_rng(high).integers(0, 255, (1, 2, 16, 16, 3))
+    found[:, :, :9, :9] = np.where(np.arange(9) % 2, high, 100)[:, None]
+    return found.astype(np.uint8)
+
+
+def gradient_energy():
+    region = np.zeros((1, 16, 16), bool)
+    region[:, :8, :8] = True
+    return video.gradient_energy(stripes(140), stripes(180), region)
+
+
 EXAMPLES = {
     "rpe": lambda: multiview.single(PAIR[:1], TRUE, SEEN[:1], POSE[:1])[0],
     "pi": lambda: multiview.single(
@@ -114,6 +127,7 @@ EXAMPLES = {
     "gmsd": lambda: image_metrics.gmsd(np.full((1, 2, 2, 3), 110), np.full((1, 2, 2, 3), 100))[0],
     "temporal_correlation": lambda: temporal(-1.0)[0],
     "temporal_std_ratio": lambda: temporal(0.5)[1],
+    "gradient_energy": gradient_energy,
 }
 
 

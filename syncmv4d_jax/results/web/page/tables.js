@@ -167,6 +167,7 @@ const SHOWN = [
   "ssim",
   "temporal_correlation",
   "temporal_std_ratio",
+  "gradient_energy",
 ];
 function direction(m) {
   if (state.sort !== m) return "none";
