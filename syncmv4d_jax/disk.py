@@ -7,9 +7,11 @@ the same path don't disturb each other: the last one stays. What a killed proces
 the next one that writes the path on that machine.
 """
 
+import argparse
 import contextlib
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,13 +45,38 @@ def beside(path: str | Path) -> Iterator[Path]:
         name = other.name
         if name.startswith(stem) and name.endswith(".partial"):
             process = name.removeprefix(stem).removesuffix(".partial")
-            if process.isdigit() and (int(process) == os.getpid() or not _runs(int(process))):
+            if process.isdigit() and (int(process) == os.getpid() or not runs(int(process))):
                 _remove(other)
     partial = path.with_name(f"{stem}{os.getpid()}.partial")
     try:
         yield partial
     finally:
         _remove(partial)
+
+
+class Remote(ValueError, argparse.ArgumentTypeError):
+    """An address where a path of this machine is wanted; argparse shows it as it is."""
+
+
+def local(path: str | Path, *, where: str = "") -> Path:
+    """Returns a path of this machine.
+
+    Everything here is files: checkpoints, records, samples and caches are renamed into place and
+    read in pieces. An address like gs://bucket/run would become a folder named "gs:".
+
+    Raises:
+      Remote: an address; where names the setting.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))
+    if found:
+        tools = {"gs": "gcsfuse", "s3": "mountpoint-s3"}
+        tool = tools.get(found[1].lower(), "the storage's own tool")
+        raise Remote(
+            f"{where}{'=' if where else ''}{path}: wanted a folder or file of this machine, "
+            f"{found[1]}:// is not read or written directly; mount it ({tool}) and give the "
+            "mounted path, or copy"
+        )
+    return Path(path)
 
 
 def _remove(path: Path) -> None:
@@ -59,7 +86,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Whether a process of this machine runs, as far as this one may know."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

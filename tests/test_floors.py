@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "syncmv4d_jax"
 
-WORDS = ("flow", "schema", "configuration", "tree", "disk")
+WORDS = ("flow", "schema", "configuration", "tree", "disk", "recipe")
 # Floors from the ground up. A room imports what lies below it; rooms of one floor know each other
 # only where ARROWS draws it, and these arrows may not close a circle either.
 FLOORS = (
@@ -24,6 +24,7 @@ FLOORS = (
     ("main", "view"),
 )
 ARROWS = {
+    ("recipe", "disk"),
     ("models", "geometry"),  # units and rays of tracks
     ("machines", "models"),  # the Protocol of a placement, kernels that a mesh wraps
     ("weights", "models"),  # which network a part is
