@@ -9,8 +9,8 @@ completes the cache. Then train with --config.data.cache=CACHE.
 import argparse
 import logging
 import sys
-from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import cache
 from syncmv4d_jax.weights import encoders
 
@@ -20,9 +20,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="records of prepare_taco.py")
-    parser.add_argument("--weights", type=Path, required=True, help="converted weights: vae, umt5")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--data", type=disk.local, required=True, help="records of prepare_taco.py")
+    parser.add_argument(
+        "--weights", type=disk.local, required=True, help="converted weights: vae, umt5"
+    )
+    parser.add_argument("--out", type=disk.local, required=True, help="folder of the cache")
     parser.add_argument("--size", help="height x width, where the records have several")
     parser.add_argument("--shard", default="0/1", help="this process's part, i/n")
     parser.add_argument("--text-length", type=int, default=512, help="longest text, tokens")

@@ -11,14 +11,15 @@ are read by --config.weights.lora. `--alpha` is config.task.lora.alpha.
 
 import argparse
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.weights import exports, lora
 
 
 def main() -> None:
     """Parses the flags and converts; a bad source ends with its message."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--src", required=True, help="safetensors file")
-    parser.add_argument("--out", required=True, help="safetensors file to write")
+    parser.add_argument("--src", type=disk.local, required=True, help="safetensors file")
+    parser.add_argument("--out", type=disk.local, required=True, help="safetensors file to write")
     parser.add_argument("--to", choices=("jax", *lora.LAYOUTS), default="diffusers")
     parser.add_argument("--alpha", type=float, required=True, help="config.task.lora.alpha")
     flags = parser.parse_args()

@@ -8,6 +8,7 @@ See docs/wan.md for sizes and times.
 
 import argparse
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.weights import folders, release
 
 
@@ -16,10 +17,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--src",
+        type=disk.local,
         required=True,
         help="official, diffusers, repackaged or converted folder, or file",
     )
-    parser.add_argument("--out", required=True, help="folder to make, or to add parts to")
+    parser.add_argument(
+        "--out", type=disk.local, required=True, help="folder to make, or to add parts to"
+    )
     parser.add_argument("--to", choices=("jax", "diffusers"), default="jax")
     parser.add_argument("--parts", help=f"of {','.join(folders.PARTS)}; default: all there")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the source's")

@@ -7,17 +7,17 @@ DIR holds `<camera>.mp4` for every camera of FILE, which has the form of TACO's 
 
 import argparse
 import sys
-from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import user
 from syncmv4d_jax.data.sources import taco
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--videos", type=disk.local, required=True)
+    parser.add_argument("--calibration", type=disk.local, required=True)
+    parser.add_argument("--out", type=disk.local, required=True)
     parser.add_argument("--frame", type=int, default=0, help="counted from 0")
     args = parser.parse_args()
     try:

@@ -7,8 +7,8 @@ Real motion, rendered pictures: see docs/scenes.md for what is captured and what
 
 import argparse
 import sys
-from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.scenes import hot3d, scene
 
 
@@ -17,8 +17,8 @@ def main(argv: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--hot3d", type=Path, required=True, help="folder with Aria/ and object_library/")
-    add("--out", type=Path, required=True)
+    add("--hot3d", type=disk.local, required=True, help="folder with Aria/ and object_library/")
+    add("--out", type=disk.local, required=True)
     add("--recording", default="P0003_c701bd11")
     add("--action", default="pour in some")
     add("--tool", default="coffee_pot")

@@ -13,11 +13,10 @@ import functools
 import json
 import multiprocessing
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
-from syncmv4d_jax import disk
+from syncmv4d_jax import disk, recipe
 from syncmv4d_jax.data.scenes import hand, scene
 from syncmv4d_jax.data.sources import mano, taco
 
@@ -40,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder to write")
+    add("--out", type=disk.local, required=True, help="folder to write")
     add("--scenes", type=count, default=24, help="training scenes")
     add("--test-scenes", type=count, default=0, help="held-out scenes")
     add("--frames", type=count, default=46, help="frames at 30 fps (46: N=13 at 8 fps)")
@@ -106,9 +105,10 @@ def claim(args: argparse.Namespace) -> None:
         except (OSError, ValueError):
             there = None
         if there != wanted:
+            differ = "; ".join(recipe.differences(there or {}, wanted))
             raise ValueError(
-                f"{args.out} holds scenes made with other settings: wanted {wanted}, there "
-                f"{there}. Remove the folder or choose another --out."
+                f"{args.out} holds scenes made with other settings ({differ}); remove the folder "
+                "or choose another --out"
             )
     with disk.whole(path) as partial:
         partial.write_text(json.dumps(wanted))
@@ -117,9 +117,16 @@ def claim(args: argparse.Namespace) -> None:
 def main(argv: list[str]) -> int:
     args = parse(argv)
     try:
-        claim(args)
+        with recipe.Lock(args.out, "scenes"):
+            claim(args)
+            write(args)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    return 0
+
+
+def write(args: argparse.Namespace) -> None:
+    """Writes the scenes that are not there."""
     hand.write(args.out / "mano")
     held_out = [taco.triplet_name(triplet) for triplet in scene.HELD_OUT]
     (args.out / "heldout_triplets.txt").write_text("\n".join(held_out) + "\n")
@@ -142,7 +149,6 @@ def main(argv: list[str]) -> int:
         with multiprocessing.get_context("spawn").Pool(min(args.jobs, len(todo))) as pool:
             for _ in tqdm(pool.imap_unordered(work, todo), total=len(todo), unit="scene"):
                 pass
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ that a model trained on them needs; for real prompts convert the real umT5-XXL.
 """
 
 import argparse
-from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.run import embedded
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=disk.local, required=True)
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

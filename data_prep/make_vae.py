@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not an installed package
 
 from configs import wan_vae as configuration
-from syncmv4d_jax import tree
+from syncmv4d_jax import disk, tree
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_linear
 from syncmv4d_jax.run import assembly, inputs, train
@@ -70,7 +70,7 @@ def fold(config: vae.VAEConfig, params: dict, mean, std) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", required=True)
-    parser.add_argument("--out", type=lambda path: Path(path).resolve(), required=True)
+    parser.add_argument("--out", type=lambda path: disk.local(path).resolve(), required=True)
     parser.add_argument("--variant", choices=("demo", "sharp"), default="demo")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument(

@@ -10,8 +10,8 @@ import argparse
 import dataclasses
 import logging
 import sys
-from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import clips, prepare, reading
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import pseudo_video
@@ -34,11 +34,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     origin = parser.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--taco", type=Path, help="root of TACO")
-    origin.add_argument("--folder", type=Path, help="root of recordings in the plain layout")
-    add("--mano", type=Path, help="folder with MANO_LEFT.pkl and MANO_RIGHT.pkl (with --taco)")
+    origin.add_argument("--taco", type=disk.local, help="root of TACO")
+    origin.add_argument("--folder", type=disk.local, help="root of recordings in the plain layout")
+    add(
+        "--mano", type=disk.local, help="folder with MANO_LEFT.pkl and MANO_RIGHT.pkl (with --taco)"
+    )
     add("--flip-left", action="store_true", help="mirror the left hand's shape directions")
-    add("--out", type=Path, required=True, help="records go to OUT/<h>x<w>")
+    add("--out", type=disk.local, required=True, help="records go to OUT/<h>x<w>")
     add("--size", type=size, default=DEFAULTS.size, help="height x width, 480x704")
     add("--frames", type=int, default=DEFAULTS.frames)
     add("--fps", type=float, default=DEFAULTS.fps)
@@ -69,9 +71,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--text", default=DEFAULTS.text, help="prompt with {action}, {tool} and {target}")
     add("--heldout-tools", type=names, default=DEFAULTS.held_out_tools, help="comma separated")
     add("--heldout-actions", type=names, default=DEFAULTS.held_out_actions)
-    add("--heldout-triplets", type=Path, help="file with one '(action, tool, target)' a line")
+    add("--heldout-triplets", type=disk.local, help="file with one '(action, tool, target)' a line")
     add("--marker-removed", action="store_true", help="only sequences with such videos")
-    add("--exclude", type=Path, help="file with one id of a sequence to leave out a line")
+    add("--exclude", type=disk.local, help="file with one id of a sequence to leave out a line")
     add("--jobs", type=int, default=2, help="processes")
     add("--limit", type=int, default=0, help="first sequences only")
     args = parser.parse_args(argv)
@@ -121,6 +123,7 @@ def main(argv: list[str]) -> int:
         f"{summary['windows']} clips of {summary['sequences']} sequences, {summary['splits']}; "
         f"{len(summary['skipped'])} sequences and {len(summary['skipped_views'])} views skipped; "
         f"{summary['seconds']:.0f} s"
+        + (f"; left out: {', '.join(summary['left_out'])}" if summary["left_out"] else "")
     )
     return 0 if summary["windows"] else 1
 

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import recipe, schema
 from syncmv4d_jax.data import records
 from syncmv4d_jax.weights import store
 
@@ -56,22 +56,37 @@ def run(
 
     Raises:
       StaleCache: `out` was made of other records or weights.
+      recipe.Held: another process fills this part.
       records.CorruptRecord: a damaged record.
     """
     reader = records.Reader(data, size=size)
     folder = Path(out) / reader.root.name
     made_of = {
         "version": schema.VERSION,
-        "records": records.file_mark(reader.root / "index.json"),
+        "records": recipe.content(reader.root / "index.json"),
         "weights_hash": weights_hash,
         "latents": encode_video is not None,
     }
-    _claim(folder, made_of)
+    with recipe.Lock(folder, f"cache-{shard_index}-of-{shard_count}"):
+        _claim(folder, made_of)
+        _fill(folder, reader, made_of, encode_video, encode_text, (shard_index, shard_count))
+    return folder
+
+
+def _fill(
+    folder: Path,
+    reader: records.Reader,
+    made_of: dict[str, Any],
+    encode_video: Callable[[np.ndarray], Any] | None,
+    encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    shard: tuple[int, int],
+) -> None:
+    """Encodes what is not there; the last process to finish writes cache.json."""
     by_file: dict[str, list[records.Window]] = {}
     for window in reader.windows:
         by_file.setdefault(window.file, []).append(window)
     if encode_video is not None:
-        mine = list(by_file)[shard_index::shard_count]
+        mine = list(by_file)[shard[0] :: shard[1]]
         todo = [name for name in mine if not (folder / name).is_file()]
         begun = time.perf_counter()
         for name in tqdm(todo, unit="sequence", desc="latents"):
@@ -79,7 +94,7 @@ def run(
             records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
     meta = {}
-    if shard_index == 0:
+    if shard[0] == 0:
         texts = ["", *sorted({window.text for window in reader.windows})]
         meta = _write_texts(folder / "texts.array_record", texts, encode_text)
         records.write_json(folder / "texts.json", meta)
@@ -87,7 +102,6 @@ def run(
     if whole and (folder / "texts.json").is_file():  # the last process to finish
         meta = json.loads((folder / "texts.json").read_text())
         records.write_json(folder / "cache.json", made_of | meta)
-    return folder
 
 
 def _claim(folder: Path, made_of: dict[str, Any]) -> None:
@@ -95,12 +109,10 @@ def _claim(folder: Path, made_of: dict[str, Any]) -> None:
     if not path.is_file():
         records.write_json(path, made_of)
         return
-    there = json.loads(path.read_text())
-    if there != made_of:
-        keys = sorted(k for k in there.keys() | made_of.keys() if there.get(k) != made_of.get(k))
-        differ = "; ".join(f"{k}: {there.get(k)} there, {made_of.get(k)} now" for k in keys)
+    if differ := recipe.differences(json.loads(path.read_text()), made_of):
+        text = "; ".join(differ)
         raise StaleCache(
-            f"{folder} was made of something else ({differ}); use another --out or remove it"
+            f"{folder} was made of something else ({text}); use another --out or remove it"
         )
 
 
@@ -133,7 +145,7 @@ def _write_texts(path: Path, texts: Sequence[str], encode: Callable) -> dict[str
     return {"texts": {text: row for row, text in enumerate(texts)}, "text_length": longest}
 
 
-class StaleCache(ValueError):
+class StaleCache(recipe.Other):
     """A cache that was made of other records or with other weights."""
 
 
@@ -157,7 +169,7 @@ class Cache:
                 f"{reader.root} --weights DIR --out {self.root} makes it"
             )
         self.meta = json.loads(self.path.read_text())
-        now = records.file_mark(reader.root / "index.json")
+        now = recipe.content(reader.root / "index.json")
         if self.meta["version"] != schema.VERSION or self.meta["records"] != now:
             raise StaleCache(
                 f"{self.path} was made of records {self.meta['records']} (version "

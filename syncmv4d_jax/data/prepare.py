@@ -3,6 +3,10 @@
 A sequence is finished when its part of the index is in place; its records are renamed into place
 just before. A run that was stopped, however hard, is continued by the same command and gives the
 same bytes. A broken sequence is listed with its reason and stops nothing.
+
+`recipe.json` says what the folder was made from; other settings are refused. A sequence whose files
+have changed since is prepared again. The index lists the sequences of the last command alone: one
+that was left out since stays on disk and out of training.
 """
 
 import collections
@@ -19,9 +23,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import recipe, schema
 from syncmv4d_jax.data import clips, contact_sheet, records
-from syncmv4d_jax.data.sources import recordings
+from syncmv4d_jax.data.sources import mano, recordings
 
 log = logging.getLogger(__name__)
 
@@ -41,44 +45,78 @@ def run(
       work: (source, root, settings) -> part of the index; `prepare_sequence` but in tests.
 
     Raises:
-      ValueError: no sources, two of one id, or a folder that other settings have made.
+      ValueError: no sources, two of one id, a folder that other settings have made, or one that
+        another process fills.
+      FileNotFoundError: records that were made are gone.
     """
     root = Path(out) / f"{settings.size[0]}x{settings.size[1]}"
     repeated = [i for i, n in collections.Counter(s.id for s in sources).items() if n > 1]
     if not sources or repeated:
         raise ValueError(f"wanted sequences with distinct ids, got {len(sources)}, {repeated[:5]}")
-    _claim(root, settings)
+    with recipe.Lock(root, "prepare"):
+        _claim(root, settings, sources)
+        return _run(sources, root, settings, jobs, work or prepare_sequence)
+
+
+def _run(
+    sources: Sequence[recordings.Source],
+    root: Path,
+    settings: clips.Settings,
+    jobs: int,
+    work: Callable[..., dict[str, Any]],
+) -> dict[str, Any]:
     begun = time.perf_counter()
-    done = {s.id for s in sources if (root / "sequences" / f"{s.id}.json").is_file()}
+    done = {source.id for source in sources if _finished(source, root)}
     todo = [source for source in sources if source.id not in done]
     results: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(todo), unit="sequence", desc="prepare") as bar:
-        for name, result in _each(todo, root, settings, jobs, work or prepare_sequence):
+        for name, result in _each(todo, root, settings, jobs, work):
             results[name] = result
             if "error" in result:
                 log.warning("skipped %s: %s", name, result["error"])
             bar.update()
     failed = {s.id: results[s.id] for s in todo if "error" in results[s.id]}
     skipped = [{"sequence": name, "reason": r["error"]} for name, r in failed.items()]
-    content = records.gather_index(root, skipped)
+    listed = {source.id for source in sources} - failed.keys()
+    content = records.gather_index(root, skipped, only=listed)
+    if content["left_out"]:
+        log.warning("prepared before, not in the index: %s", ", ".join(content["left_out"]))
     summary = _summary(content, results, done, time.perf_counter() - begun)
     records.write_json(root / "summary.json", summary)
     contact_sheet.write_report(root, content, summary)
     return summary
 
 
-def _claim(root: Path, settings: clips.Settings) -> None:
-    """Writes settings.json, or checks that it says the same."""
-    path = root / "settings.json"
+def _claim(root: Path, settings: clips.Settings, sources: Sequence[recordings.Source]) -> None:
+    """Writes settings.json and recipe.json, or checks that they say the same."""
+    path, way = root / "settings.json", "use another --out"
     mine = json.loads(json.dumps(dataclasses.asdict(settings) | {"version": schema.VERSION}))
     if path.is_file():
         there = {"representation": "point_tracks"} | json.loads(path.read_text())
-        keys = sorted(k for k in mine.keys() | there.keys() if mine.get(k) != there.get(k))
-        if keys:
-            differ = "; ".join(f"{k}: {there.get(k)!r} there, {mine.get(k)!r} now" for k in keys)
-            raise ValueError(f"{root} was made with other settings ({differ}); use another --out")
-        return
-    records.write_json(path, mine)
+        if differ := recipe.differences(there, mine):
+            text = "; ".join(differ)
+            raise recipe.Other(f"{root} was made with other settings ({text}); {way}")
+    hands = {source.hands: source.flip_left for source in sources if source.hands}
+    models = {name: recipe.content(Path(next(iter(hands))) / name) for name in mano.FILES if hands}
+    made = recipe.of(settings=mine, mano=models, flip_left=any(hands.values()))
+    recipe.claim(root / "recipe.json", made, way=way)
+    if not path.is_file():
+        records.write_json(path, mine)
+
+
+def _finished(source: recordings.Source, root: Path) -> bool:
+    """Whether the records of a sequence are there, whole, and of what its files are now."""
+    part = recipe.read(root / "sequences" / f"{source.id}.json")
+    file = root / "sequences" / f"{source.id}.array_record"
+    if part is None:
+        return False
+    if not file.is_file() or part.get("bytes", file.stat().st_size) != file.stat().st_size:
+        log.warning("%s: its records are gone or cut short; prepared again", source.id)
+        return False
+    if "source" in part and part["source"] != source.mark():
+        log.warning("%s: its files have changed since; prepared again", source.id)
+        return False
+    return True
 
 
 def prepare_sequence(
@@ -94,7 +132,9 @@ def prepare_sequence(
 
 
 def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) -> dict[str, Any]:
-    recording = source.open()
+    place = root / "sequences" / f"{source.id}.json"
+    place.unlink(missing_ok=True)  # no part of former records beside new ones
+    mark, recording = source.mark(), source.open()
     split = settings.split(source.id, source.triplet)
     variants = settings.variants if split == "train" else 1
     file = f"sequences/{source.id}.array_record"
@@ -128,8 +168,8 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
             values.append(window.surfaces)
         contact_sheet.write_sheet(root / "report" / f"{source.id}-{variant}.jpg", window)
     size = records.write_file(root / file, values)
-    part = {"windows": entries, "bytes": size}
-    records.write_json(root / "sequences" / f"{source.id}.json", part)
+    part = {"windows": entries, "bytes": size, "source": mark}
+    records.write_json(place, part)
     return part
 
 
@@ -182,6 +222,7 @@ def _summary(content: dict, results: dict, done: set[str], seconds: float) -> di
         "splits": dict(collections.Counter(w["split"] for w in listed)),
         "prepared_now": len(fresh),
         "there_before": len(done),
+        "left_out": content["left_out"],
         "skipped": content["skipped"],
         "skipped_views": views,
         "seconds": round(seconds, 3),

@@ -1,6 +1,7 @@
 """Records on disk: ArrayRecord files, read at random without TensorFlow.
 
-    DIR/<h>x<w>/index.json                         settings, windows, skipped sequences
+    DIR/<h>x<w>/index.json                         settings, windows, skipped sequences, those
+                                                   left out, marks of what they were made from
     DIR/<h>x<w>/sequences/<id>.array_record|.json  the examples of a sequence; its part of the index
 
 A window (clip) of a sequence has one example for tracks and text, one for every view, so that only
@@ -18,12 +19,11 @@ texts, and clips: arrays kept exactly by zlib and decoded on demand.
 
 import collections
 import dataclasses
-import hashlib
 import json
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,14 +170,38 @@ def write_file(path: Path, examples: Iterable[Mapping[str, Any]]) -> int:
     return path.stat().st_size
 
 
-def gather_index(root: Path, skipped: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
-    """Joins the parts of all finished sequences into root/index.json and returns it."""
-    parts = sorted((root / "sequences").glob("*.json"))
+def gather_index(
+    root: Path,
+    skipped: Sequence[Mapping[str, str]] = (),
+    *,
+    only: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Joins the parts of finished sequences into root/index.json and returns it.
+
+    Args:
+      skipped: sequences that could not be prepared, with reasons.
+      only: ids of sequences; others that lie in the folder stay out and are named. None: all.
+
+    Raises:
+      FileNotFoundError: a sequence whose records are not there.
+    """
+    there = {path.stem: path for path in sorted((root / "sequences").glob("*.json"))}
+    parts = {
+        name: json.loads(path.read_text())
+        for name, path in there.items()
+        if only is None or name in only
+    }
+    windows = [window for part in parts.values() for window in part["windows"]]
+    for file in dict.fromkeys(window["file"] for window in windows):
+        if not (root / file).is_file():
+            raise FileNotFoundError(f"{root / file}: its records are gone; prepare again")
     content = {
         "version": schema.VERSION,
         "settings": json.loads((root / "settings.json").read_text()),
-        "windows": [w for path in parts for w in json.loads(path.read_text())["windows"]],
+        "windows": windows,
         "skipped": list(skipped),
+        "left_out": sorted(there.keys() - parts.keys()),
+        "sources": {name: part["source"] for name, part in parts.items() if "source" in part},
     }
     write_json(root / "index.json", content)
     return content
@@ -347,8 +371,3 @@ def _window(entry: Mapping[str, Any]) -> Window:
     identifier, sequence, split, text = (entry[key] for key in ("id", "sequence", "split", "text"))
     file, row, other = entry["file"], entry["record"], entry.get("surfaces", -1)
     return Window(identifier, sequence, split, text, triplet, file, row, views, other)
-
-
-def file_mark(path: Path) -> str:
-    """Returns a short hash of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

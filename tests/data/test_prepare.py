@@ -203,7 +203,7 @@ def test_a_stopped_run_continues_to_the_same_bytes(made, data, tmp_path):
 
 def test_another_making_is_refused(made, data):
     changed = clips.Settings(size=(96, 144), frames=9, fps=15.0, points=64)
-    with pytest.raises(ValueError, match="points: 128 there, 64 now"):
+    with pytest.raises(ValueError, match="points: was 128, is 64"):
         prepare.run(recordings.folder_sources(data), made[0].parent, changed)
 
 

@@ -102,7 +102,7 @@ def test_a_killed_process_is_continued_to_the_same_bytes(made, scenes, tmp_path)
 
 def test_wrong_flags_end_with_one_sentence(scenes, made, tmp_path):
     process = start(scenes, made[0], "--points", "32")
-    assert "points: 64 there, 32 now" in process.communicate()[0] and process.returncode == 1
+    assert "points: was 64, is 32" in process.communicate()[0] and process.returncode == 1
     process = start(tmp_path, tmp_path / "out")
     assert "FileNotFoundError" in process.communicate()[0] and process.returncode == 1
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from syncmv4d_jax.weights import torch_pickle
 
+FILES = ("MANO_LEFT.pkl", "MANO_RIGHT.pkl")
 JOINTS = 16
 SHAPES = {
     "v_template": (778, 3), "shapedirs": (778, 3, 10), "posedirs": (778, 3, 135),
@@ -202,7 +203,7 @@ def load_hands(folder: str | Path, *, flip_left: bool = False) -> Hands:
       FileNotFoundError: a file is missing. ValueError: see `parse`.
     """
     models = []
-    for name in ("MANO_LEFT.pkl", "MANO_RIGHT.pkl"):
+    for name in FILES:
         path = Path(folder) / name
         if not path.is_file():
             raise FileNotFoundError(

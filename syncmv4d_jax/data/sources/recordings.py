@@ -19,6 +19,7 @@ import functools
 from pathlib import Path
 from typing import Any, Protocol
 
+from syncmv4d_jax import recipe
 from syncmv4d_jax.data import reading, rigs, surfaces
 from syncmv4d_jax.data.sources import mano, taco
 from syncmv4d_jax.data.surfaces import Surface
@@ -80,6 +81,12 @@ class Source:
         if self.layout == "taco":
             return float(taco.FPS)
         return float(_description(Path(self.root) / self.id)["fps"])
+
+    def mark(self) -> str:
+        """Returns a mark of the content of the recording's files; MANO's are marked apart."""
+        if self.layout == "taco":
+            return taco.Entry(Path(self.root), self.triplet, self.id).mark()
+        return recipe.content(Path(self.root) / self.id)
 
     def open(self) -> Recording:
         """Reads everything but the videos.

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from syncmv4d_jax import recipe
 from syncmv4d_jax.data import reading, rigs, surfaces
 from syncmv4d_jax.data.sources import mano, obj
 from syncmv4d_jax.weights import torch_pickle
@@ -29,6 +30,7 @@ VIDEOS = ("Marker_Removed_Allocentric_RGB_Videos", "Allocentric_RGB_Videos")
 MODELS = ("Object_Models", "object_models_released")
 CAMERAS, HANDS, POSES = "Allocentric_Camera_Parameters", "Hand_Poses", "Object_Poses"
 OCCLUDERS, TEXTS = "Occluders", "Texts"
+READ = (CAMERAS, HANDS, POSES, OCCLUDERS, TEXTS)
 NAMES = ("left", "right", "tool", "target")
 FPS = 30
 # Wrong extrinsics (toolkit issues 18, 20): reported by users of the data set.
@@ -49,6 +51,14 @@ class Entry:
 
     def folder(self, modality: str) -> Path:
         return self.root / modality / triplet_name(self.triplet) / self.sequence_id
+
+    def mark(self) -> str:
+        """Returns a mark of all files that `load` and preparation read."""
+        parts = {name: recipe.content(self.folder(name)) for name in (*VIDEOS, *READ)}
+        for path in sorted(self.folder(POSES).glob("*.npy")):
+            model = f"{path.stem.split('_')[-1]}_cm.obj"
+            parts[model] = "".join(recipe.content(self.root / folder / model) for folder in MODELS)
+        return recipe.mark(parts)
 
 
 @dataclasses.dataclass(frozen=True)
