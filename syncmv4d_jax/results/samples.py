@@ -4,22 +4,29 @@
     <id>/tracks.npz                     tracks, cameras, scale: what there is of ARRAYS
     <id>/meta.json                      prompt, fps, settings, and `files`: the names of all others
 
+`meta["recipe"]` is what the sample was made from. The name of a sample is the newest's that was
+asked for; one of another recipe that had it is kept as <id>_<mark of its recipe>, and takes the
+name back when it is asked for again.
+
 Videos are always there. A task without points writes no tracks, one without cameras no cameras, and
 without any of ARRAYS there is no tracks.npz: text to video is a sample like any other.
 """
 
 import json
+import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from syncmv4d_jax import disk
+from syncmv4d_jax import disk, recipe
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import video
 
+log = logging.getLogger(__name__)
 CLIPS = {"video": "view", "motion": "motion"}  # key of a sample -> prefix of its files
 CAMERAS = ("intrinsics", "extrinsics")  # [v 3 3] pixels, [v 3 4] world to camera
 GIVEN = (  # by a task that makes points
@@ -55,7 +62,8 @@ def write(
     """Writes one sample, whole or not at all.
 
     Args:
-      path: the sample's folder; one that is there is replaced.
+      path: the sample's folder; one that is there is replaced, or kept beside if it was made from
+        something else than `meta["recipe"]`.
       result: video and, where there is, motion [v n h w 3] in [-1, 1]; where there are, scale and
         tracks_per_view with confidence, anchors and anchor_valid as in POINTS.
       inputs: of the sample; its cameras are written, where it has them.
@@ -87,6 +95,48 @@ def write(
             np.savez_compressed(partial / "tracks.npz", **arrays)
         meta = {**meta, "files": sorted(file.name for file in partial.iterdir())}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        _set_aside(path, meta.get("recipe"))
+
+
+def made(path: str | Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a whole sample of recipe `wanted` has the name `path`, or had it and has it again."""
+    path = Path(path)
+    if _made_from(path) == wanted:
+        return True
+    former = _beside(path, wanted)
+    if _made_from(former) != wanted:
+        return False
+    _set_aside(path, wanted)
+    former.rename(path)
+    log.info("%s: the former sample of these settings has its name again", path)
+    return True
+
+
+def _made_from(path: Path) -> dict[str, Any] | None:
+    """The recipe of a sample, {} where it does not say; None where none is, or a file is lost."""
+    meta = recipe.read(path / "meta.json")
+    if meta is None or not all((path / name).is_file() for name in meta.get("files", ())):
+        return None
+    return meta.get("recipe", {})
+
+
+def _beside(path: Path, made_from: Mapping[str, Any]) -> Path:
+    return path.with_name(f"{path.name}_{recipe.mark(made_from)[:8]}")
+
+
+def _set_aside(path: Path, wanted: Mapping[str, Any] | None) -> None:
+    """Gives a sample of another recipe a name of its own."""
+    there = _made_from(path)
+    if wanted is None or there is None or there == wanted:
+        return
+    meta = recipe.read(path / "meta.json") or {}
+    aside = _beside(path, there or meta)
+    if aside.is_dir():  # the same sample, made twice
+        shutil.rmtree(aside)
+    path.rename(aside)
+    how = "; ".join(recipe.differences(there, wanted)) if there else "it does not say from what"
+    log.warning("%s: the one there was made from something else (%s), kept as %s", path, how,
+                aside.name)  # fmt: skip
 
 
 def _points(result: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,21 @@ def load_params(
         for name, leaf in flat.items()
     }
     return tree.unflatten(initial.load(found, wanted))
+
+
+def origins(settings: sections.Sections, workdir: Path) -> dict[str, str]:
+    """Returns {part: where `load_params` finds it: a step of a stage, or a path}."""
+    found = {part: str(path) for part, path in settings.weights.items() if path}
+    for directory in stage_directories(settings.source, workdir):
+        source = checkpoint.Trained(directory)
+        where = f"step {source.step} of {directory.relative_to(workdir)}"
+        found |= {name.split("/")[0]: where for name in source.shapes}
+    return found
+
+
+def command() -> str:
+    """The command line of this process, without machine paths before the program's name."""
+    return " ".join(["python -m syncmv4d_jax.main", *sys.argv[1:]])
 
 
 def _stages_there(config: Any, workdir: Path) -> str:

@@ -11,7 +11,6 @@ is written.
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from syncmv4d_jax import disk
+from syncmv4d_jax import disk, recipe
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import baselines, priors, scene, summary, tables
 from syncmv4d_jax.metrics import definitions as metric_definitions
@@ -127,7 +126,7 @@ def _results(
         "best_blur_sigma": sigma,
         "best_robust_window": window,
         "not_evaluated": sorted(found.keys() - scores.keys()),
-        "command": command(),
+        "command": assembly.command(),
     }  # fmt: skip
     pairs = (_pair(found[n], t, n) for n, t in _matched(settings, examples, found, quiet=True))
     networks = evaluators.run(
@@ -149,7 +148,7 @@ def _results(
         evaluation,
         curves.read(workdir / "metrics.jsonl"),
         config_text(settings.source),
-        command(),
+        commands(found),
         count=len(scores),
     )
     log.info("%s\n%s", workdir / "eval.json", text)
@@ -161,14 +160,16 @@ def _show(settings: sections.Sections, workdir: Path, found: Mapping[str, Path])
     rows = curves.read(workdir / "metrics.jsonl")
     target = workdir / "report.html"
     report.write(
-        target, pages, None, rows, config_text(settings.source), command(), count=len(found)
+        target, pages, None, rows, config_text(settings.source), commands(found), count=len(found)
     )
     log.info("%s: %d samples, nothing to compare them with", target, len(found))
 
 
-def command() -> str:
-    """The command line of this process, without machine paths before the program's name."""
-    return " ".join(["python -m syncmv4d_jax.main", *sys.argv[1:]])
+def commands(found: Mapping[str, Path]) -> str:
+    """The command lines that made the samples, one a line; this one's where they don't say."""
+    metas = (recipe.read(path / "meta.json") or {} for path in found.values())
+    lines = dict.fromkeys(meta["command"] for meta in metas if meta.get("command"))
+    return "\n".join(lines) or assembly.command()
 
 
 def config_text(config: Any) -> str:

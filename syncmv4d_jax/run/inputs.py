@@ -1,18 +1,18 @@
 """What is sampled: records, a folder of images with cameras, prompts, single images."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import recipe, schema
 from syncmv4d_jax.data import pipeline, reading, records, user
 from syncmv4d_jax.metrics.networks.features import matcher
 from syncmv4d_jax.run import assembly, matched, sections
 from syncmv4d_jax.tasks import base
-from syncmv4d_jax.weights import encoders
+from syncmv4d_jax.weights import encoders, store
 
 # Of an example of records; the first frames of its videos and its prompt besides.
 POINTS = ("anchors", "anchor_valid")  # true correspondences: only where they are asked for
@@ -82,6 +82,25 @@ def _from_user(
                 "prompt": prompt,
             },
         )
+
+
+def made_from(settings: sections.Sections, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a sample's inputs decides it, for its recipe: marks by key.
+
+    Features of a user's texts are made here, and differ in a bit from machine to machine: what they
+    are made from counts.
+    """
+    own, text = settings.sample, settings.text
+    keys = [key for key in ("images", *schema.CONDITIONS) if key in arrays]
+    marks: dict[str, Any] = {key: recipe.plain(np.asarray(arrays[key])) for key in keys}
+    if not (own.images or own.prompt or own.prompts):
+        return marks
+    marks = {key: mark for key, mark in marks.items() if "text" not in key}
+    return marks | {
+        "negative_prompt": own.negative_prompt,
+        "max_length": text.max_length,
+        "umt5": store.weights_mark(text.weights, "umt5"),
+    }
 
 
 def _prompts(own: sections.SampleConfig) -> list[str]:

@@ -7,6 +7,10 @@ whole, so that a second run continues where the first stopped:
 
     DIR/samples/<id>/view_<v>.mp4  motion_<v>.mp4  tracks.npz  meta.json
 
+A sample is done where one of the same recipe lies there whole: prompt, images, cameras, seed,
+settings and the weights' content. Anything else is made, and the former sample keeps a name of its
+own (results/samples.py).
+
 `sample.prompts` is a file with a prompt a line, for one folder of images; `sample.seeds` makes one
 sample a seed. With `sample.best_of` = n > 1 each sample is the one of n draws whose views agree
 best about the tracks (`disagreement`).
@@ -27,11 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import recipe, schema
 from syncmv4d_jax.geometry import anchors
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly, sections
+from syncmv4d_jax.run import assembly, checkpoint, sections
 from syncmv4d_jax.run import inputs as run_inputs
 from syncmv4d_jax.tasks import base
 
@@ -50,14 +54,17 @@ def run(config: Any, workdir: str | Path) -> None:
     settings, mesh = own.sample, assembly.load_mesh(own)
     whole = assembly.task(config, mesh)
     task = base.serves(whole, base.Sampled, "mode=sample")
+    weights = assembly.origins(own, workdir)
     params = assembly.load_params(whole, own, workdir, mesh)
+    common = _recipe(own, task, params)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
     done = made = 0
     inputs = run_inputs.of_config(own, task)
     with tqdm(total=_steps(settings, task, len(inputs)), unit="step", desc="sample") as bar:
         for name, seed, arrays in _jobs(settings, inputs):
-            if (target / name / "meta.json").is_file():
+            made_from = common | recipe.plain(_inputs(own, name, seed, arrays))
+            if samples.made(target / name, made_from):
                 done += 1
                 bar.update(_steps(settings, task, 1) // len(_seeds(settings)))
                 continue
@@ -76,9 +83,12 @@ def run(config: Any, workdir: str | Path) -> None:
             if "anchor_confidence" in result:
                 anchors.check_confidence(result["anchor_confidence"], where=f"sample {name}")
             meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
+            meta |= {"weights": weights, "command": assembly.command(), "recipe": made_from}
             if "reused_steps" in result:
                 meta["reused_steps"] = int(result["reused_steps"])
             samples.write(target / name, result, arrays, meta)
+            if not samples.made(target / name, made_from):
+                raise OSError(f"{target / name}: was written, but is not whole on disk")
             made += 1
     log.info("sampling: %d made, %d done before", made, done)
 
@@ -145,6 +155,28 @@ def _advance(bar: tqdm, before: int, done: int, steps: int) -> None:
     """Brings the bar to `done` of a sample's steps, which began at `before`."""
     del steps
     bar.update(before + done - bar.n)
+
+
+def _recipe(own: sections.Sections, task: base.Sampled, params: base.Params) -> dict[str, Any]:
+    """What decides all samples of a run."""
+    return recipe.of(
+        task=own.task,
+        sampling=task.sampling._asdict(),
+        best_of=own.sample.best_of,
+        fps=own.data.fps,
+        weights={part: checkpoint.mark(leaves) for part, leaves in params.items()},
+    )
+
+
+def _inputs(own: sections.Sections, name: str, seed: int, arrays: dict[str, Any]) -> dict[str, Any]:
+    """What decides one of them besides."""
+    return {
+        "id": str(arrays.get("id", name)),
+        "prompt": str(arrays.get("prompt", "")),
+        "seed": seed,
+        "anchors": own.sample.anchors if "anchors" in arrays else "own",
+        "inputs": run_inputs.made_from(own, arrays),
+    }
 
 
 def _meta(
