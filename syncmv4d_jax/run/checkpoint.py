@@ -93,6 +93,7 @@ class Store:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
+        self._failed = ""  # why the last save was lost
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -141,6 +142,7 @@ class Store:
         self._manager = self._open()
 
     def _give_up(self, step: int | None, error: Exception) -> None:
+        self._failed = f"{type(error).__name__}: {str(error)[:300]}"
         what = "a checkpoint" if step is None else f"the checkpoint before or at step {step}"
         log.warning(
             "%s in %s could not be written (%s: %s); training goes on, the last good step is %s",
@@ -151,6 +153,29 @@ class Store:
         for torn in self.directory.glob("*.orbax-checkpoint-tmp"):
             shutil.rmtree(torn, ignore_errors=True)  # the disk may be full: give the space back
         self._manager.reload()
+
+    def promise(self, step: int) -> None:
+        """Closes, and checks that a step is on disk, with all that belongs to it.
+
+        Raises:
+          OSError: it is not; says what came in the way.
+        """
+        self.close()
+        path = self.directory / str(step)
+        reason = self._failed or "it is not there"
+        if path.is_dir():
+            try:
+                part, leaves, _ = _leaves(path)
+                marks = {k for k in meta(path)["fingerprints"] if k.startswith(f"{part}/")}
+                lost = marks - {f"{part}/{name}" for name in leaves}
+                reason = f"it lacks {tree.sample(sorted(lost))}" if lost else ""
+            except Exception as error:  # noqa: BLE001 - a damaged checkpoint raises many kinds
+                reason = f"{type(error).__name__}: {str(error)[:300]}"
+        if not _all_processes(not reason):
+            raise OSError(
+                f"the last checkpoint, {path}, could not be written ({reason}); the last good step "
+                f"is {self.latest_on_disk()}, from which the same command goes on"
+            )
 
     def restore(self, abstract: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
         """Restores the newest checkpoint whose fingerprints hold.
@@ -233,7 +258,10 @@ class Store:
     def close(self) -> None:
         """Waits and frees the threads."""
         self.wait()
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as error:  # noqa: BLE001 - orbax raises what `wait` has told once more
+            log.info("closing: %s", type(error).__name__)
 
 
 class Mismatch(ValueError):
@@ -258,6 +286,8 @@ def shapes(state: Tree) -> dict[str, list[int]]:
 class Trained:
     """What a stage left: its averages, the raw weights where none were kept. A `slices.Source`.
 
+    `step` is that of the checkpoint that was read last.
+
     Args:
       directory: of one stage, as given to `Store`; nothing in it is moved or written.
       step: None for the newest whole one.
@@ -278,6 +308,7 @@ class Trained:
                 f"found {found or 'none'}; train first with --config.mode=train and the same "
                 "--workdir"
             )
+        self.step = self._steps[0]
         self.shapes = self._whole(lambda path: {k: x.shape for k, x in _leaves(path)[1].items()})
 
     def _whole(self, read: Callable[[Path], Any]) -> Any:
@@ -290,6 +321,7 @@ class Trained:
                 reason = f"{type(error).__name__}: {str(error)[:300]}"
                 log.warning("checkpoint %s/%d is damaged (%s)", self.where, step, reason)
             if _all_processes(not reason):
+                self.step = step
                 return result
         raise ValueError(f"{self.where}: none of the checkpoints {self._steps} is whole")
 
@@ -310,6 +342,21 @@ class Trained:
         return tree.unflatten(self._whole(lambda path: _read(path, how)))
 
 
+def meta(path: Path) -> dict[str, Any]:
+    """Returns what was given to `Store.save` beside the state; `path`: of one step.
+
+    Raises:
+      ValueError: damaged.
+    """
+    try:
+        return dict(ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "meta"))
+    except Exception as error:  # noqa: BLE001 - a damaged checkpoint raises many kinds
+        raise ValueError(
+            f"{path}: its meta cannot be read ({type(error).__name__}); remove this folder, and "
+            "the same command goes on from the checkpoint before"
+        ) from error
+
+
 def _leaves(path: Path) -> tuple[str, dict[str, Any], Any]:
     """Returns the key of the weights in the state ("ema" or "params"), their leaves, the state."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
@@ -320,7 +367,7 @@ def _leaves(path: Path) -> tuple[str, dict[str, Any], Any]:
 
 def _read(path: Path, how: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
     """Returns the leaves that `how` names, verified."""
-    meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "meta")
+    marks = meta(path)["fingerprints"]
     part, leaves, whole = _leaves(path)
     # So much at once: else orbax holds all shards on the host beside those on the devices.
     largest = max(math.prod(leaves[name].shape) for name in how) * 4
@@ -339,7 +386,7 @@ def _read(path: Path, how: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
         args = ocp.args.PyTreeRestore(item=target, restore_args=args)
         found = tree.flatten(reader.restore(path / "state", args)[part])
     found = {name: found[name] for name in how}
-    wanted = {name: meta["fingerprints"][f"{part}/{name}"] for name in how}
+    wanted = {name: marks[f"{part}/{name}"] for name in how}
     if wrong := _differences(wanted, fingerprints(found)):
         raise ValueError(f"fingerprints differ: {tree.sample(wrong)}")
     return found

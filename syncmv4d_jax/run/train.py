@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from syncmv4d_jax import configuration, tree
+from syncmv4d_jax import configuration, recipe, tree
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import preemption, watchdog
 from syncmv4d_jax.run import (
@@ -32,6 +32,7 @@ from syncmv4d_jax.run import (
     initial,
     optim,
     pictures,
+    resume,
     sections,
     update,
 )
@@ -84,7 +85,10 @@ def run(
     with watchdog.Watchdog(workdir / "heartbeats", silent=silent) as watch:
         for index, stage in enumerate(stages):
             folder = assembly.stage_directory(workdir, stage.name)
-            if not (folder / str(stage.train.steps)).is_dir():
+            last = folder / str(stage.train.steps)
+            if last.is_dir():
+                resume.finished(last, resume.recipe_of(stage))
+            else:
                 earlier = [assembly.stage_directory(workdir, s.name) for s in stages[:index]]
                 train(stage, workdir, earlier, done=done, watch=watch, picture=picture)
             done += stage.train.steps
@@ -111,6 +115,7 @@ def train(
       As `run`.
     """
     settings, called = stage.train, f"stage {stage.name}" if stage.name else "train"
+    made_from = resume.recipe_of(stage)  # now: the records may be made anew meanwhile
 
     # Mesh, task, and which part of every batch this process reads.
     mesh = meshes.make_mesh(stage.mesh)
@@ -141,7 +146,13 @@ def train(
         found = store.restore(wanted)
         assert found is not None  # there is a checkpoint, and a damaged one raises
         start, state, meta = found
+        resume.check(store.directory / str(start), meta, made_from)
         _check_frozen(store, start, meta["frozen"], frozen_mark)
+        if start > settings.steps:
+            raise recipe.Other(
+                f"{store.directory} has a checkpoint of step {start}, config.train.steps is "
+                f"{settings.steps}: nothing to train; give more steps, or another --workdir"
+            )
         log.info("%s: resumed from step %d", called, start)
     else:
         state = jax.jit(init, out_shardings=placed)(_half(made, parameters.trainable))
@@ -151,8 +162,10 @@ def train(
 
     # Data from its start, or from where the checkpoint left it.
     data = _reader(stage, shard)
+    seen = 0
     if meta is not None:
-        _wind(data, meta, start, settings.batch_size, shard)
+        seen = resume.seen(meta, start)
+        _wind(data, meta, seen, settings.batch_size, shard)
 
     # The step.
     advance = jax.jit(
@@ -187,17 +200,24 @@ def train(
                 metrics.picture(step, draw(_averages(state)))
             stopping = notice.reached(step)
             if stopping or last or step % settings.checkpoint_every == 0:
-                store.save(step, state, _meta(stage, shard, data, state, frozen_mark))
+                examples = seen + (step - start) * settings.batch_size
+                told = _meta(stage, shard, data, state, examples)
+                store.save(step, state, told | {"frozen": frozen_mark, "recipe": made_from})
             if stopping:
                 break
 
     # Hand over.
-    store.close()
     if step < settings.steps:
+        store.close()
         log.warning("%s: preempted, saved step %s", called, store.latest_on_disk())
         raise SystemExit(PREEMPTED)
+    store.promise(step)
     if settings.export:
-        metadata = {"config": stage.source.to_json_best_effort(), "step": int(state["step"])}
+        metadata = {
+            "recipe": made_from,
+            "config": stage.source.to_json_best_effort(),
+            "step": int(state["step"]),
+        }
         path = workdir / f"{stage.name or 'weights'}.safetensors"
         exports.write(_averages(state), path, dtype=settings.export, metadata=metadata)
 
@@ -225,16 +245,16 @@ def _meta(
     shard: tuple[int, int],
     data: Reader,
     state: Tree,
-    frozen_mark: str,
+    examples: int,
 ) -> dict[str, Any]:
-    """What a checkpoint has beside the state; JSON-able."""
+    """What a checkpoint has beside the state, its recipe and the frozen half's mark."""
     return {
         "stage": stage.name,
         "seed": stage.seed,
         "batch_size": stage.train.batch_size,
         "shards": shard[1],
         "data": _gather(shard[0], data.get_state()),
-        "frozen": frozen_mark,
+        "examples": examples,
         "shapes": checkpoint.shapes(state),
     }
 
@@ -255,15 +275,15 @@ def _reader(stage: sections.Sections, shard: tuple[int, int]) -> Reader:
 
 
 def _wind(
-    data: Reader, meta: dict[str, Any], step: int, batch_size: int, shard: tuple[int, int]
+    data: Reader, meta: dict[str, Any], seen: int, batch_size: int, shard: tuple[int, int]
 ) -> None:
     """Moves a fresh reader to where it was at a checkpoint."""
     index, count = shard
     if (meta["batch_size"], meta["shards"]) == (batch_size, count):
         data.set_state(meta["data"][str(index)])
         return
-    # Another number of readers: walk the same global order.
-    for _ in range(step * meta["batch_size"] // batch_size):
+    # Other batches, or another number of readers: walk the same global order.
+    for _ in range(resume.batches(seen, batch_size, was=meta["batch_size"])):
         next(data)
 
 
