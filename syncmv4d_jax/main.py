@@ -12,6 +12,7 @@ Who the other processes are is found in the environment, in this order (launch/R
 and otherwise this is a single process.
 """
 
+import contextlib
 import os
 import sys
 import traceback
@@ -21,7 +22,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from syncmv4d_jax import configuration
+from syncmv4d_jax import configuration, disk, recipe
 from syncmv4d_jax.machines import processes
 
 # config.mode -> what runs it, imported when it does: --help waits for none of them.
@@ -42,14 +43,16 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that the 
 def run(config: Any, workdir: str | Path) -> None:
     """Runs what `config.mode` names.
 
+    One process of a mode works in a workdir at a time; process 0 of a gang holds the lock.
+
     Raises:
-      ValueError: an unknown mode.
+      ValueError: an unknown mode, an address for a workdir, or a workdir where this mode runs.
       PermissionError: the workdir cannot be written.
     """
     mode = config.get("mode", "train")
     if mode not in MODES:
         raise ValueError(f"config.mode: wanted one of {tuple(MODES)}, got {mode!r}")
-    workdir = Path(workdir)
+    workdir = disk.local(workdir, where="--workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{os.getpid()}"
@@ -59,11 +62,12 @@ def run(config: Any, workdir: str | Path) -> None:
         raise PermissionError(
             f"--workdir={workdir}: cannot write there ({error.strerror}); give a writable folder"
         ) from error
-    if mode == "plan":  # of shapes alone: no data is made
-        processes.stay_on_host(config.get("plan", {}).get("topologies", ()))
-    elif config.get("data", {}).get("name", "") == "embedded":
-        configuration.load(EMBEDDED, {}, "config.data.name")(config, workdir)
-    configuration.load(mode, MODES, "config.mode")(config, workdir)
+    with recipe.Lock(workdir, mode) if processes.first() else contextlib.nullcontext():
+        if mode == "plan":  # of shapes alone: no data is made
+            processes.stay_on_host(config.get("plan", {}).get("topologies", ()))
+        elif config.get("data", {}).get("name", "") == "embedded":
+            configuration.load(EMBEDDED, {}, "config.data.name")(config, workdir)
+        configuration.load(mode, MODES, "config.mode")(config, workdir)
 
 
 def main(argv: list[str]) -> None:

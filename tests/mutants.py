@@ -1551,7 +1551,7 @@ RESULTS = [
         (
             "whole",
             "a process removes what a running one writes",
-            "not _runs(int(process))",
+            "not runs(int(process))",
             "True",
             "test_what_a_killed_process_left_goes_with_the_next_write",
         ),
@@ -1919,6 +1919,194 @@ FILES = [
     ),
 ]
 
+AGAIN = [
+    *of(
+        "syncmv4d_jax/recipe.py",
+        "tests/test_recipe.py",
+        (
+            "again",
+            "keys that only one recipe has are no difference",
+            "        if key not in before or key not in after or before[key] != after[key]",
+            "        if key in before and key in after and before[key] != after[key]",
+            "test_every_difference_is_named",
+        ),
+        (
+            "again",
+            "a folder of another recipe is filled",
+            "    elif differ := differences(read(path) or {}, recipe):",
+            "    elif (differ := differences(read(path) or {}, recipe)) and not path.parent:",
+            "test_a_folder_is_claimed_once",
+        ),
+        (
+            "again",
+            "a second writer is let in",
+            "            if self._lives(there):",
+            "            if self._lives(there) and not there:",
+            "test_a_second_writer_is_refused_by_name_until_the_first_is_done",
+        ),
+        (
+            "again",
+            "a process of another start counts as the writer",
+            """            return there.get("started") == _started(there.get("process", 0)) != ""
+""",
+            """            return _started(there.get("process", 0)) != ""
+""",
+            "test_a_number_that_another_process_has_now_is_not_the_writer",
+        ),
+        (
+            "again",
+            "a beat of another machine is not seen",
+            "                return self._beaten() != 0",
+            "                return self._beaten() == 0",
+            "test_another_machine_is_watched_for_a_beat",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/disk.py",
+        "tests/test_recipe.py",
+        (
+            "again",
+            "an address becomes a folder",
+            """    if found:
+        tools =""",
+            """    if found and not path:
+        tools =""",
+            "test_addresses_are_no_paths",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/main.py",
+        "tests/test_main.py",
+        (
+            "again",
+            "two runs of a mode share a workdir",
+            "recipe.Lock(workdir, mode) if processes.first() else",
+            "recipe.Lock(workdir, mode) if not processes.first() else",
+            "test_one_run_of_a_mode_in_a_workdir",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/prepare.py",
+        "tests/data/test_prepare_again.py",
+        (
+            "again",
+            "what was left out stays in the index",
+            "    content = records.gather_index(root, skipped, only=listed)",
+            "    content = records.gather_index(root, skipped, only=None)",
+            "test_what_is_left_out_later_is_not_in_the_index",
+        ),
+        (
+            "again",
+            "a recording that was mended counts as done",
+            """    if "source" in part and part["source"] != source.mark():""",
+            """    if "source" in part and part["source"] != part["source"]:""",
+            "test_a_recording_that_was_mended_is_prepared_again",
+        ),
+        (
+            "again",
+            "records that are cut short count as done",
+            """part.get("bytes", file.stat().st_size) != file.stat().st_size""",
+            """part.get("bytes", 0) < 0""",
+            "test_records_that_were_lost_are_made_again[cut]",
+        ),
+        (
+            "again",
+            "mirrored hands are mixed with others",
+            "flip_left=any(hands.values()))",
+            "flip_left=bool(hands))",
+            "test_other_hands_are_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/sample.py",
+        "tests/run/test_sample_again.py",
+        (
+            "again",
+            "a sample of other weights is taken",
+            "        weights={part: checkpoint.mark(leaves) for part, leaves in params.items()},",
+            "        weights={part: part for part, leaves in params.items()},",
+            "test_whatever_changed_a_new_sample_is_made_and_the_old_one_kept[weights]",
+        ),
+        (
+            "again",
+            "a sample of another prompt is taken",
+            """        "prompt": str(arrays.get("prompt", "")),
+        "seed": seed,""",
+            """        "seed": seed,""",
+            "test_whatever_changed_a_new_sample_is_made_and_the_old_one_kept[prompt]",
+        ),
+        (
+            "again",
+            "a sample of other images is taken",
+            """        "inputs": run_inputs.made_from(own, arrays),
+""",
+            "",
+            "test_whatever_changed_a_new_sample_is_made_and_the_old_one_kept[image]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/samples.py",
+        "tests/run/test_sample_again.py",
+        (
+            "again",
+            "the former sample is lost",
+            "    path.rename(aside)\n",
+            "    shutil.rmtree(path)\n",
+            "test_whatever_changed_a_new_sample_is_made_and_the_old_one_kept[seed]",
+        ),
+        (
+            "again",
+            "a sample without one of its files counts as done",
+            """not all((path / name).is_file() for name in meta.get("files", ()))""",
+            "meta.get('files') == 0",
+            "test_a_sample_that_lost_a_file_is_made_again",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/resume.py",
+        "tests/run/test_train_again.py",
+        (
+            "again",
+            "another order of examples is taken",
+            "    if differ := recipe.differences(before, after):",
+            "    if (differ := recipe.differences(before, after)) and not before:",
+            "test_another_order_of_examples_is_refused",
+        ),
+        (
+            "again",
+            "records of another content are taken",
+            """    return recipe.content(root / "index.json")""",
+            """    return str(root.name and "index.json")""",
+            "test_records_count_by_content_not_by_place",
+        ),
+        (
+            "again",
+            "batches are counted, not examples",
+            """    return int(meta.get("examples", step * meta["batch_size"]))""",
+            """    return int(step * meta["batch_size"])""",
+            "test_batches_of_any_size_see_every_example_once",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/train.py",
+        "tests/run/test_train_again.py",
+        (
+            "again",
+            "the last checkpoint is not asked for",
+            "    store.promise(step)",
+            "    store.close()",
+            "test_the_last_checkpoint_is_promised",
+        ),
+        (
+            "again",
+            "a finished run says nothing of other settings",
+            "                resume.finished(last, resume.recipe_of(stage))",
+            "                resume.recipe_of(stage)",
+            "test_a_finished_run_is_left_alone_or_refuses",
+        ),
+    ),
+]
+
 TABLE = [
     *MJD,
     *FLOW,
@@ -1939,6 +2127,7 @@ TABLE = [
     *TASKS,
     *SHARED,
     *ATTENTION,
+    *AGAIN,
 ]
 
 if __name__ == "__main__":

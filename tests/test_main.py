@@ -9,7 +9,7 @@ from pathlib import Path
 import fakes
 import pytest
 
-from syncmv4d_jax import main
+from syncmv4d_jax import main, recipe
 from syncmv4d_jax.machines import processes
 
 HERE = Path(__file__).parent
@@ -82,6 +82,40 @@ def test_unknown_mode(tmp_path):
     config.mode = "dream"
     with pytest.raises(ValueError, match="config.mode: wanted one of .*got 'dream'"):
         main.run(config, tmp_path)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
+def test_an_address_is_no_workdir(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"--workdir={address}: wanted a folder.*mount it"):
+        main.run(fakes.config(), address)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_run_of_a_mode_in_a_workdir(tmp_path, monkeypatch):
+    monkeypatch.setattr(main, "MODES", {mode: "fakes:nothing" for mode in main.MODES})
+    monkeypatch.setattr(
+        fakes, "nothing", lambda config, workdir: done.append(workdir), raising=False
+    )
+    done, config = [], fakes.config()
+    with recipe.Lock(tmp_path, "train"):
+        with pytest.raises(recipe.Held, match="train is running there already"):
+            main.run(config, tmp_path)
+        config.mode = "sample"  # of the checkpoints that are there
+        main.run(config, tmp_path)
+    config.mode = "train"
+    main.run(config, tmp_path)
+    assert len(done) == 2 and not list(tmp_path.iterdir())
+
+
+def test_the_others_of_a_gang_take_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(main, "MODES", {"train": "fakes:nothing"})
+    monkeypatch.setattr(fakes, "nothing", lambda *_: done.append(1), raising=False)
+    monkeypatch.setattr(processes, "first", lambda: False)
+    done = []
+    with recipe.Lock(tmp_path, "train"):
+        main.run(fakes.config(), tmp_path)
+    assert done
 
 
 def test_workdir_that_cannot_be_written(tmp_path):

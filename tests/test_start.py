@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OURS = {"configuration", "machines", "machines.processes", "main"}
+OURS = {"configuration", "disk", "machines", "machines.processes", "main", "recipe"}
 OTHERS = {"absl", "ml_collections", "yaml", "six"}  # flags and configurations
 PRINTED = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
 

@@ -87,6 +87,15 @@ def stay_on_host(topologies: Sequence[str]) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+def first() -> bool:
+    """Whether this is process 0 of those that `join` has joined, or the only one."""
+    if distributed_arguments(os.environ) is None:
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
 def join() -> None:
     """Joins the other processes, if there are any; before any device is touched.
 
