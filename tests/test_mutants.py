@@ -47,9 +47,17 @@ def test_the_runner_tells_killed_surviving_and_broken(tmp_path):
         ("__import__('time').sleep(600)", "no verdict in 1 s", 1.0),
     ):
         mutant = mutation.Mutant("", new, "doubling.py", "2 * x", new, "test_it.py::test_it")
-        verdict, output = mutation.judge(mutant, tmp_path, limit)
-        assert verdict.startswith(wanted), output
+        verdict, done = mutation.judge(mutant, tmp_path, limit)
+        assert verdict.startswith(wanted), done.output
         assert (tmp_path / "doubling.py").read_text() == right
+
+
+def test_a_test_that_fails_by_itself_kills_nothing(tmp_path):
+    (tmp_path / "code.py").write_text("x = 1\n")
+    (tmp_path / "test_wrong.py").write_text("def test_it():\n    assert 0\n")
+    mutant = mutation.Mutant("", "it", "code.py", "1", "2", "test_wrong.py::test_it")
+    verdicts, _ = mutation.run([mutant], 1, 120.0, tmp_path)
+    assert verdicts["it"].startswith("not tried")
 
 
 def test_faults_of_a_table_are_named(tmp_path):

@@ -7,7 +7,9 @@ Exit status 0: all killed. 1: survivors. 2: the table is not true of the code, o
 
 import argparse
 import ast
+import contextlib
 import hashlib
+import multiprocessing
 import os
 import queue
 import re
@@ -26,6 +28,20 @@ LIMIT = 300.0  # seconds a mutant
 MARKED = re.compile(r"pytest\.mark\.(?!parametrize|usefixtures)")  # not in the unmarked suite
 VERDICTS = {0: "SURVIVED", 1: "killed"}  # by pytest's exit status; anything else is an error
 
+# Mutants are forked from a server that has imported what no mutant touches: half of their time. It
+# must not have made a backend of jax, which has threads; tests/conftest.py does so in the fork.
+SERVER = multiprocessing.get_context("forkserver")
+IMPORTED = [
+    "pytest",
+    "flax.nnx",
+    "optax",
+    "orbax.checkpoint",
+    "grain.python",
+    "scipy.spatial",
+    "trimesh",
+    "av",
+]
+
 
 class Mutant(NamedTuple):
     """One error: `old` -> `new` in `file`, which `test` (path::function) must notice.
@@ -40,6 +56,14 @@ class Mutant(NamedTuple):
     old: str
     new: str
     test: str
+
+
+class Attempt(NamedTuple):
+    """One run of pytest: its exit status, None after too long; processor seconds; what it said."""
+
+    status: int | None
+    seconds: float
+    output: str
 
 
 def of(file: str, tests: str, *mutants: tuple[str, str, str, str, str]) -> list[Mutant]:
@@ -93,40 +117,73 @@ def copy(root: Path, into: Path) -> None:
             shutil.copy2(root / name, into / name)
 
 
-def pytest(tree: Path, *arguments: str, limit: float | None) -> tuple[int | None, str]:
-    """Runs pytest in a tree; (exit status, None after `limit` seconds; output)."""
-    # No bytecode: a file changed within a second and to the same size would be taken for the old.
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", "-p", "no:cacheprovider"]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            [*command, *arguments], cwd=tree, env=environment, stdout=output, text=True,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            status = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        output.seek(0)
-        return status, output.read()
+def fork(
+    arguments: list[str], tree: Path, cache: Path | None, whole: bool, said: str, seconds
+) -> None:
+    """Becomes a pytest of its own in a fork of the server, and ends in its exit status."""
+    os.setsid()
+    os.dup2(os.open(said, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    os.chdir(tree)
+    # A file changed within a second and to the same size would be taken for that of the bytecode.
+    sys.dont_write_bytecode = not whole
+    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "" if whole else "1"}
+    sys.path.insert(0, str(tree))
+    sys.argv = ["pytest", *arguments]
+    import pytest
+
+    if cache:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    status = pytest.main(arguments)
+    seconds.value = sum(os.times()[:4])
+    sys.exit(status)
 
 
-def judge(mutant: Mutant, tree: Path, limit: float) -> tuple[str, str]:
-    """Runs one mutant in a copy and puts the copy right again: (verdict, output)."""
+def attempt(
+    tests: list[str], tree: Path, limit: float | None, *, cache: Path | None, whole: bool = False
+) -> Attempt:
+    """Runs tests of one file in a fork of the server.
+
+    limit: seconds. cache: of compiled programs. whole: whether the tree is as it was, and may keep
+    its bytecode.
+    """
+    # Programs of several devices must not come from a cache: see tests/conftest.py.
+    if "mesh" in (tree / tests[0].partition("::")[0]).read_text():
+        cache = None
+    arguments = ["-x", "--tb=line", "-p", "no:cacheprovider", "-n", "0", *tests]
+    seconds = SERVER.Value("d", lock=False)
+    with tempfile.NamedTemporaryFile("r") as output:
+        how = (arguments, tree, cache, whole, output.name, seconds)
+        process = SERVER.Process(target=fork, args=how)
+        process.start()
+        process.join(limit)
+        status = process.exitcode
+        with contextlib.suppress(ProcessLookupError):  # it and whatever it has started
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+        return Attempt(status, seconds.value, output.read())
+
+
+def judge(
+    mutant: Mutant, tree: Path, limit: float, *, cache: Path | None = None
+) -> tuple[str, Attempt]:
+    """Runs one mutant in a copy and puts the copy right again: (verdict, how it went)."""
     path = tree / mutant.file
-    right = path.read_text()
+    right, times = path.read_text(), path.stat()
     path.write_text(right.replace(mutant.old, mutant.new))
     try:
-        status, output = pytest(tree, "-n", "0", mutant.test, limit=limit)
+        done = attempt([mutant.test], tree, limit, cache=cache)
     finally:
         path.write_text(right)
-    if status is None:
-        return f"no verdict in {limit:.0f} s", output
-    return VERDICTS.get(status, f"pytest ended in {status}"), output
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # its bytecode is true again
+    if done.status is None:
+        return f"no verdict in {limit:.0f} s", done
+    return VERDICTS.get(done.status, f"pytest ended in {done.status}"), done
 
 
 def chosen(table: list[Mutant], args: argparse.Namespace) -> list[Mutant]:
@@ -140,39 +197,45 @@ def chosen(table: list[Mutant], args: argparse.Namespace) -> list[Mutant]:
     return table
 
 
-def run(table: list[Mutant], workers: int, limit: float) -> dict[str, str]:
-    """Runs mutants, each in its own process, in `workers` copies; {says: verdict}."""
-    waiting, verdicts = queue.SimpleQueue(), {}
-    # Neighbours in a test file follow each other: what they read from the disk is at hand.
-    for mutant in sorted(table, key=lambda m: m.test):
-        waiting.put(mutant)
+def run(
+    table: list[Mutant], workers: int, limit: float, root: Path = ROOT
+) -> tuple[dict[str, str], float]:
+    """Runs mutants, each in its own process, in `workers` copies: ({says: verdict}, seconds)."""
+    files, waiting, verdicts, spent = {}, queue.SimpleQueue(), {}, []
+    for mutant in table:
+        files.setdefault(mutant.test.partition("::")[0], []).append(mutant)
+    for group in sorted(files.values(), key=len, reverse=True):
+        waiting.put(group)
 
-    def work(tree: Path) -> None:
+    def work(tree: Path, cache: Path) -> None:
+        copy(root, tree)
         while True:
             try:
-                mutant = waiting.get_nowait()
+                group = waiting.get_nowait()
             except queue.Empty:
                 return
-            start = time.monotonic()
-            verdict, output = judge(mutant, tree, limit)
-            verdicts[mutant.says] = verdict
-            text = f"{verdict:9s} {time.monotonic() - start:4.0f} s  {mutant.rows}: {mutant.says}"
-            print(text if verdict == "killed" else f"{text}\n{output}", flush=True)
+            tests = sorted({m.test for m in group})
+            right = attempt(tests, tree, None, cache=cache, whole=True)
+            spent.append(right.seconds)
+            for mutant in group:
+                verdict, done = "not tried: its tests fail without it", right
+                if right.status == 0:
+                    verdict, done = judge(mutant, tree, limit, cache=cache)
+                    spent.append(done.seconds)
+                verdicts[mutant.says] = verdict
+                text = f"{verdict:9s} {done.seconds:4.0f} s  {mutant.rows}: {mutant.says}"
+                print(text if verdict == "killed" else f"{text}\n{done.output}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        trees = [Path(folder) / str(i) for i in range(workers)]
-        for tree in trees:
-            copy(ROOT, tree)
-        tests = sorted({m.test for m in table})
-        status, output = pytest(trees[0], "-n", str(workers), *tests, limit=None)
-        if status:
-            sys.exit(f"{output}\nThese tests fail without a mutant: nothing can be said.")
-        threads = [threading.Thread(target=work, args=[tree]) for tree in trees]
+        threads = [
+            threading.Thread(target=work, args=[Path(folder) / str(i), Path(folder) / "cache"])
+            for i in range(workers)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    return verdicts
+    return verdicts, sum(spent)
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -195,11 +258,17 @@ def main(table: list[Mutant]) -> int:
     if not table:
         print("no mutant has these words")
         return 2
-    verdicts = run(table, args.workers, args.limit)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # what tests/conftest.py says too late for the server
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    SERVER.set_forkserver_preload(IMPORTED)
+    verdicts, seconds = run(table, args.workers, args.limit)
     survivors = [says for says, verdict in verdicts.items() if verdict == "SURVIVED"]
     odd = [f"{says}: {v}" for says, v in verdicts.items() if v not in VERDICTS.values()]
     killed = len(table) - len(survivors) - len(odd)
     minutes = (time.monotonic() - start) / 60
-    print(f"{killed} of {len(table)} mutants killed in {minutes:.1f} min")
+    print(
+        f"{killed} of {len(table)} mutants killed in {minutes:.1f} min"
+        f" ({seconds / 60:.1f} processor minutes)"
+    )
     print("".join(f"survived: {says}\n" for says in survivors) + "\n".join(odd))
     return 2 if odd else int(bool(survivors))

@@ -152,7 +152,7 @@ def test_the_aligners_loss_moves_mjd_by_the_scale_alone_or_not_at_all(grad):
     np.testing.assert_allclose(got, wanted if grad == "scale" else 0.0, rtol=1e-4)
 
 
-@pytest.mark.parametrize("anchor_time", [0.0, 0.6])
+@pytest.mark.parametrize("anchor_time", [0.0, 0.9])
 def test_sampling_closes_the_loop_line_by_line(anchor_time):
     """A10, A22: from the estimate, through the aligner and the painting, to MJD's next call."""
     settings = cycle.Settings(refine_every=2, refine_last=2, anchor_time=anchor_time)
@@ -184,7 +184,7 @@ def test_sampling_closes_the_loop_line_by_line(anchor_time):
                 functions, state, schedule.rows(begin, end), first, None
             )
     taken = [begin for (begin, _, _), new in zip(runs, fresh, strict=True) if new]
-    assert taken == ([0, 2, 4, 5] if anchor_time == 0 else [0, 2, 4])
+    assert taken == ([0, 2, 4, 5] if anchor_time == 0 else [0, 2])
     lines = tagged.sampled(functions, start, first, sigmas, refining, taken)
     latents = map(state.run.latents.get, LATENTS)
     close((*latents, state.tracks_t, state.refined.tracks), lines)

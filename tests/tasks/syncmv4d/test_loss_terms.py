@@ -48,10 +48,10 @@ def outcome(targets, normalised, errors):
 
 @pytest.fixture
 def stepped(monkeypatch):
-    """loss(video, motion, tracks, scale errors) -> (total, terms) of a made-up step."""
+    """loss(video, motion, tracks, scale errors, options) -> (total, terms) of a made-up step."""
 
-    def loss(*errors):
-        task = tiny.make(text_drop=0.0, frames=FRAMES)
+    def loss(*errors, **options):
+        task = tiny.make(text_drop=0.0, frames=FRAMES, **options)
         batch = batch_of(task)
 
         def step(functions, detached, targets, t, context, rng, *, settings):
@@ -60,7 +60,7 @@ def stepped(monkeypatch):
 
         monkeypatch.setattr(cycle, "train_step", step)
         monkeypatch.setattr(flow, "sample_uniform", lambda rng, shape, shift: jnp.full(shape, T))
-        total, scalars = task.loss({}, {}, batch, jax.random.key(0))
+        total, scalars = jax.jit(task.loss)({}, {}, batch, jax.random.key(0))
         terms = {n: float(x) for n, x in scalars.items() if n.startswith("loss_")}
         return float(total), {n.removeprefix("loss_"): x for n, x in terms.items()}
 
@@ -80,6 +80,15 @@ def test_terms_are_mean_squares_over_what_is_valid_and_add_up(stepped):
     assert terms["dpa"] == pytest.approx(0.25 / 3, rel=1e-4)
     assert 1e-3 < terms["chamfer"] <= 2 * (0.5 * T) ** 2 + 1e-5
     assert total == pytest.approx(sum(terms.values()), rel=1e-5)
+
+
+def test_each_term_has_a_weight_of_its_own(stepped):
+    weights = {"video": 2.0, "motion": 3.0, "scale": 5.0, "dpa": 7.0, "chamfer": 11.0}
+    of_tracks = jnp.array([0.0, 0.5, 0.0]).reshape(1, 1, 1, 1, 3)
+    options = {f"{name}_weight": weight for name, weight in weights.items()}
+    total, terms = stepped(1.0, 2.0, of_tracks, 0.3, **options)
+    assert total == pytest.approx(sum(weights[n] * terms[n] for n in weights), rel=1e-5)
+    assert min(terms.values()) > 1e-3
 
 
 def test_a_perfect_step_costs_nothing(stepped):
