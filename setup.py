@@ -1,4 +1,4 @@
-"""Package metadata. Extras: tpu, cuda, viz, eval, convert, xmanager, test, docs, parity."""
+"""Package metadata. Extras: tpu, cuda, viz, eval, convert, xmanager, robots, test, docs, parity."""
 
 import re
 from pathlib import Path
@@ -56,8 +56,10 @@ setup(
         "eval": ["scikit-image>=0.25"],
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],
+        "robots": ["pyarrow>=15"],  # LeRobot's files of numbers
         "test": [
             "pytest>=8.3",
+            "pyarrow>=15",
             "pytest-xdist>=3.6",
             "hypothesis>=6.120",
             "ruff>=0.11",

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "syncmv4d_jax"
 FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 BESIDE = ("launch/README.md", "benchmarks/RESULTS.md")
-DOCUMENTS = ("architecture", "paper", "demo", "data", "scenes", "real_data", "viewing", "metrics",
-             "dpa", "wan", "pods", "ablations", "speed")  # fmt: skip
+DOCUMENTS = ("architecture", "paper", "demo", "data", "scenes", "real_data", "robots", "viewing",
+             "metrics", "dpa", "wan", "pods", "ablations", "speed")  # fmt: skip
 CONF = """
 project = "syncmv4d_jax"
 extensions = ["myst_parser"]

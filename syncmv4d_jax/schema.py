@@ -39,18 +39,26 @@ BATCH: dict[str, Field] = {
     "motion_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
     "text": Field("b l d", "float32", "umT5 features, rows beyond text_lengths are zero"),
     "text_lengths": Field("b", "int32", "tokens"),
-    "tracks": Field("b n k 3", "float32", "metres, world frame"),
-    "visibility": Field("b v n k", "bool", "point seen by the view at that frame"),
-    "anchors": Field("b v k 2", "float32", "pixels (x, y) of each point in frame 0"),
-    "anchor_valid": Field("b v k", "bool", "anchor is on the visible surface in frame 0"),
-    "intrinsics": Field("b v 3 3", "float32", "pixels of the cropped, resized image"),
-    "extrinsics": Field("b v n? 3 4", "float32", "world to camera [R|t], metres"),
-    "scale": Field("b v 2", "float32", "metres: (min, max) camera depth over all n, k of the view"),
+    "tracks": Field("b n k 3", "float32", "metres, world frame", optional=True),
+    "visibility": Field("b v n k", "bool", "point seen by the view at that frame", optional=True),
+    "anchors": Field("b v k 2", "float32", "pixels (x, y) of each point in frame 0", optional=True),
+    "anchor_valid": Field(
+        "b v k", "bool", "anchor is on the visible surface in frame 0", optional=True,
+    ),
+    "intrinsics": Field(
+        "b v 3 3", "float32", "pixels of the cropped, resized image", optional=True,
+    ),
+    "extrinsics": Field("b v n? 3 4", "float32", "world to camera [R|t], metres", optional=True),
+    "scale": Field(
+        "b v 2", "float32", "metres: (min, max) camera depth over all n, k of the view",
+        optional=True,
+    ),
     "null_text": Field("b l0 d", "float32", "umT5 features of the empty text", optional=True),
     "null_text_lengths": Field("b", "int32", "tokens", optional=True),
     "frame_valid": Field("b n", "bool", "False for frames padded beyond the recording's end"),
     "latent_valid": Field("b f", "bool", "a latent frame is valid when all its frames are"),
     "view_index": Field("b v", "int32", "cluster index, the time slot of inter-view RoPE"),
+    "actions": Field("b n a", "float32", "standardised, commanded at each frame", optional=True),
     # Point clouds that control a video.
     "points": Field("b n p 3", "float32", "metres, world frame", optional=True),
     "point_valid": Field("b n p", "bool", "there is such a point", optional=True),
@@ -80,8 +88,15 @@ BATCH: dict[str, Field] = {
 }  # fmt: skip
 
 
+# Keys of which a batch has all or none; what is tracked is tracked in metres, by cameras.
+CAMERAS = ("intrinsics", "extrinsics")
+TRACKED = ("tracks", "visibility", "anchors", "anchor_valid", "scale")
+
+
 def check(batch: dict, *, where: str) -> dict[str, int]:
     """Checks a batch against `BATCH` and returns the sizes of the named axes.
+
+    Videos alone, as robots' data sets have them, are a batch without TRACKED and CAMERAS.
 
     Args:
       batch: {key: array}.
@@ -94,9 +109,11 @@ def check(batch: dict, *, where: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for key in sorted(batch.keys() - BATCH.keys()):
         problems.append(f"unknown key {key!r}")
+    needed = set(CAMERAS if batch.keys() & {*CAMERAS, *TRACKED} else ())
+    needed |= set(TRACKED if batch.keys() & set(TRACKED) else ())
     for key, field in BATCH.items():
         if key not in batch:
-            if not field.optional:
+            if not field.optional or key in needed:
                 problems.append(f"missing key {key!r} [{field.axes}]")
             continue
         shape, axes = batch[key].shape, field.axes.split()

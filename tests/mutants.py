@@ -2103,6 +2103,99 @@ AGAIN = [
     ),
 ]
 
+ROBOTS = [
+    *of(
+        "syncmv4d_jax/data/sources/lerobot.py",
+        "tests/data/sources/test_lerobot.py",
+        (
+            "robots",
+            "an episode of a file with many begins with the file",
+            "seconds = clip.begins + self.stamps(episode)[np.asarray(index)]",
+            "seconds = self.stamps(episode)[np.asarray(index)]",
+            "test_no_frame_of_any_camera_is_wrong[3-h264]",
+        ),
+        (
+            "robots",
+            "a camera with another clock gives whatever frame is nearest",
+            "if (late > LATE / self.fps).any():",
+            "if False:",
+            "test_another_clock_is_refused[15]",
+        ),
+        (
+            "robots",
+            "depth is linear in its codes",
+            'if info["use_log"]:',
+            "if False:",
+            "test_image_and_depth_cameras",
+        ),
+        (
+            "robots",
+            "numbers of another shape than info.json says are taken",
+            "if values.shape not in (",
+            "if () and values.shape not in (",
+            "test_what_does_not_fit_is_refused_by_name",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/lerobot_layout.py",
+        "tests/data/sources/test_lerobot.py",
+        (
+            "robots",
+            "all cameras are cut into files as the data is",
+            'at = {x: row.get(f"videos/{key}/{x}") for x in ("chunk_index", "file_index")}',
+            'at = {x: row.get(f"data/{x}") for x in ("chunk_index", "file_index")}',
+            "test_no_frame_of_any_camera_is_wrong[3-h264]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/lerobot_writer.py",
+        "tests/data/sources/test_lerobot.py",
+        (
+            "robots",
+            "all episodes of a file are said to begin with it",
+            "        begins = film.frames\n",
+            "        begins = 0\n",
+            "test_what_is_written_is_read_again[h264]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/episodes.py",
+        "tests/data/test_episodes.py",
+        (
+            "robots",
+            "windows that are cut short by the episode's end are kept",
+            "begins + seconds <= stamps[-1] + 1e-6",
+            "begins <= stamps[-1] + 1e-6",
+            "test_windows_of_all_episodes_show_their_frames",
+        ),
+        (
+            "robots",
+            "a view is numbered by its place among those that are there",
+            '"cluster": settings.views.index(name)',
+            '"cluster": i',
+            "test_batches_have_videos_actions_and_views_by_name",
+        ),
+        (
+            "robots",
+            "time stamps count for nothing",
+            "rate, length = lerobot.regular(stamps), len(stamps)",
+            "rate, length = fps, len(stamps)",
+            "test_windows_of_time_stamps",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/pipeline.py",
+        "tests/data/test_episodes.py",
+        (
+            "robots",
+            "clips with too few views are read as if they had all",
+            "kept = [window for window in reader.windows if len(window.views) >= views]",
+            "kept = list(reader.windows)",
+            "test_clips_with_too_few_views_are_left_out",
+        ),
+    ),
+]
+
 TABLE = [
     *MJD,
     *FLOW,
@@ -2124,6 +2217,7 @@ TABLE = [
     *SHARED,
     *ATTENTION,
     *AGAIN,
+    *ROBOTS,
 ]
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ OUTSIDE = {
     "grain": r"data/.+",
     "safetensors": r"run/checkpoint\.py|weights/.+",
     "trimesh": r"data/.+",
+    "pyarrow": r"data/sources/lerobot.*\.py",
 }
 # Models and geometry: arrays in, arrays out.
 PURE = {"os", "pathlib", "shutil", "tempfile", "ml_collections", "absl", "grain", "orbax", "clu"}

@@ -124,12 +124,14 @@ def _rows(
         yield {}
         views = [reader.view(window, view) for view in window.views]
         # All clips of a window are handed over first: devices work while the host waits.
-        running = [{c: encode(records.decode(values[c])) for c in CLIPS} for values in views]
+        running = [
+            {c: encode(records.decode(values[c])) for c in CLIPS if c in values} for values in views
+        ]
         for values, latents in zip(views, running, strict=True):
             row = {
                 f"{c}_latents": np.asarray(x).astype(ml_dtypes.bfloat16) for c, x in latents.items()
             }
-            yield row | {key: values[key] for key in schema.SMALL}
+            yield row | {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
         if window.surfaces >= 0:
             yield {}
 

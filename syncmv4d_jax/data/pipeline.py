@@ -27,6 +27,7 @@ COMMANDS = (
     "--config.data.records=RECORDS"
 )
 THREADS, AHEAD = 8, 8
+VIDEO_ONLY = "none"  # the representation of motion of records without any
 
 
 def train_iterator(
@@ -180,6 +181,9 @@ class Examples:
         self.reader = records.Reader(config.records, split, size=wanted.size)
         self.points = _check(self.reader, config, wanted)
         self.views = wanted.views or int(self.reader.settings["clusters"])
+        self.named = bool(self.reader.settings.get("views"))
+        if self.named:
+            _leave_out(self.reader, self.views)
         self.fixed = config.cameras == "fixed"
         self.cache = cache.Cache(config.cache, self.reader) if config.cache else None
         if self.cache:
@@ -209,13 +213,18 @@ class Examples:
         chosen = self._cameras(window, None if self.fixed else rng)
         views = [self._view(window, view) for view in chosen]
         own = self.reader.tracks(window)
-        frames = max(len(view["extrinsics"]) for view in views)
-        for view in views:  # one camera that moves makes all have a pose a frame
-            poses = view["extrinsics"]
-            view["extrinsics"] = np.broadcast_to(poses, (frames, *poses.shape[1:]))
-        example = {key: np.stack([view[key] for view in views]) for key in views[0]}
+        shared = set(views[0]).intersection(*views)  # one camera may have a calibration, one not
+        shared -= set() if set(schema.CAMERAS) <= shared else set(schema.CAMERAS)
+        if "extrinsics" in shared:
+            frames = max(len(view["extrinsics"]) for view in views)
+            for view in views:  # one camera that moves makes all have a pose a frame
+                poses = view["extrinsics"]
+                view["extrinsics"] = np.broadcast_to(poses, (frames, *poses.shape[1:]))
+        example = {key: np.stack([view[key] for view in views]) for key in sorted(shared)}
+        example |= {"tracks": own["tracks"]} if "tracks" in own else {}
+        if "actions" in own:
+            example["actions"] = self._standardised(own["actions"])
         example |= {
-            "tracks": own["tracks"],
             "frame_valid": own["frame_valid"],
             "latent_valid": transforms.latent_valid(own["frame_valid"]),
             "view_index": np.array([view.cluster for view in chosen], np.int32),
@@ -246,7 +255,17 @@ class Examples:
                     log.warning(text, self.name, self.skipped, error)
         raise records.CorruptRecord(f"none of {len(self)} examples can be read; last: {last}")
 
+    def _standardised(self, actions: np.ndarray) -> np.ndarray:
+        """[n a] by the data set's mean and deviation, float32."""
+        have = self.reader.settings
+        mean, std = (np.asarray(have[f"action_{key}"], np.float32) for key in ("mean", "std"))
+        return (actions - mean) / std
+
     def _cameras(self, window: records.Window, rng: np.random.Generator | None):
+        if self.named:  # any of them: a view is known by its name, and some may be missing
+            order = np.arange(len(window.views)) if rng is None else rng.permutation(
+                len(window.views))  # fmt: skip
+            return [window.views[i] for i in sorted(order[: self.views])]
         chosen = []
         for cluster in range(self.views):
             there = [view for view in window.views if view.cluster == cluster]
@@ -260,17 +279,40 @@ class Examples:
         if self.latents and self.cache:
             values = self.cache.view(window, view)
             for key in ("video_latents", "motion_latents"):
-                result[key] = values[key].astype(np.float32)
+                if key in values:
+                    result[key] = values[key].astype(np.float32)
         if self.raw:
             values = self.reader.view(window, view)
-            result |= {key: records.decode(values[key]) for key in ("video", "motion")}
-        small = {key: values[key] for key in schema.SMALL}
-        return result | small | {"extrinsics": records.poses(values)}
+            there = [key for key in ("video", "motion") if key in values]
+            result |= {key: records.decode(values[key]) for key in there}
+        result |= {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
+        return result | ({"extrinsics": records.poses(values)} if "extrinsics" in values else {})
+
+
+def _leave_out(reader: records.Reader, views: int) -> None:
+    """Keeps the windows with as many named views as are wanted.
+
+    Raises:
+      ValueError: none.
+    """
+    kept = [window for window in reader.windows if len(window.views) >= views]
+    if not kept:
+        most = max(len(window.views) for window in reader.windows)
+        raise ValueError(
+            f"{reader.root}: wanted clips with {views} views, they have {most} at most: set "
+            f"config.task.views={most}"
+        )
+    if len(kept) < len(reader.windows):
+        lost = len(reader.windows) - len(kept)
+        log.info("%s: %d clips with fewer than %d views are left out", reader.root, lost, views)
+    reader.windows = kept
 
 
 def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
     """Compares records with what is wanted; returns the number of points to give (0: all)."""
     have = {"representation": "point_tracks"} | reader.settings
+    if have["representation"] == VIDEO_ONLY:  # the task says what it misses of them
+        have |= {"representation": wanted.representation, "points": wanted.points or 0}
     asked = {
         "size": list(wanted.size) if wanted.size else None,
         "frames": wanted.frames,
@@ -297,7 +339,7 @@ def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
 
 def _fewer(example: dict[str, Any], points: int) -> dict[str, Any]:
     """Takes `points` of the points, evenly."""
-    have = example["tracks"].shape[1]
+    have = example["tracks"].shape[1] if "tracks" in example else 0
     if points < have:
         kept = np.floor((np.arange(points) + 0.5) * have / points).astype(int)
         for key in ("tracks", "visibility", "anchors", "anchor_valid"):
@@ -308,11 +350,11 @@ def _fewer(example: dict[str, Any], points: int) -> dict[str, Any]:
 
 def _turn(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """Turns the world about the vertical through the scene: tracks and cameras, not pixels."""
+    angle = float(rng.uniform(-np.pi, np.pi))  # drawn whatever the example has
+    if "tracks" not in example:  # nothing says where the scene is
+        return example
     tracks, extrinsics = transforms.rotate_world(
-        example["tracks"],
-        example["extrinsics"],
-        float(rng.uniform(-np.pi, np.pi)),
-        example["tracks"][0].mean(0),
+        example["tracks"], example["extrinsics"], angle, example["tracks"][0].mean(0)
     )
     return {**example, "tracks": tracks, "extrinsics": extrinsics}
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from tqdm import tqdm
 
@@ -30,10 +30,37 @@ from syncmv4d_jax.data.sources import mano, recordings
 log = logging.getLogger(__name__)
 
 
+class Source(Protocol):
+    """What is prepared as a whole; its file of records has its name.
+
+    hands, flip_left: MANO's folder and whether the left is mirrored, "" where it has no hands.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def hands(self) -> str: ...
+
+    @property
+    def flip_left(self) -> bool: ...
+
+    def mark(self) -> Any:
+        """What its files are now; another value when one has changed."""
+        ...
+
+
+class Settings(Protocol):
+    """A frozen dataclass that says what makes the records."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+
 def run(
-    sources: Sequence[recordings.Source],
+    sources: Sequence[Source],
     out: str | Path,
-    settings: clips.Settings,
+    settings: Settings,
     *,
     jobs: int = 1,
     work: Callable[..., dict[str, Any]] | None = None,
@@ -59,9 +86,9 @@ def run(
 
 
 def _run(
-    sources: Sequence[recordings.Source],
+    sources: Sequence[Source],
     root: Path,
-    settings: clips.Settings,
+    settings: Settings,
     jobs: int,
     work: Callable[..., dict[str, Any]],
 ) -> dict[str, Any]:
@@ -87,10 +114,11 @@ def _run(
     return summary
 
 
-def _claim(root: Path, settings: clips.Settings, sources: Sequence[recordings.Source]) -> None:
+def _claim(root: Path, settings: Settings, sources: Sequence[Source]) -> None:
     """Writes settings.json and recipe.json, or checks that they say the same."""
     path, way = root / "settings.json", "use another --out"
-    mine = json.loads(json.dumps(dataclasses.asdict(settings) | {"version": schema.VERSION}))
+    own = dataclasses.asdict(cast(Any, settings))
+    mine = json.loads(json.dumps(own | {"version": schema.VERSION}))
     if path.is_file():
         there = {"representation": "point_tracks"} | json.loads(path.read_text())
         if differ := recipe.differences(there, mine):
@@ -104,7 +132,7 @@ def _claim(root: Path, settings: clips.Settings, sources: Sequence[recordings.So
         records.write_json(path, mine)
 
 
-def _finished(source: recordings.Source, root: Path) -> bool:
+def _finished(source: Source, root: Path) -> bool:
     """Whether the records of a sequence are there, whole, and of what its files are now."""
     part = recipe.read(root / "sequences" / f"{source.id}.json")
     file = root / "sequences" / f"{source.id}.array_record"
@@ -174,7 +202,7 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
 
 
 def _each(
-    todo: list[recordings.Source], root: Path, settings: clips.Settings, jobs: int, work: Callable
+    todo: Sequence[Source], root: Path, settings: Settings, jobs: int, work: Callable
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (id, result) of every source; a worker that dies costs its own sequence only."""
     if jobs <= 1:

@@ -32,8 +32,13 @@ class SyncMV4D(tfds.core.GeneratorBasedBuilder):
 
         Raises:
           FileNotFoundError, CorruptRecord: see `records.Reader`.
+          ValueError: records without tracks.
         """
         self._reader = _reader(records)
+        if not self._reader.settings["points"]:
+            raise ValueError(
+                f"{records}: records of videos alone, without tracks: use data/pipeline.py"
+            )
         super().__init__(data_dir=str(data_dir), file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -63,6 +63,26 @@ def _view(folder: Path, camera: rigs.Camera, size: tuple[int, int]):
     return np.asarray(resized), intrinsics.astype(np.float32), extrinsics
 
 
+def read_alone(folder: str | Path, *, views: int, size: tuple[int, int]) -> np.ndarray:
+    """Reads images of views without cameras, in the order of their names, or one that all views
+    show: [v h w 3] uint8.
+
+    Raises:
+      FileNotFoundError: no such folder.
+      ValueError: another number of images.
+    """
+    folder = Path(folder)
+    found = [path for path in reading.entries(folder) if path.suffix.lower() in pictures.SUFFIXES]
+    if len(found) == 1:
+        found *= views
+    if len(found) != views:
+        names = [path.name for path in found]
+        raise ValueError(
+            f"{folder}: wanted {views} images, one a view, or one for all, got {names}"
+        )
+    return np.stack([read_image(path, size=size) for path in found])
+
+
 def centre_box(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float, float, float]:
     """Returns the largest centred box (x0, y0, x1, y1) of `have` (h, w) shaped like `want`."""
     height, width = have

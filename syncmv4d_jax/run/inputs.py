@@ -121,20 +121,26 @@ def _prompts(own: sections.SampleConfig) -> list[str]:
 
 
 def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:
-    """Reads a user's images: a folder with cameras, or one image or none for a task without."""
+    """Reads a user's images: a folder with cameras, or for a task that needs none a folder with an
+    image a view, one image for all, or nothing."""
     frames, size, count = task.clip
+    order = {
+        "view_index": np.arange(count, dtype=np.int32),
+        "frame_valid": np.ones(frames, bool),
+    }
     if not task.cameras:
         if not path:
             return {}
-        return {"images": np.stack([user.read_image(path, size=size)] * count)}
+        if not Path(path).is_dir():
+            return {"images": np.stack([user.read_image(path, size=size)] * count)}
+        if not (Path(path) / "cameras.json").is_file():
+            return {"images": user.read_alone(path, views=count, size=size)} | order
     views = user.read(path, views=count, size=size)
     return {
         "images": views.images,
         "intrinsics": views.intrinsics,
         "extrinsics": views.extrinsics[:, None],
-        "view_index": np.arange(count, dtype=np.int32),
-        "frame_valid": np.ones(frames, bool),
-    }
+    } | order
 
 
 @functools.cache

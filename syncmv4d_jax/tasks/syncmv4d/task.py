@@ -59,7 +59,6 @@ class SyncMV4D:
     """
 
     name = "syncmv4d"
-    cameras = True
 
     options: task_options.Options
     mjd_config: mjd_config.MJDConfig
@@ -82,6 +81,11 @@ class SyncMV4D:
             codec_task.check(self.codec_config, self.vae_config)
         if self.silhouette_config:
             silhouette_task.check(self.silhouette_config, self.vae_config)
+
+    @property
+    def cameras(self) -> bool:
+        """Whether it can do nothing without cameras; views of a video alone need none."""
+        return self.settings.joint_motion or self.mjd_config.camera_embedding
 
     @functools.cached_property
     def loop(self) -> loop.Loop:
@@ -174,7 +178,7 @@ class SyncMV4D:
         self._check("loss", batch, AXES)
         keys = jax.random.split(rng, 3)
         targets = self.targets(frozen, batch)
-        t = flow.sample_uniform(keys[0], targets.scale.shape[:1], shift=self.options.time_shift)
+        t = flow.sample_uniform(keys[0], targets.latents.shape[:1], shift=self.options.time_shift)
         text, lengths = video.drop_text(batch, keys[1], share=self.options.text_drop)
         context = {**self.loop.context(batch), "text": text, "text_lengths": lengths}
         stopped, first = jax.lax.stop_gradient(trainable), targets.latents[:, :, :1]
@@ -223,11 +227,10 @@ class SyncMV4D:
                 return batch[f"{name}_latents"].astype(jnp.float32)
             return jax.lax.stop_gradient(self.loop.vae.encode_bytes(frozen, batch[name]))
 
-        joint = self.settings.joint_motion
+        if not self.settings.joint_motion:
+            return cycle.Targets(latents("video"), None, None, None)
         tracks = einops.repeat(batch["tracks"], "b n k c -> b v n k c", v=self.options.views)
-        return cycle.Targets(
-            latents("video"), latents("motion") if joint else None, tracks, batch["scale"]
-        )
+        return cycle.Targets(latents("video"), latents("motion"), tracks, batch["scale"])
 
     def latent_terms(
         self,
@@ -276,7 +279,7 @@ class SyncMV4D:
     def _foreground(self, context, batch) -> Array:
         """Loss weights [b v f hl wl 1]: 1, and more where tracked points pass (foreground_gain)."""
         v, f, h, w, _ = self.latent_shape
-        b = batch["tracks"].shape[0]
+        b = batch["view_index"].shape[0]
         if not self.options.foreground_gain:
             return jnp.ones((b, 1, 1, 1, 1, 1), jnp.float32)
         points = einops.repeat(batch["tracks"], "b n k c -> b v n k c", v=v)
@@ -297,6 +300,16 @@ class SyncMV4D:
         return 1.0 + self.options.foreground_gain * marked
 
     def _check(self, door: str, arrays: dict[str, Array], axes: dict[str, str]) -> None:
+        wanted = schema.CAMERAS if self.cameras else ()
+        if door == "loss" and (self.settings.joint_motion or self.options.foreground_gain):
+            wanted = (*schema.CAMERAS, *schema.TRACKED)
+        if missing := [key for key in wanted if arrays.get(key) is None]:
+            raise ValueError(
+                f"task {self.name}, {door}: no {', '.join(missing)} (records of videos alone?): "
+                "motion wants tracks and cameras. Add calibration and surfaces (docs/robots.md), "
+                "or switch it off: --config=configs/ablations/multi_view.py, "
+                "config.task.foreground_gain=0"
+            )
         base.check(f"task {self.name}, {door}", arrays, axes, **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
