@@ -1267,15 +1267,22 @@ CYCLE = [
         (
             "line-5 line-6",
             "video, motion and tracks have one noise",
-            "noise = jax.random.normal(keys[name], data.shape, jnp.float32)",
-            'noise = jax.random.normal(keys["video"], data.shape, jnp.float32)',
+            "{name: jax.random.normal(keys[name], x.shape, jnp.float32)",
+            '{name: jax.random.normal(keys["video"], x.shape, jnp.float32)',
             "test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own",
+        ),
+        (
+            "line-7",
+            "feedback of an earlier time is of the time of now",
+            "*diffuse(past).values(), past, context",
+            "*diffuse(t).values(), past, context",
+            "test_feedback_of_an_earlier_time_is_that_of_the_same_noises_there",
         ),
         (
             "9 line-6",
             "the reference frame is noised",
-            "flow.hold_first(video.noisy, targets.latents[:, :, :1])",
-            "flow.hold_first(video.noisy, video.noisy[:, :, :1])",
+            'flow.hold_first(noisy["video"], targets.latents[:, :, :1])',
+            'flow.hold_first(noisy["video"], noisy["video"][:, :, :1])',
             "test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own",
         ),
         (
@@ -1323,15 +1330,15 @@ CYCLE = [
         (
             "line-7 A9 cycle",
             "the feedback pass is not detached",
-            "            detached, targets, video.noisy, motion.noisy,",
-            "            functions, targets, video.noisy, motion.noisy,",
+            "            detached, targets, *diffuse(past)",
+            "            functions, targets, *diffuse(past)",
             "test_no_gradient_comes_from_the_feedback",
         ),
         (
             "line-9 cycle",
             "MJD never gets the feedback",
-            "out = functions.mjd(video.noisy, given, feedback, t, context)",
-            "out = functions.mjd(video.noisy, given, 0 * feedback, t, context)",
+            'out = functions.mjd(noisy["video"], noisy.get("motion"), feedback, t, context)',
+            'out = functions.mjd(noisy["video"], noisy.get("motion"), 0 * feedback, t, context)',
             f"{STEP}[x0_selfcond]",
         ),
         (
@@ -1372,8 +1379,8 @@ CYCLE = [
         (
             "28",
             "the aligner runs although it is switched off",
-            "    if settings.dpa:\n        tracks = diffuse",
-            "    if settings.joint_motion:\n        tracks = diffuse",
+            "    if settings.dpa:\n        with jax.named_scope",
+            "    if settings.joint_motion:\n        with jax.named_scope",
             "tests/tasks/syncmv4d/test_cycle.py::test_switches_leave_out_what_they_name",
         ),
     ),

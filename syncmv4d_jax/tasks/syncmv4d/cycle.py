@@ -168,6 +168,9 @@ class Settings:
       cond: what the feedback's aligner sees in training (A11): "x0_selfcond", "noisy" or "sim".
       grad: gradient of the aligner's loss into MJD (A9): "none" or "scale".
       probability: share of training steps that run the feedback; the others see zero feedback.
+      earlier: share of the steps with feedback whose feedback is of a time above t, nearer to noise
+        (uniform in t..1, the same noises): in sampling it comes from the step before. 0 is the
+        paper's line 7, the same t.
       decoded: share of training steps whose aligner sees MJD's decoded estimate; the others see
         true tracks through the corruption model, which costs no decoding.
       refine_every, refine_last: sampling refines at every n-th step and at the last ones (A22).
@@ -184,6 +187,7 @@ class Settings:
     cond: str = "x0_selfcond"
     grad: str = "none"
     probability: float = 0.5
+    earlier: float = 0.0
     decoded: float = 1.0
     refine_every: int = 5
     refine_last: int = 3
@@ -195,7 +199,7 @@ class Settings:
             raise ValueError(f"cycle.cond: wanted x0_selfcond, noisy or sim, got {self.cond!r}")
         if self.grad not in ("none", "scale"):
             raise ValueError(f"cycle.grad: wanted none or scale, got {self.grad!r}")
-        for name in ("probability", "decoded"):
+        for name in ("probability", "earlier", "decoded"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"cycle.{name}: wanted 0..1, got {getattr(self, name)}")
         if self.cycle and not self.dpa:
@@ -218,7 +222,7 @@ class Diffused(NamedTuple):
 
     noisy: Array
     noise: Array
-    velocity: Array | None = None
+    velocity: Array
 
 
 class Prediction(NamedTuple):
@@ -263,36 +267,42 @@ def train_step(
     """
     keys = dict(zip(DRAWS, jax.random.split(rng, len(DRAWS)), strict=True))
 
-    def diffuse(data: Array, name: str) -> Diffused:
-        noise = jax.random.normal(keys[name], data.shape, jnp.float32)
-        return Diffused(flow.interpolate(data, noise, t), noise)
-
-    video, motion, tracks = diffuse(targets.latents, "video"), None, None
-    video = video._replace(noisy=flow.hold_first(video.noisy, targets.latents[:, :, :1]))
-    feedback = jnp.zeros_like(video.noisy)
+    data = {"video": targets.latents}
     if settings.joint_motion:
-        motion = diffuse(targets.motion_latents, "motion")
+        data["motion"] = targets.motion_latents
     if settings.dpa:
-        tracks = diffuse(functions.normalise(targets.tracks, context), "tracks")
+        data["tracks"] = functions.normalise(targets.tracks, context)
         coin = jax.random.uniform(keys["coin"])
-    if settings.cycle:
-        closed = lambda: feed_back(  # noqa: E731
-            detached, targets, video.noisy, motion.noisy, tracks.noisy, t, context,
-            keys["corrupt"], cond=settings.cond,
+    noise = {name: jax.random.normal(keys[name], x.shape, jnp.float32) for name, x in data.items()}
+
+    def diffuse(t: Array) -> dict[str, Array]:
+        noisy = {name: flow.interpolate(x, noise[name], t) for name, x in data.items()}
+        return noisy | {"video": flow.hold_first(noisy["video"], targets.latents[:, :, :1])}
+
+    def closed() -> Array:
+        past = t
+        if settings.earlier:
+            past = _earlier(t, jax.random.fold_in(keys["coin"], 1), settings.earlier)
+        return feed_back(
+            detached, targets, *diffuse(past).values(), past, context, keys["corrupt"],
+            cond=settings.cond,
         )  # fmt: skip
+
+    noisy = diffuse(t)
+    feedback = jnp.zeros_like(noisy["video"])
+    if settings.cycle:
         feedback = jax.lax.cond(coin < settings.probability, closed, lambda: feedback)
     with jax.named_scope("denoise"):
-        given = motion.noisy if motion else None
-        out = functions.mjd(video.noisy, given, feedback, t, context)
-    video = video._replace(velocity=out.velocity)
-    if motion:
-        motion = motion._replace(velocity=out.motion_velocity)
-    confidence = None
-    if tracks:
+        out = functions.mjd(noisy["video"], noisy.get("motion"), feedback, t, context)
+    video = Diffused(noisy["video"], noise["video"], out.velocity)
+    motion, tracks, confidence = None, None, None
+    if settings.joint_motion:
+        motion = Diffused(noisy["motion"], noise["motion"], out.motion_velocity)
+    if settings.dpa:
         with jax.named_scope("align"):
             coarse = _coarse(functions, targets, motion, out, t, context, keys, coin, settings)
-            velocity = functions.dpa(tracks.noisy, coarse, t, context)
-        tracks = tracks._replace(velocity=velocity)
+            velocity = functions.dpa(noisy["tracks"], coarse, t, context)
+        tracks = Diffused(noisy["tracks"], noise["tracks"], velocity)
         confidence = jax.lax.stop_gradient(coarse.confidence)
     return Prediction(video, motion, tracks, out.scale, feedback, confidence)
 
@@ -328,6 +338,12 @@ def feed_back(
     velocity = functions.dpa(tracks_t, coarse, t, context)
     metres = functions.denormalise(flow.to_data(tracks_t, velocity, t), context)
     return functions.encode(metres, scale, functions.warp(pseudo[:, :, 0], scale, context), context)
+
+
+def _earlier(t: Array, rng: Array, share: float) -> Array:
+    """t [b], and for about this share of the samples uniform in t..1 instead."""
+    coin, far = jax.random.uniform(rng, (2, *t.shape))
+    return jnp.where(coin < share, t + (1 - t) * far, t)
 
 
 def _coarse(functions, targets, motion, out, t, context, keys, coin, settings) -> Coarse:

@@ -78,6 +78,37 @@ def test_a_step_without_feedback_gives_zeros_to_mjd():
     close(denoised(out), lines.denoised[:3])
 
 
+def test_feedback_of_an_earlier_time_is_that_of_the_same_noises_there():
+    """Half of the samples: line 7 at a time above t, the other lines at t as ever."""
+    truth, functions = tagged.targets(), (tagged.make(), tagged.make(1.3))
+    far, times = 0, []
+    for seed in range(12):
+        out = run(cycle.Settings(probability=1.0, earlier=0.5), seed=seed)
+        same = run(cycle.Settings(probability=1.0), seed=seed)
+        close(out.video.noisy, same.video.noisy)
+        key = jax.random.split(jax.random.key(seed), len(cycle.DRAWS))[cycle.DRAWS.index("coin")]
+        past = cycle._earlier(T, jax.random.fold_in(key, 1), 0.5)
+        times.append(np.asarray(past))
+        mix = lambda x, noise, past=past: (  # noqa: E731
+            (1 - tagged.over(past, x)) * x + tagged.over(past, x) * noise
+        )
+        video = mix(truth.latents, out.video.noise).at[:, :, 0].set(truth.latents[:, :, 0])
+        clean = functions[0].normalise(truth.tracks, None)
+        noisy = video, mix(truth.motion_latents, out.motion.noise), mix(clean, out.tracks.noise)
+        fed = cycle.feed_back(
+            functions[1], truth, *noisy, past, None, jax.random.key(0), cond="x0_selfcond"
+        )
+        close(out.feedback, fed)
+        moved = np.abs(out.feedback - same.feedback).reshape(len(T), -1).max(1) > 1e-4
+        np.testing.assert_array_equal(moved, times[-1] > T + 1e-3)
+        lines = functions[0].mjd(out.video.noisy, out.motion.noisy, out.feedback, T, None)
+        close(out.video.velocity, lines.velocity)
+        far += moved.sum()
+    assert 6 <= far <= 18  # of 24
+    assert np.min(times - np.asarray(T)) >= 0 and np.max(times) <= 1
+    assert np.std(np.stack(times)[:, 0]) > 0.1
+
+
 def test_steps_that_are_not_decoded_align_corrupted_tracks():
     out = run(cycle.Settings(probability=1.0, decoded=0.0))
     close(out.tracks.velocity, wanted(out, decoded=False).track_velocity)
