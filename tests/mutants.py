@@ -1274,8 +1274,8 @@ CYCLE = [
         (
             "line-7",
             "feedback of an earlier time is of the time of now",
-            "*diffuse(past).values(), past, context",
-            "*diffuse(t).values(), past, context",
+            "x, motion, tracks = diffuse(past).values()",
+            "x, motion, tracks = diffuse(t).values()",
             "test_feedback_of_an_earlier_time_is_that_of_the_same_noises_there",
         ),
         (
@@ -1330,8 +1330,8 @@ CYCLE = [
         (
             "line-7 A9 cycle",
             "the feedback pass is not detached",
-            "            detached, targets, *diffuse(past)",
-            "            functions, targets, *diffuse(past)",
+            "            detached, targets, x, motion, tracks,",
+            "            functions, targets, x, motion, tracks,",
             "test_no_gradient_comes_from_the_feedback",
         ),
         (

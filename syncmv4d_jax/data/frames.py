@@ -133,7 +133,9 @@ class Video:
             )
         return found
 
-    def read(self, index: np.ndarray, box: transforms.Box, size: tuple[int, int]) -> np.ndarray:
+    def read(
+        self, index: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
+    ) -> np.ndarray:
         """Decodes the frames `index` [n] (not decreasing), cut to `box`, resized to `size`.
 
         Decoding starts at the key frame before the first one and ends at the last one.
@@ -261,7 +263,10 @@ def _check(frame: av.VideoFrame, stored: tuple[int, int], turn: tuple[bool, int,
 
 
 def _shrink(
-    frame: av.VideoFrame, turn: tuple[bool, int, int], box: transforms.Box, size: tuple[int, int]
+    frame: av.VideoFrame,
+    turn: tuple[bool, int, int],
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
 ) -> np.ndarray:
     """Returns `box` of a frame, as it is shown, at `size`: [h w 3] uint8.
 

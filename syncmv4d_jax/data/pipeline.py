@@ -275,7 +275,7 @@ class Examples:
         return chosen
 
     def _view(self, window: records.Window, view: records.View) -> dict[str, np.ndarray]:
-        result = {}
+        result: dict[str, np.ndarray] = {}
         if self.latents and self.cache:
             values = self.cache.view(window, view)
             for key in ("video_latents", "motion_latents"):

@@ -273,7 +273,8 @@ def statistics(dataset: Dataset, key: str) -> tuple[np.ndarray, np.ndarray]:
     if path.is_file():
         own = reading.values(path).get(key)
         if own is not None:
-            return tuple(np.asarray(own[x], np.float64).reshape(-1) for x in ("mean", "std"))
+            mean, std = (np.asarray(own[x], np.float64).reshape(-1) for x in ("mean", "std"))
+            return mean, std
     path = dataset.root / "meta/episodes_stats.jsonl"
     rows = lerobot_layout.lines(path) if path.is_file() else []
     each = [row["stats"][key] for row in rows if key in row["stats"]]

@@ -283,10 +283,11 @@ def train_step(
         past = t
         if settings.earlier:
             past = _earlier(t, jax.random.fold_in(keys["coin"], 1), settings.earlier)
+        x, motion, tracks = diffuse(past).values()
+        cond = settings.cond
         return feed_back(
-            detached, targets, *diffuse(past).values(), past, context, keys["corrupt"],
-            cond=settings.cond,
-        )  # fmt: skip
+            detached, targets, x, motion, tracks, past, context, keys["corrupt"], cond=cond
+        )
 
     noisy = diffuse(t)
     feedback = jnp.zeros_like(noisy["video"])
@@ -295,7 +296,7 @@ def train_step(
     with jax.named_scope("denoise"):
         out = functions.mjd(noisy["video"], noisy.get("motion"), feedback, t, context)
     video = Diffused(noisy["video"], noise["video"], out.velocity)
-    motion, tracks, confidence = None, None, None
+    motion = tracks = confidence = None
     if settings.joint_motion:
         motion = Diffused(noisy["motion"], noise["motion"], out.motion_velocity)
     if settings.dpa:

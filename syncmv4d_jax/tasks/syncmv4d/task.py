@@ -300,7 +300,7 @@ class SyncMV4D:
         return 1.0 + self.options.foreground_gain * marked
 
     def _check(self, door: str, arrays: dict[str, Array], axes: dict[str, str]) -> None:
-        wanted = schema.CAMERAS if self.cameras else ()
+        wanted: tuple[str, ...] = schema.CAMERAS if self.cameras else ()
         if door == "loss" and (self.settings.joint_motion or self.options.foreground_gain):
             wanted = (*schema.CAMERAS, *schema.TRACKED)
         if missing := [key for key in wanted if arrays.get(key) is None]:
