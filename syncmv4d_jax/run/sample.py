@@ -68,29 +68,55 @@ def run(config: Any, workdir: str | Path) -> None:
                 done += 1
                 bar.update(_steps(settings, task, 1) // len(_seeds(settings)))
                 continue
-            batch = {k: jnp.asarray(arrays[k])[None] for k in schema.CONDITIONS if k in arrays}
-            if "anchors" in arrays:
-                seen = arrays["anchors"], arrays["anchor_valid"]
-                anchors.check_anchors(*seen, size=task.clip.size, where=f"sample {name}")
-            if "images" in arrays:
-                pixels = jnp.asarray(arrays["images"])[None, :, None]
-                batch["first"] = task.encode(params, pixels)
-            rng = jax.random.fold_in(
-                jax.random.key(seed), run_inputs.stable_hash(str(arrays.get("id", name)))
-            )
-            drawn, chosen = _best(settings, task, params, batch, rng, bar)
-            result = shown(task.decode(params, drawn))
-            if "anchor_confidence" in result:
-                anchors.check_confidence(result["anchor_confidence"], where=f"sample {name}")
-            meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
+            report = functools.partial(_advance, bar, bar.n)
+            result, meta = make(own, task, params, name, seed, arrays, progress=report)
             meta |= {"weights": weights, "command": assembly.command(), "recipe": made_from}
-            if "reused_steps" in result:
-                meta["reused_steps"] = int(result["reused_steps"])
             samples.write(target / name, result, arrays, meta)
             if not samples.made(target / name, made_from):
                 raise OSError(f"{target / name}: was written, but is not whole on disk")
             made += 1
     log.info("sampling: %d made, %d done before", made, done)
+
+
+def make(
+    own: sections.Sections,
+    task: base.Sampled,
+    params: base.Params,
+    name: str,
+    seed: int,
+    arrays: dict[str, np.ndarray],
+    *,
+    progress: base.Progress | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Makes one sample.
+
+    Args:
+      arrays: unbatched, as `inputs.of_config` yields them.
+      progress: called with (steps done, steps) of all draws.
+
+    Returns:
+      The sample as results/samples.py writes it, and its meta without what it was made from.
+
+    Raises:
+      ValueError: query pixels that are outside of the images, or that no view sees.
+    """
+    batch = {k: jnp.asarray(arrays[k])[None] for k in schema.CONDITIONS if k in arrays}
+    if "anchors" in arrays:
+        seen = arrays["anchors"], arrays["anchor_valid"]
+        anchors.check_anchors(*seen, size=task.clip.size, where=f"sample {name}")
+    if "images" in arrays:
+        batch["first"] = task.encode(params, jnp.asarray(arrays["images"])[None, :, None])
+    rng = jax.random.fold_in(
+        jax.random.key(seed), run_inputs.stable_hash(str(arrays.get("id", name)))
+    )
+    drawn, chosen = _best(own.sample, task, params, batch, rng, progress)
+    result = shown(task.decode(params, drawn))
+    if "anchor_confidence" in result:
+        anchors.check_confidence(result["anchor_confidence"], where=f"sample {name}")
+    meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
+    if "reused_steps" in result:
+        meta["reused_steps"] = int(result["reused_steps"])
+    return result, meta
 
 
 def shown(sample: base.Sample) -> dict[str, np.ndarray]:
@@ -127,7 +153,7 @@ def _best(
     params: base.Params,
     batch: base.Batch,
     rng: jax.Array,
-    bar: tqdm,
+    progress: base.Progress | None,
 ) -> tuple[base.Sample, dict[str, Any]]:
     """Returns the sample and, with `sample.best_of` > 1, what was chosen by, for meta.json.
 
@@ -136,7 +162,10 @@ def _best(
     """
     count, scores = settings.best_of, list[float]()
     for draw in range(count):
-        report = functools.partial(_advance, bar, bar.n)
+        report = None
+        if progress is not None:
+            before, steps = draw * task.sampling.steps, count * task.sampling.steps
+            report = lambda done, _, b=before, n=steps: progress(b + done, n)  # noqa: E731
         key = rng if draw == 0 else jax.random.fold_in(rng, draw)
         found = task.sample(params, batch, key, progress=report)
         if count == 1:
