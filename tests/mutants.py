@@ -2108,6 +2108,102 @@ AGAIN = [
             "test_a_finished_run_is_left_alone_or_refuses",
         ),
     ),
+    *of(
+        "syncmv4d_jax/run/evaluate.py",
+        "tests/run/test_evaluate.py",
+        (
+            "again",
+            "samples of two ways have one mean",
+            "    if differ := recipe.differences(first, second):",
+            "    if (differ := recipe.differences(first, second)) and not first:",
+            "test_samples_of_two_ways_have_no_mean",
+        ),
+        (
+            "again",
+            "the page tells the evaluation's command",
+            """    return "\\n".join(lines) or assembly.command()""",
+            "    return assembly.command()",
+            "test_samples_of_two_ways_have_no_mean",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/web/report.py",
+        "tests/run/test_evaluate.py",
+        (
+            "again",
+            "a page without a truth says nothing of the samples",
+            """    own = [] if "true_video" in sample else notes.without_truth(sample)""",
+            "    own = notes.of(None) or []",
+            "test_a_page_without_a_truth_says_what_the_samples_say_of_themselves",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/web/notes.py",
+        "tests/results/web/test_notes.py",
+        (
+            "again",
+            "points outside of the depth range are not counted",
+            "np.mean(~((depth >= near) & (depth <= far)))",
+            "np.mean(~((depth >= 0) | (depth <= far)))",
+            "test_without_a_truth_a_sample_s_own_numbers_speak",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/plan.py",
+        "tests/run/test_plan.py",
+        (
+            "again",
+            "programs of another configuration are taken",
+            """mesh, row["batch"], row.get("recipe")""",
+            """mesh, row["batch"]""",
+            "test_what_was_compiled_for_another_configuration_is_not_taken",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/embedded.py",
+        "tests/run/test_assembly.py",
+        (
+            "again",
+            "embedded data of another task are taken",
+            """    recipe.claim(root / "recipe.json", made, way="use another --workdir")
+""",
+            "",
+            "test_embedded_data_of_another_task_is_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/assembly.py",
+        "tests/run/test_assembly.py",
+        (
+            "again",
+            "records in a bucket are a folder",
+            """            disk.local(getattr(made[name], key), where=f"config.{name}.{key}")""",
+            """            disk.local("", where=f"config.{name}.{key}")""",
+            "test_addresses_are_refused_by_name[data.records]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/tfds_builder.py",
+        "tests/data/test_tfds_builder.py",
+        (
+            "again",
+            "a dataset of other records is taken",
+            """name=recipe.content(self._reader.root / "index.json")""",
+            """name=recipe.mark("index")""",
+            "test_records_that_changed_make_another_dataset",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/export.py",
+        "tests/results/test_export.py",
+        (
+            "again",
+            "another's files are removed by an export",
+            "    if others := [",
+            "    if others := not folder.name and [",
+            "test_ply_sequence",
+        ),
+    ),
 ]
 
 ROBOTS = [

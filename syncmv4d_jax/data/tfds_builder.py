@@ -4,9 +4,10 @@
     builder.download_and_prepare()
     source = builder.as_data_source("train")         # random access, without TensorFlow
 
-An example is one view of a clip, with the clip's tracks and text. Files are ArrayRecord, written
-and read without TensorFlow. Training reads the records themselves (pipeline.py): there the tracks
-are stored once a clip, not once a view.
+The dataset has a configuration named after the content of the records' index: records that were
+prepared otherwise since make another one beside it. An example is one view of a clip, with the
+clip's tracks and text. Files are ArrayRecord, written and read without TensorFlow. Training reads
+the records themselves (pipeline.py): there the tracks are stored once a clip, not once a view.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import recipe, schema
 from syncmv4d_jax.data import records
 
 
@@ -39,7 +40,9 @@ class SyncMV4D(tfds.core.GeneratorBasedBuilder):
             raise ValueError(
                 f"{records}: records of videos alone, without tracks: use data/pipeline.py"
             )
-        super().__init__(data_dir=str(data_dir), file_format="array_record", **options)
+        made_from = tfds.core.BuilderConfig(name=recipe.content(self._reader.root / "index.json"))
+        options |= {"file_format": "array_record", "config": made_from}
+        super().__init__(data_dir=str(data_dir), **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         have = self._reader.settings

@@ -6,6 +6,7 @@ ply   a folder: frame_0000.ply, ..., and tracks.npz: MeshLab, Blender, CloudComp
 rrd   points, trails, cameras and videos on one time line: rerun (needs rerun-sdk)
 """
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import einops
 import numpy as np
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.results import clouds as point_clouds
 from syncmv4d_jax.results import gltf, samples, usd
 
@@ -60,26 +62,37 @@ def write(kind: str, source: str | Path, target: str | Path, *, views: bool = Fa
         paint = point_clouds.colours(sample["tracks"])
         writer(target, clouds, paint, fps=samples.fps(sample), cameras=_rig(sample))
     elif kind == "ply":
-        ply(target, sample["tracks"])
-        shutil.copyfile(source / "tracks.npz", target / "tracks.npz")
+        ply(target, sample["tracks"], source / "tracks.npz")
     else:
         rerun(target, source, sample, clouds)
     return target
 
 
-def ply(folder: str | Path, tracks: np.ndarray) -> None:
-    """Writes frame_0000.ply, ... of tracks [n k 3], metres; points that are not finite are left out
-    of their frame."""
+def ply(folder: str | Path, tracks: np.ndarray, arrays: str | Path) -> None:
+    """Writes frame_0000.ply, ... of tracks [n k 3], metres, and a copy of `arrays`.
+
+    Points that are not finite are left out of their frame. A former export there is replaced.
+
+    Raises:
+      FileExistsError: the folder has other files.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    there = sorted(path.name for path in folder.glob("*"))
+    if others := [name for name in there if not re.fullmatch(r"frame_\d+\.ply|tracks\.npz", name)]:
+        raise FileExistsError(
+            f"{folder} has files that are no export's ({', '.join(others[:3])}); give another --out"
+        )
     paint = point_clouds.colours(tracks)
     layout = np.dtype([("place", "<f4", 3), ("colour", "u1", 3)])
-    for n, points in enumerate(np.asarray(tracks)):
-        kept = np.isfinite(points).all(-1)
-        rows = np.empty(kept.sum(), layout)
-        rows["place"], rows["colour"] = points[kept], paint[kept]
-        data = PLY.format(count=len(rows)).encode() + rows.tobytes()
-        (folder / f"frame_{n:04d}.ply").write_bytes(data)
+    with disk.whole(folder) as partial:
+        partial.mkdir()
+        for n, points in enumerate(np.asarray(tracks)):
+            kept = np.isfinite(points).all(-1)
+            rows = np.empty(kept.sum(), layout)
+            rows["place"], rows["colour"] = points[kept], paint[kept]
+            data = PLY.format(count=len(rows)).encode() + rows.tobytes()
+            (partial / f"frame_{n:04d}.ply").write_bytes(data)
+        shutil.copyfile(arrays, partial / "tracks.npz")
 
 
 def _rig(sample: Mapping[str, Any]) -> dict[str, Any] | None:

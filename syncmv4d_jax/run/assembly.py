@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from syncmv4d_jax import configuration, tree
+from syncmv4d_jax import configuration, disk, tree
 from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
@@ -28,6 +28,12 @@ READ = {
     "sample": sections.SampleConfig,
     "evaluate": sections.EvaluateConfig,
     "plan": sections.PlanConfig,
+}
+PLACES = {  # keys that name files
+    "data": ("records", "cache"),
+    "text": ("weights",),
+    "sample": ("images", "prompts", "features"),
+    "evaluate": ("samples", "features", "priors"),
 }
 PLAIN = ("mode", "seed", "task", "weights", "mesh", "sharding", "stages")
 
@@ -47,6 +53,7 @@ def read(config: ml_collections.ConfigDict, name: str = "") -> sections.Sections
         mesh = dict(config.get("mesh", {"fsdp": -1}))
         configuration.check_keys(mesh, meshes.AXES, "config.mesh", "axes")
         rules = meshes.parse_rules(config.get("sharding", ()))
+    _check_local(made, config.get("weights", {}))
     if not made["optim"].steps:
         made["optim"] = dataclasses.replace(made["optim"], steps=made["train"].steps)
     return sections.Sections(
@@ -59,6 +66,15 @@ def read(config: ml_collections.ConfigDict, name: str = "") -> sections.Sections
         source=config,
         **made,
     )
+
+
+def _check_local(made: dict[str, Any], weights: Any) -> None:
+    """Refuses addresses where a configuration names files: nothing here reads them."""
+    for name, keys in PLACES.items():
+        for key in keys:
+            disk.local(getattr(made[name], key), where=f"config.{name}.{key}")
+    for part, path in weights.items():
+        disk.local(path, where=f"config.weights.{part}")
 
 
 def stages(config: ml_collections.ConfigDict) -> list[sections.Sections]:

@@ -7,6 +7,7 @@ single changed element changes it. `Store.restore` recomputes it and falls back 
 step.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,17 @@ class Trained:
         return tree.unflatten(self._whole(lambda path: _read(path, how)))
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def meta(path: Path) -> dict[str, Any]:
     """Returns what was given to `Store.save` beside the state; `path`: of one step.
 
@@ -359,7 +371,8 @@ def meta(path: Path) -> dict[str, Any]:
 
 def _leaves(path: Path) -> tuple[str, dict[str, Any], Any]:
     """Returns the key of the weights in the state ("ema" or "params"), their leaves, the state."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    # Orbax misses a file there that only a lone item has, and says so at each start.
+    with _quiet("absl"), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         whole = dict(reader.metadata(path / "state").item_metadata)
     part = "ema" if whole["ema"] else "params"
     return part, tree.flatten(whole[part]), whole

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from syncmv4d_jax import recipe
 from syncmv4d_jax.data import cache, clips, prepare
 from syncmv4d_jax.data.scenes import hand, motion, objects, scene
 from syncmv4d_jax.data.sources import mano, recordings, taco
@@ -31,7 +32,8 @@ def ensure(config: Any, workdir: str | Path) -> None:
     """Makes the data and points `config.data`, `config.text` and `config.weights` at it.
 
     Raises:
-      ValueError: a task that does not say what it needs, or needs scenes that nobody makes.
+      ValueError: a task that does not say what it needs, needs scenes that nobody makes, or other
+        data than the folder has.
     """
     task = base.serves(assembly.task(config), base.Embedded, 'config.data.name="embedded"')
     wants, root = task.embedded(), Path(workdir) / "embedded"
@@ -40,6 +42,8 @@ def ensure(config: Any, workdir: str | Path) -> None:
             f'config.data.name="embedded": task {config.task.name!r} wants scenes '
             f"{wants.source!r}, there are {sorted(SOURCES)}"
         )
+    made = recipe.of(wants=wants._asdict(), scenes=SCENES, picture=PICTURE)
+    recipe.claim(root / "recipe.json", made, way="use another --workdir")
     settings = clips.Settings(
         size=wants.size,
         frames=wants.frames,

@@ -29,11 +29,12 @@ from syncmv4d_jax.metrics.networks import definitions as network_definitions
 from syncmv4d_jax.metrics.networks import evaluators
 from syncmv4d_jax.results import curves, samples
 from syncmv4d_jax.results.web import report
-from syncmv4d_jax.run import assembly, inputs, sections
+from syncmv4d_jax.run import assembly, inputs, resume, sections
 from syncmv4d_jax.run import truth as truths
 
 log = logging.getLogger(__name__)
 VERSION = 2
+ONE = ("id", "prompt", "seed", "inputs", "anchors")  # of a sample's recipe: its own
 Examples = Callable[[sections.Sections, str], Iterable[tuple[str, dict[str, Any]]]]
 
 
@@ -54,7 +55,8 @@ def run(
 
     Raises:
       FileNotFoundError: no samples, or a damaged one.
-      ValueError: no sample has a ground truth, or one does not fit its own.
+      ValueError: no sample has a ground truth, one does not fit its own, or some were made with
+        other weights or settings than others.
     """
     workdir, settings = Path(workdir), assembly.read(config)
     folder = Path(settings.evaluate.samples or workdir / "samples")
@@ -93,9 +95,12 @@ def _scores(
     blurs: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     triplets: dict[str, str] = {}
+    way: tuple[str, dict[str, Any]] | None = None  # how the first one was made
     mine = {name: found[name] for name in summary.share(sorted(found))}
     for name, truth in _matched(settings, examples, mine, quiet=jax.process_index() > 0):
         sample = samples.read(mine[name])
+        way = way or (name, sample["meta"].get("recipe", {}))
+        _same_way(way, (name, sample["meta"].get("recipe", {})))
         points = truths.points(sample, truth, name)
         others = truths.others(sample, truth, learned)
         scores[name], blurred = scene.score(sample, truth, name, points=points, others=others)
@@ -106,6 +111,16 @@ def _scores(
     blurs = {name: {s: x for s, x in pairs} for name, pairs in summary.gather(blurs).items()}
     shared = summary.gather(facts).get("facts", {}) | {"triplets": summary.gather(triplets)}
     return summary.gather(scores), blurs, shared
+
+
+def _same_way(one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]) -> None:
+    """Refuses numbers over samples of different weights or settings."""
+    first, second = ({k: x for k, x in r.items() if k not in ONE} for _, r in (one, other))
+    if differ := recipe.differences(first, second):
+        raise recipe.Other(
+            f"samples {one[0]} and {other[0]} were made in two ways ({'; '.join(differ)}): one "
+            "mean of both says nothing; sample again, which makes those that are not of the last"
+        )
 
 
 def _results(
@@ -127,6 +142,7 @@ def _results(
         "best_robust_window": window,
         "not_evaluated": sorted(found.keys() - scores.keys()),
         "command": assembly.command(),
+        "recipe": _recipe(settings, {name: found[name] for name in scores}),
     }  # fmt: skip
     pairs = (_pair(found[n], t, n) for n, t in _matched(settings, examples, found, quiet=True))
     networks = evaluators.run(
@@ -152,6 +168,20 @@ def _results(
         count=len(scores),
     )
     log.info("%s\n%s", workdir / "eval.json", text)
+
+
+def _recipe(settings: sections.Sections, found: Mapping[str, Path]) -> dict[str, Any]:
+    """What the numbers were made from; weights of networks by content."""
+    wanted = settings.evaluate
+    metas = {name: recipe.read(path / "meta.json") or {} for name, path in found.items()}
+    return recipe.of(
+        version=VERSION,
+        split=wanted.split,
+        records=resume.records_mark(settings),
+        matcher=wanted.matcher,
+        features=recipe.content(wanted.features) if wanted.features else "",
+        samples={name: recipe.mark(meta.get("recipe", {})) for name, meta in metas.items()},
+    )
 
 
 def _show(settings: sections.Sections, workdir: Path, found: Mapping[str, Path]) -> None:
@@ -253,7 +283,7 @@ def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any
         "views": views,
         "points": int(points),
         "object": chosen if "object_points" in truth else f"{chosen} more than {scene.MOVED} m",
-        "sampling": {k: x for k, x in sample["meta"].items() if k not in ("id", "prompt")},
+        "sampling": {k: x for k, x in sample["meta"].items() if k not in report.APART},
     }
 
 
@@ -261,8 +291,8 @@ def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, An
     """What the report shows of one sample: of its points those whose truth is known."""
     sample = samples.read(path)
     shown = {"id": name, "meta": sample["meta"], "video": sample["video"]}
-    own = ("motion", "tracks", "tracks_per_view", "scale", "intrinsics", "extrinsics")
-    shown |= {key: sample[key] for key in own if key in sample}
+    own = [*samples.CAMERAS, "motion", "tracks", "tracks_per_view", "scale", "confidence"]
+    shown |= {key: sample[key] for key in (*own, "anchor_valid") if key in sample}
     for key in ("video", "motion", "scale", "intrinsics", "extrinsics"):
         if key in truth:
             shown[f"true_{key}"] = np.asarray(truth[key])

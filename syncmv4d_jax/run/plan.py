@@ -11,7 +11,9 @@ some of their parts switched off, and where it samples the largest program of sa
 `until="memory"` stops once the compiler has assigned the memory (`plan_memory`): a minute for ten.
 Rows of kind "memory" give all bytes that a program is assigned, a little more than its peak.
 
-Written are `plan.json` and `plan.md`. What is on disk is not compiled again.
+Written are `plan.json` and `plan.md`. What is on disk is not compiled again, as long as task,
+optimiser, sharding and jax are the same: rows of another configuration stay in the file, and out of
+the table.
 """
 
 import json
@@ -25,7 +27,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from syncmv4d_jax import configuration, tree
+from syncmv4d_jax import configuration, disk, recipe, tree
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines.planning import bounds, compiler, gpus, hlo, pods
 from syncmv4d_jax.machines.planning import report as plan_report
@@ -65,9 +67,28 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         for entry in entries:
             for row in plan(config, settings, topology, devices, entry, report["entries"]):
                 report["entries"] = [x for x in report["entries"] if key(x) != key(row)] + [row]
-                path.write_text(json.dumps(report, indent=1))
-                (Path(workdir) / "plan.md").write_text(plan_report.show(report["entries"]) + "\n")
-    print(plan_report.show(report["entries"]))
+                _write(path, json.dumps(report, indent=1))
+                _write(path.with_suffix(".md"), _table(config, report) + "\n")
+    print(_table(config, report))
+
+
+def _write(path: Path, text: str) -> None:
+    with disk.whole(path) as partial:
+        partial.write_text(text)
+
+
+def _table(config: ml_collections.ConfigDict, report: Mapping[str, Any]) -> str:
+    """The rows of this configuration."""
+    mine = _recipe(config)
+    return plan_report.show([row for row in report["entries"] if row.get("recipe") == mine])
+
+
+def _recipe(config: ml_collections.ConfigDict) -> str:
+    """A mark of what decides a program, beside its entry, machine, mesh and batch."""
+    own = assembly.read(config)
+    train = {key: getattr(own.train, key) for key in ("frozen_dtype", "attention", "sequence")}
+    made = {"task": own.task, "optim": own.optim, "sharding": own.sharding, "train": train}
+    return recipe.mark(recipe.of(**made, jax=jax.__version__))
 
 
 def check(settings: sections.PlanConfig) -> None:
@@ -85,8 +106,9 @@ def check(settings: sections.PlanConfig) -> None:
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns what identifies a planned program: topology, entry, mesh, batch."""
-    return row["topology"], row["entry"], pods.show(row["mesh"]), row["batch"]
+    """Returns what identifies a planned program: topology, entry, mesh, batch, configuration."""
+    mesh = pods.show(row["mesh"])
+    return row["topology"], row["entry"], mesh, row["batch"], row.get("recipe")
 
 
 def load_devices(name: str) -> tuple[pods.Topology, list[Any]]:
@@ -131,7 +153,7 @@ def plan(
     """Returns rows of one entry on one topology: compiled ones first, best first, then estimates.
 
     Args:
-      known: rows of earlier runs, which are not compiled again.
+      known: rows of earlier runs; those of the same recipe are not compiled again.
     """
     own = programs.find(config, entry)
     work = own.work()
@@ -147,14 +169,16 @@ def plan(
         )
     )
     chip = pods.chip_of(topology.chip)
-    rows = []
+    rows, made_from = [], _recipe(config)
     for axes in candidates:
         mesh = meshes.sizes(axes, topology.devices)
         batch = settings.samples * mesh["data"] * mesh["fsdp"]
         row = {"topology": topology.name, "entry": entry, "mesh": mesh, "batch": batch}
+        row["recipe"] = made_from
         rows.append(row | bounds.estimate(_bounded(config, own, work, batch), chip, mesh))
     rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
-    done = {key(row): row for row in known if "compile_s" in row}
+    partly = {"memory"} if settings.until == "whole" else set()
+    done = {key(row): row for row in known if "compile_s" in row and row["kind"] not in partly}
     for i, row in enumerate(rows[: settings.compiled]):
         known_row = done.get(key(row))
         if known_row is not None:

@@ -3,7 +3,7 @@
 Three kinds of settings:
 
     order   seed, records, split, share: another order of examples. Refused.
-    rest    task, optimiser, batch, how examples are read: told, and training goes on with them;
+    rest    task, optimiser, batch, weights, how examples are read: told, and training goes on;
             refused where the stage is finished, as nothing would be made with them.
     others  how often is logged and saved, the mesh, names of folders: not compared.
 
@@ -19,6 +19,7 @@ from typing import Any
 from syncmv4d_jax import recipe
 from syncmv4d_jax.data import records
 from syncmv4d_jax.run import checkpoint, sections
+from syncmv4d_jax.weights import store
 
 log = logging.getLogger(__name__)
 ORDER = ("name", "split", "share")  # of config.data
@@ -34,16 +35,21 @@ def recipe_of(stage: sections.Sections) -> dict[str, Any]:
         del data[place]
     train = stage.train
     return recipe.of(
-        order={"seed": stage.seed, **order, "records": _records(stage)},
+        order={"seed": stage.seed, **order, "records": records_mark(stage)},
         task=stage.task,
         optim=stage.optim,
         batch_size=train.batch_size,
         frozen_dtype=train.frozen_dtype,
         data=data | {"cache": bool(stage.data.cache)},
+        weights={part: _weights_mark(part, path) for part, path in stage.weights.items() if path},
     )
 
 
-def _records(stage: sections.Sections) -> str:
+def _weights_mark(part: str, path: str) -> str:
+    return store.weights_mark(path, part) or recipe.content(path)
+
+
+def records_mark(stage: sections.Sections) -> str:
     """A mark of the index of the records that are read, "" without any."""
     if not stage.data.records:
         return ""

@@ -31,3 +31,19 @@ def test_views_come_back_through_tfds(tmp_path):
         for key in ("visibility", "scale"):
             assert np.array_equal(example[key], wanted[key])
     assert "tensorflow" not in sys.modules
+
+
+def test_records_that_changed_make_another_dataset(tmp_path):
+    """A library takes what lies in its folder as done: here it has another name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from syncmv4d_jax.data import tfds_builder
+
+        lengths = []
+        for count in (2, 3, 2):
+            folder = fake_records.write(tmp_path / f"records{count}", sequences=count)
+            builder = tfds_builder.SyncMV4D(records=folder, data_dir=tmp_path / "tfds")
+            builder.download_and_prepare()
+            lengths.append(len(builder.as_data_source()["train"]))
+    assert lengths == [6, 12, 6]
+    assert len(list((tmp_path / "tfds/syncmv4d").iterdir())) == 2

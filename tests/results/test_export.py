@@ -163,7 +163,7 @@ def test_points_that_are_not_finite(tmp_path):
         gltf.write(tmp_path / "b.glb", {"a": tracks}, np.zeros((3, 3), np.uint8), fps=8)
     gltf.write(tmp_path / "c.glb", {"a": tracks[:1]}, clouds.colours(tracks), fps=8)
     assert "animations" not in Glb((tmp_path / "c.glb").read_bytes()).content
-    export.ply(tmp_path / "p", tracks)
+    export.ply(tmp_path / "p", tracks, tmp_path / "c.glb")
     assert b"element vertex 1\n" in (tmp_path / "p/frame_0003.ply").read_bytes()
 
 
@@ -178,6 +178,12 @@ def test_ply_sequence(sample, tmp_path):
     np.testing.assert_array_equal(rows["colour"], clouds.colours(tracks))
     with np.load(folder / "tracks.npz") as arrays:
         np.testing.assert_array_equal(arrays["tracks"], tracks)
+    export.ply(folder, tracks[:2], sample / "tracks.npz")  # no frame of the former stays
+    assert len(list(folder.iterdir())) == 3
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"no export's \(notes.txt\); give another --out"):
+        export.ply(folder, tracks, sample / "tracks.npz")
+    assert len(list(folder.iterdir())) == 4
 
 
 def test_rerun_is_asked_for_by_name(sample, tmp_path, monkeypatch):

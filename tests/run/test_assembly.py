@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from configs import sections as config_sections
+from configs import taco
+from syncmv4d_jax import recipe
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.run import assembly, checkpoint, optim, sections, train
+from syncmv4d_jax.run import assembly, checkpoint, embedded, optim, sections, train
 from syncmv4d_jax.weights import exports
 
 
@@ -107,3 +109,23 @@ def test_parameters_of_a_sample_come_from_stages_then_from_weights(tmp_path, axe
     np.testing.assert_array_equal(kernel, net["out"]["kernel"].astype(jnp.bfloat16))
     np.testing.assert_array_equal(got["eye"]["in"]["kernel"], init["eye"]["in"]["kernel"])
     assert kernel.dtype == jnp.float32 and kernel.sharding.is_fully_replicated == (axes is None)
+
+
+@pytest.mark.parametrize(
+    "key", ["data.records", "sample.images", "evaluate.samples", "weights.vae"]
+)
+def test_addresses_are_refused_by_name(key):
+    config = base().unlock()
+    section, name = key.split(".")
+    config[section][name] = "gs://bucket/a"
+    with pytest.raises(ValueError, match=f"config.{key}=gs://bucket/a: wanted a folder or file"):
+        assembly.read(config)
+
+
+def test_embedded_data_of_another_task_is_refused(tmp_path):
+    """Before anything is made: what lies there says what it was made for."""
+    config = taco.get_config("debug")
+    recipe.write(tmp_path / "embedded/recipe.json", recipe.of(wants={"points": 7}))
+    with pytest.raises(ValueError, match="wants.points: was 7, is .*; use another --workdir"):
+        embedded.ensure(config, tmp_path)
+    assert len(list((tmp_path / "embedded").iterdir())) == 1

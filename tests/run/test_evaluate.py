@@ -1,6 +1,8 @@
 """Evaluation of samples on disk: known answers, baselines, checks, what is wrong or missing."""
 
 import json
+import re
+import shutil
 
 import fake_samples
 import numpy as np
@@ -268,3 +270,38 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path):
     small = truth | {"video": truth["video"][:, :, :32], "meta": {}}
     with pytest.raises(ValueError, match="another size"):
         scene.score(small, truth, "scene-0", points=truth)
+
+
+def test_samples_of_two_ways_have_no_mean(tmp_path):
+    for name, steps, prompt in (("scene-0", 2, "a"), ("scene-1", 2, "b"), ("scene-2", 50, "c")):
+        own = {
+            "code": 1,
+            "sampling": {"steps": steps},
+            "prompt": prompt,
+            "inputs": {"text": prompt},
+        }
+        meta = {"recipe": own, "command": f"python -m syncmv4d_jax.main --steps={steps}"}
+        fake_samples.write(tmp_path / "samples", name, SCENES[name], meta=meta)
+    said = r"scene-0 and scene-2 were made in two ways \(sampling.steps: was 2, is 50\)"
+    with pytest.raises(ValueError, match=said):
+        evaluated(tmp_path)
+    shutil.rmtree(tmp_path / "samples/scene-2")
+    found = evaluated(tmp_path)
+    assert found["recipe"]["samples"].keys() == {"scene-0", "scene-1"}
+    assert len(set(found["recipe"]["samples"].values())) == 2
+    page = (tmp_path / "report.html").read_text()
+    assert "--steps=2</pre>" in page and "sampling" in page  # how the samples were made, not this
+
+
+def test_a_page_without_a_truth_says_what_the_samples_say_of_themselves(tmp_path):
+    fake_samples.write(
+        tmp_path / "samples", "cat", SCENES["scene-0"], meta={"weights": {"dit": "w"}}
+    )
+    evaluate.run(fake_samples.config(split=""), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    data = json.loads(re.search(r'id="summary">(.*?)</script>', text, re.S)[1])
+    (listed,) = data["samples"]
+    assert len(listed["notes"]) == 3 and "query pixels are valid" in listed["notes"][2]
+    assert json.loads(listed["recipe"])["weights"] == {"dit": "w"}
+    sample = json.loads(re.search(r'id="sample-0">(.*?)</script>', text, re.S)[1])
+    assert "true" not in sample["scene"] or not sample["scene"]["true"]

@@ -288,6 +288,33 @@ def test_plan_of_this_machine(tmp_path, monkeypatch, capsys):
     plan.run(config, tmp_path)
 
 
+def test_what_was_compiled_for_another_configuration_is_not_taken(tmp_path, monkeypatch, capsys):
+    """The compiler stands aside: rows say which configuration they are of."""
+    monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
+    made = []
+
+    def compiled(config, topology, devices, chip, row):
+        made.append(row["entry"])
+        return row | {"kind": "whole", "fits": True, "compile_s": 1.0, "peak_bytes": len(made)}
+
+    monkeypatch.setattr(plan, "_compiled", compiled)
+    monkeypatch.setattr(plan.plan_report, "show", lambda rows: str(len(rows)))
+    config = settings(mesh=(1, 4, 1, 2), compiled=1, entries=("mjd_step",))
+    for _ in range(2):
+        plan.run(config, tmp_path)
+    assert made == ["mjd_step"]
+    config.optim.ema = 0.0
+    plan.run(config, tmp_path)
+    assert made == ["mjd_step"] * 2
+    rows = json.loads((tmp_path / "plan.json").read_text())["entries"]
+    assert len(rows) == 2 and len({row["recipe"] for row in rows}) == 2
+    assert (tmp_path / "plan.md").read_text() == "1\n" and capsys.readouterr().out == "1\n" * 3
+    rows[1]["kind"] = "memory"  # of a run that stopped there: not what is asked for now
+    (tmp_path / "plan.json").write_text(json.dumps({"entries": rows}))
+    plan.run(config, tmp_path)
+    assert len(made) == 3
+
+
 def test_refused_programs_say_what_to_change(monkeypatch):
     monkeypatch.setitem(pods.CHIPS, "cpu", FAKE)
     config = taco.get_config("full")

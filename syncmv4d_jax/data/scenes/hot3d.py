@@ -189,7 +189,7 @@ def write(
     size: tuple[int, int],
     names: tuple[str, ...] = tuple(scene.RIG),
 ) -> Path:
-    """Draws a capture and writes <out>/<id> in the plain layout; recording.json comes last.
+    """Draws a capture and writes <out>/<id> in the plain layout, whole or not at all.
 
     Args:
       size: (height, width) of the videos.
@@ -204,21 +204,22 @@ def write(
     for index in tqdm(range(capture.frames), unit="frame"):
         for name, image in renderer.frame(index).items():
             clips[name].append(image)
-    for name, clip in clips.items():
-        taco_writer.write_video(folder / f"{name}.mp4", np.stack(clip))
-    taco_writer.write_calibration(folder / "cameras.json", renderer.cameras)
-    for role, name in zip(taco.NAMES, capture.tracked, strict=True):
-        vertices, faces, _ = capture.meshes[name]
-        surfaces.write(folder / "surfaces", surfaces.Surface(role, faces, vertices))
-    occluders = [name for name in capture.meshes if name not in capture.tracked]
-    for name in occluders:
-        vertices, faces, _ = capture.meshes[name]
-        hidden = surfaces.Surface(name.replace(" ", "_"), faces, vertices)
-        surfaces.write(folder / "surfaces", hidden)
-    surfaces.write(folder / "surfaces", scene.table(capture.frames))
-    tool, target = (name.replace("_", " ") for name in capture.tracked[2:])
-    text = {"fps": taco.FPS, "action": action, "tool": tool, "target": target}
-    text["occluders"] = [*(name.replace(" ", "_") for name in occluders), "table"]
-    with disk.whole(folder / "recording.json") as partial:
-        partial.write_text(json.dumps(text))
+    with disk.whole(folder) as partial:  # nothing of a former import stays in it
+        partial.mkdir()
+        for name, clip in clips.items():
+            taco_writer.write_video(partial / f"{name}.mp4", np.stack(clip))
+        taco_writer.write_calibration(partial / "cameras.json", renderer.cameras)
+        for role, name in zip(taco.NAMES, capture.tracked, strict=True):
+            vertices, faces, _ = capture.meshes[name]
+            surfaces.write(partial / "surfaces", surfaces.Surface(role, faces, vertices))
+        occluders = [name for name in capture.meshes if name not in capture.tracked]
+        for name in occluders:
+            vertices, faces, _ = capture.meshes[name]
+            hidden = surfaces.Surface(name.replace(" ", "_"), faces, vertices)
+            surfaces.write(partial / "surfaces", hidden)
+        surfaces.write(partial / "surfaces", scene.table(capture.frames))
+        tool, target = (name.replace("_", " ") for name in capture.tracked[2:])
+        text = {"fps": taco.FPS, "action": action, "tool": tool, "target": target}
+        text["occluders"] = [*(name.replace(" ", "_") for name in occluders), "table"]
+        (partial / "recording.json").write_text(json.dumps(text))
     return folder

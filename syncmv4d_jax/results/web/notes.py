@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from syncmv4d_jax.geometry import cameras
+
 FAR = 2.0  # standard deviations over scenes: a value worse than this is named
 FEWEST = 8  # scenes below which nothing is far from the others
 NAMED = 4  # metrics in one note
@@ -46,6 +48,28 @@ def of(evaluation: Mapping[str, Any] | None) -> dict[str, list[str]]:
             found[name].append("some points are not finite")
     for name, text in _far(evaluation["definitions"], cells).items():
         found[name].append(text)
+    return found
+
+
+def without_truth(sample: Mapping[str, Any]) -> list[str]:
+    """Returns what a sample's own numbers hold against it, where no truth does.
+
+    Args:
+      sample: of `samples.read`; what of tracks_per_view [v n k 3] metres, scale [v 2] metres,
+        extrinsics [v 3 4], confidence [v n k] and anchor_valid [v k] it has.
+    """
+    found = []
+    if {"tracks_per_view", "scale", "extrinsics"} <= sample.keys():
+        depth = cameras.to_camera(sample["tracks_per_view"], sample["extrinsics"])[..., 2]
+        near, far = np.asarray(sample["scale"], np.float64).T[:, :, None, None]
+        share = np.mean(~((depth >= near) & (depth <= far)))
+        found.append(f"{share:.1%} of the points lie outside of the predicted depth range")
+    if "confidence" in sample:
+        found.append(f"mean confidence of the points {np.mean(sample['confidence']):.2f}")
+    if "anchor_valid" in sample:
+        valid = np.asarray(sample["anchor_valid"], bool)
+        counts = ", ".join(str(n) for n in valid.sum(1))
+        found.append(f"{counts} of {valid.shape[1]} query pixels are valid, by view")
     return found
 
 

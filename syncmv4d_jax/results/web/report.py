@@ -24,6 +24,7 @@ from syncmv4d_jax.results.web import notes, pages, tracks
 BUDGET = 24_000_000  # bytes of embedded samples
 SIZES = ((256, 20), (192, 23), (128, 26), (96, 30))  # tallest video, pixels, and its x264 quality
 CURVE_POINTS = 400
+APART = ("id", "prompt", "warning")  # entries of a sample's meta that the page shows elsewhere
 TABLE = ("value", "se", "n", "unit", "per_sample")
 
 
@@ -44,7 +45,8 @@ def write(
       samples: dicts with id, video [v n h w 3] uint8 and, where there are, meta (prompt, fps),
         motion, true_video, true_motion [v n h w 3] uint8, tracks, true_tracks [n k 3] and
         tracks_per_view [v n k 3] metres, scale, true_scale [v 2] metres, true_intrinsics or
-        intrinsics [v 3 3], true_extrinsics or extrinsics [v 3 4].
+        intrinsics [v 3 3], true_extrinsics or extrinsics [v 3 4]; confidence [v n k] and
+        anchor_valid [v k], for what is said of a sample without a truth.
       evaluation: an eval.json, or None.
       curves: rows of metrics.jsonl (step, loss, loss_*, stage).
       config_text, command: shown as they are.
@@ -118,7 +120,14 @@ def _listed(sample: Mapping[str, Any], remarks: Sequence[str]) -> dict[str, Any]
     """What the page has to know of a sample before it is shown."""
     meta = sample.get("meta", {})
     warning = [meta["warning"]] if meta.get("warning") else []
-    return {"id": sample["id"], "prompt": meta.get("prompt", ""), "notes": [*warning, *remarks]}
+    own = [] if "true_video" in sample else notes.without_truth(sample)
+    known = {key: x for key, x in meta.items() if key not in (*APART, "command")}
+    return {
+        "id": sample["id"],
+        "prompt": meta.get("prompt", ""),
+        "notes": [*warning, *remarks, *own],
+        "recipe": json.dumps(known, indent=1, ensure_ascii=False) if known else "",
+    }
 
 
 def _sample(sample: Mapping[str, Any], tallest: int, quality: int) -> dict[str, Any]:

@@ -74,3 +74,21 @@ def test_what_is_far_from_the_others_is_named_worst_first():
     assert line.startswith("far from the other samples: ") and "RPE 5 (mean 1.4" in line
     assert "PSNR" not in line
     assert notes.of(None) == {}
+
+
+def test_without_a_truth_a_sample_s_own_numbers_speak():
+    truth = fake_samples.truth(0)
+    tracks = np.tile(truth["tracks"], (3, 1, 1, 1))
+    made = {"tracks_per_view": tracks, "scale": truth["scale"], "meta": {}}
+    made |= {"extrinsics": truth["extrinsics"][:, 0], "confidence": np.full(tracks.shape[:3], 0.25)}
+    made["anchor_valid"] = truth["anchor_valid"].copy()
+    made["anchor_valid"][1, :4] = False
+    made["scale"] = made["scale"] + [-1e-3, 1e-3]
+    assert notes.without_truth(made) == [
+        "0.0% of the points lie outside of the predicted depth range",
+        "mean confidence of the points 0.25",
+        "90, 86, 90 of 90 query pixels are valid, by view",
+    ]
+    made["tracks_per_view"][0, :, :9] *= 50
+    assert notes.without_truth(made)[0].startswith("3.3% of the points lie outside")
+    assert notes.without_truth({"meta": {}, "video": 0}) == []

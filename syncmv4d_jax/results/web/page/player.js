@@ -112,7 +112,9 @@ export function show(i) {
   state.sample = load(i);
   $("sample").value = i;
   $("seek").max = state.sample.frames - 1;
-  const {prompt, notes} = samples[i];
+  const {prompt, notes, recipe} = samples[i];
+  $("recipe").textContent = recipe;
+  $("recipe-part").hidden = !recipe;
   $("prompt").textContent = prompt ? `“${prompt}”` : "";
   $("notes").hidden = !notes.length;
   $("notes").replaceChildren(...notes.map(text => make("li", text)));

@@ -12,6 +12,8 @@ export function prepareTracks() {
   const scene = state.sample.scene;
   $("tracks-section").hidden = !scene;
   if (!scene) return;
+  $("true-part").hidden = !scene.true;
+  $("errors-part").hidden = $("colours-part").hidden = !comparable(scene);
   view.home = home(scene);
   if (view.turn === null) view.turn = view.home;
 }
