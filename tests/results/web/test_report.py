@@ -242,6 +242,32 @@ def test_a_browser_plays_turns_sorts_and_shows(made, tmp_path, width):
     assert found["wide"] <= 0 and found["unnamed"] == found["unreachable"] == 0
 
 
+ALONE = """(async () => {
+for (let i = 0; i < 100 && !document.body.dataset.ready; i++)
+  await new Promise(done => setTimeout(done, 50));
+return {boxes: ["true-part", "errors-part", "colours-part"].map(id => $(id).hidden),
+  notes: $("notes").children.length, recipe: $("recipe").textContent,
+  unsaid: $("recipe-part").hidden};
+})()"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("truth", [True, False])
+def test_a_page_without_a_truth_has_no_box_for_it(tmp_path, truth):
+    sample = fake_samples.truth(0)
+    sample |= {"id": "cat", "meta": {"weights": {"dit": "step 3"}}}
+    sample["tracks_per_view"] = np.tile(sample["tracks"], (3, 1, 1, 1))
+    sample["extrinsics"] = sample["extrinsics"][:, 0]
+    if truth:
+        keys = ("video", "tracks", "intrinsics", "extrinsics")
+        sample |= {f"true_{key}": sample[key] for key in keys}
+    path = tmp_path / "report.html"
+    report.write(path, [sample], None, [], "", "main")
+    found = browser.browse(path.read_text(), ALONE, tmp_path / "profile")
+    assert found["boxes"] == [not truth] * 3 and found["notes"] == (0 if truth else 2)
+    assert "step 3" in found["recipe"] and not found["unsaid"]
+
+
 @pytest.mark.browser
 def test_sixty_samples_load(tmp_path, record_property):
     path = tmp_path / "report.html"
