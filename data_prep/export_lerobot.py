@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from prepare_taco import names
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.sources import lerobot_writer
 from syncmv4d_jax.results import samples
 
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--samples", type=Path, required=True, help="folder of samples")
-    add("--out", type=Path, required=True, help="a folder that is not there yet")
+    add("--samples", type=disk.local, required=True, help="folder of samples")
+    add("--out", type=disk.local, required=True, help="a folder that is not there yet")
     add("--views", type=names, required=True, help="names of the views, in their order")
     add("--robot", default="", help="robot_type of info.json")
     add("--codec", choices=sorted(lerobot_writer.CODECS), default="h264")

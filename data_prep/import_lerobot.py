@@ -9,10 +9,10 @@ Run it again to continue; see DIR/480x704/report.html when it is done, and docs/
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 from prepare_taco import names, size
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import episodes, prepare
 
 
@@ -30,8 +30,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--lerobot", type=Path, required=True, help="folder with meta/info.json")
-    add("--out", type=Path, required=True, help="records go to OUT/<h>x<w>")
+    add("--lerobot", type=disk.local, required=True, help="folder with meta/info.json")
+    add("--out", type=disk.local, required=True, help="records go to OUT/<h>x<w>")
     add("--views", type=names, required=True, help="names of the views, e.g. head,left,right")
     add("--cameras", type=pairs, default=(), help="view=camera of views that are called otherwise")
     add("--depth", type=pairs, default=(), help="view=camera: depth of the view's first frame")
@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--least", type=int, default=1, help="views that an episode must have")
     add("--val-share", dest="val", type=float, default=0.1, help="of the episodes")
     add("--test-share", dest="test", type=float, default=0.1, help="of the episodes")
-    add("--heldout-tasks", type=Path, help="file with the text of a task to test on a line")
+    add("--heldout-tasks", type=disk.local, help="file with the text of a task to test on a line")
     add("--seed", type=int, default=0)
     add("--jobs", type=int, default=2, help="processes")
     add("--limit", type=int, default=0, help="first episodes only")
