@@ -178,7 +178,7 @@ def plan(
         rows.append(row | bounds.estimate(_bounded(config, own, work, batch), chip, mesh))
     rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
     partly = {"memory"} if settings.until == "whole" else set()
-    done = {key(row): row for row in known if "compile_s" in row and row["kind"] not in partly}
+    done = {key(row): row for row in known if "compile_s" in row and row.get("kind") not in partly}
     for i, row in enumerate(rows[: settings.compiled]):
         known_row = done.get(key(row))
         if known_row is not None:
