@@ -12,7 +12,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants demo demo-train bench browser plan-gpu lint docs setup clean
+.PHONY: test parity test-all mutants fuzz demo demo-train bench browser plan-gpu lint docs \
+  setup clean
 
 test: $(VENV)/test
 	$(PYTEST)
@@ -25,6 +26,9 @@ test-all: $(VENV)/parity
 
 mutants: $(VENV)/test
 	$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)
+
+fuzz: $(VENV)/test
+	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_ARGS)
 
 demo: $(VENV)/test
 	$(BIN)/python demo/make.py $(DEMO_ARGS)

@@ -1847,8 +1847,8 @@ FILES = [
         (
             "files",
             "sixteen bits are cut off at white",
-            "astype(np.int64) >> 8",
-            "astype(np.int64)",
+            "np.asarray(image) >> 8",
+            "np.asarray(image)",
             "test_sixteen_bits_are_scaled_to_eight",
         ),
         (
@@ -2299,6 +2299,107 @@ ROBOTS = [
     ),
 ]
 
+FUZZ = [
+    *of(
+        "syncmv4d_jax/data/reading.py",
+        "tests/data/test_rigs.py",
+        (
+            "fuzz",
+            "JSON that is too deep ends in a traceback",
+            "    except (ValueError, RecursionError) as error:",
+            "    except ValueError as error:",
+            "test_json_that_is_too_deep_is_named",
+        ),
+        (
+            "fuzz",
+            "the imaginary part of an array is dropped",
+            '"fiubUS"',
+            '"cfiubUS"',
+            "test_arrays_that_cannot_be_read_are_named",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/scenes/hot3d.py",
+        "tests/data/scenes/test_hot3d.py",
+        (
+            "fuzz",
+            "a damaged scan ends in its parser's traceback",
+            "    except Exception as error:  # a damaged header",
+            "    except OSError as error:  # a damaged header",
+            "test_a_scan_that_cannot_be_read_is_named",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/pictures.py",
+        "tests/data/test_pictures.py",
+        (
+            "fuzz",
+            "a damaged picture ends in its parser's traceback",
+            "    except Exception as error:",
+            "    except OSError as error:",
+            "test_damage_of_any_kind_is_named",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/samples.py",
+        "tests/results/test_samples.py",
+        (
+            "fuzz",
+            "damaged tracks of a sample end in a traceback",
+            'reading.arrays(path / "tracks.npz")',
+            'np.load(path / "tracks.npz")',
+            "test_files_of_a_sample_that_cannot_be_read_are_named",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/weights/files.py",
+        "tests/weights/test_forms.py",
+        (
+            "fuzz",
+            "a shape below zero is one",
+            "type(n) is int and n >= 0",
+            "type(n) is int",
+            "test_a_header_that_cannot_be_is_named",
+        ),
+        (
+            "fuzz",
+            "shards may lie anywhere",
+            "if Path(name).name != name]",
+            "if not name]",
+            "test_an_index_of_shards_that_cannot_be_is_named",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/weights/torch_pickle.py",
+        "tests/weights/test_torch_pickle.py",
+        (
+            "fuzz",
+            "a pickle has an unpickler make gigabytes of room",
+            "and int(value) > size",
+            "and int(value) > 2**40",
+            "test_a_value_numbered_beyond_the_file_is_refused",
+        ),
+    ),
+    *of(
+        "tests/fuzz/fuzz_worker.py",
+        "tests/fuzz/test_fuzz.py",
+        (
+            "fuzz",
+            "any error counts as a refusal",
+            "        if not is_named(error, file):",
+            "        if not str(error):",
+            "test_outcomes_are_told_apart",
+        ),
+        (
+            "fuzz",
+            "what is left of a refused input is not looked at",
+            '        if outcome == "refused" and there and not kept:',
+            '        if outcome == "refused" and not there and not kept:',
+            "test_outcomes_are_told_apart",
+        ),
+    ),
+]
+
 TABLE = [
     *MJD,
     *FLOW,
@@ -2310,6 +2411,7 @@ TABLE = [
     *DATA,
     *RECORDS,
     *FILES,
+    *FUZZ,
     *CONFIGS,
     *METRICS,
     *MACHINES,

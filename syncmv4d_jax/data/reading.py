@@ -10,6 +10,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 # Names, in lower case, of what operating systems and network disks leave behind.
 LITTER = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin",
@@ -88,8 +90,29 @@ def values(path: str | Path) -> Any:
 
     try:
         return json.loads(content, object_pairs_hook=once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
+
+
+def arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a .npz: numbers, truth values and texts.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: damaged, or an array of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {key: file[key] for key in file.files}
+    except Exception as error:  # a damaged zip raises whatever its reader runs into
+        raise ValueError(f"{path}: unreadable ({type(error).__name__}: {error})") from error
+    for key, value in found.items():
+        if value.dtype.kind not in "fiubUS":
+            raise ValueError(f"{path}: {key} holds {value.dtype}, wanted numbers")
+    return found
 
 
 def prompt(words: str, *, where: str) -> str:
@@ -103,3 +126,16 @@ def prompt(words: str, *, where: str) -> str:
     if not (found := " ".join(seen.split())):
         raise ValueError(f"{where}: wanted a prompt, got an empty one ({words[:20]!r})")
     return found
+
+
+def prompts(path: str | Path) -> list[str]:
+    """Reads a file with a prompt a line.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not a text, or without a prompt.
+    """
+    found = lines(path)
+    if not found:
+        raise ValueError(f"{path}: wanted a prompt a line, got none")
+    return [prompt(line, where=str(path)) for line in found]

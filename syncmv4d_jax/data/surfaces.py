@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import raycast, rigs
+from syncmv4d_jax.data import raycast, reading, rigs
 
 TRACKED, OCCLUDER = "tracked", "occluder"
 EXTENT = (0.005, 5.0)  # metres across what is tracked: hands, tools, parts of robots
@@ -79,12 +79,13 @@ def read(path: Path, *, kind: str = TRACKED) -> Surface:
       BrokenSurface: unreadable, or as `check` says.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            values = {key: file[key] for key in file.files}
-            vertices, given = values["vertices"].astype(np.float64), values["faces"]
-            poses = values["poses"].astype(np.float64) if "poses" in values else None
-    except Exception as error:  # a damaged zip raises whatever its reader runs into
-        raise BrokenSurface(f"{path}: unreadable ({type(error).__name__}: {error})") from error
+        values = reading.arrays(path)
+        vertices, given = values["vertices"].astype(np.float64), values["faces"]
+        poses = values["poses"].astype(np.float64) if "poses" in values else None
+    except KeyError as error:
+        raise BrokenSurface(f"{path}: no {error} in it") from error
+    except (OSError, ValueError) as error:
+        raise BrokenSurface(str(error)) from error
     with np.errstate(invalid="ignore"):
         faces = given.astype(np.int64)
     if not np.array_equal(faces, given):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax import disk, recipe
+from syncmv4d_jax.data import reading
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import video
@@ -172,7 +173,9 @@ def read(path: str | Path) -> dict[str, Any]:
       ValueError: its views are not of one size.
     """
     path = Path(path)
-    meta = json.loads((path / "meta.json").read_text())
+    meta = reading.values(path / "meta.json")
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path / 'meta.json'}: wanted an object, got {type(meta).__name__}")
     wanted = meta.pop("files", ["view_0.mp4"])  # samples of the first version have no list
     if lost := [name for name in wanted if not (path / name).is_file()]:
         raise FileNotFoundError(f"{path}: wanted {', '.join(lost)}; sample it again")
@@ -182,8 +185,8 @@ def read(path: str | Path) -> dict[str, Any]:
         if files:
             sample[key] = _stacked([video.read(file) for file in files], files)
     if (path / "tracks.npz").is_file():
-        with np.load(path / "tracks.npz") as arrays:
-            sample |= {key: arrays[key] for key in ARRAYS if key in arrays}
+        arrays = reading.arrays(path / "tracks.npz")
+        sample |= {key: arrays[key] for key in ARRAYS if key in arrays}
     return sample
 
 

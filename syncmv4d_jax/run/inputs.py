@@ -114,10 +114,10 @@ def _prompts(own: sections.SampleConfig) -> list[str]:
         return [reading.prompt(own.prompt, where="config.sample.prompt")]
     if own.prompt:
         raise ValueError("wanted one of config.sample.prompt and config.sample.prompts, got both")
-    lines = reading.lines(file)
-    if not lines:
-        raise ValueError(f"config.sample.prompts={file}: wanted a prompt a line, got none")
-    return [reading.prompt(line, where=f"config.sample.prompts={file}") for line in lines]
+    try:
+        return reading.prompts(file)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"config.sample.prompts={error}") from error
 
 
 def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from syncmv4d_jax.weights import slices, torch_pickle
+from syncmv4d_jax.weights import slices, stated, torch_pickle
 
 DTYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
@@ -91,41 +91,60 @@ def _start(path: Path) -> tuple[int, dict[str, Any]]:
         if 8 + length > size:
             raise ValueError(f"{path}: truncated, or not a safetensors file ({size} bytes)")
         try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
+            header = json.loads(file.read(length), object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not a safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: not a safetensors file: no {{key: tensor}} in its header")
     return 8 + length, header
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} twice")
+    return found
+
+
 def metadata(path: Path) -> dict[str, str]:
     """Returns what a safetensors file says beside its tensors."""
-    return _start(path)[1].get("__metadata__") or {}
+    found = _start(path)[1].get("__metadata__") or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: __metadata__ is no {{name: text}}: {found!r:.60}")
+    return found
 
 
 def _header(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
-    """Returns {key: (shape, dtype, its place in the file)}, checked against the file's size."""
+    """Returns {key: (shape, dtype, its place in the file)}, checked against the file's size.
+
+    Tensors follow each other without a gap, as the format has it.
+    """
     size, (first, header) = path.stat().st_size, _start(path)
     header.pop("__metadata__", None)
+    found, at = {}, 0
+    places = {key: _place(path, key, entry) for key, entry in header.items()}
+    for key, (shape, dtype, begin, end) in sorted(places.items(), key=lambda x: x[1][2:]):
+        if begin != at:
+            raise ValueError(f"{path}: {key} begins at {begin}, the tensor before it ends at {at}")
+        found[key], at = (shape, dtype, first + begin), end
+    if first + at != size:
+        raise ValueError(f"{path}: truncated: its header wants {first + at} bytes, it has {size}")
+    return {key: found[key] for key in header}
+
+
+def _place(path: Path, key: str, entry: Any) -> tuple[tuple[int, ...], np.dtype, int, int]:
+    """Shape, type, begin and end of a tensor, as its entry in a header says."""
     try:
-        wanted = first + max((e["data_offsets"][1] for e in header.values()), default=0)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path}: not a safetensors file: {error!r} in its header") from error
-    if wanted != size:
-        raise ValueError(f"{path}: truncated: its header wants {wanted} bytes, it has {size}")
-    found = {}
-    for key, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(
-                f"{path}: {key} has the type {entry['dtype']}, wanted one of {', '.join(DTYPES)}"
-            )
-        shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
-        begin, end = entry["data_offsets"]
-        if end - begin != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{path}: {key} {shape} {dtype} does not fill {end - begin} bytes")
-        found[key] = (shape, dtype, first + begin)
-    return found
+        name, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a safetensors file: {key} has no {error}") from error
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ValueError(f"{path}: {key} has the type {name}, wanted one of {', '.join(DTYPES)}")
+    if not whole or end - begin != math.prod(shape) * DTYPES[name].itemsize:
+        raise ValueError(f"{path}: {key} {shape} {name} does not fill {begin!r}..{end!r} bytes")
+    return shape, DTYPES[name], begin, end
 
 
 def _safetensors(path: Path) -> dict[str, Entry]:
@@ -197,8 +216,12 @@ def open_sharded(folder: Path, stem: str) -> Tensors:
         index, single = found[0]
     if not index.exists():
         return open_safetensors([single])
-    places = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
+    places = stated.read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not set(map(type, places.values())) <= {str}:
+        raise ValueError(f"{index}: wanted weight_map: {{key: shard}}, got {places!r:.60}")
     shards = sorted(set(places.values()))
+    if strange := [name for name in shards if Path(name).name != name]:
+        raise ValueError(f"{index}: shards are beside it, got {strange[0]!r}")
     if missing := [name for name in shards if not (folder / name).exists()]:
         raise FileNotFoundError(f"{index} names shards that are missing: {', '.join(missing)}")
     tensors = open_safetensors([folder / name for name in shards])
@@ -227,8 +250,20 @@ def open_pth(path: Path) -> Tensors:
         file.close()
         got = f"a dict of {list(state)[:8]}" if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{path}: wanted a state dict {{key: tensor}}, got {got}")
-    entries = {key: Entry(t.shape, t.dtype, t.read) for key, t in state.items()}
-    return Tensors(entries, [path])
+    if strange := [key for key in state if not isinstance(key, str)]:
+        file.close()
+        raise ValueError(f"{path}: names of tensors are texts, got {strange[0]!r}")
+
+    def entry(key: str, tensor: torch_pickle.Tensor) -> Entry:
+        def read() -> np.ndarray:
+            try:
+                return tensor.read()
+            except (ValueError, OverflowError, MemoryError) as error:
+                raise ValueError(f"{path}: {key}: {error}") from error
+
+        return Entry(tensor.shape, tensor.dtype, read)
+
+    return Tensors({key: entry(key, tensor) for key, tensor in state.items()}, [path])
 
 
 def _is_state(node: Any) -> bool:

@@ -13,7 +13,6 @@ its tensors are the official ones or, of the text encoder, transformers', below 
 """
 
 import fnmatch
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,7 +83,7 @@ def layout_of(src: Path) -> str:
         if (src / name).exists():
             raise ValueError(f"{src} holds {name}: a checkpoint of {release}; {stated.WANTED}")
     if (src / "model_index.json").exists():
-        index = json.loads((src / "model_index.json").read_text())
+        index = stated.read_json(src / "model_index.json")
         if index.get("boundary_ratio") is not None:
             raise ValueError(f"{src}: boundary_ratio in its model_index.json: a checkpoint of "
                              f"Wan2.2-A14B; {stated.WANTED}")  # fmt: skip

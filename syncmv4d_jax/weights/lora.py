@@ -21,7 +21,7 @@ from safetensors import numpy as safetensors
 
 from syncmv4d_jax import disk, tree
 from syncmv4d_jax.models import lora
-from syncmv4d_jax.weights import engine, files
+from syncmv4d_jax.weights import engine, files, stated
 from syncmv4d_jax.weights.tables import wan_dit
 
 LAYOUTS = ("diffusers", "kohya")
@@ -188,12 +188,12 @@ def _said_alpha(path: Path) -> Callable[[str, int], float]:
             raw = json.loads(inside["lora_adapter_metadata"])
             config = {k.removeprefix("transformer."): v for k, v in raw.items()}
         elif path.name.startswith("adapter_model") and beside.is_file():
-            config = json.loads(beside.read_text(encoding="utf-8-sig"))
+            config = stated.read_json(beside)
         base, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
         root = bool(config.get("use_rslora"))
         patterns = {k: float(v) for k, v in patterns.items()}
         base = None if base is None else float(base)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: its configuration of adapters is broken: {error}") from error
     if config.get("use_dora"):
         raise ValueError(f"{path}: DoRA (use_dora in its configuration): only LoRA is read")

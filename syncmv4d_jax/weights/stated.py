@@ -14,9 +14,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        found = json.loads(path.read_bytes())  # in UTF-8 or 16, with a mark or without
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: wanted an object, got {type(found).__name__}")
+    return found
 
 
 def _pick(config: dict[str, Any], names: dict[str, str], where: Path) -> dict[str, Any]:

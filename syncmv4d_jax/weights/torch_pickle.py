@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import io
 import pickle
+import pickletools
 import re
 import struct
 import sys
@@ -60,10 +61,11 @@ def _damage_is_value_error():
     """Damaged bytes make pickle and zipfile raise nearly anything; it comes out as ValueError."""
     try:
         yield
-    except (Refused, ValueError, MemoryError):
+    except (Refused, ValueError):
         raise
     except Exception as error:
-        raise ValueError(f"truncated, or not a file of torch tensors: {error}") from error
+        said = str(error) or type(error).__name__  # MemoryError says nothing
+        raise ValueError(f"truncated, or not a file of torch tensors: {said}") from error
 
 
 @dataclasses.dataclass
@@ -212,10 +214,27 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
+def check_memo(file: BinaryIO) -> None:
+    """Reads over the pickle at the position of `file`; an unpickler makes room for its numbers.
+
+    Raises:
+      Refused: it numbers a value beyond the bytes there are.
+    """
+    begin = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(begin)
+    with contextlib.suppress(ValueError):  # damage; what it is says whoever reads
+        for code, value, _ in pickletools.genops(file):
+            if code.name in ("PUT", "LONG_BINPUT") and int(value) > size:
+                raise Refused(f"refused the number {value} of a value in a pickle of {size} bytes")
+    file.seek(begin)
+
+
 class _Unpickler(pickle.Unpickler):
     """Resolves allowed globals and, through `storage_of`, the storages of the container."""
 
     def __init__(self, file: BinaryIO, storage_of: Callable[[tuple], Any] | None = None):
+        check_memo(file)
         super().__init__(file)
         self._storage_of = storage_of
 
@@ -308,7 +327,8 @@ def lazy(file: bytes | BinaryIO) -> Any:
 
 def load(file: bytes | BinaryIO) -> Any:
     """Reads a file with numpy arrays in place of tensors; arguments and errors as `lazy`."""
-    return read_all(lazy(file))
+    with _damage_is_value_error():
+        return read_all(lazy(file))
 
 
 def read_all(node: Any) -> Any:

@@ -143,3 +143,19 @@ def test_what_systems_leave_in_a_folder_is_nobodys_picture(tmp_path):
         user.read(path, views=1, size=(16, 24))
     with pytest.raises(ValueError, match="wanted one image, got 2"):
         user.read_image(path, size=(16, 24))
+
+
+def test_damage_of_any_kind_is_named(tmp_path):
+    path = tmp_path / "a.tiff"
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(path)
+    whole = path.read_bytes()
+    seen = set()
+    for at in range(len(whole)):
+        for value in (0, 13, 255):
+            path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            try:
+                assert pictures.read(path).dtype == np.uint8
+            except ValueError as error:
+                assert str(path) in str(error)
+                seen.add(type(error.__cause__).__name__)
+    assert len(seen) > 2  # readers raise what they like

@@ -287,3 +287,34 @@ def test_systems_folders_are_no_recordings(written):
     (written / "surfaces/._tool.npz").write_bytes(b"\0\5")
     assert [source.id for source in recordings.folder_sources(root)] == ["seq0"]
     assert len(recordings.read_folder(written).surfaces) == 4
+
+
+def test_json_that_is_too_deep_is_named(tmp_path):
+    path = tmp_path / "cameras.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="cameras.json: not JSON"):
+        reading.values(path)
+
+
+@pytest.mark.parametrize("kind", ["cut", "bits", "no file of arrays", "objects", "complex"])
+def test_arrays_that_cannot_be_read_are_named(tmp_path, kind):
+    path = tmp_path / "a.npz"
+    values = {"objects": np.array([{}], object), "complex": np.ones(2, complex)}
+    np.savez(path, x=values.get(kind, np.arange(100.0)))
+    data = bytearray(path.read_bytes())
+    data[200] ^= kind == "bits"
+    path.write_bytes(
+        {"cut": data[:300], "no file of arrays": b"\x93NUMPY\1\0v\0{" + bytes(60)}.get(kind, data)
+    )
+    with pytest.raises(ValueError, match="a.npz: (unreadable|x holds complex128)"):
+        reading.arrays(path)
+
+
+def test_a_file_of_prompts_is_named(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\ufeffone\r\n\r\n two\n", encoding="utf-16")
+    assert reading.prompts(path) == ["one", "two"]
+    for text, said in (("\n \n", "wanted a prompt a line"), ("a\n\u200b\n", "an empty one")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"prompts.txt: .*{said}"):
+            reading.prompts(path)

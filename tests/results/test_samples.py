@@ -167,3 +167,17 @@ def test_videos_alone_are_shown(plain, tmp_path):
     assert '"scene":null' in (plain / "report.html").read_text()
     with pytest.raises(SystemExit, match="this sample has no tracks"):
         view.main([str(plain / "samples/scene-0"), "--export", "glb"])
+
+
+def test_files_of_a_sample_that_cannot_be_read_are_named(tmp_path):
+    fake_samples.write(tmp_path, "a", fake_samples.truth(0))
+    arrays, meta = tmp_path / "a/tracks.npz", tmp_path / "a/meta.json"
+    data = arrays.read_bytes()
+    arrays.write_bytes(data[:500])
+    with pytest.raises(ValueError, match="tracks.npz: unreadable"):
+        samples.read(tmp_path / "a")
+    arrays.write_bytes(data)
+    for text in (b"[1]", b'{"a": \xff}', b"{"):
+        meta.write_bytes(text)
+        with pytest.raises(ValueError, match="meta.json: (not JSON|wanted)"):
+            samples.read(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""A tiny recording in the plain layout: four moving solids with dots on them, six cameras."""
+"""Tiny recordings: four moving solids before six cameras in the plain layout; a HOT3D sample."""
 
 import json
 
@@ -7,6 +7,7 @@ import numpy as np
 import trimesh
 
 from syncmv4d_jax.data import raycast
+from syncmv4d_jax.data.scenes import hot3d
 from syncmv4d_jax.geometry import cameras
 
 SIZE = (120, 160)  # of the videos
@@ -121,3 +122,34 @@ def write(root, name="seq0", *, frames=18, tool="spoon", action="stir", views=6)
         write_video(folder / f"{camera}.mp4", images)
     (folder / "cameras.json").write_text(json.dumps(calibration))
     return folder
+
+
+def write_hot3d(root, *, frames):
+    """Writes recording P1 of blobs, each row twice, with one scan (a painted box); returns root."""
+    rng = np.random.default_rng(0)
+    folder, library = root / "Aria" / "P1", root / "object_library"
+    folder.mkdir(parents=True)
+    library.mkdir()
+    start = 56_000_000_000_000 + np.arange(frames) * 33_300_000
+    blob = trimesh.creation.icosphere(subdivisions=2, radius=0.04)
+    rows = {"timestamps_ns": np.stack([start, start + 90_000], 1).ravel()}
+    for side, y in (("left", -0.15), ("right", 0.1)):
+        path = np.array([-0.1, y, -0.3]) + 0.01 * np.arange(frames)[:, None, None]
+        rows[f"{side}_hand_verts"] = np.repeat(blob.vertices + path, 2, 0).astype(np.float32)
+        rows[f"{side}_hand_faces"] = blob.faces
+        landmarks = path + np.array([-0.06, 0, 0]) + 0.01 * rng.normal(size=(1, 20, 3))
+        landmarks[:, hot3d.WRIST] = path[:, 0]
+        rows[f"{side}_landmarks"] = np.repeat(landmarks, 2, 0)
+    for name, y in (("mug_white", 0.0), ("box", 0.2), ("unseen", 0.3)):
+        pose = np.eye(4)
+        pose[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # y of the object is up
+        pose[:3, 3] = [-0.13, y, -0.43]
+        rows[f"obj_{name}_T_world_object"] = np.tile(pose, (2 * frames, 1, 1))
+    np.savez(folder / "derived_tracks.npz", **rows)
+    box = trimesh.creation.box(extents=[0.05, 0.04, 0.05])
+    box.visual.vertex_colors = np.array([200, 30, 30, 255], np.uint8)
+    box.export(library / "1.glb")
+    ids = {"1": "box", "2": "mug_white", "3": "unseen"}
+    names = {key: {"instance_name": name} for key, name in ids.items()}
+    (library / "instance.json").write_text(json.dumps(names))
+    return root

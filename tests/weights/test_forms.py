@@ -333,3 +333,64 @@ def test_broken_adapters_are_named(tmp_path):
 def test_names_of_layouts_are_those_that_are_looked_for():
     for (part, layout), mark in layouts.MARKS.items():
         assert mark in folders.reference(part, layout)
+
+
+def header_of(path, change):
+    """A safetensors file whose header was changed."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    text = change(header)
+    text = (text if isinstance(text, str) else json.dumps(header)).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h["a"].update(data_offsets=[0, "x"]),
+        lambda h: h["a"].update(data_offsets=[0, 8, 16]),
+        lambda h: h["a"].update(shape=[-2, -2]),
+        lambda h: h["a"].update(shape=[2, 2.0]),
+        lambda h: h["a"].update(dtype=["F32"]),
+        lambda h: h["b"].update(data_offsets=h["a"]["data_offsets"]),
+        lambda h: h["a"].update(data_offsets=[-16, 0]),
+        lambda h: h["a"].pop("shape"),
+        lambda h: "[" * 50_000,
+        lambda h: json.dumps(h).replace('"b"', '"a"'),
+    ],
+)
+def test_a_header_that_cannot_be_is_named(tmp_path, change):
+    path = put(tmp_path / "x.safetensors", {"a": np.ones((2, 2)), "b": np.ones((2, 2))})
+    header_of(path, change)
+    with pytest.raises(ValueError, match="x.safetensors: "):
+        files.open_safetensors([path])
+
+
+def test_tensors_in_another_order_of_names_are_read(tmp_path):
+    path = put(tmp_path / "x.safetensors", {"a": np.ones(3), "b": np.zeros(0), "c": np.arange(2)})
+    wanted = {key: entry.read() for key, entry in files.open_safetensors([path]).entries.items()}
+    header_of(path, lambda h: json.dumps(dict(reversed(h.items()))))
+    for key, entry in files.open_safetensors([path]).entries.items():
+        np.testing.assert_array_equal(entry.read(), wanted[key])
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"weight_map": []}', '{"weight_map": {"a": "../x"}}', "[" * 50_000]
+)
+def test_an_index_of_shards_that_cannot_be_is_named(tmp_path, text):
+    put(tmp_path / "x.safetensors", {"a": np.ones(2)})
+    (tmp_path / "x.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="x.safetensors.index.json: "):
+        files.open_sharded(tmp_path, "x")
+
+
+def test_a_tensor_beyond_its_storage_names_file_and_key(tmp_path):
+    data = torch_file.dumps({"a": np.arange(4, dtype=np.float32)})
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name)[: 8 if name.endswith("/0") else None])
+    (tmp_path / "x.pth").write_bytes(out.getvalue())
+    with pytest.raises(ValueError, match=r"x.pth: a: storage of 4 float32"):
+        files.open_pth(tmp_path / "x.pth").entries["a"].read()

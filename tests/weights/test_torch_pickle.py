@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pickle
+import struct
 
 import ml_dtypes
 import numpy as np
@@ -157,3 +158,21 @@ def test_torch_reads_what_we_write():
     for key, value in STATE.items():
         assert tuple(state[key].shape) == value.shape
         np.testing.assert_array_equal(state[key].float().numpy(), value.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"}r\xf0\xff\xff\x7f.",  # a place in the memo for which an unpickler makes gigabytes
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b".",  # bytes beyond the file
+        b"(" * 100_000 + b"t" * 100_000 + b".",  # deeper than python's stack
+    ],
+)
+def test_what_would_take_all_memory_or_stack_is_refused(raw):
+    with pytest.raises((ValueError, torch_pickle.Refused), match="refused the number|truncated"):
+        torch_pickle.load(b"\x80\x02" + raw)
+
+
+def test_a_value_numbered_beyond_the_file_is_refused():
+    with pytest.raises(torch_pickle.Refused, match="the number 65536 of a value in a pickle of 9"):
+        torch_pickle.load(b"\x80\x02}r\0\0\1\0.")

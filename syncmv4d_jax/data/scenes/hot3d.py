@@ -13,7 +13,6 @@ obj_<name>_T_world_object [n 4 4].
 
 import dataclasses
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture
     faces, hands, wrists, poses = _tracks(path)
     if unknown := {tool, target} - poses.keys():
         raise ValueError(f"{path}: no objects {sorted(unknown)}; there are {sorted(poses)}")
-    ids = {v["instance_name"]: k for k, v in reading.values(library).items()}
+    ids = _names(library)
     meshes = {}
     for side in faces:
         colours = np.tile(scene.SKIN, (hands[side].shape[1], 1))
@@ -109,19 +108,24 @@ def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture
     return _in_our_world(recording, ("left", "right", tool, target), meshes)
 
 
+def _names(path: Path) -> dict[str, str]:
+    """{name: the name of its file} of the objects of a library."""
+    try:
+        return {str(v["instance_name"]): k for k, v in reading.values(path).items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: wanted {{id: {{instance_name}}}}, got {error!r}") from error
+
+
 def _tracks(path: Path):
     """Faces, vertices and landmarks of the hands, and poses of the objects, by name; checked."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in file.files}
+        data = reading.arrays(path)
         keep = distinct_frames(data["timestamps_ns"].astype(np.float64), where=str(path))
         faces = {side: data[f"{side}_hand_faces"] for side in ("left", "right")}
         hands = {side: data[f"{side}_hand_verts"][keep].astype(np.float64) for side in faces}
         wrists = {side: data[f"{side}_landmarks"][keep].astype(np.float64) for side in faces}
     except KeyError as error:
         raise ValueError(f"{path}: no {error} in it") from error
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: unreadable ({error})") from error
     for side in faces:
         hand = surfaces.Surface(f"{side} hand", faces[side], hands[side])
         surfaces.check(hand, where=f"{path}, {side} hand")
@@ -139,10 +143,7 @@ def _tracks(path: Path):
 def _object(name: str, path: Path):
     """(vertices, faces, colours) of a scan or a stand-in, None where there is neither."""
     if path.is_file():
-        scan: Any = trimesh.load_mesh(path)
-        painted = scan.visual.to_color() if scan.visual.kind == "texture" else scan.visual
-        colours = np.asarray(painted.vertex_colors)[:, :3] / 255
-        return np.asarray(scan.vertices), np.asarray(scan.faces), np.clip(1.25 * colours, 0.06, 1)
+        return _scan(name, path)
     if name not in STAND_INS:
         return None
     mesh = trimesh.creation.revolve(np.array(STAND_INS[name]), sections=28)
@@ -150,6 +151,28 @@ def _object(name: str, path: Path):
     mesh.apply_transform(turn)
     colours = objects.texture(mesh.vertices, STAND_IN_COLOURS[name])
     return np.asarray(mesh.vertices), np.asarray(mesh.faces), colours
+
+
+def _scan(name: str, path: Path):
+    """A mesh of other people's; its reader trusts what a file says of itself.
+
+    Raises:
+      ValueError: damaged, without a triangle, or no surface.
+    """
+    try:
+        if path.read_bytes()[:4] != b"glTF":
+            raise ValueError("not a binary glTF")
+        scan: Any = trimesh.load_mesh(path)
+        painted = scan.visual.to_color() if scan.visual.kind == "texture" else scan.visual
+        colours = np.asarray(painted.vertex_colors)[:, :3] / 255
+        vertices, faces = np.asarray(scan.vertices, np.float64), np.asarray(scan.faces)
+        if colours.shape != vertices.shape:
+            raise ValueError(f"{len(colours)} colours of {len(vertices)} vertices")
+    except Exception as error:  # a damaged header raises whatever its parser runs into
+        raise ValueError(f"{path}: unreadable ({type(error).__name__}: {error})") from error
+    still = np.eye(4)[None]
+    surfaces.check(surfaces.Surface(name, faces, vertices, still), where=f"{path}, object {name}")
+    return vertices, faces, np.clip(1.25 * colours, 0.06, 1)
 
 
 def _forearm(landmarks: np.ndarray):

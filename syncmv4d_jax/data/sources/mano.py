@@ -162,7 +162,9 @@ def parse(data: bytes, *, where: str) -> Model:
       ValueError: not such a pickle, a key missing or of another shape, or it asks for code.
     """
     try:
-        raw = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        file = io.BytesIO(data)
+        torch_pickle.check_memo(file)
+        raw = _Unpickler(file, encoding="latin1").load()
         if missing := sorted(SHAPES.keys() - dict(raw).keys()):
             raise ValueError(f"no keys {missing}")
         arrays = {key: _value(raw[key]) for key in SHAPES}

@@ -244,8 +244,8 @@ def _object(entry: Entry, role: str) -> surfaces.Surface:
         raise BadSequence(f"{folder}: wanted one {role}_<id>.npy, got {[f.name for f in files]}")
     try:
         poses = np.load(files[0], allow_pickle=False).astype(np.float64)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadSequence(f"{files[0]}: unreadable ({error})") from error
+    except Exception as error:  # a damaged header raises whatever its parser runs into
+        raise BadSequence(f"{files[0]}: unreadable ({type(error).__name__}: {error})") from error
     identifier = files[0].stem.split("_")[-1]
     vertices, faces = read_model(entry.root, identifier)
     found = surfaces.Surface(role, faces, vertices, poses)

@@ -1,10 +1,8 @@
 """HOT3D recordings: repeated rows are dropped, the world is moved rigidly, the layout is read."""
 
-import json
-
 import numpy as np
 import pytest
-import trimesh
+import tiny
 
 from syncmv4d_jax.data import surfaces
 from syncmv4d_jax.data.scenes import hot3d, scene
@@ -15,34 +13,7 @@ FRAMES = 3
 
 @pytest.fixture
 def root(tmp_path):
-    """A recording of blobs, each row written twice, with one scan (a painted box)."""
-    rng = np.random.default_rng(0)
-    folder, library = tmp_path / "Aria" / "P1", tmp_path / "object_library"
-    folder.mkdir(parents=True)
-    library.mkdir()
-    start = 56_000_000_000_000 + np.arange(FRAMES) * 33_300_000
-    blob = trimesh.creation.icosphere(subdivisions=2, radius=0.04)
-    rows = {"timestamps_ns": np.stack([start, start + 90_000], 1).ravel()}
-    for side, y in (("left", -0.15), ("right", 0.1)):
-        path = np.array([-0.1, y, -0.3]) + 0.01 * np.arange(FRAMES)[:, None, None]
-        rows[f"{side}_hand_verts"] = np.repeat(blob.vertices + path, 2, 0).astype(np.float32)
-        rows[f"{side}_hand_faces"] = blob.faces
-        landmarks = path + np.array([-0.06, 0, 0]) + 0.01 * rng.normal(size=(1, 20, 3))
-        landmarks[:, hot3d.WRIST] = path[:, 0]
-        rows[f"{side}_landmarks"] = np.repeat(landmarks, 2, 0)
-    for name, y in (("mug_white", 0.0), ("box", 0.2), ("unseen", 0.3)):
-        pose = np.eye(4)
-        pose[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # y of the object is up
-        pose[:3, 3] = [-0.13, y, -0.43]
-        rows[f"obj_{name}_T_world_object"] = np.tile(pose, (2 * FRAMES, 1, 1))
-    np.savez(folder / "derived_tracks.npz", **rows)
-    box = trimesh.creation.box(extents=[0.05, 0.04, 0.05])
-    box.visual.vertex_colors = np.array([200, 30, 30, 255], np.uint8)
-    box.export(library / "1.glb")
-    ids = {"1": "box", "2": "mug_white", "3": "unseen"}
-    names = {key: {"instance_name": name} for key, name in ids.items()}
-    (library / "instance.json").write_text(json.dumps(names))
-    return tmp_path
+    return tiny.write_hot3d(tmp_path, frames=FRAMES)
 
 
 def test_written_capture_is_read_as_recorded(root, tmp_path):
@@ -113,4 +84,26 @@ def test_an_object_without_a_pose_is_named_with_its_row(root, name, value):
 def test_a_hand_that_is_not_there_is_named(root, key, value, message):
     change(root, key, 2, value)
     with pytest.raises(ValueError, match=message):
+        hot3d.load(root, "P1", tool="box", target="mug_white")
+
+
+@pytest.mark.parametrize("kind", ["cut", "text", "numbers", "deep"])
+def test_a_scan_that_cannot_be_read_is_named(root, kind):
+    path = root / "object_library/1.glb"
+    data = path.read_bytes()
+    changed = {
+        "cut": data[: len(data) // 2],
+        "text": b"solid a\nendsolid a\n",
+        "numbers": data.replace(b'"count":8', b'"count":7', 1),
+        "deep": data[:20] + b"[" * (len(data) - 20),
+    }[kind]
+    assert changed != data
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match=r"1\.glb"):
+        hot3d.load(root, "P1", tool="box", target="mug_white")
+
+
+def test_a_library_without_names_is_named(root):
+    (root / "object_library/instance.json").write_text('{"1": {"name": "box"}}')
+    with pytest.raises(ValueError, match="instance.json: wanted .*instance_name"):
         hot3d.load(root, "P1", tool="box", target="mug_white")
