@@ -106,7 +106,7 @@ def arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{path}: not found")
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {key: file[key] for key in file.files}
+            found = {key: np.asarray(file[key]) for key in file.files}  # else bytes, as they are
     except Exception as error:  # a damaged zip raises whatever its reader runs into
         raise ValueError(f"{path}: unreadable ({type(error).__name__}: {error})") from error
     for key, value in found.items():

@@ -179,7 +179,7 @@ def read(path: str | Path) -> dict[str, Any]:
     wanted = meta.pop("files", ["view_0.mp4"])  # samples of the first version have no list
     if lost := [name for name in wanted if not (path / name).is_file()]:
         raise FileNotFoundError(f"{path}: wanted {', '.join(lost)}; sample it again")
-    sample = {"meta": meta}
+    sample: dict[str, Any] = {"meta": meta}
     for key, prefix in CLIPS.items():
         files = sorted(path.glob(f"{prefix}_*.mp4"), key=_number)
         if files:

@@ -91,20 +91,12 @@ def _start(path: Path) -> tuple[int, dict[str, Any]]:
         if 8 + length > size:
             raise ValueError(f"{path}: truncated, or not a safetensors file ({size} bytes)")
         try:
-            header = json.loads(file.read(length), object_pairs_hook=_once)
+            header = json.loads(file.read(length), object_pairs_hook=stated.once)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not a safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: not a safetensors file: no {{key: tensor}} in its header")
     return 8 + length, header
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} twice")
-    return found
 
 
 def metadata(path: Path) -> dict[str, str]:

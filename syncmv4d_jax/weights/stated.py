@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 WANTED = "only Wan2.2-TI2V-5B and models of its layout are supported"
+FLOATS = ("eps", "latents_mean", "latents_std")  # all other sizes are whole numbers or switches
+LARGEST = 2**24  # of any size; vocabularies have a quarter of a million
 HEAD = 128  # width of a head in all of Wan's transformers
 
 
@@ -14,7 +16,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there")
     try:
-        found = json.loads(path.read_bytes())  # in UTF-8 or 16, with a mark or without
+        found = json.loads(
+            path.read_bytes(), object_pairs_hook=once
+        )  # in UTF-8 or 16, with a mark or without
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -22,12 +26,42 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of JSON.
+
+    Raises:
+      ValueError: it says a key twice.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} twice")
+    return found
+
+
+def check(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
+    """Returns the sizes of a network.
+
+    Raises:
+      ValueError: one that no network has: not whole, below one, not finite; names it.
+    """
+    for name, value in sizes.items():
+        many = value if isinstance(value, tuple) else (value,)
+        if name in FLOATS:
+            good = all(type(x) in (int, float) and math.isfinite(x) for x in many)
+        else:
+            good = all(type(x) is bool or (type(x) is int and 0 < x < LARGEST) for x in many)
+        if not good:
+            raise ValueError(f"{where}: no network has {name} = {value!r:.60}")
+    return sizes
+
+
 def _pick(config: dict[str, Any], names: dict[str, str], where: Path) -> dict[str, Any]:
     """Returns {our name: value} by {our name: their name}."""
     if missing := [theirs for theirs in names.values() if theirs not in config]:
         raise ValueError(f"{where}: lacks {', '.join(missing)}")
     picked = {ours: config[theirs] for ours, theirs in names.items()}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in picked.items()}
+    return check({k: tuple(v) if isinstance(v, list) else v for k, v in picked.items()}, where)
 
 
 def _check_dit(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
@@ -66,10 +100,10 @@ def _dit_from_diffusers(config: dict[str, Any], where: Path) -> dict[str, Any]:
         "ffn_dim": "ffn_dim", "heads": "num_attention_heads", "layers": "num_layers",
         "in_channels": "in_channels", "out_channels": "out_channels", "freq_dim": "freq_dim",
         "eps": "eps", "text_dim": "text_dim", "patch": "patch_size",
-        "cross_attn_norm": "cross_attn_norm",
+        "cross_attn_norm": "cross_attn_norm", "dim": "attention_head_dim",
     }  # fmt: skip
     sizes = _pick(config, names, where)
-    sizes["dim"] = sizes["heads"] * config["attention_head_dim"]
+    sizes["dim"] *= sizes["heads"]
     sizes["qk_norm"] = config.get("qk_norm") is not None
     return _check_dit(sizes, where)
 

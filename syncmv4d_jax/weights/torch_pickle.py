@@ -225,7 +225,7 @@ def check_memo(file: BinaryIO) -> None:
     file.seek(begin)
     with contextlib.suppress(ValueError):  # damage; what it is says whoever reads
         for code, value, _ in pickletools.genops(file):
-            if code.name in ("PUT", "LONG_BINPUT") and int(value) > size:
+            if code.name in ("PUT", "LONG_BINPUT") and int(value or 0) > size:
                 raise Refused(f"refused the number {value} of a value in a pickle of {size} bytes")
     file.seek(begin)
 
@@ -240,9 +240,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise Refused(
-                f"refused the global {module}.{name}: a file of tensors has no use for it"
-            )
+            said = f"{module}.{name}"[:80]
+            raise Refused(f"refused the global {said}: a file of tensors has no use for it")
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:

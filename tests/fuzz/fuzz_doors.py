@@ -77,7 +77,7 @@ def command(main: Callable, *words: str | Path, argv: bool = True) -> None:
             status = end.code
     if status:
         text = status if isinstance(status, str) else said.getvalue().strip()
-        raise Refusal(text[-2000:])
+        raise Refusal(text[:2000])
 
 
 @contextlib.contextmanager
@@ -161,7 +161,8 @@ def to_folder(root: Path, file: Path, out: Path) -> Values:
     folder, rig = root / "clips", root / "clips/calibration.json"
     words = ("--videos", folder, "--calibration", rig, "--out", out, "--frame", "3")
     command(extract_frames.main, *words, argv=False)
-    return flat("", user.read(out, views=3, size=(32, 48)))
+    count = len(json.loads((out / "cameras.json").read_text()))
+    return flat("", user.read(out, views=count, size=(32, 48)))
 
 
 def to_lora(root: Path, file: Path, out: Path) -> Values:
@@ -197,6 +198,9 @@ def to_records(root: Path, file: Path, out: Path) -> Values:
         if left or not skipped:
             raise AssertionError(f"{left} are left of a sequence that was skipped") from error
         raise Refusal(f"prepare: {skipped[0]['reason']}") from error
+    skipped = json.loads((out / "32x48/summary.json").read_text())["skipped_views"]
+    if skipped and file.suffix == ".mp4":  # told, and the other cameras are enough
+        raise Refusal(skipped[0]["reason"])
     reader = records.Reader(out)
     window = reader.windows[0]
     found = {str(i): reader.view(window, v) for i, v in enumerate(window.views)}
@@ -217,6 +221,7 @@ TABLE = [
     Door("json", "an index of shards", "weights/all.safetensors.index.json", sharded),
     Door("json", "what peft says of adapters", "weights/adapter_config.json", adapters),
     Door("json", "sizes of a release", "release/transformer/config.json", release_part),
+    Door("json", "sizes that are converted", "release/transformer/config.json", to_weights, True),
     Door("npz", "a surface", "recording/seq0/surfaces/tool.npz", recording),
     Door("npz", "a HOT3D recording", "hot3d/Aria/P1/derived_tracks.npz", capture),
     Door("npz", "a sample's tracks", "samples/one/tracks.npz", sample),

@@ -394,3 +394,19 @@ def test_a_tensor_beyond_its_storage_names_file_and_key(tmp_path):
     (tmp_path / "x.pth").write_bytes(out.getvalue())
     with pytest.raises(ValueError, match=r"x.pth: a: storage of 4 float32"):
         files.open_pth(tmp_path / "x.pth").entries["a"].read()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_layers", 1e308), ("num_layers", -1), ("ffn_dim", "x"), ("eps", "x"),
+        ("patch_size", [1, 2.5, 2]), ("attention_head_dim", None), ("freq_dim", 2**40),
+    ],
+)  # fmt: skip
+def test_sizes_that_no_network_has_are_named(tmp_path, key, value):
+    folders.write_diffusers(tmp_path / "src", parts=("dit",))
+    path = tmp_path / "src/transformer/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    refused(tmp_path / "src", tmp_path, "config.json: no network has", parts=["dit"])
+    path.write_text('{"eps": 1, "eps": 2}')
+    refused(tmp_path / "src", tmp_path, "config.json: not JSON: the key 'eps' twice", parts=["dit"])
