@@ -665,6 +665,32 @@ DPA = [
     ),
 ]
 
+DOORS = of(
+    "syncmv4d_jax/pipeline.py",
+    "tests/test_pipeline.py",
+    (
+        "pipeline",
+        "settings of one call stay for the next",
+        "config, given = self._config.copy_and_resolve_references(), {}",
+        "config, given = self._config, {}",
+        "test_settings_of_a_call_are_its_own",
+    ),
+    (
+        "pipeline",
+        "the name of a sample is not the caller's",
+        "                name=name,",
+        "                name=own.sample.name,",
+        "test_a_call_is_the_command_lines_sample",
+    ),
+    (
+        "pipeline",
+        "a name leads out of the folder",
+        "if Path(name).name != name or",
+        "if Path(name).name == name and",
+        "test_what_cannot_be_is_a_sentence",
+    ),
+)
+
 SHARPNESS = of(
     "syncmv4d_jax/metrics/video.py",
     "tests/metrics/test_examples.py",
@@ -2407,6 +2433,7 @@ TABLE = [
     *DPA,
     *CODEC,
     *SHARPNESS,
+    *DOORS,
     *SILHOUETTE,
     *DATA,
     *RECORDS,

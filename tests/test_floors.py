@@ -21,7 +21,7 @@ FLOORS = (
     ("models", "geometry", "data", "weights", "metrics", "results", "machines"),
     ("tasks",),
     ("run",),
-    ("main", "view"),
+    ("main", "view", "pipeline"),
 )
 ARROWS = {
     ("recipe", "disk"),
@@ -46,7 +46,7 @@ OUTSIDE = {
     "tensorboard": r"run/log\.py",
     "tensorflow_datasets": r"data/.+",
     "absl": r"main\.py|machines/processes\.py",
-    "ml_collections": r"(main|configuration)\.py|run/.+|data/cache\.py",
+    "ml_collections": r"(main|configuration|pipeline)\.py|run/.+|data/cache\.py",
     "orbax": r"run/checkpoint\.py",
     "grain": r"data/.+",
     "safetensors": r"run/checkpoint\.py|weights/.+",

@@ -80,7 +80,7 @@ def write(
         values = np.asarray((inputs if key in CAMERAS else result).get(key, 0))
         if not np.isfinite(values).all():
             raise ValueError(f"{path}: {key} {values.shape} has values that are not finite")
-    arrays = {key: inputs[key] for key in CAMERAS if key in inputs} | _points(result)
+    arrays = {key: inputs[key] for key in CAMERAS if key in inputs} | points(result)
     if "extrinsics" in arrays:
         arrays["extrinsics"] = cameras.static(arrays["extrinsics"], where=f"sample {path}")
     if "scale" in result:
@@ -140,8 +140,8 @@ def _set_aside(path: Path, wanted: Mapping[str, Any] | None) -> None:
                 aside.name)  # fmt: skip
 
 
-def _points(result: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a sample keeps of its points, by POINTS; {} without any."""
+def points(result: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a sample (see `write`) keeps of its points, by POINTS; {} without any."""
     if "tracks_per_view" not in result:
         return {}
     own = {key: np.asarray(result[key]) for key in GIVEN}

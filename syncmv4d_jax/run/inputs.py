@@ -25,11 +25,17 @@ def examples(settings: sections.Sections, split: str) -> records.Listing:
     return pipeline.examples(settings.data, wanted, split, count=count)
 
 
-def of_config(settings: sections.Sections, task: base.Sampled) -> Any:
-    """Lists (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys."""
+def of_config(
+    settings: sections.Sections, task: base.Sampled, *, texts: encoders.TextEncoder | None = None
+) -> Any:
+    """Lists (sample id, unbatched arrays): images [v h w 3] uint8 and schema.BATCH's keys.
+
+    Args:
+      texts: encodes a user's prompts; None: loaded for this from `config.text`.
+    """
     own = settings.sample
     if own.images or own.prompt or own.prompts:
-        return list(_from_user(settings, task))
+        return list(_from_user(settings, task, texts))
     found, match = examples(settings, own.split), matched.load(own)
     how = dict(anchors=own.anchors, match=match, count=settings.task.get("points", 0))
     make = lambda pair: (pair[0], given(pair[1], **how))  # noqa: E731
@@ -62,11 +68,11 @@ def given(
 
 
 def _from_user(
-    settings: sections.Sections, task: base.Sampled
+    settings: sections.Sections, task: base.Sampled, texts: encoders.TextEncoder | None
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     own, text, path = settings.sample, settings.text, Path(settings.sample.images)
     prompts, arrays = _prompts(own), _images(own.images, task)
-    texts = encoders.TextEncoder(text.weights, max_length=text.max_length)
+    texts = texts or encoders.TextEncoder(text.weights, max_length=text.max_length)
     features, lengths = texts([*prompts, own.negative_prompt])
     stem = own.name or (path.stem if path.is_file() else path.name)
     for i, prompt in enumerate(prompts):

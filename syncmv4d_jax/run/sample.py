@@ -56,14 +56,14 @@ def run(config: Any, workdir: str | Path) -> None:
     task = base.serves(whole, base.Sampled, "mode=sample")
     weights = assembly.origins(own, workdir)
     params = assembly.load_params(whole, own, workdir, mesh)
-    common = _recipe(own, task, params)
+    common = shared_recipe(own, task, params)
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
     done = made = 0
     inputs = run_inputs.of_config(own, task)
-    with tqdm(total=_steps(settings, task, len(inputs)), unit="step", desc="sample") as bar:
-        for name, seed, arrays in _jobs(settings, inputs):
-            made_from = common | recipe.plain(_inputs(own, name, seed, arrays))
+    with tqdm(total=_steps(settings, task, len(inputs)), unit="step", desc="compiling") as bar:
+        for name, seed, arrays in jobs(settings, inputs):
+            made_from = common | own_recipe(own, name, seed, arrays)
             if samples.made(target / name, made_from):
                 done += 1
                 bar.update(_steps(settings, task, 1) // len(_seeds(settings)))
@@ -136,7 +136,7 @@ def _steps(settings: sections.SampleConfig, task: base.Sampled, inputs: int) -> 
     return inputs * len(_seeds(settings)) * settings.best_of * task.sampling.steps
 
 
-def _jobs(
+def jobs(
     settings: sections.SampleConfig, inputs: Any
 ) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
     """Yields (sample id, seed, unbatched arrays), one for every input and seed."""
@@ -183,10 +183,13 @@ def _best(
 def _advance(bar: tqdm, before: int, done: int, steps: int) -> None:
     """Brings the bar to `done` of a sample's steps, which began at `before`."""
     del steps
+    bar.set_description("sample", refresh=False)  # no longer compiling
     bar.update(before + done - bar.n)
 
 
-def _recipe(own: sections.Sections, task: base.Sampled, params: base.Params) -> dict[str, Any]:
+def shared_recipe(
+    own: sections.Sections, task: base.Sampled, params: base.Params
+) -> dict[str, Any]:
     """What decides all samples of a run."""
     return recipe.of(
         task=own.task,
@@ -197,15 +200,18 @@ def _recipe(own: sections.Sections, task: base.Sampled, params: base.Params) -> 
     )
 
 
-def _inputs(own: sections.Sections, name: str, seed: int, arrays: dict[str, Any]) -> dict[str, Any]:
+def own_recipe(
+    own: sections.Sections, name: str, seed: int, arrays: dict[str, Any]
+) -> dict[str, Any]:
     """What decides one of them besides."""
-    return {
+    found = {
         "id": str(arrays.get("id", name)),
         "prompt": str(arrays.get("prompt", "")),
         "seed": seed,
         "anchors": own.sample.anchors if "anchors" in arrays else "own",
         "inputs": run_inputs.made_from(own, arrays),
     }
+    return dict(recipe.plain(found))
 
 
 def _meta(
