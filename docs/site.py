@@ -20,7 +20,8 @@ PACKAGE = "syncmv4d_jax"
 FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 BESIDE = ("launch/README.md", "benchmarks/RESULTS.md")
 DOCUMENTS = ("architecture", "paper", "demo", "data", "scenes", "real_data", "robots", "viewing",
-             "pipeline", "metrics", "dpa", "wan", "pods", "again", "ablations", "speed")  # fmt: skip
+             "pipeline", "metrics", "dpa", "wan", "pods", "again", "ablations",
+             "speed")  # fmt: skip
 CONF = """
 project = "syncmv4d_jax"
 extensions = ["myst_parser"]
