@@ -19,10 +19,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not an installed package
 
 from configs import wan_vae as configuration
-from syncmv4d_jax import disk, tree
+from syncmv4d_jax import disk, recipe, tree
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_linear
-from syncmv4d_jax.run import assembly, inputs, train
+from syncmv4d_jax.run import assembly, inputs, resume, train
 from syncmv4d_jax.tasks import wan_vae
 from syncmv4d_jax.weights import store
 
@@ -69,7 +69,7 @@ def fold(config: vae.VAEConfig, params: dict, mean, std) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", required=True)
+    parser.add_argument("--records", type=disk.local, required=True)
     parser.add_argument("--out", type=lambda path: disk.local(path).resolve(), required=True)
     parser.add_argument("--variant", choices=("demo", "sharp"), default="demo")
     parser.add_argument("--steps", type=int, default=1500)
@@ -77,9 +77,25 @@ def main() -> None:
         "--clips", type=int, default=12, help="examples the linear start is fitted to"
     )
     args = parser.parse_args()
+    try:
+        with recipe.Lock(args.out, "make_vae"):
+            make(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def make(args: argparse.Namespace) -> None:
+    """Fits the linear start, trains on, and folds the statistics in; goes on where it stopped.
+
+    Raises:
+      ValueError: the folder was begun with other records, another variant or other clips.
+    """
     config = configuration.get_config(args.variant)
     config.unlock()
-    config.data.records, config.data.raw = args.records, True
+    config.data.records, config.data.raw = str(args.records), True
+    records = resume.records_mark(assembly.read(config))
+    begun = recipe.of(records=records, variant=args.variant, clips=args.clips)
+    recipe.claim(args.out / "recipe.json", begun, way="use another --out")
     task = wan_vae.make(config)
     some = clips(config, args.clips)
     start = args.out / "start"

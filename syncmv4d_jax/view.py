@@ -15,6 +15,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.results import export, samples
 from syncmv4d_jax.results.web import server as web_server
 
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m syncmv4d_jax.view",
                                    description=__doc__.split("\n")[0])  # fmt: skip
-    made.add_argument("results", help="a run's workdir, or a folder of runs")
+    made.add_argument("results", type=disk.local, help="a run's workdir, or a folder of runs")
     made.add_argument("--port", type=int, default=8000, help="0 for any free one")
     made.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to the whole network")
     made.add_argument("--no-browser", action="store_true")
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "--export", choices=export.KINDS, help="write a sample's tracks, serve nothing"
     )
     made.add_argument("--sample", help="id of the sample to export")
-    made.add_argument("--out", help="file (ply: folder) to write, <id>.<kind>")
+    made.add_argument("--out", type=disk.local, help="file (ply: folder) to write, <id>.<kind>")
     made.add_argument(
         "--views", action="store_true", help="each view's own copy of the points, too"
     )

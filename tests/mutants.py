@@ -2186,6 +2186,29 @@ AGAIN = [
         ),
     ),
     *of(
+        "data_prep/make_vae.py",
+        "tests/data/test_make_vae.py",
+        (
+            "again",
+            "an autoencoder goes on with other records",
+            """    recipe.claim(args.out / "recipe.json", begun, way="use another --out")
+""",
+            "",
+            "test_other_records_or_clips_are_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/view.py",
+        "tests/test_view.py",
+        (
+            "again",
+            "an export goes to a folder called s3:",
+            """"--out", type=disk.local, help""",
+            """"--out", help""",
+            "test_addresses_are_refused",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/run/embedded.py",
         "tests/run/test_assembly.py",
         (

@@ -119,3 +119,12 @@ def test_the_export_command(root, tmp_path, capsys):
         view.main([str(run), "--export", "glb", "--sample", "b"])
     with pytest.raises(SystemExit, match="NotADirectoryError"):
         view.main([str(run / "none"), "--no-browser"])
+
+
+@pytest.mark.parametrize(
+    "given", [["gs://bucket/run"], ["run", "--export=glb", "--out=s3://b/a.glb"]]
+)
+def test_addresses_are_refused(capsys, given):
+    with pytest.raises(SystemExit):
+        view.main(given)
+    assert "wanted a folder or file of this machine" in capsys.readouterr().err
