@@ -66,6 +66,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=DEFAULTS.representation,
         help="of the pseudo video; das_tracking: depth of frame 0 in all frames",
     )
+    add("--with", type=names, default=DEFAULTS.controls, dest="controls",
+        help="what controlled videos need: points,das")  # fmt: skip
+    add("--cloud", type=int, default=DEFAULTS.cloud, help="points of a cloud (--with points)")
+    add("--provenance", choices=("real", "sim"), default=DEFAULTS.provenance)
     add("--val-share", "--val", dest="val", type=float, default=DEFAULTS.val, help="of sequences")
     add("--seed", type=int, default=0)
     add("--text", default=DEFAULTS.text, help="prompt with {action}, {tool} and {target}")
@@ -106,6 +110,9 @@ def main(argv: list[str]) -> int:
             **{key: getattr(args, key) for key in ("val", "seed", "text", "cameras", "clusters")},
             representation=args.representation,
             crop=args.crop,
+            controls=args.controls,
+            cloud=args.cloud,
+            provenance=args.provenance,
             surfaces=args.surfaces,
             held_out_tools=args.heldout_tools,
             held_out_actions=args.heldout_actions,

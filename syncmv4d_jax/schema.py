@@ -69,8 +69,10 @@ BATCH: dict[str, Field] = {
     "point_ids": Field("b", "bool", "point i is one surface point in all frames", optional=True),
     "metric": Field("b", "bool", "lengths are metres, not up to a scale", optional=True),
     "hoi_mask": Field("b v f hl wl 1", "float32", "share of hands and objects", optional=True),
+    "mask": Field("b v n h w", "bool", "hands and objects", optional=True),
     "tracking": Field("b v n h w 3", "uint8", "pseudo video with frame 0's depth", optional=True),
     "tracking_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
+    "black_latents": Field("b f hl wl c", "float32", "VAE latents of a black clip", optional=True),
     # Depth, and where every pixel of frame 0 goes.
     "depth0": Field("b v h w", "float32", "metres, camera z in frame 0, 0: unknown", optional=True),
     "flow": Field(
@@ -144,3 +146,5 @@ CONDITIONS = (
     "text", "text_lengths", "null_text", "null_text_lengths", "intrinsics", "extrinsics",
     "view_index", "frame_valid", "anchors", "anchor_valid",
 )  # fmt: skip
+# What a sample may be made to follow, for tasks that are controlled.
+CONTROLS = ("points", "point_valid", "point_features", "point_ids", "metric", "tracking")

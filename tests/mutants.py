@@ -786,14 +786,14 @@ DATA = [
         (
             "4 line-2",
             "a pseudo video keeps the depth of frame 0",
-            'depth = hits.depth if settings.representation == "point_tracks" else start[:, 2]',
+            'depth = hits.depth if kind == "point_tracks" else start[:, 2]',
             "depth = start[:, 2]",
             "tests/data/test_tracking_video.py::test_a_tracking_video_keeps_the_depth_of_frame_0",
         ),
         (
             "27",
             "a tracking video has the depth of now",
-            'depth = hits.depth if settings.representation == "point_tracks" else start[:, 2]',
+            'depth = hits.depth if kind == "point_tracks" else start[:, 2]',
             "depth = hits.depth",
             "tests/data/test_tracking_video.py::test_a_tracking_video_keeps_the_depth_of_frame_0",
         ),

@@ -2,7 +2,10 @@
 
     DIR/<h>x<w>/cache.json                      written last: what the cache is made of
     DIR/<h>x<w>/sequences/<id>.array_record     the records' rows: video_latents, motion_latents
-                                                [f h w c] bfloat16, and the small values of the view
+                                                [f h w c] bfloat16, and the small values of the
+                                                view; of records for control tracking_latents and
+                                                hoi_mask [f h w 1] float16 too
+    DIR/<h>x<w>/black.array_record              of these: black_latents [f h w c] bfloat16
     DIR/<h>x<w>/texts.array_record              features [l d] bfloat16 of each text, and of ""
 
 A cache knows its records and weights by hash; another pair is refused, not mixed in. Files are
@@ -22,11 +25,13 @@ import numpy as np
 from tqdm import tqdm
 
 from syncmv4d_jax import recipe, schema
-from syncmv4d_jax.data import records
+from syncmv4d_jax.data import controls, records
+from syncmv4d_jax.geometry import masks
 from syncmv4d_jax.weights import store
 
 log = logging.getLogger(__name__)
-CLIPS = ("video", "motion")
+CLIPS = ("video", "motion", "tracking")
+BLACK = "black.array_record"
 TEXTS = 8  # encoded at once
 
 
@@ -93,6 +98,10 @@ def _fill(
             rows = _rows(reader, by_file[name], encode_video)
             records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
+        if shard[0] == 0 and "das" in reader.settings.get("controls", ()):
+            clip = np.zeros((reader.settings["frames"], *reader.settings["size"], 3), np.uint8)
+            latents = np.asarray(encode_video(clip)).astype(ml_dtypes.bfloat16)
+            records.write_file(folder / BLACK, [{"black_latents": latents}])
     meta = {}
     if shard[0] == 0:
         texts = ["", *sorted({window.text for window in reader.windows})]
@@ -131,9 +140,16 @@ def _rows(
             row = {
                 f"{c}_latents": np.asarray(x).astype(ml_dtypes.bfloat16) for c, x in latents.items()
             }
+            if "mask" in values:
+                row["hoi_mask"] = _mask(values, row["video_latents"].shape[:3])
             yield row | {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
         if window.surfaces >= 0:
             yield {}
+
+
+def _mask(values: Mapping[str, Any], latent: tuple[int, int, int]) -> np.ndarray:
+    seen = controls.unpack(values["mask"], values["video"].shape[1:3])
+    return masks.to_cells(seen, latent).astype(np.float16)
 
 
 def _write_texts(path: Path, texts: Sequence[str], encode: Callable) -> dict[str, Any]:
@@ -205,6 +221,13 @@ class Cache:
           records.CorruptRecord: a damaged file.
         """
         return self._files.open(window.file).read(view.record)
+
+    def black(self) -> dict[str, np.ndarray]:
+        """Returns black_latents [f h w c], of a black clip; {} of records without control."""
+        if not (self.path.parent / BLACK).is_file():
+            return {}
+        row = self._files.open(BLACK).read(0)
+        return {key: x.astype(np.float32) for key, x in row.items()}
 
     def text(self, text: str) -> dict[str, np.ndarray]:
         """Returns text [l d] and null_text [l d], rows beyond their lengths zero.

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from syncmv4d_jax.data import frames, raycast, reading, records, rigs, surfaces, transforms
+from syncmv4d_jax.data import (
+    controls,
+    frames,
+    raycast,
+    reading,
+    records,
+    rigs,
+    surfaces,
+    transforms,
+)
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import cameras, pseudo_video
 
@@ -47,6 +56,9 @@ class Settings:
       representation: of the pseudo video, one of pseudo_video.REPRESENTATIONS.
       text: of the prompt; {action}, {tool} and {target} are filled in. A recording's own wins.
       seed: of the split, the points and the jitter.
+      controls: of controls.WITH: what is stored for videos that are controlled.
+      cloud: points of a cloud.
+      provenance: "real" or "sim"; a recording's own wins.
     """
 
     size: tuple[int, int] = (480, 704)
@@ -68,8 +80,13 @@ class Settings:
     representation: str = "point_tracks"
     text: str = "A person uses a {tool} to {action} a {target}."
     seed: int = 0
+    controls: tuple[str, ...] = ()
+    cloud: int = 2048
+    provenance: str = "real"
 
     def __post_init__(self):
+        if unknown := sorted(set(self.controls) - set(controls.WITH)):
+            raise ValueError(f"wanted controls of {controls.WITH}, got {unknown}")
         if self.frames % transforms.TEMPORAL_STRIDE != 1 or self.variants < 1 or self.points < 8:
             raise ValueError(
                 "wanted frames = 4 m + 1, at least 1 variant and 8 points, got "
@@ -80,15 +97,21 @@ class Settings:
             raise ValueError(
                 f"wanted representation {pseudo_video.REPRESENTATIONS}, got {self.representation!r}"
             )
-        for key, wanted in (("cameras", ("all", "first")), ("crop", CROPS), ("surfaces", SURFACES)):
+        allowed = {"cameras": ("all", "first"), "crop": CROPS, "surfaces": SURFACES}
+        for key, wanted in (allowed | {"provenance": ("real", "sim")}).items():
             if getattr(self, key) not in wanted:
                 raise ValueError(f"wanted {key} of {tuple(wanted)}, got {getattr(self, key)!r}")
 
-    def split(self, sequence: str, triplet: tuple[str, str, str]) -> str:
-        """Returns "train", "val" or "test"; all clips and views of a sequence share it."""
+    def split(self, sequence: str, triplet: tuple[str, str, str], *, filmed: bool = True) -> str:
+        """Returns "train", "val" or "test"; all clips and views of a sequence share it.
+
+        Args:
+          filmed: there are videos; without them nothing can be learned.
+        """
         action, tool, _ = triplet
         if (
-            tool in self.held_out_tools
+            not filmed
+            or tool in self.held_out_tools
             or action in self.held_out_actions
             or tuple(triplet) in self.held_out_triplets
         ):
@@ -146,7 +169,7 @@ def make(
       taco.BadSequence: no camera is left in a cluster; says why each one was dropped.
       ValueError: surfaces that cannot be tracked.
     """
-    split = settings.split(recording.id, recording.triplet)
+    split = settings.split(recording.id, recording.triplet, filmed=recording.filmed)
     index, valid = transforms.frame_index(
         recording.frames,
         source_fps=fps,
@@ -169,11 +192,15 @@ def make(
     jitter = rng if split == "train" else None
     views, skipped, shots = _views(recording, clip, tracks, settings, jitter, shown)
     _check_clusters(recording, views, skipped, settings)
-    motion_frames = _paint(recording, clip, views, tracks, settings)
+    motion_frames, tracking, *_ = _paint(recording, clip, views, tracks, settings)
     preview = {}
     for view in views:
         preview[view.serial] = shots[view.serial], motion_frames[view.serial][shown]
-        view.values["motion"] = records.encode(motion_frames.pop(view.serial))
+        painted = motion_frames.pop(view.serial)
+        view.values["motion"] = records.encode(painted)
+        if "das" in settings.controls:
+            view.values["tracking"] = records.encode(tracking.pop(view.serial))
+            view.values["mask"] = controls.pack(np.asarray(painted.any(-1)))
     values = {
         "tracks": tracks,
         "surface": chosen.mesh.astype(np.int32),
@@ -182,6 +209,11 @@ def make(
         "text": recording.text or settings.prompt(recording.triplet),
         "names": "\n".join(s.name for s in recording.surfaces[: len(clip.faces)]),
     }
+    if "points" in settings.controls:
+        own_rng = transforms.seeded(settings.seed, clip.mark(), variant, "cloud")
+        meshes = [clip.tracked(n) for n in range(len(index))]
+        names = controls.labels(recording.surfaces[: len(clip.faces)])
+        values |= controls.cloud(meshes, clip.faces, names, settings.cloud, own_rng)
     stored = settings.surfaces == "all" or settings.surfaces == split
     own = surfaces.pack(recording.surfaces, index) if stored else {}
     return Window(values, own, views, skipped, preview, shown)
@@ -256,7 +288,7 @@ def _views(recording, clip, tracks, settings, rng, shown):
 
 def _view(recording, name, cluster, clip, tracks, settings, jitter):
     camera, path = recording.cameras[name], recording.video_path(name)
-    video = frames.Video(path)
+    video = frames.opened(path)
     numbers = video.numbers(clip.index, fps=clip.fps, frames=recording.frames)
     return _crop(camera, cluster, video, numbers, clip, tracks, settings, jitter)
 
@@ -321,12 +353,15 @@ def _check_clusters(recording, views, skipped, settings) -> None:
         )
 
 
-def _paint(recording, clip, views, tracks, settings) -> dict[str, np.ndarray]:
-    """Fills in anchors, visibility and scale of the views; returns their pseudo videos."""
+def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarray]]:
+    """Fills in anchors, visibility and scale of the views; returns their pseudo videos, and, where
+    they are wanted, their tracking videos."""
     index, count = clip.index, len(clip.faces)
     first = np.concatenate([vertices for vertices, _ in clip.meshes[int(index[0])]])
     origins = {v.serial: _origins(first, v.intrinsics, v.extrinsics) for v in views}
-    painted = {v.serial: np.zeros((len(index), *settings.size, 3), np.uint8) for v in views}
+    kinds = [settings.representation, *["das_tracking"] * ("das" in settings.controls)]
+    size = (len(kinds), len(index), *settings.size, 3)
+    painted = {v.serial: np.zeros(size, np.uint8) for v in views}
     visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
     projected = {
         v.serial: cameras.project(tracks.astype(np.float64), v.intrinsics, v.extrinsics)
@@ -342,11 +377,11 @@ def _paint(recording, clip, views, tracks, settings) -> dict[str, np.ndarray]:
         for view in views:
             name = view.serial
             if scene is None:  # a padded frame repeats the last one
-                painted[name][n] = painted[name][done[i]]
+                painted[name][:, n] = painted[name][:, done[i]]
                 visible[name][n] = visible[name][done[i]]
                 continue
-            painted[name][n] = _paint_frame(
-                scene, count, origins[name], view, scales[name], settings
+            painted[name][:, n] = _paint_frame(
+                scene, count, origins[name], view, scales[name], settings.size, kinds
             )
             pixels, depth = (x[n] for x in projected[name])
             visible[name][n] = _seen(scene, pixels, depth, view, settings)
@@ -360,7 +395,7 @@ def _paint(recording, clip, views, tracks, settings) -> dict[str, np.ndarray]:
             visibility=visible[view.serial],
             scale=np.asarray(scales[view.serial], np.float32),
         )
-    return painted
+    return [{name: clips[i] for name, clips in painted.items()} for i in range(len(kinds))] + [{}]
 
 
 def _seen(scene, pixels, depth, view, settings) -> np.ndarray:
@@ -377,21 +412,22 @@ def _origins(first, intrinsics, extrinsics) -> np.ndarray:
     return (first @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
 
 
-def _paint_frame(scene, count, origins, view, scale, settings) -> np.ndarray:
-    """The pseudo video's frame [h w 3] uint8 of the first `count` meshes, the tracked ones; rays
-    are cast only where these may be."""
-    result = np.zeros((*settings.size, 3), np.uint8)
-    near = _near_surfaces(scene.meshes[:count], view, settings.size)
-    y, x = np.divmod(np.flatnonzero(near), settings.size[1])
+def _paint_frame(scene, count, origins, view, scale, size, kinds) -> np.ndarray:
+    """A frame [r h w 3] uint8 of the pseudo videos `kinds` [r] of the first `count` meshes, the
+    tracked ones; rays are cast only where these may be."""
+    result = np.zeros((len(kinds), *size, 3), np.uint8)
+    near = _near_surfaces(scene.meshes[:count], view, size)
+    y, x = np.divmod(np.flatnonzero(near), size[1])
     hits = scene.cast_pixels(np.stack([x, y], -1), view.intrinsics, view.extrinsics)
     met = np.flatnonzero(hits.mask & (hits.mesh < count))
     hits = raycast.Hits(*(value.take(met, axis=0) for value in hits))
     start = scene.interpolate(hits, [origins])
-    # The depth now, or in frame 0. A surface is never behind a camera that sees it in frame 0.
-    depth = hits.depth if settings.representation == "point_tracks" else start[:, 2]
+    # A surface is never behind a camera that sees it in frame 0.
     origin = start[:, :2] / np.maximum(start[:, 2:], 1e-6)
-    colours = pseudo_video.encode_colours(origin, depth, scale, size=settings.size)
-    result[y.take(met), x.take(met)] = np.round(colours * 255).astype(np.uint8)
+    for i, kind in enumerate(kinds):
+        depth = hits.depth if kind == "point_tracks" else start[:, 2]  # now, or in frame 0
+        colours = pseudo_video.encode_colours(origin, depth, scale, size=size)
+        result[i, y.take(met), x.take(met)] = np.round(colours * 255).astype(np.uint8)
     return result
 
 

@@ -17,6 +17,8 @@ class DataConfig:
     Attributes:
       name: of the reader ("taco"), "module:function" for one's own, or "embedded".
       records, cache: folders of data_prep/prepare_taco.py and cache_latents.py.
+      mix: more of them: (records, cache, share of the batches' samples) each; the first two have
+        the rest.
       split: that training reads.
       fps: frames a second that the records must have.
       cameras: "sample" draws one of each cluster, "fixed" takes the first.
@@ -31,6 +33,7 @@ class DataConfig:
     name: str = "taco"
     records: str = ""
     cache: str = ""
+    mix: tuple[tuple[str, str, float], ...] = ()
     split: str = "train"
     fps: float = 8.0
     cameras: str = "sample"
@@ -47,6 +50,12 @@ class DataConfig:
             raise ValueError(f"config.data.cameras: wanted one of {CAMERAS}, got {self.cameras!r}")
         if not 0 < self.share <= 1:
             raise ValueError(f"config.data.share: wanted 0 < share <= 1, got {self.share}")
+        shares = [float(share) for *_, share in self.mix]
+        if any(share <= 0 for share in shares) or sum(shares) >= 1:
+            raise ValueError(
+                f"config.data.mix: wanted shares above 0 that leave some to config.data.records, "
+                f"got {shares}"
+            )
         if not 0 <= self.jitter < 1:
             raise ValueError(f"config.data.jitter: wanted 0 <= jitter < 1, got {self.jitter}")
 
@@ -57,6 +66,8 @@ class Wanted:
 
     Attributes:
       size: (height, width).  frames, views, points: how many.  representation: of the motion.
+      cloud: points of a cloud; tracking: of the video that controls. As the records have them: not
+        read at all.
       text: whether features of texts are needed, which only a cache has.
       weights: {part: converted weights} that a cache must have been made with, "" = any.
     """
@@ -66,5 +77,7 @@ class Wanted:
     views: int | None = None
     points: int | None = None
     representation: str | None = None
+    cloud: int | None = None
+    tracking: str | None = None
     text: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -23,7 +23,7 @@ from typing import Any
 import av
 import numpy as np
 
-from syncmv4d_jax.data import mp4, rigs, transforms
+from syncmv4d_jax.data import mp4, pictures, rigs, transforms
 from syncmv4d_jax.data.sources import taco
 from syncmv4d_jax.geometry import cameras
 
@@ -184,6 +184,41 @@ class Video:
                         yield wanted[frame.pts], frame
                     if frame.pts >= max(wanted):
                         return
+
+
+class Still:
+    """A picture in place of a video: each frame is it. The methods are those of `Video`."""
+
+    def __init__(self, path: Path):
+        """Reads the picture.
+
+        Raises:
+          taco.BadSequence: no picture.
+        """
+        try:
+            self._picture = pictures.read(path)
+        except (OSError, ValueError) as error:
+            raise taco.BadSequence(str(error)) from error
+        self.path, self.size = path, self._picture.shape[:2]
+
+    def intrinsics(self, camera: rigs.Camera) -> np.ndarray:
+        """As `Video.intrinsics`."""
+        return fit_intrinsics(camera, self.size, str(self.path))
+
+    def numbers(self, index: np.ndarray, *, fps: float, frames: int) -> np.ndarray:
+        """As `Video.numbers`: the first frame, whatever is asked for."""
+        del fps, frames
+        return np.zeros(len(index), int)
+
+    def read(self, index: np.ndarray, box: transforms.Box, size: tuple[int, int]) -> np.ndarray:
+        """As `Video.read`."""
+        one = transforms.crop_resize(self._picture, box, size)
+        return np.repeat(one[None], len(index), axis=0)
+
+
+def opened(path: Path) -> Video | Still:
+    """Opens a video, or the picture that stands for one."""
+    return Video(path) if path.suffix.lower() == ".mp4" else Still(path)
 
 
 def read_all(path: Path) -> np.ndarray:

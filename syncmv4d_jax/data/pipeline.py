@@ -4,20 +4,23 @@
 
 The order is global: batch j holds positions [j B, (j + 1) B) of one shuffled, endless sequence
 whatever the number of shards, and everything drawn for an example (its cameras, their order, its
-turn, its colours) depends on (seed, position). An iterator's state is JSON-able. Cached latents are
-read where there are any; `config.data.raw` reads pixels instead, `.latents` both.
+turn, its colours) depends on (seed, position). An iterator's state is JSON-able. Several folders
+are mixed by their shares (`config.data.mix`). Cached latents are read where there are any;
+`config.data.raw` reads pixels instead, `.latents` both.
 """
 
+import dataclasses
 import functools
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from syncmv4d_jax import schema
-from syncmv4d_jax.data import cache, records, transforms
+from syncmv4d_jax.data import cache, controls, records, transforms
 from syncmv4d_jax.data.config import DataConfig, Wanted
 
 log = logging.getLogger(__name__)
@@ -55,16 +58,33 @@ def train_iterator(
         only when all are.
     """
     reader = f"reader {shard_index} of {shard_count}"
-    examples = Examples(config, wanted, config.split, reader=reader)
-    if config.jitter and examples.latents:
+    parts = [(config, 1.0 - sum(share for *_, share in config.mix))]
+    for folder, cached, share in config.mix:
+        parts.append((dataclasses.replace(config, records=folder, cache=cached, mix=()), share))
+    every = [Examples(own, wanted, config.split, reader=reader) for own, _ in parts]
+    if config.jitter and any(examples.latents for examples in every):
         raise ValueError(
             f"config.data.jitter={config.jitter} changes pixels, but cached latents are read: "
             "--config.data.raw=True with --config.data.latents=False, or --config.data.jitter=0"
         )
+    each = [_endless(own, config, seed, part) for part, own in enumerate(every)]
+    whole = each[0]
+    if len(each) > 1:
+        whole = grain.MapDataset.mix(each, weights=[share for _, share in parts])
+    dataset = (
+        whole[shard_index::shard_count]
+        .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
+        .batch(batch_size, drop_remainder=True)
+    )
+    return Batches(iter(dataset), every)
+
+
+def _endless(examples: "Examples", config: DataConfig, seed: int, part: int) -> grain.MapDataset:
+    """The clips of one folder, shuffled, again and again; part: which of config.data's."""
     read = examples.get_or_next if config.skip_corrupt else examples.get
 
     def make(position: int, index: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng([seed, position])
+        rng = np.random.default_rng([seed, position, *[part] * (part > 0)])
         example = read(index, rng)
         if config.augment:
             example = _reorder(_turn(example, rng), rng)
@@ -72,21 +92,18 @@ def train_iterator(
             example["video"] = transforms.recolour(example["video"], config.jitter, rng)
         return example
 
-    dataset = (
+    return (
         grain.MapDataset.source(_share(len(examples), config.share, seed))
-        .shuffle(seed % 2**32)
+        .shuffle((seed + part) % 2**32)
         .repeat()
-        .map_with_index(make)[shard_index::shard_count]
-        .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
-        .batch(batch_size, drop_remainder=True)
+        .map_with_index(make)
     )
-    return Batches(iter(dataset), examples)
 
 
 class Batches:
     """An iterator of batches that can be stopped and continued, and knows what it left out."""
 
-    def __init__(self, iterator: grain.DatasetIterator, examples: "Examples"):
+    def __init__(self, iterator: grain.DatasetIterator, examples: Sequence["Examples"]):
         self._iterator, self._examples = iterator, examples
 
     def __iter__(self) -> "Batches":
@@ -107,9 +124,14 @@ class Batches:
         """Counts of this reader since it was made, for the log; sum them over processes.
 
         Returns:
-          skipped_examples: replaced for a damaged record, those read ahead included.
+          skipped_examples: replaced for a damaged record, those read ahead included;
+          real_examples, sim_examples: read so far, where records of both kinds are mixed.
         """
-        return {"skipped_examples": float(self._examples.skipped)}
+        found = {"skipped_examples": float(sum(x.skipped for x in self._examples))}
+        if len(self._examples) > 1:
+            for kind in ("real", "sim"):
+                found[f"{kind}_examples"] = float(sum(x.read[kind] for x in self._examples))
+        return found
 
 
 def _share(count: int, share: float, seed: int) -> list[int]:
@@ -123,7 +145,8 @@ def _share(count: int, share: float, seed: int) -> list[int]:
 def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) -> records.Listing:
     """Lists (id, unbatched example with video, motion, prompt, triplet) in order, first cameras.
 
-    Where the surfaces of a clip are stored, `surfaces` is a function that reads them.
+    Where the surfaces of a clip are stored, `surfaces` is a function that reads them; of records
+    for control `courses` is one of what else follows the same first frame (`Examples.courses`).
 
     Args:
       config: `config.data`.
@@ -141,7 +164,9 @@ def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) 
         for index in range(count):
             window = made.reader.windows[index]
             example = made.get(index, None) | {"prompt": window.text}
-            example["triplet"] = window.triplet
+            example |= {"triplet": window.triplet, "filmed": window.filmed}
+            if made.wanted.cloud:
+                example["courses"] = functools.partial(made.courses, index)
             if window.surfaces >= 0:
                 example["surfaces"] = functools.partial(made.reader.surfaces, window)
             unread = () if made.cache else ("text", "text_lengths")
@@ -197,7 +222,9 @@ class Examples:
         cached = self.cache is not None and self.cache.latents
         self.raw = raw or config.raw or not cached
         self.latents = cached and (not self.raw or config.latents)
+        self.wanted = wanted
         self.name, self.skipped = reader, 0  # examples replaced by `get_or_next`, here
+        self.read = dict.fromkeys(("real", "sim"), 0)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -229,8 +256,13 @@ class Examples:
             "latent_valid": transforms.latent_valid(own["frame_valid"]),
             "view_index": np.array([view.cluster for view in chosen], np.int32),
         }
+        if self.wanted.cloud:
+            example |= controls.example(own, self.wanted.cloud, rng)
+        with self._lock:
+            self.read[window.provenance] += 1
         if self.cache:
             example |= self.cache.text(window.text)
+            example |= self.cache.black() if self.wanted.tracking and self.latents else {}
         else:  # for tasks that read no text
             example |= {
                 "text": np.zeros((1, 1), np.float32),
@@ -261,6 +293,28 @@ class Examples:
         mean, std = (np.asarray(have[f"action_{key}"], np.float32) for key in ("mean", "std"))
         return (actions - mean) / std
 
+    def courses(self, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Videos and masks [v n h w ...] of other clips that begin with the same frames and text.
+
+        Of the embedded scenes these are the other courses of a layout (data_prep/make_scenes.py).
+        """
+        own, found = self.reader.windows[index], []
+        alike = lambda w: (w.sequence.rpartition("_")[0], w.text, w.triplet)  # noqa: E731
+        first = [self._first(own, view) for view in self._cameras(own, None)]
+        for window in self.reader.windows:
+            if window.sequence == own.sequence or alike(window) != alike(own):
+                continue
+            views = self._cameras(window, None)
+            if all(
+                np.array_equal(a, self._first(window, b)) for a, b in zip(first, views, strict=True)
+            ):
+                values = [self._view(window, view) for view in views]
+                found.append(tuple(np.stack([x[k] for x in values]) for k in ("video", "mask")))
+        return found
+
+    def _first(self, window: records.Window, view: records.View) -> np.ndarray:
+        return records.decode_first(self.reader.view(window, view)["video"])
+
     def _cameras(self, window: records.Window, rng: np.random.Generator | None):
         if self.named:  # any of them: a view is known by its name, and some may be missing
             order = np.arange(len(window.views)) if rng is None else rng.permutation(
@@ -278,13 +332,20 @@ class Examples:
         result: dict[str, np.ndarray] = {}
         if self.latents and self.cache:
             values = self.cache.view(window, view)
-            for key in ("video_latents", "motion_latents"):
+            more = ("tracking_latents", "hoi_mask") if self.wanted.tracking else ()
+            for key in ("video_latents", "motion_latents", *more):
                 if key in values:
                     result[key] = values[key].astype(np.float32)
+            if self.wanted.tracking == "point_tracks":
+                result["tracking_latents"] = result["motion_latents"]
         if self.raw:
             values = self.reader.view(window, view)
             there = [key for key in ("video", "motion") if key in values]
             result |= {key: records.decode(values[key]) for key in there}
+            if self.wanted.tracking:
+                own = "motion" if self.wanted.tracking == "point_tracks" else "tracking"
+                result["tracking"] = records.decode(values[own])
+                result["mask"] = controls.unpack(values["mask"], result["video"].shape[1:3])
         result |= {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
         return result | ({"extrinsics": records.poses(values)} if "extrinsics" in values else {})
 
@@ -319,6 +380,8 @@ def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
         "fps": config.fps,
         "representation": wanted.representation,
     }
+    if wanted.tracking == "point_tracks":  # the motion itself is followed
+        asked["representation"] = wanted.tracking
     problems = [
         f"{k}: wanted {v}, records have {have[k]}"
         for k, v in asked.items()
@@ -326,13 +389,20 @@ def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
     ]
     if (wanted.views or 0) > have["clusters"]:
         problems.append(f"views: wanted {wanted.views}, records have {have['clusters']} clusters")
+    stored = have.get("controls", ())
+    if wanted.cloud and not {"points", "das"} <= set(stored):
+        problems.append(
+            f"control: wanted points and das (--with points,das), records have {stored}"
+        )
+    elif (wanted.cloud or 0) > have.get("cloud", 0):
+        problems.append(f"cloud: wanted {wanted.cloud} points, records have {have['cloud']}")
     if (wanted.points or 0) > have["points"]:
         problems.append(f"points: wanted {wanted.points}, records have {have['points']}")
     if problems:
         raise ValueError(
             f"{reader.root} does not fit config.task ({'; '.join(problems)}): prepare the records "
             "again with these values (data_prep/prepare_taco.py --size --frames --fps --points "
-            "--representation)"
+            "--representation --with --cloud)"
         )
     return wanted.points or int(have["points"])
 
@@ -353,8 +423,10 @@ def _turn(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     angle = float(rng.uniform(-np.pi, np.pi))  # drawn whatever the example has
     if "tracks" not in example:  # nothing says where the scene is
         return example
+    centre = example["tracks"][0].mean(0)
+    example = controls.turned(example, angle, centre)
     tracks, extrinsics = transforms.rotate_world(
-        example["tracks"], example["extrinsics"], angle, example["tracks"][0].mean(0)
+        example["tracks"], example["extrinsics"], angle, centre
     )
     return {**example, "tracks": tracks, "extrinsics": extrinsics}
 

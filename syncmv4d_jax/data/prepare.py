@@ -120,7 +120,8 @@ def _claim(root: Path, settings: Settings, sources: Sequence[Source]) -> None:
     own = dataclasses.asdict(cast(Any, settings))
     mine = json.loads(json.dumps(own | {"version": schema.VERSION}))
     if path.is_file():
-        there = {"representation": "point_tracks"} | json.loads(path.read_text())
+        before = {"representation": "point_tracks", "controls": [], "cloud": 2048}
+        there = before | {"provenance": "real"} | json.loads(path.read_text())
         if differ := recipe.differences(there, mine):
             text = "; ".join(differ)
             raise recipe.Other(f"{root} was made with other settings ({text}); {way}")
@@ -163,7 +164,7 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
     place = root / "sequences" / f"{source.id}.json"
     place.unlink(missing_ok=True)  # no part of former records beside new ones
     mark, recording = source.mark(), source.open()
-    split = settings.split(source.id, source.triplet)
+    split = settings.split(source.id, source.triplet, filmed=recording.filmed)
     variants = settings.variants if split == "train" else 1
     file = f"sequences/{source.id}.array_record"
     values: list[dict[str, Any]] = []
@@ -183,6 +184,8 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
                 "record": base,
                 "split": split,
                 "text": window.tracks["text"],
+                "filmed": recording.filmed,
+                "provenance": source.provenance or settings.provenance,
                 "views": [
                     {"record": base + 1 + i, "serial": v.serial, "cluster": v.cluster}
                     for i, v in enumerate(window.views)

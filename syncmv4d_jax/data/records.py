@@ -14,6 +14,7 @@ texts, and clips: arrays kept exactly by zlib and decoded on demand.
     view    video, motion [n h w 3] uint8 clips; anchors [k 2], anchor_valid [k], visibility [n k],
             intrinsics [3 3], extrinsics [3 4] or, of a camera that moves, [n 3 4] (see `poses`),
             scale [2] as in schema.BATCH; box [4]; serial
+    both    for videos that are controlled: see controls.py
     surfaces  see surfaces.pack
 """
 
@@ -216,7 +217,8 @@ class View(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A clip of a sequence: where its examples are and what it is; surfaces: -1 if not stored."""
+    """A clip of a sequence: where its examples are and what it is; surfaces: -1 if not stored.
+    provenance: "real" or "sim". filmed: its videos are what happened, not one picture."""
 
     id: str
     sequence: str
@@ -227,6 +229,8 @@ class Window(NamedTuple):
     record: int
     views: tuple[View, ...]
     surfaces: int = -1
+    provenance: str = "real"
+    filmed: bool = True
 
 
 class File:
@@ -370,4 +374,6 @@ def _window(entry: Mapping[str, Any]) -> Window:
     triplet = tuple(entry["triplet"])
     identifier, sequence, split, text = (entry[key] for key in ("id", "sequence", "split", "text"))
     file, row, other = entry["file"], entry["record"], entry.get("surfaces", -1)
-    return Window(identifier, sequence, split, text, triplet, file, row, views, other)
+    origin = entry.get("provenance", "real")
+    told = origin, bool(entry.get("filmed", True))
+    return Window(identifier, sequence, split, text, triplet, file, row, views, other, *told)

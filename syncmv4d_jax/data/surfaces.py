@@ -21,6 +21,7 @@ from syncmv4d_jax import disk
 from syncmv4d_jax.data import raycast, reading, rigs
 
 TRACKED, OCCLUDER = "tracked", "occluder"
+LABELS = ("left hand", "right hand", "object", "other object")
 EXTENT = (0.005, 5.0)  # metres across what is tracked: hands, tools, parts of robots
 COLLAPSED = 0.02  # of its usual extent: a frame in which a surface is a point
 
@@ -39,6 +40,7 @@ class Surface:
       vertices: [n p 3], or [p 3] with `poses`; metres, world frame.
       poses: [n 4 4], surface to world, or None.
       kind: TRACKED or OCCLUDER.
+      label: of LABELS, what a cloud's points of it are; "": its name tells.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Surface:
     vertices: np.ndarray
     poses: np.ndarray | None = None
     kind: str = TRACKED
+    label: str = ""
 
     @property
     def frames(self) -> int:

@@ -195,6 +195,17 @@ class Points(NamedTuple):
             result[here] = np.sum(corners * self.weights[here][..., None], axis=1)
         return result
 
+    def normals(self, surfaces: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit normals [k 3] of their faces, zero where a face has no area."""
+        result = np.zeros((len(self.mesh), 3))
+        for index, vertices in enumerate(surfaces):
+            here = self.mesh == index
+            a, b, c = np.moveaxis(vertices[self.vertices[here]], 1, 0)
+            across = np.cross(b - a, c - a)
+            length = np.linalg.norm(across, axis=1, keepdims=True)
+            result[here] = across / np.maximum(length, 1e-12)
+        return result
+
 
 def select_points(
     surfaces: Sequence[np.ndarray],
@@ -217,7 +228,7 @@ def select_points(
         raise ValueError(f"wanted surfaces with a finite extent, got {extent} m")
     low, high = extent / 2000, extent
     if len(np.unique(_voxels(cloud, low))) < count:
-        return _by_area(surfaces, faces, count, rng)
+        return by_area(surfaces, faces, count, rng)
     for _ in range(20):
         middle = np.sqrt(low * high)
         enough = len(np.unique(_voxels(cloud, middle))) >= count
@@ -239,7 +250,13 @@ def _voxels(cloud: np.ndarray, size: float) -> np.ndarray:
     return (grid[:, 0] << 42) | (grid[:, 1] << 21) | grid[:, 2]
 
 
-def _by_area(surfaces, faces, count, rng) -> Points:
+def by_area(
+    surfaces: Sequence[np.ndarray],
+    faces: Sequence[np.ndarray],
+    count: int,
+    rng: np.random.Generator,
+) -> Points:
+    """Draws `count` points of surfaces, as many a square metre everywhere."""
     corners = [vertices[face] for vertices, face in zip(surfaces, faces, strict=True)]
     area = [np.linalg.norm(np.cross(c[:, 1] - c[:, 0], c[:, 2] - c[:, 0]), axis=1) for c in corners]
     flat, mesh = np.concatenate(area), np.repeat(np.arange(len(area)), [len(a) for a in area])

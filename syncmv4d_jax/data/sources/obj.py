@@ -4,13 +4,14 @@
     f a b c ... | a/t/n ...      a polygon, cut into a fan; a counts from 1, or back from -1
     \\ at a line's end           goes on in the next one
 
-All groups and objects are one mesh. Vertices that no face names are left out.
+All groups and objects are one mesh. Vertices that no face names are left out, unless all are asked
+for.
 """
 
 import numpy as np
 
 
-def parse(text: str, *, where: str) -> tuple[np.ndarray, np.ndarray]:
+def parse(text: str, *, where: str, every: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Returns vertices [p 3] float64 in the file's unit, and faces [q 3].
 
     Raises:
@@ -38,6 +39,8 @@ def parse(text: str, *, where: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{where}: a face names vertex {faces.max() + 1} of {len(points)}")
     if not np.isfinite(points).all():
         raise ValueError(f"{where}: vertices that are not finite")
+    if every:
+        return points, faces
     used, faces = np.unique(faces, return_inverse=True)
     return points[used], faces.reshape(-1, 3)
 

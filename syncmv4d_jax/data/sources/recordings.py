@@ -5,9 +5,13 @@ and the surfaces that are tracked, at every frame. A `Source` names a recording 
 the worker that prepares it. The plain layout, for recordings of HOT3D, ARCTIC or HOI4D kind:
 
     <root>/<sequence>/recording.json    {"fps": 30, "action": "...", "tool": "...", "target": "..."}
-                                        and, where wanted, "text": prompt, "occluders": [names]
+                                        and, where wanted, "text": prompt, "occluders": [names],
+                                        "labels": {surface: one of surfaces.LABELS}, "provenance":
+                                        "real" or "sim"
     <root>/<sequence>/cameras.json      TACO's calibration form: {camera: {K, R, T, imgSize}}
-    <root>/<sequence>/<camera>.mp4      frame n of the video is frame n of the surfaces
+    <root>/<sequence>/<camera>.mp4      frame n of the video is frame n of the surfaces; or, of a
+                                        motion that nobody filmed, <camera>.png: the picture that it
+                                        begins with
     <root>/<sequence>/surfaces/<name>.npz   faces [q 3]; vertices [n p 3] metres, world frame, or
                                         vertices [p 3] with poses [n 4 4] (surface to world)
 
@@ -29,8 +33,8 @@ class Recording(Protocol):
     """What preparation reads; `taco.Sequence` is one.
 
     id: unique in the data set. triplet: (action, tool, object). text: the prompt, "" where the
-    triplet says it all. frames: of the surfaces. cameras: {name: rigs.Camera}. surfaces: those that
-    are tracked first.
+    triplet says it all. filmed: the cameras have videos, not a picture each. frames: of the
+    surfaces. cameras: {name: rigs.Camera}. surfaces: those that are tracked first.
     """
 
     @property
@@ -41,6 +45,9 @@ class Recording(Protocol):
 
     @property
     def text(self) -> str: ...
+
+    @property
+    def filmed(self) -> bool: ...
 
     @property
     def frames(self) -> int: ...
@@ -87,6 +94,13 @@ class Source:
         if self.layout == "taco":
             return taco.Entry(Path(self.root), self.triplet, self.id).mark()
         return recipe.content(Path(self.root) / self.id)
+
+    @property
+    def provenance(self) -> str:
+        """What the recording says of itself, "" where nothing."""
+        if self.layout == "taco":
+            return ""
+        return str(_description(Path(self.root) / self.id)["provenance"])
 
     def open(self) -> Recording:
         """Reads everything but the videos.
@@ -150,6 +164,11 @@ def _description(folder: Path) -> dict[str, Any]:
         if not all(isinstance(name, str) for name in (*occluders, text.get("text", ""))):
             raise ValueError("text and occluders must be strings")
         found = {"fps": text["fps"], "text": text.get("text", ""), "occluders": occluders}
+        found |= {"labels": dict(text.get("labels", {})), "provenance": text.get("provenance", "")}
+        if strange := sorted(set(found["labels"].values()) - set(surfaces.LABELS)):
+            raise ValueError(f"labels: wanted some of {surfaces.LABELS}, got {strange}")
+        if found["provenance"] not in ("", "real", "sim"):
+            raise ValueError(f"provenance: wanted real or sim, got {found['provenance']!r}")
         if "text" in text:
             found["text"] = reading.prompt(text["text"], where="text")
         words = {k: str(text[k]) for k in ("action", "tool", "target")}
@@ -172,10 +191,16 @@ class Folder:
     cameras: dict[str, rigs.Camera]
     surfaces: tuple[surfaces.Surface, ...]
 
+    @property
+    def filmed(self) -> bool:
+        """Whether the cameras have videos; one that has a picture has none."""
+        inside = reading.entries(self.folder)
+        return not any(p.suffix.lower() == ".png" and p.stem in self.cameras for p in inside)
+
     def video_path(self, camera: str) -> Path:
         """The video of a camera."""
         try:
-            return reading.named(self.folder, camera, (".mp4",))
+            return reading.named(self.folder, camera, (".mp4", ".png"))
         except (OSError, ValueError) as error:
             raise taco.BadSequence(str(error)) from error
 
@@ -197,7 +222,11 @@ def read_folder(folder: Path) -> Folder:
         raise taco.BadSequence(f"{folder}/surfaces: no <name>.npz in it")
     if unknown := sorted(set(text["occluders"]) - {path.stem for path in paths}):
         raise taco.BadSequence(f"{folder}/recording.json: occluders {unknown} have no surface")
+    if unknown := sorted(set(text["labels"]) - {path.stem for path in paths}):
+        raise taco.BadSequence(f"{folder}/recording.json: labels of {unknown}, which no surface is")
     found = taco.read_surfaces(paths, occluders=text["occluders"], where=folder.name)
+    named = text["labels"]
+    found = tuple(dataclasses.replace(s, label=named.get(s.name, "")) for s in found)
     return Folder(
         folder,
         folder.name,

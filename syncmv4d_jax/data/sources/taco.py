@@ -68,6 +68,8 @@ class Sequence:
     text: the prompt, "" where there is none of its own.
     """
 
+    filmed = True
+
     entry: Entry
     frames: int
     cameras: dict[str, rigs.Camera]

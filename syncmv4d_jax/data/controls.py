@@ -1,0 +1,118 @@
+"""What records keep for videos that are controlled: clouds, masks and tracking videos.
+
+    tracks example   points [n p 3] float32, metres, world; point_valid [n p]; point_normals [n p 3]
+                     float16 (none: not known); point_labels [p] or [n p], index of surfaces.LABELS;
+                     point_ids, metric [] bool: see schema.BATCH
+    view example     tracking, a clip: the pseudo video with frame 0's depths; mask, packed bits of
+                     [n h w]: hands and objects
+
+Points are drawn by area in frame 0 and followed on their surfaces. A batch gets a part of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from syncmv4d_jax.data import surfaces, transforms
+
+WITH = ("points", "das")
+FIELDS = ("points", "point_valid", "point_features", "point_ids", "metric")
+
+
+def labels(found: Sequence[surfaces.Surface]) -> np.ndarray:
+    """The label of each surface, an index of surfaces.LABELS.
+
+    A surface without one is a hand where its name says left or right, else an object; the first of
+    the objects, a tool for instance, is told from the others.
+    """
+    result, objects = [], 0
+    for surface in found:
+        label = surface.label
+        for side in ("left", "right"):
+            if not label and side in surface.name.lower():
+                label = f"{side} hand"
+        if label not in surfaces.LABELS[:2]:
+            label = label or surfaces.LABELS[2 + (objects > 0)]
+            objects += 1
+        result.append(surfaces.LABELS.index(label))
+    return np.array(result, np.uint8)
+
+
+def cloud(
+    meshes: Sequence[Sequence[np.ndarray]],
+    faces: Sequence[np.ndarray],
+    names: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """The values of a record's tracks example.
+
+    Args:
+      meshes: of each frame, the surfaces' vertices [p 3], metres, world.
+      faces: of the surfaces. names: their `labels`.
+      count: points.
+    """
+    chosen = transforms.by_area(meshes[0], faces, count, rng)
+    return {
+        "points": np.stack([chosen.positions(mesh) for mesh in meshes]).astype(np.float32),
+        "point_valid": np.ones((len(meshes), count), bool),
+        "point_normals": np.stack([chosen.normals(mesh) for mesh in meshes]).astype(np.float16),
+        "point_labels": names[chosen.mesh],
+        "point_ids": np.array(True),
+        "metric": np.array(True),
+    }
+
+
+def example(
+    values: Mapping[str, Any], count: int, rng: np.random.Generator | None
+) -> dict[str, np.ndarray]:
+    """FIELDS of schema.BATCH, unbatched, of a record's tracks example.
+
+    Args:
+      count: points to give: drawn by `rng`, or spread evenly over all.
+    """
+    have = values["points"].shape[1]
+    if rng is None:
+        kept = np.floor((np.arange(count) + 0.5) * have / count).astype(int)
+    else:
+        kept = np.sort(rng.choice(have, count, replace=False))
+    points = values["points"][:, kept]
+    told = np.zeros((*points.shape[:2], 13), np.float32)
+    if "point_normals" in values:
+        told[..., :3] = values["point_normals"][:, kept]
+        told[..., 6] = 1
+    told[..., 8] = bool(values["point_ids"])
+    label = np.broadcast_to(values["point_labels"][..., kept], points.shape[:2])
+    told[..., 9:] = label[..., None] == np.arange(len(surfaces.LABELS))
+    return {
+        "points": points,
+        "point_valid": values["point_valid"][:, kept],
+        "point_features": told,
+        "point_ids": np.array(bool(values["point_ids"])),
+        "metric": np.array(bool(values["metric"])),
+    }
+
+
+def turned(example: Mapping[str, Any], angle: float, centre: np.ndarray) -> dict[str, Any]:
+    """An example's clouds in a world turned about the vertical (transforms.rotate_world)."""
+    found, poses = dict(example), example["extrinsics"]
+    if "points" not in found:
+        return found
+    told = found["point_features"]
+    turn = lambda x, about: transforms.rotate_world(x, poses, angle, about)[0]  # noqa: E731
+    normals = turn(told[..., :3], np.zeros(3))
+    found["points"] = turn(found["points"], centre)
+    found["point_features"] = np.concatenate([normals, told[..., 3:]], axis=-1)
+    return found
+
+
+def pack(mask: np.ndarray) -> np.ndarray:
+    """mask: [n h w] bool -> bits [n bytes] uint8."""
+    return np.packbits(mask.reshape(len(mask), -1), axis=1)
+
+
+def unpack(bits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask [n h w] of `pack`; size: (h, w)."""
+    flat = np.unpackbits(bits, axis=1, count=size[0] * size[1])
+    return flat.reshape(-1, *size).astype(bool)

@@ -1,0 +1,223 @@
+"""Clouds, masks and tracking videos: in records, in caches, in batches, mixed, and refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+from syncmv4d_jax import schema
+from syncmv4d_jax.data import cache, clips, controls, pipeline, prepare, records, surfaces
+from syncmv4d_jax.data import config as data_config
+from syncmv4d_jax.data.sources import recordings
+from syncmv4d_jax.geometry import cameras, masks
+
+SETTINGS = clips.Settings(
+    size=(96, 144), frames=9, fps=15.0, points=64, cameras="first", val=0.0, surfaces="none",
+    controls=("points", "das"), cloud=200, provenance="sim",
+)  # fmt: skip
+WANTED = data_config.Wanted(size=(96, 144), frames=9, views=3, cloud=80, tracking="das_tracking")
+DATA = data_config.DataConfig(fps=15.0, cameras="fixed", split="")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Records of one recording, and a cache of them with a fake encoder."""
+    root = tmp_path_factory.mktemp("controls")
+    tiny.write(root / "data", "seq0", views=3)
+    prepare.run(recordings.folder_sources(root / "data"), root / "records", SETTINGS)
+    cache.run(
+        root / "records", root / "cache", encode_video=lambda clip: _encode(clip), weights_hash="",
+        encode_text=lambda texts: (np.ones((len(texts), 3, 4), np.float32), [3] * len(texts)),
+    )  # fmt: skip
+    return root
+
+
+def _encode(clip):
+    """Frames 0, 4, 8 in cells of 16 pixels, means of colours."""
+    return clip[::4].reshape(3, 6, 16, 9, 16, 3).mean((2, 4))
+
+
+def config(root, **changes):
+    return dataclasses.replace(DATA, records=str(root / "records"), **changes)
+
+
+def test_clouds_stay_on_their_surfaces(made):
+    reader = records.Reader(made / "records")
+    own = reader.tracks(reader.windows[0])
+    assert reader.windows[0].provenance == "sim"
+    assert own["points"].shape == (9, 200, 3) and own["point_labels"].shape == (200,)
+    motion, names = tiny.poses(18), sorted(tiny.SURFACES)  # as the files are read
+    label = {"left": 0, "right": 1, "target": 2, "tool": 3}
+    stretch = {name: i % 3 for i, name in enumerate(tiny.SURFACES)}
+    for n in range(9):
+        for name in names:
+            here = own["point_labels"] == label[name]
+            pose = motion[name][2 * n]
+            local = (own["points"][n, here] - pose[:3, 3]) @ pose[:3, :3]
+            axis = np.ones(3)
+            axis[stretch[name]] = 1.4
+            np.testing.assert_allclose(np.linalg.norm(local / axis, axis=1), 0.05, atol=2e-3)
+            normal = own["point_normals"][n, here].astype(np.float64) @ pose[:3, :3]
+            outwards = local / axis**2
+            outwards /= np.linalg.norm(outwards, axis=1, keepdims=True)
+            assert (normal * outwards).sum(1).min() > 0.95
+    assert min(np.bincount(own["point_labels"])) > 30
+
+
+def test_masks_are_the_pixels_that_are_painted(made):
+    reader = records.Reader(made / "records")
+    values = reader.view(reader.windows[0], reader.windows[0].views[0])
+    mask = controls.unpack(values["mask"], (96, 144))
+    motion = records.decode(values["motion"])
+    tracking = records.decode(values["tracking"])
+    np.testing.assert_array_equal(mask, motion.any(-1))
+    np.testing.assert_array_equal(mask, tracking.any(-1))
+    np.testing.assert_array_equal(motion[0], tracking[0])
+    np.testing.assert_array_equal(motion[..., :2], tracking[..., :2])
+    assert (motion[8, ..., 2] != tracking[8, ..., 2]).any()
+    own = reader.tracks(reader.windows[0])
+    pixels, _ = cameras.project(
+        own["points"].astype(np.float64), values["intrinsics"], values["extrinsics"]
+    )
+    x, y = np.round(pixels[4]).astype(int).T
+    assert mask[4, y, x].mean() > 0.85
+
+
+def test_masks_of_latent_cells():
+    mask = np.zeros((9, 8, 8), bool)
+    mask[0, :4, :4] = True
+    mask[2, :2, :2] = True
+    mask[3, 2:4, :2] = True
+    mask[8, 6, 7] = True
+    found = masks.to_cells(mask, (3, 2, 2))
+    assert found.shape == (3, 2, 2, 1) and found.dtype == np.float32
+    wanted = np.zeros((3, 2, 2))
+    wanted[0, 0, 0], wanted[1, 0, 0], wanted[2, 1, 1] = 1, 0.5, 1 / 16
+    np.testing.assert_allclose(found[..., 0], wanted)
+    np.testing.assert_allclose(masks.to_cells(mask[None, :1], (1, 2, 2))[0, 0, ..., 0], wanted[0])
+    with pytest.raises(ValueError, match="3 latent frames of 2 x 3 cells"):
+        masks.to_cells(mask, (3, 2, 3))
+
+
+def test_raw_batches(made):
+    batch = next(batches(config(made, raw=True), WANTED))
+    schema.check(batch, where="test")
+    assert batch["points"].shape == (1, 9, 80, 3) and batch["point_ids"].tolist() == [True]
+    assert batch["tracking"].shape == (1, 3, 9, 96, 144, 3) and batch["mask"].any()
+    told = batch["point_features"][0]
+    np.testing.assert_array_equal(told[..., 9:].sum(-1), 1)
+    np.testing.assert_array_equal(told[..., 6:9], np.broadcast_to([1, 0, 1], (9, 80, 3)))
+    np.testing.assert_allclose(np.linalg.norm(told[..., :3], axis=-1), 1, atol=1e-2)
+
+
+def batches(settings, wanted, size=1, **how):
+    return pipeline.train_iterator(
+        settings, wanted, batch_size=size, seed=0, shard_index=0, shard_count=1, **how
+    )
+
+
+def test_cached_batches(made):
+    wanted = dataclasses.replace(WANTED, text=True)
+    batch = next(batches(config(made, cache=str(made / "cache")), wanted))
+    schema.check(batch, where="test")
+    raw = next(batches(config(made, raw=True), WANTED))
+    pixels = raw["tracking"][0, 1]
+    np.testing.assert_allclose(batch["tracking_latents"][0, 1], _encode(pixels), rtol=1e-2)
+    np.testing.assert_array_equal(batch["black_latents"], 0)
+    fold = masks.to_cells(raw["mask"], (3, 6, 9))
+    np.testing.assert_allclose(batch["hoi_mask"], fold, atol=1e-3)
+
+
+def test_a_turned_world_has_turned_clouds(made):
+    plain = next(batches(config(made, raw=True), WANTED))
+    turned = next(batches(config(made, raw=True, augment=True), WANTED))
+    assert np.abs(turned["points"] - plain["points"]).max() > 0.05
+    for batch in (plain, turned):
+        k, pose = batch["intrinsics"][0], batch["extrinsics"][0, :, 0]
+        for view in range(3):
+            pixels, _ = cameras.project(batch["points"][0, 0], k[view], pose[view])
+            x, y = np.round(pixels).astype(int).T
+            assert batch["mask"][0, view, 0][y, x].mean() > 0.85
+    middle = turned["points"][0, 0].mean(0)
+    label = turned["point_features"][0, 0, :, 9:].argmax(-1)
+    for kind in range(4):
+        points = turned["points"][0, 0, label == kind]
+        normals = turned["point_features"][0, 0, label == kind, :3]
+        assert ((points - points.mean(0)) * normals).sum(1).mean() > 0.02
+    assert np.isfinite(middle).all()
+
+
+def test_shares_of_several_folders(made, tmp_path):
+    """A quarter of the samples from a second folder, of a real recording."""
+    settings = dataclasses.replace(SETTINGS, provenance="real")
+    tiny.write(tmp_path / "data", "seq1", views=3)
+    prepare.run(recordings.folder_sources(tmp_path / "data"), tmp_path / "records", settings)
+    mixed = config(made, raw=True, mix=((str(tmp_path / "records"), "", 0.25),))
+    iterator = batches(mixed, WANTED, size=4)
+    first = next(iterator)
+    counts = iterator.scalars()
+    assert counts["sim_examples"] >= 3 and counts["real_examples"] >= 1
+    share = counts["real_examples"] / (counts["real_examples"] + counts["sim_examples"])
+    assert 0.15 < share < 0.35
+    state = iterator.get_state()
+    second, again = next(iterator), batches(mixed, WANTED, size=4)
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again)["points"], second["points"])
+    assert first.keys() == second.keys()
+    with pytest.raises(ValueError, match="leave some to config.data.records"):
+        data_config.DataConfig(mix=(("a", "", 0.6), ("b", "", 0.4)))
+
+
+def test_records_without_control_are_refused(made, tmp_path):
+    plain = dataclasses.replace(SETTINGS, controls=(), provenance="real")
+    prepare.run(recordings.folder_sources(made / "data"), tmp_path / "records", plain)
+    with pytest.raises(ValueError, match="wanted points and das .--with points,das"):
+        batches(config(tmp_path), WANTED)
+    more = dataclasses.replace(WANTED, cloud=201)
+    with pytest.raises(ValueError, match="wanted 201 points, records have 200"):
+        batches(config(made), more)
+    with pytest.raises(ValueError, match="wanted controls of"):
+        dataclasses.replace(SETTINGS, controls=("flow",))
+    with pytest.raises(ValueError, match="wanted provenance of"):
+        dataclasses.replace(SETTINGS, provenance="dream")
+
+
+def test_labels_by_name_and_by_description(tmp_path):
+    shape = np.zeros((4, 3)), np.zeros((1, 3), int)
+    named = lambda name, label="": surfaces.Surface(  # noqa: E731
+        name, shape[1], shape[0], np.eye(4)[None], label=label
+    )
+    found = controls.labels(
+        [named("tool"), named("Left_Hand"), named("target"), named("g1", "right hand")]
+    )
+    assert found.tolist() == [2, 0, 3, 1]
+    folder = tiny.write(tmp_path, "seq0", views=3)
+    description = (folder / "recording.json").read_text().rstrip("}")
+    more = description + ', "labels": {"tool": "left hand"}, "provenance": "sim"}'
+    (folder / "recording.json").write_text(more)
+    (source,) = recordings.folder_sources(tmp_path)
+    assert source.provenance == "sim"
+    labels = {s.name: s.label for s in source.open().surfaces}
+    assert labels == {"left": "", "right": "", "target": "", "tool": "left hand"}
+    for wrong, message in (
+        ('"labels": {"tool": "foot"}', "wanted some of"),
+        ('"labels": {"pan": "object"}', "which no surface is"),
+        ('"provenance": "dream"', "wanted real or sim"),
+    ):
+        (folder / "recording.json").write_text(f"{description}, {wrong}}}")
+        with pytest.raises(ValueError, match=message):
+            source.open()
+
+
+def test_courses_begin_alike(made, tmp_path):
+    """Clips named like each other, whose first frames are equal."""
+    tiny.write(tmp_path / "data", "s_0", views=3)
+    tiny.write(tmp_path / "data", "s_1", views=3)
+    tiny.write(tmp_path / "data", "t_1", views=3)
+    prepare.run(recordings.folder_sources(tmp_path / "data"), tmp_path / "records", SETTINGS)
+    found = dict(pipeline.examples(config(tmp_path), WANTED, ""))
+    others = found["s_0-0"]["courses"]()
+    assert len(others) == 1 and not found["t_1-0"]["courses"]()
+    np.testing.assert_array_equal(others[0][0], found["s_1-0"]["video"])
+    np.testing.assert_array_equal(others[0][1], found["s_1-0"]["mask"])

@@ -1,0 +1,207 @@
+"""Real clips of one camera: what a writer of VGGT, SAM2 and three trackers' forms gives comes back.
+
+The clip is the tiny recording's first camera; its solids stand before a wall.
+"""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from data_prep import import_monocular
+from syncmv4d_jax.data import config as data_config
+from syncmv4d_jax.data import controls, pipeline, raycast, reconstructed, records
+from syncmv4d_jax.data.sources import monocular
+from syncmv4d_jax.geometry import cameras
+
+FRAMES, SMALL, SCALE = 18, (63, 98), 0.4  # of the depth; VGGT's unit in metres
+WALL = (np.array([[-4.0, -3, -3], [4, -3, -3], [4, -3, 3], [-4, -3, 3]]),
+        np.array([[0, 1, 2], [0, 2, 3]]))  # fmt: skip
+
+
+def posed(n):
+    motion = tiny.poses(FRAMES)
+    return [
+        (v @ motion[name][n, :3, :3].T + motion[name][n, :3, 3], faces)
+        for name, (v, faces) in tiny.solids().items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    """Folder of a clip with all but tracks; K, pose, and true points [n k 3] of pixels."""
+    folder = tmp_path_factory.mktemp("clips") / "clip0"
+    (folder / "masks").mkdir(parents=True)
+    k, pose = tiny.rig(3)["cam0"]
+    small = cameras.crop_resize_intrinsics(k, (0, 0, 160, 120), SMALL)
+    depth, images = [], []
+    for n in range(FRAMES):
+        meshes = posed(n)
+        scene = raycast.Scene([*meshes, WALL])
+        whole = scene.cast(k, pose, tiny.SIZE)
+        ids = np.where((whole.mesh >= 0) & (whole.mesh < 2), 1, 2) * (whole.mesh >= 0)
+        ids[whole.mesh == 4] = 0
+        picture = Image.fromarray(ids.astype(np.uint8), "P")
+        picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+        picture.save(folder / f"masks/{n:05d}.png")
+        depth.append(scene.cast(small, pose, SMALL).depth / SCALE)
+        images.append(tiny.draw(meshes, k, pose))
+    tiny.write_video(folder / "video.mp4", images)
+    own = pose.copy()
+    own[:, 3] /= SCALE
+    noise = 1e-5 * np.random.default_rng(0).normal(size=(FRAMES, 3, 4))
+    half = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    np.savez(
+        folder / "vggt.npz", depth=np.stack(depth)[..., None].astype(np.float32),
+        depth_conf=np.ones((FRAMES, *SMALL)), extrinsic=own + noise,
+        intrinsic=np.repeat((small + half)[None], FRAMES, 0), world_points=np.zeros(1),
+    )  # fmt: skip
+    told = {"fps": 30, "text": "Stir.", "metric": False, "static_camera": True,
+            "labels": {"1": "right", "2": "object"}}  # fmt: skip
+    (folder / "clip.json").write_text(json.dumps(told))
+    first = raycast.Scene(posed(0))
+    y, x = np.mgrid[8:112:4, 8:152:4]
+    pixels = np.stack([x.ravel(), y.ravel()], -1).astype(np.float32)
+    hits = first.cast_pixels(pixels, k, pose)
+    met = hits.mask
+    tracks = []
+    for n in range(FRAMES):
+        meshes = posed(n)
+        corners = np.stack([meshes[m][0][meshes[m][1][f]] for m, f in
+                            zip(hits.mesh[met], hits.face[met], strict=True)])  # fmt: skip
+        tracks.append(np.einsum("kic,ki->kc", corners, hits.barycentric[met]))
+    return folder, k, pose, np.stack(tracks)
+
+
+def write(form, truth, target):
+    """A copy of the clip with tracks in one of three forms, each of a scale of its own."""
+    folder, k, pose, world = truth
+    shutil.copytree(folder, target)
+    pixels, depth = (np.stack(x) for x in zip(*[cameras.project(w, k, pose) for w in world],
+                                              strict=True))  # fmt: skip
+    seen = np.ones(depth.shape, bool)
+    if form == "SpatialTracker":
+        given = np.concatenate([pixels, 3 * depth[..., None]], -1)
+        np.savez(target / "tracks.npz", pred_tracks=given, pred_visibility=seen)
+    elif form == "SpaTrackerV2":
+        own = np.eye(4)
+        own[:3] = pose
+        own[:3, 3] *= 2
+        small = cameras.crop_resize_intrinsics(k, (0, 0, 160, 120), (60, 80))
+        np.savez(
+            target / "tracks.npz", coords=2 * world, extrinsics=np.repeat(own[None], FRAMES, 0),
+            intrinsics=np.repeat(small[None], FRAMES, 0), visibs=seen[..., None],
+            video=np.zeros((FRAMES, 3, 60, 80), np.uint8), depths=np.zeros(1),
+        )  # fmt: skip
+    else:
+        local = np.stack([cameras.to_camera(w, pose) for w in world])
+        found = {"coords": 5 * local, "colors": np.zeros((local.shape[1], 3)), "vis": seen}
+        (target / "dense_3d_track.pkl").write_bytes(pickle.dumps(found))
+    return target
+
+
+FORMS = ("SpatialTracker", "SpaTrackerV2", "DELTA")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tracks_and_points_come_back(form, truth, tmp_path):
+    """Tracks within 2 mm and half a pixel: the depth has pixels of its own, and slopes."""
+    scene = monocular.read(write(form, truth, tmp_path / "clip0"))
+    _, k, pose, world = truth
+    assert scene.tracks.shape == world.shape and scene.labels == {1: 1, 2: 2}
+    np.testing.assert_allclose(scene.intrinsics, k, atol=1e-6)
+    pixels, _ = cameras.project(scene.tracks[4], scene.intrinsics, scene.extrinsics[4])
+    wanted, _ = cameras.project(world[4], k, pose)
+    assert np.abs(pixels - wanted).max() < 0.5
+    metres = SCALE * scene.tracks
+    assert np.linalg.norm(metres - world, axis=-1).max() < 0.004
+    rng = np.random.default_rng(0)
+    points, labels, valid = monocular.cloud(scene, 5, 400, rng)
+    assert valid.all() and np.bincount(labels).tolist() == [0, 200, 200]
+    surface = posed(5)
+    for label, meshes in ((1, surface[:2]), (2, surface[2:])):
+        vertices = np.concatenate([v for v, _ in meshes])
+        near = np.linalg.norm(SCALE * points[labels == label][:, None] - vertices, axis=-1).min(1)
+        assert np.quantile(near, 0.95) < 0.02  # vertices are 2 cm apart
+
+
+def test_records_are_for_control_and_mix_with_others(truth, tmp_path):
+    write("SpatialTracker", truth, tmp_path / "clips" / "clip0")
+    (tmp_path / "clips" / "broken").mkdir()
+    shutil.copy(truth[0] / "clip.json", tmp_path / "clips" / "broken")
+    flags = ["--clips", tmp_path / "clips", "--out", tmp_path / "out", "--size", "96x144",
+             "--frames", 9, "--points", 64, "--cloud", 200, "--test", 0]  # fmt: skip
+    assert import_monocular.main([str(x) for x in flags]) == 0
+    reader = records.Reader(tmp_path / "out")
+    assert [w.provenance for w in reader.windows] == ["real"]
+    (window,) = reader.windows
+    own, view = reader.tracks(window), reader.view(window, window.views[0])
+    assert "point_normals" not in own and not own["point_ids"] and not own["metric"]
+    mask = controls.unpack(view["mask"], (96, 144))
+    tracking = records.decode(view["tracking"])
+    assert 0.3 < tracking.any(-1).sum() / mask.sum() <= 1 and not (tracking.any(-1) & ~mask).any()
+    pixels, _ = cameras.project(own["points"][3], view["intrinsics"], view["extrinsics"])
+    x, y = np.round(pixels).astype(int).T
+    inside = (x >= 0) & (x < 144) & (y >= 0) & (y < 96)
+    assert inside.mean() > 0.9 and mask[3][y[inside], x[inside]].mean() > 0.9
+    assert (tmp_path / "out/96x144/report/clip0.jpg").is_file()
+    wanted = data_config.Wanted(size=(96, 144), frames=9, cloud=80, tracking="das_tracking")
+    data = data_config.DataConfig(records=str(tmp_path / "out"), fps=15.0, raw=True)
+    batch = next(pipeline.train_iterator(
+        data, wanted, batch_size=1, seed=0, shard_index=0, shard_count=1))  # fmt: skip
+    told = batch["point_features"]
+    assert not told[..., :9].any() and (told[..., 9:].sum(-1) == 1).all()
+    assert batch["metric"].tolist() == batch["point_ids"].tolist() == [False]
+
+
+def test_nearer_discs_are_in_front():
+    pixels = np.array([[[10.0, 20], [30, 20]], [[20.0, 20], [20, 20]]])
+    depth = np.array([[1.0, 2.0], [2.0, 1.0]])
+    found = reconstructed.paint(
+        pixels, depth, np.ones((2, 2), bool), np.array([0.5, 2.5]), (40, 40)
+    )
+    assert found[0, 20, 10].tolist() == [64, 128, 64] and found[0, 20, 30].tolist()[0] == 191
+    assert found[1, 20, 20].tolist() == found[0, 20, 30].tolist()
+    assert not found[0, 0, 0].any()
+
+
+def changed(folder, **arrays):
+    with np.load(folder / "vggt.npz") as file:
+        found = {key: file[key] for key in file.files} | arrays
+    np.savez(folder / "vggt.npz", **{key: x for key, x in found.items() if x is not None})
+
+
+def test_refused_clips(truth, tmp_path):
+    with np.load(truth[0] / "vggt.npz") as file:
+        depth, poses = file["depth"], file["extrinsic"]
+    moving = poses + 0.05 * np.arange(FRAMES)[:, None, None] * np.eye(3, 4, 3)
+    none = depth.copy()
+    none[:, :50] = np.nan
+    for i, (change, message) in enumerate(
+        [
+            (lambda f: changed(f, depth_conf=None), r"wanted \['depth_conf'\] too"),
+            (lambda f: changed(f, depth=depth[:-1], depth_conf=np.ones(depth[:-1].shape)),
+             "numbers of frames differ"),
+            (lambda f: changed(f, extrinsic=moving), "said to stand still, but turns by"),
+            (lambda f: changed(f, depth=none), "of the masks' pixels have no depth"),
+            (lambda f: Image.new("P", (80, 60)).save(f / "masks/00000.png"), "all input arrays"),
+            (lambda f: np.savez(f / "masks.npz", masks=np.zeros((FRAMES, 60, 80))),
+             r"masks are \(60, 80\), the video is \(120, 160\)"),
+            (lambda f: np.savez(f / "masks.npz", masks=np.zeros((FRAMES, 120, 160))), "are empty"),
+            (lambda f: (f / "tracks.npz").write_bytes(b"no"), "unreadable"),
+            (lambda f: (f / "dense_3d_track.pkl").write_bytes(pickle.dumps(print)), "no plain pi"),
+            (lambda f: (f / "clip.json").write_text('{"fps": 30}'), "wanted fps, text"),
+        ]
+    ):  # fmt: skip
+        folder = write("SpatialTracker", truth, tmp_path / f"clip{i}")
+        change(folder)
+        with pytest.raises(ValueError, match=message):
+            monocular.read(folder)
+    folder = write("SpatialTracker", truth, tmp_path / "missing")
+    (folder / "tracks.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="tracks.npz"):
+        monocular.read(folder)
