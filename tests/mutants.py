@@ -2449,6 +2449,124 @@ FUZZ = [
     ),
 ]
 
+CONTROL = [
+    *of(
+        "syncmv4d_jax/models/control.py",
+        "tests/models/test_control.py",
+        (
+            "H2",
+            "what is added is not added to the stream",
+            "x = (x.astype(jnp.float32) + added)",
+            "x = (x.astype(jnp.float32) + 0 * added)",
+            "test_an_untrained_branch_or_scale_0_changes_nothing[1]",
+        ),
+        (
+            "H2",
+            "copies are of the first blocks, not of every stride-th",
+            "theirs[name][:: config.stride]",
+            "theirs[name][: config.blocks]",
+            "test_copies_are_the_backbones_blocks",
+        ),
+        (
+            "H2",
+            "a copy runs beside every block of a group",
+            "            if i:\n                continue\n",
+            "",
+            "test_groups_are_a_plain_loop",
+        ),
+        (
+            "H3",
+            "conditions come before the noisy latents",
+            "rows = jnp.pad(rows, ((0, 0), (0, (PARTS - 1) * own.in_channels), (0, 0)))",
+            "rows = jnp.pad(rows, ((0, 0), ((PARTS - 1) * own.in_channels, 0), (0, 0)))",
+            "test_copies_are_the_backbones_blocks",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/models/point_condition.py",
+        "tests/models/test_point_condition.py",
+        (
+            "H4",
+            "cells are half a cell off",
+            "at = (pixels + 0.5) / stride - 0.5",
+            "at = pixels / stride",
+            "test_a_point_lands_in_its_cells_with_the_known_weights",
+        ),
+        (
+            "H4",
+            "hidden points count like those in front",
+            "front = q * jnp.exp(-jnp.maximum(z - z0, 0.0) / tau)",
+            "front = q",
+            "test_the_nearer_point_wins_the_front",
+        ),
+        (
+            "H4",
+            "points behind the camera are seen",
+            "valid = valid & inside & (depth > NEAR * unit)",
+            "valid = valid & inside",
+            "test_points_out_of_sight_do_not_count",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/hvg3d/task.py",
+        "tests/tasks/hvg3d/test_hvg3d.py",
+        (
+            "H6",
+            "the mask's weight is always the square's",
+            "(1 + o.mask_gain * mask) ** o.mask_power",
+            "(1 + o.mask_gain * mask) ** 2",
+            "test_the_loss_by_its_definition",
+        ),
+        (
+            "H6",
+            "the weights are averaged out",
+            "each = video.mean_square(error, counted * more, counted=counted, axes=range(1, 6))",
+            "each = video.mean_square(error, counted * more, axes=range(1, 6))",
+            "test_the_loss_by_its_definition",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/hvg3d/conditions.py",
+        "tests/tasks/hvg3d/test_hvg3d.py",
+        (
+            "H7",
+            "tracking that is dropped is zero, not black",
+            "return jnp.where(drop.tracking[:, None, None, None, None, None], black, latents)",
+            "return jnp.where(drop.tracking[:, None, None, None, None, None], 0.0, latents)",
+            "test_what_is_dropped_is_as_if_it_were_not_there",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/controls.py",
+        "tests/data/test_controls.py",
+        (
+            "H7",
+            "clouds stay where they were in a turned world",
+            'found["points"] = turn(found["points"], centre)',
+            'found["points"] = found["points"]',
+            "test_a_turned_world_has_turned_clouds",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/hoi.py",
+        "tests/metrics/test_hoi.py",
+        (
+            "H9",
+            "the whole frame is scored as hands and objects",
+            "error = pred[v, n][here].astype(np.float64) - true[v, n][here]",
+            "error = pred[v, n].astype(np.float64) - true[v, n]",
+            "test_the_truth_is_perfect_and_an_error_inside_counts",
+        ),
+        (
+            "H9",
+            "the margin is the correlation itself",
+            "margins.append(right - wrong)",
+            "margins.append(right)",
+            "test_following_one_course_is_not_following_the_other",
+        ),
+    ),
+]
+
 TABLE = [
     *MJD,
     *FLOW,
@@ -2473,6 +2591,7 @@ TABLE = [
     *ATTENTION,
     *AGAIN,
     *ROBOTS,
+    *CONTROL,
 ]
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import bases
+from configs import bases, hvg3d
 from configs.ablations import equal_flops
 from syncmv4d_jax import configuration, tree
 from syncmv4d_jax.run import assembly, optim
@@ -22,6 +22,7 @@ MAIN = {
     "wan_vae": ("demo", "debug"),
     "motion_codec": ("full", "demo", "debug"),
     "silhouette": ("full", "demo", "debug"),
+    "hvg3d": hvg3d.VARIANTS,
 }
 SHARED = {"sections", "bases"}
 OVERRIDES = sorted(
@@ -45,7 +46,10 @@ def test_configurations_build_their_tasks(name):
         configurations.load(name, "no_such_variant")
 
 
-@pytest.mark.parametrize("name", ["dpa", "wan_ti2v", "wan_vae", "motion_codec", "silhouette"])
+TRACED = ["dpa", "wan_ti2v", "wan_vae", "motion_codec", "silhouette", "hvg3d"]
+
+
+@pytest.mark.parametrize("name", TRACED)
 def test_tiny_forms_trace(name):
     assert "loss" in configurations.trace_update(configurations.load(name, "debug"))
 

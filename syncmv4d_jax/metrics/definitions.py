@@ -16,7 +16,7 @@ class Definition:
       title: the table's heading.
       unit: of the value.
       better: "lower", "higher", or a number that is best.
-      kind: "tracks" or "video".
+      kind: "tracks", "video", or "control" of what follows points (hoi.py).
       text: the definition in one line.
       alignment: what was fitted to the truth before comparing.
     """
@@ -36,6 +36,7 @@ PREPROCESSING = {
     "at the frames and in the views that see them; padded frames left out, frame 0 included",
     "video": "decoded mp4 (H.264, 8 bit) against the record's frames, RGB 0..255, no resize; the "
     "given frame 0 left out",
+    "control": "as video; masks and points of the record, which the sample was given",
 }
 _ONE = "one scale per clip and view, least squares"
 _JOINT = "one scale for all views, least squares"
@@ -51,6 +52,10 @@ def _tracks(key, title, unit, better, text, alignment="none"):
 
 def _video(key, title, unit, better, text):
     return key, Definition(f"{key}/1", title, unit, better, "video", text)
+
+
+def _control(key, title, unit, better, text):
+    return key, Definition(f"{key}/1", title, unit, better, "control", text)
 
 
 DEFINITIONS: dict[str, Definition] = dict(
@@ -122,6 +127,34 @@ DEFINITIONS: dict[str, Definition] = dict(
             "gradient_energy", "Gradients", "", 1.0,
             "differences of neighbouring pixels in the moving region, relative to the truth's: "
             "below 1 it is blurred, and PSNR rewards that",
+        ),
+        _control(
+            "psnr_hoi", "PSNR HOI", "dB", "higher",
+            "of the mask of hands and objects, pooled over a frame's pixels, 64 at least",
+        ),
+        _control("l1_hoi", "L1 HOI", "", "lower", "mean difference in the mask, of 0..255"),
+        _control(
+            "ssim_hoi", "SSIM HOI", "", "higher", "ssim of both frames black outside of the mask"
+        ),
+        _control("st_ssim", "ST-SSIM", "", "higher", "SSIM of lumas in 3D windows, sigma 1.5"),
+        _control("ssim_change", "SSIM of change", "", "higher", "ssim of frames' differences"),
+        _control("gmsd_t", "GMSD-T", "", "lower", "gmsd of frames' differences"),
+        _control(
+            "follow", "Follow", "", "higher",
+            "correlation over time of luma in the pixels that the mask ever covers",
+        ),
+        _control(
+            "swap_margin", "Swap margin", "", "higher",
+            "follow less the correlation with another truth of the same frame 0 and text, both in "
+            "the pixels that either mask covers",
+        ),
+        _control(
+            "point_ade", "Point distance", "px", "lower",
+            "centroid of what differs from frame 0, from the mean of the control's points",
+        ),
+        _control(
+            "grid_index", "Grid", "", 1.0,
+            "energy of luma that repeats every 8, 16 and 32 pixels, over the truth's",
         ),
     ]
 )  # fmt: skip

@@ -9,14 +9,14 @@ queried, nothing says where they are; they have a metric of their own (`error_hi
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.metrics import baselines, frames, motion, multiview, summary, video
+from syncmv4d_jax.metrics import baselines, frames, hoi, motion, multiview, summary, video
 
 MOVED = 0.02  # metres: a point that gets further from its place in frame 0 has moved
 INLIERS = {"inliers_2cm": 0.02, "inliers_5cm": 0.05}  # metres
@@ -24,6 +24,7 @@ ROWS = (
     "model", *baselines.BASELINES, *baselines.PRIORS, *baselines.FUSIONS, baselines.NETWORK,
     *baselines.ORACLES, "truth",
 )  # fmt: skip
+HOI = ("mask", "points", "point_valid", "intrinsics")  # of records for control
 Scores = dict[str, dict[str, float | None]]
 
 
@@ -34,6 +35,7 @@ def score(
     *,
     points: Mapping[str, Any] | None,
     others: Mapping[str, np.ndarray] | None = None,
+    courses: Sequence[hoi.Other] = (),
 ) -> tuple[Scores, dict[float, dict[str, float | None]]]:
     """Scores one sample and its rivals.
 
@@ -44,6 +46,7 @@ def score(
         the record's. None where nothing is known of them: then only what needs no point is scored.
       others: {row: fused tracks [n k 3]} of the same points, rows of baselines.py; of a row with
         several settings "row/setting".
+      courses: videos and masks of what else could have followed the same frame 0.
 
     Returns:
       {row: {metric: value}}, in which `best_setting` is to choose, and the blurred baseline's video
@@ -53,6 +56,7 @@ def score(
       ValueError: sizes that do not fit; names the sample.
     """
     needed = ("video", "frame_valid", "tracks", "extrinsics")
+    needed = (*needed, *(HOI if "mask" in truth else ()))
     truth = {k: np.asarray(truth[k]) for k in needed if k in truth}
     if sample["video"].shape != truth["video"].shape:
         raise ValueError(
@@ -62,6 +66,10 @@ def score(
     valid = truth.get("frame_valid", np.ones(truth["video"].shape[1], bool))
     n = int(valid.sum())
     rows, blurred = video_rows(sample["video"][:, :n], truth["video"][:, :n])
+    if "mask" in truth:
+        pairs = [(clip[:, :n], mask[:, :n]) for clip, mask in courses]
+        for row, values in hoi_rows(sample["video"][:, :n], truth, n, pairs).items():
+            rows[row] |= values
     found: Scores = {}
     if "tracks_per_view" in sample and "tracks" in truth:
         if points is not None and sample["tracks"].shape != points["tracks"].shape:
@@ -110,6 +118,25 @@ def video_rows(pred: np.ndarray, true: np.ndarray) -> tuple[Scores, dict]:
         for s in blurs
     }
     return found, blurred
+
+
+def hoi_rows(
+    pred: np.ndarray, truth: Mapping[str, Any], n: int, courses: Sequence[hoi.Other]
+) -> Scores:
+    """Scores of hands and objects (hoi.py) of the rows that are videos; n: frames."""
+    true, mask = truth["video"][:, :n], truth["mask"][:, :n]
+    first, later = true[:, 0], [(x[:, 1:], m[:, 1:]) for x, m in courses]
+    clips = {
+        "model": pred[:, 1:],
+        "frame_0": baselines.repeat(first, n - 1),
+        "time_mean": baselines.time_mean(pred)[:, 1:],
+        "held": baselines.held(pred)[:, 1:],
+    }
+    found = {row: hoi.score(x, true[:, 1:], mask[:, 1:], later) for row, x in clips.items()}
+    if "points" in truth:
+        for row, x in clips.items():
+            found[row]["point_ade"] = hoi.point_ade(x, truth, mask[:, 1:], first)
+    return found
 
 
 def best_blur(scores: Mapping[str, Scores], blurred: Mapping[str, dict]) -> float:

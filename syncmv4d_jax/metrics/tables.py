@@ -7,7 +7,7 @@ compared with the published one, and a footnote that says why not.
 from collections.abc import Mapping
 from typing import Any
 
-from syncmv4d_jax.metrics import definitions, paper
+from syncmv4d_jax.metrics import definitions, hoi, paper
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -47,6 +47,12 @@ def _grid(
     return table
 
 
+def _tables(evaluation: Mapping[str, Any]) -> tuple[paper.Table, ...]:
+    """The published tables that an evaluation has columns of."""
+    controlled = any("psnr_hoi" in cells for cells in evaluation["rows"].values())
+    return hoi.TABLES if controlled else paper.TABLES
+
+
 def _published(table: paper.Table) -> list[list[str]]:
     return [
         [name, *("-" if x is None else f"{x:g}" for x in values)]
@@ -59,7 +65,7 @@ def _notes(evaluation: Mapping[str, Any], table: paper.Table) -> tuple[list[str]
     letters: dict[str, str] = {}
     line = ["comparable"]
     for metric in table.columns:
-        verdict, why = paper.comparable(evaluation, metric), paper.UNKNOWN[metric]
+        verdict, why = paper.comparable(evaluation, metric), paper.UNKNOWN.get(metric, paper.UNSAID)
         if why:
             letter = letters.setdefault(why, chr(ord("a") + len(letters)))
             verdict += f" ({letter})"
@@ -77,11 +83,11 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
     count = f"{evaluation['scenes']} scenes of {evaluation['clusters']} triplets"
     parts = [f"{count}, mean ± standard error over triplets."]
     parts.append(f"Rows marked (paper) are published values. {paper.data(evaluation)}")
-    for table in paper.TABLES:
+    for table in _tables(evaluation):
         line, notes = _notes(evaluation, table)
         rows = [*_grid(evaluation, table.columns, table.ours), *_published(table), line]
         parts += [f"**{table.title}**", _markdown(rows), *([notes + "."] if notes else [])]
-    in_paper = {m for table in paper.TABLES for m in table.columns}
+    in_paper = {m for table in _tables(evaluation) for m in table.columns}
     for kind in sorted({d.kind for d in definitions.DEFINITIONS.values()}):
         metrics = tuple(m for m, d in definitions.DEFINITIONS.items()
                         if d.kind == kind and m not in in_paper)  # fmt: skip
@@ -118,7 +124,7 @@ def latex(evaluation: Mapping[str, Any]) -> str:
         return text + r" \\"
 
     found = [f"% Rows marked (paper) are published values. {paper.data(evaluation)}"]
-    for table in paper.TABLES:
+    for table in _tables(evaluation):
         head, *ours = _grid(evaluation, table.columns, table.ours)
         verdicts, notes = _notes(evaluation, table)
         found += [f"% {table.title}", *([f"% {notes}"] if notes else [])]

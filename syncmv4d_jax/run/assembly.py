@@ -112,6 +112,8 @@ def wanted(settings: sections.Sections) -> data_config.Wanted:
         views=task_.get("views"),
         points=task_.get("points"),
         representation=task_.get("motion_repr"),
+        cloud=task_.get("cloud"),
+        tracking=task_.get("tracking") if "cloud" in task_ else None,
         text="dit" in task_,
         weights=settings.weights,
     )
@@ -174,7 +176,10 @@ def load_params(
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[name])
         for name, leaf in flat.items()
     }
-    return tree.unflatten(initial.load(found, wanted))
+    params = tree.unflatten(initial.load(found, wanted))
+    own = tree.flatten(tree.split(shapes, task.trainable)[0])
+    initial.check_beside(task, [found[name] for name in own], params)
+    return params
 
 
 def origins(settings: sections.Sections, workdir: Path) -> dict[str, str]:

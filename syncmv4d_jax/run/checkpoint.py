@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,18 @@ def mark(state: Tree) -> str:
     """Returns one hash of all fingerprints, "" of a tree without leaves."""
     marks = json.dumps(fingerprints(state), sort_keys=True).encode()
     return hashlib.sha256(marks).hexdigest()[:16] if jax.tree.leaves(state) else ""
+
+
+def part_marks(params: Tree, parts: Iterable[str]) -> dict[str, str]:
+    """Returns {part: hash} of some parts, the same whether float32 or bfloat16 was loaded."""
+    half = lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x  # noqa: E731
+    marks = jax.jit(lambda one: _fingerprints(jax.tree.map(half, one)))
+    found = {}
+    for part in parts:
+        numbers = {name: int(x) for name, x in tree.flatten(marks(params[part])).items()}
+        text = json.dumps(numbers, sort_keys=True).encode()
+        found[part] = hashlib.sha256(text).hexdigest()[:16]
+    return found
 
 
 class Store:
@@ -311,6 +323,7 @@ class Trained:
             )
         self.step = self._steps[0]
         self.shapes = self._whole(lambda path: {k: x.shape for k, x in _leaves(path)[1].items()})
+        self.beside = self._whole(lambda path: dict(meta(path).get("beside", {})))
 
     def _whole(self, read: Callable[[Path], Any]) -> Any:
         """Returns what `read` gives of the newest checkpoint that it can read, in all processes."""

@@ -51,6 +51,9 @@ def ensure(config: Any, workdir: str | Path) -> None:
         val=0.0,
         representation=wants.motion,
         held_out_triplets=scene.HELD_OUT,
+        controls=("points", "das") if wants.cloud else (),
+        cloud=wants.cloud or 1,
+        provenance="sim",
     )
     sources = SOURCES[wants.source](root, int(3.75 * (settings.frames - 1)) + 1)
     prepare.run(sources, root / "records", settings)

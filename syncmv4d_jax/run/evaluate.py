@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from syncmv4d_jax import disk, recipe
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.metrics import baselines, priors, scene, summary, tables
+from syncmv4d_jax.metrics import baselines, hoi, priors, scene, summary, tables
 from syncmv4d_jax.metrics import definitions as metric_definitions
 from syncmv4d_jax.metrics.networks import definitions as network_definitions
 from syncmv4d_jax.metrics.networks import evaluators
@@ -103,7 +103,10 @@ def _scores(
         _same_way(way, (name, sample["meta"].get("recipe", {})))
         points = truths.points(sample, truth, name)
         others = truths.others(sample, truth, learned)
-        scores[name], blurred = scene.score(sample, truth, name, points=points, others=others)
+        courses = truth["courses"]() if "courses" in truth else []
+        scores[name], blurred = scene.score(
+            sample, truth, name, points=points, others=others, courses=courses
+        )
         blurs[name] = list(blurred.items())
         if "triplet" in truth:
             triplets[name] = ", ".join(truth["triplet"])
@@ -149,6 +152,8 @@ def _results(
         pairs, count=len(scores), features=wanted.features, matcher=wanted.matcher
     )
     add_networks(evaluation, networks)
+    if "psnr_hoi" in evaluation["rows"].get("model", {}) and networks["networks"]["computed"]:
+        add_hoi(evaluation, settings, examples, found)
     text = f"{tables.markdown(evaluation)}\n{network_definitions.markdown(evaluation)}"
     files = {
         "eval.json": json.dumps(evaluation, indent=1, allow_nan=False),
@@ -220,10 +225,10 @@ def _found(folder: Path) -> dict[str, Path]:
 def _matched(
     settings: sections.Sections, examples: Examples, found: Mapping[str, Path], *, quiet: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ground truths that have a sample."""
+    """Yields ground truths that have a sample; of what nobody filmed there is none."""
     with tqdm(total=len(found), unit="sample", desc="evaluate", disable=quiet) as bar:
         for name, truth in examples(settings, settings.evaluate.split):
-            if name in found:
+            if name in found and truth.get("filmed", True):
                 yield name, truth
                 bar.update(1)
 
@@ -265,11 +270,32 @@ def add_networks(evaluation: dict[str, Any], result: Mapping[str, Any]) -> None:
     }
 
 
-def _pair(path: Path, truth: Mapping[str, Any], name: str) -> evaluators.Pair:
-    """A sample's and the record's video without padded frames."""
+def add_hoi(
+    evaluation: dict[str, Any],
+    settings: sections.Sections,
+    examples: Examples,
+    found: Mapping[str, Path],
+) -> None:
+    """Adds the networks' metrics of hands and objects (metrics/hoi.py) to the rows."""
+    matched = _matched(settings, examples, found, quiet=True)
+    pairs = (_pair(found[n], t, n, hands=True) for n, t in matched if "mask" in t)
+    networks = evaluators.run(pairs, count=len(found), features=settings.evaluate.features)
+    extra = hoi.renamed(networks)
+    for row, cells in extra["rows"].items():
+        evaluation["rows"].setdefault(row, {}).update(cells)
+    evaluation["definitions"] |= extra["definitions"]
+
+
+def _pair(
+    path: Path, truth: Mapping[str, Any], name: str, *, hands: bool = False
+) -> evaluators.Pair:
+    """A sample's and the record's video without padded frames; hands: black but for the mask."""
     sample, true = samples.read(path), np.asarray(truth["video"])
     n = int(np.sum(truth.get("frame_valid", np.ones(true.shape[1], bool))))
-    return evaluators.Pair(name, sample["video"][:, :n], true[:, :n], samples.fps(sample))
+    pair = sample["video"][:, :n], true[:, :n]
+    if hands:
+        pair = tuple(hoi.black(x, np.asarray(truth["mask"])[:, :n]) for x in pair)
+    return evaluators.Pair(name, *pair, samples.fps(sample))
 
 
 def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,6 +105,11 @@ class Parameters:
                     "train it in an earlier stage (config.train.random_frozen=True for a dry run)"
                 )
 
+    @property
+    def sources(self) -> Iterable[slices.Source]:
+        """Where leaves of the trained half come from."""
+        return [self._given[name] for name in self.trainable if name in self._given]
+
     def abstract(self, names: Iterable[str]) -> dict[str, Any]:
         """Returns some leaves' shapes, dtypes and shardings as a dict tree."""
         return tree.unflatten({name: self.leaves[name] for name in names})
@@ -150,6 +155,31 @@ def load(
         mine = {name: leaf for name, leaf in wanted.items() if given.get(name) is source}
         loaded |= source.load(mine) if mine else {}
     return loaded
+
+
+def check_beside(task: base.Task, given: Iterable[slices.Source], params: Tree) -> dict[str, str]:
+    """Returns the marks of what a task's trained half belongs to, {} where it belongs to nothing.
+
+    Args:
+      given: where its parameters came from.
+      params: the other parts.
+
+    Raises:
+      ValueError: some of them were trained beside others.
+    """
+    if not isinstance(task, base.Belonging):
+        return {}
+    marks = checkpoint.part_marks(params, task.beside)
+    for source in dict.fromkeys(given):
+        for part in task.beside:
+            wanted = source.beside.get(part, marks[part])
+            if wanted != marks[part]:
+                raise ValueError(
+                    f"{source.where} was trained beside another {part!r} (hash {wanted}, here "
+                    f"{marks[part]}), and means nothing beside this one: give the {part} that it "
+                    f"was trained with by config.weights.{part}"
+                )
+    return marks
 
 
 def common(

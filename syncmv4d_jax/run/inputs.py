@@ -39,7 +39,30 @@ def of_config(
     found, match = examples(settings, own.split), matched.load(own)
     how = dict(anchors=own.anchors, match=match, count=settings.task.get("points", 0))
     make = lambda pair: (pair[0], given(pair[1], **how))  # noqa: E731
+    if own.controls == "other":
+        return records.Listing(len(found), lambda: swapped([make(pair) for pair in found]))
     return records.Listing(len(found), lambda: map(make, found))
+
+
+def swapped(
+    pairs: list[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields examples with the control, and the cameras that it is seen by, of the next example
+    whose first frames are others.
+
+    Raises:
+      ValueError: all begin alike.
+    """
+    keys = (*schema.CONTROLS, "intrinsics", "extrinsics")
+    for i, (name, arrays) in enumerate(pairs):
+        rest = [other for _, other in (*pairs[i + 1 :], *pairs[:i])]
+        others = (x for x in rest if not np.array_equal(x["images"], arrays["images"]))
+        if (other := next(others, None)) is None:
+            raise ValueError(
+                'config.sample.controls="other": wanted examples of several first frames, got '
+                f"{len(pairs)} that begin alike"
+            )
+        yield name, arrays | {key: other[key] for key in keys if key in other}
 
 
 def given(
@@ -56,7 +79,7 @@ def given(
       anchors: `config.sample.anchors`: "given" adds the record's own correspondences.
       match, count: for "matched": the matcher, and the number of points.
     """
-    arrays = {key: example[key] for key in GIVEN if key in example}
+    arrays = {key: example[key] for key in (*GIVEN, *schema.CONTROLS) if key in example}
     arrays |= {"images": example["video"][:, 0], "prompt": example.get("prompt", "")}
     arrays["frame_valid"] = np.ones(len(example["frame_valid"]), bool)  # the model's own length
     if anchors == "given":
@@ -97,7 +120,8 @@ def made_from(settings: sections.Sections, arrays: Mapping[str, Any]) -> dict[st
     are made from counts.
     """
     own, text = settings.sample, settings.text
-    keys = [key for key in ("images", *schema.CONDITIONS) if key in arrays]
+    known = ("images", *schema.CONDITIONS, *schema.CONTROLS)
+    keys = [key for key in known if key in arrays]
     marks: dict[str, Any] = {key: recipe.plain(np.asarray(arrays[key])) for key in keys}
     if not (own.images or own.prompt or own.prompts):
         return marks

@@ -100,7 +100,8 @@ def make(
     Raises:
       ValueError: query pixels that are outside of the images, or that no view sees.
     """
-    batch = {k: jnp.asarray(arrays[k])[None] for k in schema.CONDITIONS if k in arrays}
+    known = (key for key in (*schema.CONDITIONS, *schema.CONTROLS) if key in arrays)
+    batch = {key: jnp.asarray(arrays[key])[None] for key in known}
     if "anchors" in arrays:
         seen = arrays["anchors"], arrays["anchor_valid"]
         anchors.check_anchors(*seen, size=task.clip.size, where=f"sample {name}")

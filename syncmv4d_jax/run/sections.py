@@ -156,6 +156,8 @@ class SampleConfig:
       anchors: query pixels of records: "own" are chosen in one view each, from the given images and
         the model's own frame 0; "matched" by a matcher on the given images; "given" are the
         record's true correspondences, which no user has.
+      controls: what is followed, of tasks that are controlled: "own", or "other": that of another
+        example of the split, of another first frame.
       matcher, features: of "matched": as in `config.evaluate`.
     """
 
@@ -170,11 +172,12 @@ class SampleConfig:
     negative_prompt: str = ""
     name: str = ""
     anchors: str = "own"
+    controls: str = "own"
     matcher: str = "xfeat"
     features: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("sample", self, anchors=("own", "given", "matched"))
+        _one_of("sample", self, anchors=("own", "given", "matched"), controls=("own", "other"))
         _at_least("sample", self, 1, "best_of")
         _at_least("sample", self, 0, "count")
 

@@ -133,6 +133,7 @@ def train(
     made = parameters.make(parameters.frozen if resumes else parameters.leaves)
     frozen = _half(made, parameters.frozen)
     frozen_mark = checkpoint.mark(frozen)
+    beside = initial.check_beside(task, parameters.sources, frozen)
 
     # The state: restored, or fresh moments on the initial parameters.
     init = functools.partial(optim.init, stage.optim)
@@ -202,7 +203,9 @@ def train(
             if stopping or last or step % settings.checkpoint_every == 0:
                 examples = seen + (step - start) * settings.batch_size
                 told = _meta(stage, shard, data, state, examples)
-                store.save(step, state, told | {"frozen": frozen_mark, "recipe": made_from})
+                marks = {"frozen": frozen_mark, "recipe": made_from}
+                marks |= {"beside": beside} if beside else {}
+                store.save(step, state, told | marks)
             if stopping:
                 break
 
@@ -218,6 +221,7 @@ def train(
             "config": stage.source.to_json_best_effort(),
             "step": int(state["step"]),
         }
+        metadata |= {"beside": beside} if beside else {}
         path = workdir / f"{stage.name or 'weights'}.safetensors"
         exports.write(_averages(state), path, dtype=settings.export, metadata=metadata)
 

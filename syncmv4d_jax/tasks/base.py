@@ -10,6 +10,7 @@ merge by path.
     Priced     cost                             tokens/s, TFLOP/s and MFU in the log
     Planned    programs                         plan
     Embedded   embedded                         `:debug` runs that name no data
+    Belonging  beside                           hashes of a backbone, kept and compared
 
 A task is made whole by `make(config, placement=...)` of its module and does not change afterwards;
 with other switches it is another task. `serves` answers a mode that a task does not serve.
@@ -245,12 +246,24 @@ class Planned(Protocol):
         ...
 
 
+@runtime_checkable
+class Belonging(Protocol):
+    """A task whose trained half belongs to other weights, `beside` which alone it means anything.
+
+    Their hash is kept with what is trained, and others are refused.
+    """
+
+    @property
+    def beside(self) -> tuple[str, ...]: ...
+
+
 class Scenes(NamedTuple):
     """What embedded data a task asks for.
 
     source: name of the scenes (run/embedded.py). size, frames, points, motion: of the records;
     motion is a pseudo video's representation. text: (width, rows) of the text features, None
-    where the task reads none. vae: configuration of the frozen autoencoder, None without.
+    where the task reads none. vae: configuration of the frozen autoencoder, None without. cloud:
+    points of a cloud that controls, 0 without; tracking: the representation of its video.
     """
 
     source: str = "tabletop"
@@ -260,6 +273,8 @@ class Scenes(NamedTuple):
     motion: str = "point_tracks"
     text: tuple[int, int] | None = None
     vae: Any = None
+    cloud: int = 0
+    tracking: str = ""
 
 
 @runtime_checkable

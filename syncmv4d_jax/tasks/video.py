@@ -28,6 +28,7 @@ Array = jax.Array
 Latents = dict[str, Array]
 Params = dict[str, Any]
 Tree = Any
+SMALLEST_TIME = 0.02  # (x_t - x_0) / t is bounded there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,19 @@ def drop_text(batch: Mapping[str, Any], rng: Array, *, share: float) -> tuple[Ar
     drop = jax.random.uniform(rng, lengths.shape) < share
     text = jnp.where(drop[:, None, None], rows(null, count), rows(text, count))
     return text, jnp.where(drop, null_lengths, lengths)
+
+
+# Networks that give the clean latents less a still clip, v = (x_t - x_0) / t.
+
+
+def still(prior: Params, first: Array) -> Array:
+    """The still clip that a reference latent [b v 1 h w c] predicts, linearly; the same shape."""
+    return first @ prior["kernel"] + prior["bias"][None, None, None, None, None]
+
+
+def bounded_time(t: Array, like: Array) -> Array:
+    """t [b], bounded below, with trailing axes to broadcast against `like`."""
+    return jnp.maximum(t, SMALLEST_TIME).reshape(t.shape + (1,) * (like.ndim - 1))
 
 
 # The loss.

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from jax.experimental import multihost_utils
 from safetensors import numpy as safetensors_numpy
 
@@ -61,7 +62,14 @@ def source(path: str | Path, part: str = "") -> slices.Files:
     if not chosen:
         parts = sorted({key.split("/")[0] for key in leaves})
         raise KeyError(f"{path}: wanted part {part!r}, found parts {parts}")
-    return slices.Files(str(path), chosen)
+    return slices.Files(str(path), chosen, told(path).get("beside"))
+
+
+def told(path: Path) -> dict[str, Any]:
+    """The metadata of `write`, {} where there is none."""
+    with safetensors.safe_open(path, "numpy") as file:
+        found = json.loads((file.metadata() or {}).get("json", "{}"))
+    return found if isinstance(found, dict) else {}
 
 
 def read(path: str | Path, part: str = "", *, dtype: str = "float32") -> dict[str, Any]:

@@ -34,9 +34,13 @@ class Source(Protocol):
 
     Attributes:
       where: what to call it in an error.
+      beside: {part: mark} of the parts that these belong to, see checkpoint.part_marks.
     """
 
     where: str
+
+    @property
+    def beside(self) -> Mapping[str, str]: ...
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -55,8 +59,10 @@ class Source(Protocol):
 class Files:
     """A `Source` of leaves in files."""
 
-    def __init__(self, where: str, leaves: Mapping[str, Leaf]) -> None:
-        self.where, self.leaves = where, leaves
+    def __init__(
+        self, where: str, leaves: Mapping[str, Leaf], beside: Mapping[str, str] | None = None
+    ) -> None:
+        self.where, self.leaves, self.beside = where, leaves, dict(beside or {})
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ HIDDEN = {
     "scale", "frame_valid", "latent_valid", "points", "point_valid", "point_features", "point_ids",
     "metric", "hoi_mask", "tracking", "tracking_latents", "depth0", "flow", "flow_valid",
     "flow_latents", "depth_latents", "rgb0_latents", "appearance", "render", "render_latents",
-    "hole_mask",
+    "hole_mask", "mask", "black_latents", "actions",
 }  # fmt: skip
 
 
@@ -61,7 +61,8 @@ def test_a_sample_is_given_the_same_bits_whatever_happens_later(tmp_path):
 
 
 def test_every_key_of_a_batch_is_given_or_hidden():
-    named = set(inputs.GIVEN) | HIDDEN | {"video"}
+    """Controls are given where a task reads them, and are read for no other (data/pipeline.py)."""
+    named = set(inputs.GIVEN) | set(schema.CONTROLS) | HIDDEN | {"video"}
     assert set(schema.BATCH) | {"null_text", "null_text_lengths"} <= named
     assert not set(inputs.GIVEN) & HIDDEN
 

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import dpa, motion_codec, silhouette, taco, wan_ti2v, wan_vae
+from configs import dpa, hvg3d, motion_codec, silhouette, taco, wan_ti2v, wan_vae
 from syncmv4d_jax import main, schema
 from syncmv4d_jax.machines.planning import pods
 from syncmv4d_jax.run import assembly, programs
 from syncmv4d_jax.tasks import base
 
 CONFIGS = {"dpa": dpa, "motion_codec": motion_codec, "silhouette": silhouette, "taco": taco,
-           "wan_ti2v": wan_ti2v, "wan_vae": wan_vae}  # fmt: skip
-SAMPLED = ("taco", "wan_ti2v")
+           "wan_ti2v": wan_ti2v, "wan_vae": wan_vae, "hvg3d": hvg3d}  # fmt: skip
+SAMPLED = ("taco", "wan_ti2v", "hvg3d")
 MODES = ("train", "sample", "plan")
 REFUSED = r"mode=sample: task '\w+' does not serve it, .*Sampled is missing; tasks that do: "
 
@@ -32,7 +32,8 @@ def test_modes_by_shape(name):
     frames, (height, width), views = task.clip
     sizes = dict(b=1, v=views, n=frames, h=height, w=width, l=6, l0=2, k=32)
     sizes["d"] = task.embedded().text[0]
-    inputs = base.shapes(schema.CONDITIONS, **sizes)
+    wanted = (*schema.CONDITIONS, *schema.CONTROLS) if name == "hvg3d" else schema.CONDITIONS
+    inputs = base.shapes(wanted, **sizes, p=task.embedded().cloud)
     params = jax.eval_shape(task.init, jax.random.key(0))
 
     def run(params, inputs, pixels, key):
@@ -42,7 +43,8 @@ def test_modes_by_shape(name):
     pixels = jax.ShapeDtypeStruct((1, views, 1, height, width, 3), jnp.uint8)
     made = jax.eval_shape(run, params, inputs, pixels, jax.random.key(0))
     assert made.pixels.shape == (1, views, frames, height, width, 3)
-    assert (made.motion_pixels is None) == (made.tracks_per_view is None) == (name == "wan_ti2v")
+    assert (made.motion_pixels is None) == (name == "wan_ti2v")
+    assert (made.tracks_per_view is None) == (name != "taco")
 
 
 @pytest.mark.slow
@@ -67,4 +69,4 @@ def test_modes(name, tmp_path, monkeypatch):
     if name in SAMPLED:
         assert done["sample"] == "works" and list(tmp_path.glob("samples/*/view_0.mp4")), done
     else:
-        assert "tasks that do: syncmv4d, wan_ti2v" in done["sample"], done
+        assert "tasks that do: hvg3d, syncmv4d, wan_ti2v" in done["sample"], done

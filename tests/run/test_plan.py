@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import dpa as dpa_config
-from configs import motion_codec, silhouette, taco, wan_ti2v, wan_vae
+from configs import hvg3d, motion_codec, silhouette, taco, wan_ti2v, wan_vae
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines.planning import bounds, hlo, pods, report
 from syncmv4d_jax.run import assembly, plan, programs, sections
@@ -229,7 +229,7 @@ def test_reader_of_a_refusal():
 
 
 OTHERS = {"wan_ti2v": wan_ti2v, "wan_vae": wan_vae, "dpa": dpa_config, "motion_codec": motion_codec,
-          "silhouette": silhouette}  # fmt: skip
+          "silhouette": silhouette, "hvg3d": hvg3d}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -238,7 +238,8 @@ def test_every_task_is_planned_by_what_it_says_of_its_steps(name):
     config = OTHERS[name].get_config("debug")
     mesh = meshes.make_mesh({"fsdp": 4, "sequence": 2})
     found = programs.named(assembly.task(config), ())
-    assert set(found) == {"train_step"} | ({"sample_step"} if name == "wan_ti2v" else set())
+    sampled = {"sample_step"} if name in ("wan_ti2v", "hvg3d") else set()
+    assert set(found) == {"train_step"} | sampled
     for entry, own in found.items():
         work = plan._bounded(config, own, own.work(), 4)
         row = bounds.estimate(work, FAKE, dict(mesh.shape))

@@ -31,6 +31,12 @@ def inputs(config):
         "frame_valid": ((n,), bool), "latent_valid": (((n - 1) // 4 + 1,), bool),
         "view_index": ((v,), i32),
     }  # fmt: skip
+    if p := task.get("cloud"):
+        shapes |= {
+            "points": ((n, p, 3), f32), "point_valid": ((n, p), bool), "metric": ((), bool),
+            "point_features": ((n, p, 13), f32), "point_ids": ((), bool),
+            "tracking": ((v, n, h, w, 3), jnp.uint8), "mask": ((v, n, h, w), bool),
+        }  # fmt: skip
     return {key: jax.ShapeDtypeStruct((b, *s), dtype) for key, (s, dtype) in shapes.items()}
 
 

@@ -121,7 +121,7 @@ class _File:
                 what["bufferView"], what.get("byteOffset", 0), sparse["count"], dtype, width
             )
         if told.get("normalized"):
-            largest = float(np.iinfo(np.dtype(dtype)).max)
+            largest = 2.0 ** (8 * found.itemsize - (found.dtype.kind == "i")) - 1
             return np.maximum(found.astype(np.float64) / largest, -1.0)
         return found.astype(np.float64) if dtype == np.float32 else found
 

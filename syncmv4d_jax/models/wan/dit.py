@@ -100,24 +100,26 @@ class DiT(nnx.Module):
         self,
         latents: jax.Array,
         t: jax.Array,
-        context: jax.Array,
+        context: jax.Array | dit_block.Keys,
         *,
         context_lengths: jax.Array | None = None,
         first_frame: bool | jax.Array = False,
         pad_to: int | None = None,
         placement: protocol.Placement | None = None,
+        blocks: Callable[..., jax.Array] | None = None,
     ) -> jax.Array:
         """Predicts the velocity (noise - data).
 
         Args:
           latents: [b f h w c_in], f h w multiples of the patch.
           t: [b], or [b f] one per latent frame (after patching in time), in 0..1000, int or float.
-          context: [b l d_text], l <= text_len.
+          context: [b l d_text], l <= text_len; or what `text_keys` makes of it.
           context_lengths: [b] int; text rows at and beyond it count as zeros (they are attended).
           first_frame: latent frame 0 is a clean image: its tokens get t = 0. True, or [b] bool.
             Needs t [b].
           pad_to: pads the sequence to this many tokens; padding is masked (for even sharding).
           placement: sharding constraints and attention; None = one device.
+          blocks: runs in place of `run_blocks`, with the same arguments (models/control.py).
 
         Returns:
           velocity [b f h w c_out] float32.
@@ -135,9 +137,12 @@ class DiT(nnx.Module):
         lengths = None
         if pad_to not in (None, tokens):
             lengths = jnp.full((x.shape[0],), tokens, jnp.int32)
-        x = self.run_blocks(
+        text = context
+        if not isinstance(text, dit_block.Keys):
+            text = self.text_embedding(text, context_lengths)
+        x = (blocks or self.run_blocks)(
             placement.constrain(pad_tokens(x, pad_to), "b s d"),
-            self.text_embedding(context, context_lengths),
+            text,
             time=self.time_projection(e),
             spread=spread,
             rotation=self.rotation(grid, pad_to=pad_to),

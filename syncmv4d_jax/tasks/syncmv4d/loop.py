@@ -34,7 +34,6 @@ from syncmv4d_jax.tasks.syncmv4d import options as task_options
 Array = jax.Array
 Params = dict[str, Any]
 Context = dict[str, Any]
-SMALLEST_TIME = 0.02  # (x_t - x_0) / t is bounded there with prediction="data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +192,9 @@ class Loop:
 
     def _to_velocities(self, prior, first, noisy, clean, t):
         """Velocities of video and motion whose network gives clean latents."""
-        still = first @ prior["kernel"] + prior["bias"][None, None, None, None, None]
-        clean = clean[0] + still, clean[1]
+        clean = clean[0] + video.still(prior, first), clean[1]
         return tuple(
-            None if x_0 is None else (x_t - x_0) / bounded_time(t, x_t)
+            None if x_0 is None else (x_t - x_0) / video.bounded_time(t, x_t)
             for x_t, x_0 in zip(noisy, clean, strict=True)
         )
 
@@ -280,8 +278,3 @@ class Loop:
             tracks, context["extrinsics"], context["anchor_valid"], t, rng
         )
         return cycle.Coarse(coarse, confidence)
-
-
-def bounded_time(t: Array, like: Array) -> Array:
-    """t [b], bounded below, with trailing axes to broadcast against `like`."""
-    return jnp.maximum(t, SMALLEST_TIME).reshape(t.shape + (1,) * (like.ndim - 1))

@@ -249,7 +249,7 @@ class SyncMV4D:
         def term(diffused, data, weight):
             error = diffused.velocity - flow.velocity(data, diffused.noise)
             if self.options.prediction == "data":
-                error = error * loop.bounded_time(t, error)
+                error = error * video.bounded_time(t, error)
             return video.mean_square(error, weight)
 
         terms = {"video": term(out.video, targets.latents, weight * not_first)}

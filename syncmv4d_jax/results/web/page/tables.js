@@ -89,7 +89,7 @@ export function showValues() {
 }
 
 export function showMetrics() {
-  const sets = ["tracks", "video", "network"].flatMap(kind => {
+  const sets = ["tracks", "video", "control", "network"].flatMap(kind => {
     const all = Object.keys(definitions).filter(
       m =>
         definitions[m].kind === kind &&

@@ -1,0 +1,167 @@
+"""HVG-3D: one image, a moving point cloud and tracks -> a video that follows them.
+
+    python -m syncmv4d_jax.main --config=configs/hvg3d.py --workdir=out/hvg \
+        --config.data.records=/data/taco_control --config.data.cache=/data/taco_control_cache \
+        --config.weights.dit=/data/wan --config.weights.vae=/data/wan
+
+49 frames of 480 x 704, one view; copies of all 30 blocks of Wan2.2-TI2V-5B are trained (5.2 B
+parameters), the backbone is frozen. `:half` and `:third` copy every second and third block: the
+third fits one chip of 80 GB. Records are those of prepare_taco.py with `--with points,das`.
+
+    taco     TACO and other calibrated recordings, views by themselves
+    taste    clips of one camera at 15 frames a second (TASTE-Rob's form, points up to a scale)
+    demo     embedded scenes with several motions of one first frame, minutes on a CPU: `make
+             demo-hvg` (docs/hvg3d.md)
+    short    the demo in a few steps
+    debug    the same code, tiny, under a minute on a CPU
+
+Rows of the paper's ablation and other readings change one thing each of `taco`; behind "demo-" or
+"debug-" of these:
+
+    no_points, no_tracking      one of the two controls
+    no_mask_loss                every cell counts alike
+    mask_twice                  hands and objects count twice, not four times, in the squared error
+    current_depth               the tracking video has the depth of its own frame
+    point_tokens                a cloud as a set of latents without places (point_condition.py)
+    control_views               three views that attend to each other, on an MJD (not of the demo)
+"""
+
+import ml_collections
+
+from configs import demo, sections
+
+STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
+DEMOS = {"demo": (2000, 2000), "short": (2, 2)}  # steps of the backbone, of control
+ROWS = {
+    "no_points": {"controls": ("tracking",)},
+    "no_tracking": {"controls": ("points",)},
+    "no_mask_loss": {"mask_gain": 0.0},
+    "mask_twice": {"mask_power": 1},
+    "current_depth": {"tracking": "point_tracks"},
+    "point_tokens": {"encoder": {"reading": "tokens"}},
+    "control_views": {"backbone": "mjd", "views": 3},
+}
+VARIANTS = (*STRIDES, *DEMOS, *ROWS, *(f"debug-{row}" for row in ROWS),
+            *(f"demo-{row}" for row in ROWS if row != "control_views"))  # fmt: skip
+
+
+def get_config(variant: str = "taco") -> ml_collections.ConfigDict:
+    """Returns the configuration."""
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/hvg3d.py: wanted one of {VARIANTS}, got {variant!r}")
+    base, _, row = variant.rpartition("-")
+    if row in ROWS:
+        config = get_config(base or "taco").unlock()
+        for key, value in ROWS[row].items():
+            own = {**config.task[key].to_dict(), **value} if isinstance(value, dict) else value
+            with config.unlocked():
+                config.task[key] = own
+        if base == "debug":
+            config.stages = (_tiny_backbone(config.task), {"name": "control"})
+        return config.lock()
+    if variant in DEMOS:
+        return _demo(*DEMOS[variant]).lock()
+    config = sections.base()
+    config.weights = {"dit": "", "vae": "", "control": "", "points": ""}
+    config.task = {
+        "name": "hvg3d",
+        "size": (480, 704),
+        "frames": 49,
+        "views": 1,
+        "cloud": 2048,
+        "backbone": "wan",
+        "stride": STRIDES[variant],
+        "controls": ("points", "tracking"),
+        "control_scale": 1.0,
+        "control_until": 1.0,
+        "tracking": "das_tracking",
+        "mask_gain": 1.0,
+        "mask_power": 2,
+        "sample_steps": 50,
+        "sample_shift": 5.0,
+        "guidance": 5.0,
+        "dit": {"remat": "full"},
+        "vae": {},
+        "vae_chunk": 1,
+        "encoder": {"dtype": "bfloat16"},
+    }
+    config.optim = sections.optim(learning_rate=1e-4, warmup=500, weight_decay=1e-2, clip=1.0)
+    config.train.batch_size = 1 if variant == "third" else 8
+    config.train.steps = 20_000
+    config.train.frozen_dtype, config.train.export = "bfloat16", "bfloat16"
+    if variant == "taste":
+        config.data.fps = 15.0
+    if variant == "debug":
+        config.task.size, config.task.frames, config.task.cloud = (32, 48), 5, 64
+        config.task.sample_steps, config.task.guidance = 4, 1.0
+        config.task.dit = sections.small_dit(dim=48, layers=2, heads=2)
+        config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=8)
+        config.task.vae_chunk = 0
+        config.task.encoder = _small_encoder(width=16, patch=32, channels=4, cpe=8)
+        config.text.max_length = config.task.dit.text_len
+        config.optim.warmup = 1
+        config.train.steps, config.train.batch_size = 4, 1
+        config.train.frozen_dtype, config.train.export = "float32", "float32"
+        config.train.log_every = config.train.checkpoint_every = 2
+        config.data.name, config.data.cameras, config.data.raw = "embedded", "fixed", True
+        config.sample.count = 1
+        config.stages = (_tiny_backbone(config.task), {"name": "control"})
+    return config.lock()
+
+
+def _tiny_backbone(task: ml_collections.ConfigDict) -> dict:
+    """A stage that trains what control is trained beside; at full size it is Wan, or an MJD."""
+    own = {key: task[key] for key in ("size", "frames", "views", "guidance")}
+    own |= {"dit": task.dit.to_dict(), "vae": dict(task.vae)}
+    if task.backbone == "wan":
+        return {"name": "video", "task": {"name": "wan_ti2v", **own}}
+    alone = {"points": 32, "dpa": {}, "cycle": {"dpa": False, "cycle": False}}
+    return {"name": "video", "task": {"name": "syncmv4d", **own, **alone}}
+
+
+def _small_encoder(*, width: int, patch: int, channels: int, cpe: int) -> dict:
+    return {
+        "width": width, "depth": 2, "heads": 4, "cpe_channels": cpe, "patch": patch,
+        "channels": channels, "dtype": "float32",
+    }  # fmt: skip
+
+
+def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
+    """The demo's backbone on scenes of several courses, then control beside it."""
+    config = demo.get_config("ablation").unlock()
+    backbone, *_ = config.stages
+    whole = config.task.to_dict()
+    dit = {**whole["dit"], **backbone["task"]["dit"]}
+    whole |= {**backbone["task"], "dit": dit, "views": 1}
+    config.task = {
+        "name": "hvg3d",
+        "size": config.task.size,
+        "frames": config.task.frames,
+        "views": 1,
+        "cloud": 512,
+        "stride": 1,
+        "controls": ("points", "tracking"),
+        "control_scale": 1.0,
+        "control_until": 1.0,
+        "tracking": "das_tracking",
+        "mask_gain": 1.0,
+        "mask_power": 2,
+        "prediction": "data",
+        "time_shift": 8.0,
+        "text_drop": 0.0,
+        "sampler": "euler",
+        "sample_steps": 2,
+        "sample_shift": 8.0,
+        "guidance": 1.0,
+        "dit": {k: v for k, v in dit.items() if k not in ("multi_view", "joint_motion")},
+        "vae": whole["vae"],
+        "encoder": _small_encoder(width=64, patch=128, channels=16, cpe=32),
+    }
+    config.weights = {"dit": "", "prior": "", "vae": "", "control": "", "points": ""}
+    config.evaluate.priors = ""
+    config.optim.multipliers = ((r"kernel$", 1.0), (r".*", 0.2))
+    config.stages = (
+        {**backbone, "train": {"steps": backbone_steps}, "task": whole},
+        {"name": "control", "train": {"steps": control_steps}},
+    )
+    return config

@@ -1,0 +1,80 @@
+"""`config.task` of HVG-3D without its networks."""
+
+import dataclasses
+
+from syncmv4d_jax.geometry import pseudo_video
+
+BACKBONES = ("wan", "mjd")
+CONTROLS = ("points", "tracking")
+PREDICTIONS = ("velocity", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`config.task` without the networks.
+
+    Attributes:
+      size: (height, width) of the videos, pixels.
+      frames, views: of a sample. cloud: points a frame.
+      backbone: "wan", each view for itself, or "mjd", views that attend to each other.
+      stride: backbone blocks for each copy, one that divides them.
+      controls: what the branch is given, of CONTROLS; what is not named is dropped always.
+      tracking: representation of the tracking video, of pseudo_video.REPRESENTATIONS.
+      prediction: "velocity", or "data" as in small models (video.bounded_time).
+      time_shift: of training times, the table's or, with "data", of a uniform draw.
+      text_drop, point_drop, tracking_drop: share of samples without it; apart from each other.
+      detail_drop: share of samples whose points have no normals, colours and velocities, as those
+        of a real video have none.
+      mask_gain, mask_power: (1 + gain m)^power is the loss's weight, m the share of a cell that
+        hands and objects cover.
+      control_scale: of what the branch adds, in sampling.
+      control_until: share of the sampling steps, from noise on, that are controlled.
+      sampler, sample_steps, sample_shift, guidance: of sampling; guidance 1 needs no null text.
+      run_steps: at most so many sampling steps between two calls of `progress`.
+      vae_batch, vae_chunk: clips, and latents along time, that the autoencoder takes at once.
+    """
+
+    size: tuple[int, int] = (480, 704)
+    frames: int = 49
+    views: int = 1
+    cloud: int = 2048
+    backbone: str = "wan"
+    stride: int = 1
+    controls: tuple[str, ...] = CONTROLS
+    tracking: str = "das_tracking"
+    prediction: str = "velocity"
+    time_shift: float = 5.0
+    text_drop: float = 0.1
+    point_drop: float = 0.1
+    tracking_drop: float = 0.1
+    detail_drop: float = 0.3
+    mask_gain: float = 1.0
+    mask_power: int = 2
+    control_scale: float = 1.0
+    control_until: float = 1.0
+    sampler: str = "unipc"
+    sample_steps: int = 50
+    sample_shift: float = 5.0
+    guidance: float = 5.0
+    run_steps: int = 5
+    vae_batch: int = 1
+    vae_chunk: int = 0
+
+    def __post_init__(self):
+        for name in ("text_drop", "point_drop", "tracking_drop", "detail_drop", "control_until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"task.{name}: wanted 0..1, got {getattr(self, name)}")
+        for name in ("views", "cloud", "sample_steps", "run_steps", "vae_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"task.{name}: wanted at least 1, got {getattr(self, name)}")
+        wanted = {
+            "backbone": BACKBONES,
+            "tracking": pseudo_video.REPRESENTATIONS,
+            "prediction": PREDICTIONS,
+            "mask_power": (1, 2),
+        }
+        for name, values in wanted.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"task.{name}: wanted one of {values}, got {getattr(self, name)}")
+        if unknown := sorted(set(self.controls) - set(CONTROLS)):
+            raise ValueError(f"task.controls: wanted some of {CONTROLS}, got {unknown}")
