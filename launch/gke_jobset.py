@@ -6,7 +6,8 @@
 
 One pod a host. GKE sets TPU_WORKER_* (and, for several slices, MEGASCALE_*), which is how the
 processes find each other. A pod that is taken away saves on TERM and exits with 143; the JobSet
-restarts the whole run, which resumes.
+restarts the whole run, which resumes. An error (a status of ERRORS) would come again: it ends the
+JobSet at once.
 """
 
 import argparse
@@ -23,6 +24,9 @@ ACCELERATORS = {
     "v6e": ("tpu-v6e-slice", 2, 4, {"1x1": 1, "2x4": 8}),
     "tpu7x": ("tpu7x", 3, 4, {}),
 }
+
+
+ERRORS = (1, 2)  # statuses of an error and of a wrong command line
 
 
 def hosts(accelerator: str, topology: str) -> tuple[int, int]:
@@ -71,6 +75,18 @@ def job_set(options: argparse.Namespace) -> dict[str, Any]:
         "completions": count,
         "completionMode": "Indexed",
         "backoffLimit": 0,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": container["name"],
+                        "operator": "In",
+                        "values": list(ERRORS),
+                    },
+                }
+            ]
+        },
         "template": {"spec": pod},
     }
     exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
@@ -79,7 +95,10 @@ def job_set(options: argparse.Namespace) -> dict[str, Any]:
         "kind": "JobSet",
         "metadata": {"name": options.name, "annotations": exclusive},
         "spec": {
-            "failurePolicy": {"maxRestarts": options.restarts},
+            "failurePolicy": {
+                "maxRestarts": options.restarts,
+                "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+            },
             "replicatedJobs": [
                 {"name": "slice", "replicas": options.slices, "template": {"spec": job}}
             ],

@@ -9,11 +9,11 @@
 image that holds this repository. Arguments after "--" go to syncmv4d_jax.main unchanged.
 """
 
-import itertools
 import os
 import pathlib
 import socket
 
+import sweeps  # beside this script
 from absl import app, flags
 from xmanager import xm, xm_local
 
@@ -30,21 +30,6 @@ _ACCELERATOR = flags.DEFINE_string("accelerator", "TPU_V5P", "an xm.ResourceType
 _COUNT = flags.DEFINE_integer("count", 4, "accelerators, for those")
 
 
-def sweep(settings: list[str]) -> list[dict[str, str]]:
-    """Returns every combination of "key=a,b" settings, [{}] for none.
-
-    Raises:
-      ValueError: a setting of another form.
-    """
-    axes = []
-    for setting in settings:
-        key, equals, values = setting.partition("=")
-        if not (key and equals and values):
-            raise ValueError(f"--sweep: wanted key=a,b,..., got {setting!r}")
-        axes.append([(key, value) for value in values.split(",")])
-    return [dict(point) for point in itertools.product(*axes)]
-
-
 def free_port() -> int:
     """Returns a port of this host that is free now."""
     with socket.socket() as probe:
@@ -52,9 +37,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def arguments(point: dict[str, str], rest: list[str]) -> xm.SequentialArgs:
+def arguments(name: str, point: dict[str, str], rest: list[str]) -> xm.SequentialArgs:
     """Returns the command line of one run."""
-    name = "_".join(f"{key.split('.')[-1]}={value}" for key, value in point.items())
     line = [f"--config={_CONFIG.value}", f"--workdir={os.path.join(_WORKDIR.value, name)}"]
     line += [f"--config.{key}={value}" for key, value in point.items()]
     return xm.SequentialArgs.from_collection([*line, *rest])
@@ -89,11 +73,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(
             "--processes is for --where=local; pods find their processes themselves"
         )
+    try:
+        points = sweeps.named(sweeps.points(_SWEEP.value))
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     with xm_local.create_experiment(experiment_title="syncmv4d") as experiment:
         where = executor()
         executable = package(experiment, where)
-        for point in sweep(_SWEEP.value):
-            line = arguments(point, argv[1:])
+        for name, point in points.items():
+            line = arguments(name, point, argv[1:])
             if _PROCESSES.value == 1:
                 experiment.add(xm.Job(executable=executable, executor=where, args=line))
                 continue

@@ -2567,6 +2567,57 @@ CONTROL = [
     ),
 ]
 
+LAUNCH = [
+    *of(
+        "launch/slurm.sbatch",
+        "tests/launch/test_launchers.py",
+        (
+            "launch",
+            "all tasks of an array go back to the queue",
+            "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID #",
+            "job=${SLURM_ARRAY_JOB_ID} #",
+            "test_who_goes_back_to_slurms_queue",
+        ),
+        (
+            "launch",
+            "tasks of an array share their arguments",
+            """  set -- "${@//%a/$SLURM_ARRAY_TASK_ID}"
+""",
+            "",
+            "test_a_task_of_an_array_has_its_number_in_its_arguments",
+        ),
+    ),
+    *of(
+        "launch/gke_jobset.py",
+        "tests/launch/test_launchers.py",
+        (
+            "launch",
+            "an error is restarted a hundred times",
+            "ERRORS = (1, 2)",
+            "ERRORS = (2,)",
+            "test_an_error_ends_a_job_set_and_a_pod_that_is_taken_away_does_not",
+        ),
+    ),
+    *of(
+        "launch/sweeps.py",
+        "tests/launch/test_launchers.py",
+        (
+            "launch",
+            "keys that end alike have one name",
+            "w if last.count(w) == 1 else k for",
+            "w for",
+            "test_points_and_names_of_a_sweep",
+        ),
+        (
+            "launch",
+            "two points of a sweep share a folder",
+            "        if name in names:",
+            "        if name in names and not name:",
+            "test_sweeps_that_cannot_be",
+        ),
+    ),
+]
+
 TABLE = [
     *MJD,
     *FLOW,
@@ -2580,6 +2631,7 @@ TABLE = [
     *RECORDS,
     *FILES,
     *FUZZ,
+    *LAUNCH,
     *CONFIGS,
     *METRICS,
     *MACHINES,

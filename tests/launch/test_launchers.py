@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
 
 
-def gke():
-    spec = importlib.util.spec_from_file_location("gke_jobset", LAUNCH / "gke_jobset.py")
+def gke(name="gke_jobset"):
+    spec = importlib.util.spec_from_file_location(name, LAUNCH / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -115,3 +115,83 @@ def test_local_passes_the_contract(tmp_path):
     assert sorted(got.stdout.splitlines()) == [
         f"{i} of 2 at 127.0.0.1:4321: -m syncmv4d_jax.main --workdir=w" for i in range(2)
     ]
+
+
+def test_an_error_ends_a_job_set_and_a_pod_that_is_taken_away_does_not():
+    """By the rules of JobSet v1alpha2 and of Jobs (podFailurePolicy)."""
+    module = gke()
+    options = ["--image=r/x:1", "--accelerator=v5p", "--topology=2x2x2", "--", "--config=x"]
+    spec = module.job_set(module.parse(options))["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    codes = rule["onExitCodes"]
+    assert pod["restartPolicy"] == "Never"  # a pod failure policy wants it
+    assert rule["action"] == "FailJob" and codes["operator"] == "In"
+    assert codes["containerName"] in [c["name"] for c in pod["containers"]]
+    assert codes["values"] == sorted(set(codes["values"])) and 0 not in codes["values"]
+    assert 1 in codes["values"] and 143 not in codes["values"]
+    (rule,) = spec["failurePolicy"]["rules"]
+    # The reason of a job that ended by its pod failure policy; a lost pod gives another.
+    assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    assert spec["failurePolicy"]["maxRestarts"] == 100 and job["backoffLimit"] == 0
+
+
+def slurm_script(tmp_path, *arguments, status=143, **environment):
+    """slurm.sbatch with programs of Slurm that say what they were called with."""
+    programs = {"srun": f'echo "srun: $*"; exit {status}', "sleep": "exit 0"}
+    programs["scontrol"] = 'echo "scontrol: $*"'
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    given = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_ID": "12"}
+    given |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment}
+    return call("slurm.sbatch", *arguments, **given)
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [({}, "12"), ({"SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2"}, "10_2")],
+)
+def test_who_goes_back_to_slurms_queue(tmp_path, environment, wanted):
+    done = slurm_script(tmp_path, "--config=x", **environment)
+    assert f"scontrol: requeue {wanted}\n" in done.stdout and done.returncode == 143
+    for status, restarts in ((1, "0"), (143, "100"), (0, "0")):
+        done = slurm_script(tmp_path, "-x", status=status, SLURM_RESTART_COUNT=restarts)
+        assert "requeue" not in done.stdout and done.returncode == status
+
+
+def test_a_task_of_an_array_has_its_number_in_its_arguments(tmp_path):
+    array = {"SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2"}
+    words = ("--workdir=/a b/%a", "--config.seed=%a")
+    done = slurm_script(tmp_path, *words, **array)
+    assert "launch/entry.sh --workdir=/a b/2 --config.seed=2\n" in done.stdout
+    assert "--config.seed=%a" in slurm_script(tmp_path, *words).stdout
+
+
+def test_points_and_names_of_a_sweep():
+    sweeps = gke("sweeps")
+    assert sweeps.named(sweeps.points([])) == {"": {}}
+    found = sweeps.named(sweeps.points(["optim.learning_rate=1e-4,3e-4", "data.size=(64,96)"]))
+    assert list(found) == ["learning_rate=1e-4_size=64-96", "learning_rate=3e-4_size=64-96"]
+    found = sweeps.named(sweeps.points(["task.dpa.dim=1,2", "task.dit.dim=3"]))
+    assert list(found) == ["task.dpa.dim=1_task.dit.dim=3", "task.dpa.dim=2_task.dit.dim=3"]
+    (name,) = sweeps.named(sweeps.points(["weights.dit=/data/a b/*"]))
+    assert name == "dit=data-a-b"
+    assert sweeps.points(["a='x,y',z"]) == [{"a": "'x,y'"}, {"a": "z"}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["rate"], "wanted key=a,b"),
+        (["rate=1,"], "wanted key=a,b"),
+        (["rate=1", "rate=2"], "rate is swept twice"),
+        (["data.path=/a/b,a/b"], "would share the folder"),
+        (["data.path=" + "x" * 300], "at most 200 letters"),
+    ],
+)
+def test_sweeps_that_cannot_be(settings, message):
+    sweeps = gke("sweeps")
+    with pytest.raises(ValueError, match=message):
+        sweeps.named(sweeps.points(settings))

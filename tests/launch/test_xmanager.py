@@ -25,12 +25,12 @@ def launch(tmp_path, *options):
         pytest.skip("wants xmanager: pip install -e '.[xmanager]' -c launch/xmanager.txt")
     environment = os.environ | {
         "PYTHON": sys.executable,
-        "PYTHONPATH": f"{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT / 'tests/support'}",
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
         "HOME": str(tmp_path),  # XManager keeps its database there
     }
-    command = [PYTHON, "launch/xm_launch.py", f"--config={ROOT / 'tests' / 'fakes.py'}"]
+    command = [PYTHON, "launch/xm_launch.py", f"--config={ROOT / 'tests/support/fakes.py'}"]
     rest = ("--", "--config.mesh.fsdp=1", "--config.train.steps=4")
     done = subprocess.run(
         [*command, f"--workdir={tmp_path / 'work'}", *options, *rest],
