@@ -50,7 +50,8 @@ def main(argv: list[str]) -> int:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"cache_latents: {type(error).__name__}: {error}")
-    print(folder)
+    whole = (folder / "cache.json").is_file()
+    print(folder if whole else f"{folder}: this part is done; the last part completes the cache")
     return 0
 
 

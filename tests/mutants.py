@@ -2186,6 +2186,19 @@ AGAIN = [
         ),
     ),
     *of(
+        "syncmv4d_jax/results/curves.py",
+        "tests/results/test_curves.py",
+        (
+            "again",
+            "what a full disk refused is forgotten at the end",
+            """        if reason := self._flush():
+            rows =""",
+            """        if reason := str(""):
+            rows =""",
+            "test_what_a_full_disk_refused_is_written_at_the_end",
+        ),
+    ),
+    *of(
         "data_prep/make_vae.py",
         "tests/data/test_make_vae.py",
         (

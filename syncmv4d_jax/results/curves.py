@@ -31,20 +31,30 @@ class Jsonl:
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one line; floats that JSON lacks become strings ("nan", "inf").
 
-        What a full disk refuses is kept and written with the next line.
+        What a full disk refuses is kept and written with the next line, or at the end.
         """
         clean = {
             key: str(x) if isinstance(x, float) and not math.isfinite(x) else x
             for key, x in row.items()
         }
         self._pending += json.dumps(clean).encode() + b"\n"
+        if reason := self._flush():
+            log.warning("%s: %s; training goes on", self.path, reason)
+
+    def _flush(self) -> str:
+        """Writes what is pending; returns why it could not, "" where it did."""
         try:
             while self._pending:
                 self._pending = self._pending[self._file.write(self._pending) :]
         except OSError as error:
-            log.warning("%s: %s; training goes on", self.path, error.strerror)
+            return error.strerror or type(error).__name__
+        return ""
 
     def close(self) -> None:
+        """Writes what is left; what cannot be written is told."""
+        if reason := self._flush():
+            rows = self._pending.count(b"\n")
+            log.error("%s: %s; its last %d rows are lost", self.path, reason, rows)
         self._file.close()
 
 
