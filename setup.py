@@ -44,6 +44,7 @@ setup(
         "embreex>=2.17.7.post6,<5",
         "networkx>=3.2,<4",  # trimesh asks for it when it repairs windings
         "safetensors>=0.5,<1",
+        "pyyaml>=6",
         "tensorstore>=0.1.71",
         "sentencepiece>=0.2,<0.3",
         "ftfy>=6.3,<7",
@@ -56,10 +57,12 @@ setup(
         "eval": ["scikit-image>=0.25"],
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],
+        "cameras": ["opencv-python-headless>=4.9"],  # takes lenses out of pictures
         "robots": ["pyarrow>=15"],  # LeRobot's files of numbers
         "test": [
             "pytest>=8.3",
             "pyarrow>=15",
+            "opencv-python-headless>=4.9",
             "pytest-xdist>=3.6",
             "hypothesis>=6.120",
             "ruff>=0.11",

@@ -691,6 +691,39 @@ DOORS = of(
     ),
 )
 
+CALIBRATIONS = of(
+    "syncmv4d_jax/data/calibrations.py",
+    "tests/data/test_calibrations.py",
+    (
+        "cameras",
+        "COLMAP's pixels are taken for OpenCV's",
+        'k = _pinhole(own["fx"], own["fy"], own["cx"] - HALF, own["cy"] - HALF)',
+        'k = _pinhole(own["fx"], own["fy"], own["cx"], own["cy"])',
+        "test_a_rig_comes_back_from_every_form[colmap txt]",
+    ),
+    (
+        "cameras",
+        "OpenGL's axes are taken for OpenCV's",
+        "pose[:, 1:3] *= -1",
+        "pose[:, 1:3] *= 1",
+        "test_a_rig_comes_back_from_every_form[nerfstudio]",
+    ),
+    (
+        "cameras",
+        "a lens stays in the picture",
+        "if not found.bent:",
+        "if found.bent:",
+        "test_points_lie_where_the_pinhole_says_after_undistorting[True]",
+    ),
+    (
+        "cameras",
+        "units are metres whatever the form",
+        "if unit is None or not unit > 0:",
+        "unit = 1.0 if unit is None else unit\n    if not unit > 0:",
+        "test_a_rig_comes_back_from_every_form[opencv]",
+    ),
+)
+
 SHARPNESS = of(
     "syncmv4d_jax/metrics/video.py",
     "tests/metrics/test_examples.py",
@@ -2637,6 +2670,7 @@ TABLE = [
     *GEOMETRY,
     *DPA,
     *CODEC,
+    *CALIBRATIONS,
     *SHARPNESS,
     *DOORS,
     *SILHOUETTE,

@@ -51,6 +51,7 @@ OUTSIDE = {
     "grain": r"data/.+",
     "safetensors": r"run/checkpoint\.py|weights/.+",
     "trimesh": r"data/.+",
+    "cv2": r"data/calibrations\.py",
     "pyarrow": r"data/sources/lerobot.*\.py",
 }
 # Models and geometry: arrays in, arrays out.
