@@ -309,7 +309,8 @@ class Examples:
                 np.array_equal(a, self._first(window, b)) for a, b in zip(first, views, strict=True)
             ):
                 values = [self._view(window, view) for view in views]
-                found.append(tuple(np.stack([x[k] for x in values]) for k in ("video", "mask")))
+                video, mask = (np.stack([x[key] for x in values]) for key in ("video", "mask"))
+                found.append((video, mask))
         return found
 
     def _first(self, window: records.Window, view: records.View) -> np.ndarray:

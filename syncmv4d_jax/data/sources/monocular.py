@@ -79,7 +79,8 @@ def read(folder: str | Path) -> Scene:
     except taco.BadSequence as error:
         raise ValueError(str(error)) from error
     own = _arrays(folder / "vggt.npz", ("depth", "depth_conf", "extrinsic", "intrinsic"))
-    depth = own["depth"].reshape(own["depth"].shape[:3]).astype(np.float64)
+    depth = own["depth"].astype(np.float64)
+    depth = depth[..., 0] if depth.ndim == 4 else depth
     masks = _masks(folder, video.size)
     counts = {"video": len(video.stamps), "vggt.npz": len(depth), "masks": len(masks)}
     if len(set(counts.values())) > 1:
@@ -115,7 +116,7 @@ def read(folder: str | Path) -> Scene:
 def _told(path: Path) -> dict[str, Any]:
     text = reading.values(path)
     try:
-        found = {
+        found: dict[str, Any] = {
             "fps": float(text["fps"]),
             "text": reading.prompt(text["text"], where=f"{path}, text"),
             "metric": bool(text["metric"]),
