@@ -1606,6 +1606,155 @@ TASKS = [
     ),
 ]
 
+RUNS = [
+    *of(
+        "syncmv4d_jax/run/optim.py",
+        "tests/run/test_optim.py",
+        (
+            "average",
+            "the average follows half as fast",
+            "e + (1 - decay) * (p - e)",
+            "e + (1 - decay) * (p - e) / 2",
+            "test_average_follows",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/checkpoint.py",
+        "tests/run/test_checkpoint.py",
+        (
+            "checkpoint",
+            "no step is kept for good",
+            "keep_period=keep_every or None",
+            "keep_period=None",
+            "test_keeps_the_latest_and_every_nth",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/log.py",
+        "tests/run/test_train_outputs.py",
+        (
+            "log",
+            "a run that starts again is another one for wandb",
+            'id=identity.read_text().strip(), resume="allow"',
+            'resume="allow"',
+            "test_wandb_sees_the_rows_and_goes_on_as_one_run",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/sample.py",
+        "tests/run/test_sample_choices.py",
+        (
+            "sample",
+            "the draw whose views agree least is kept",
+            "score <= min(scores)",
+            "score >= max(scores)",
+            "test_the_draw_whose_views_agree_best_is_kept",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/scene.py",
+        "tests/run/test_evaluate.py",
+        (
+            "evidence",
+            "padded frames are scored",
+            "n = int(valid.sum())",
+            "n = len(valid)",
+            "test_padded_frames_are_left_out",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/user.py",
+        "tests/run/test_sample_choices.py",
+        (
+            "A21",
+            "a user's intrinsics do not follow the cut",
+            "camera.intrinsics.astype(np.float32), box, size)",
+            "camera.intrinsics.astype(np.float32), (0, 0, *camera.size[::-1]), size)",
+            "test_views_of_different_sizes_are_brought_to_one",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/transforms.py",
+        "tests/data/test_pipeline.py",
+        (
+            "colours",
+            "a colour that jitter makes too bright is dark",
+            "np.clip(np.rint((colour - grey) * saturation + grey), 0, 255)",
+            "np.rint((colour - grey) * saturation + grey) % 256",
+            "test_jitter_of_one_colour_keeps_black_and_bounds",
+        ),
+        (
+            "crop",
+            "a box that may be smaller leaves the image",
+            "if least is not None and (box > limit).any():",
+            "if least is None:",
+            "tests/data/test_crops.py::test_boxes_are_clamped_to_the_image_but_hold_the_surfaces",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/clips.py",
+        "tests/data/test_prepare.py",
+        (
+            "records",
+            "variants start at the first frame too",
+            "return int(rng.integers(0, spare + 1))",
+            "return int(rng.integers(0, 1))",
+            "test_variants_start_elsewhere_with_other_crops",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/records.py",
+        "tests/data/test_records.py",
+        (
+            "records",
+            "a damaged byte passes",
+            "if len(body) != length + size or zlib.crc32(body) != mark:",
+            "if len(body) != length + size:",
+            "test_any_damaged_byte_is_found[-1]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/cache.py",
+        "tests/data/test_cache.py",
+        (
+            "records",
+            "a cache of other weights is taken",
+            "if mark and now and mark != now:",
+            "if mark and not now:",
+            "test_the_weights_of_a_run_must_be_those_of_the_cache",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/web/report.py",
+        "tests/results/web/test_report.py",
+        (
+            "page",
+            "the page has the views in another order",
+            "_clip(view, fps, tallest, quality) for view in sample[key]]",
+            "_clip(view, fps, tallest, quality) for view in sample[key][::-1]]",
+            "test_videos_are_whole_and_right",
+        ),
+        (
+            "page",
+            "the page's videos run backwards",
+            "fitted = _fit(np.asarray(frames), tallest)",
+            "fitted = _fit(np.asarray(frames)[::-1], tallest)",
+            "test_videos_are_whole_and_right",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/usd.py",
+        "tests/results/test_export.py",
+        (
+            "export",
+            "a camera of a USD file looks backwards",
+            "np.diag([1.0, -1.0, -1.0])",
+            "np.diag([1.0, 1.0, 1.0])",
+            "test_usd_cameras_see_what_ours_see",
+        ),
+    ),
+]
+
 RESULTS = [
     *of(
         "syncmv4d_jax/disk.py",
@@ -2683,6 +2832,7 @@ TABLE = [
     *METRICS,
     *MACHINES,
     *RUN,
+    *RUNS,
     *RESULTS,
     *CYCLE,
     *TASKS,

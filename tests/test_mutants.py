@@ -44,6 +44,7 @@ def test_the_runner_tells_killed_surviving_and_broken(tmp_path):
         ("3 * x", "killed", 120.0),
         ("x ** 2", "SURVIVED", 120.0),
         ("x +", "pytest ended in", 120.0),
+        ("__import__('os')._exit(1)", "pytest ended in -1", 120.0),
         ("__import__('time').sleep(600)", "no verdict in 1 s", 1.0),
     ):
         mutant = mutation.Mutant("", new, "doubling.py", "2 * x", new, "test_it.py::test_it")

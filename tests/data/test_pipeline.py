@@ -220,8 +220,9 @@ def test_jitter_without_pixels_is_refused(root, monkeypatch):
 def test_jitter_of_one_colour_keeps_black_and_bounds():
     video = np.zeros((2, 3, 4, 5, 3), np.uint8)
     assert not transforms.recolour(video, 0.5, np.random.default_rng(0)).any()
-    bright = transforms.recolour(video + 255, 0.5, np.random.default_rng(1))
-    assert bright.min() == bright.max()
+    for seed, white in ((1, 255), (3, round(255 * 0.58564917))):  # gains of 1.01 and 0.59
+        bright = transforms.recolour(video + 255, 0.5, np.random.default_rng(seed))
+        assert (bright == white).all()
 
 
 def test_damaged_records_can_be_skipped_and_are_counted(tmp_path, caplog):

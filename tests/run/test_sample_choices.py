@@ -182,7 +182,9 @@ def test_views_of_different_sizes_are_brought_to_one(tmp_path):
     (tmp_path / "cameras.json").write_text(json.dumps(entries))
     views = user.read(tmp_path, views=2, size=(16, 32))
     assert views.images.shape == (2, 16, 32, 3)
-    assert views.intrinsics[0, 0, 0] != views.intrinsics[1, 0, 0]
+    # a: halved. b: rows 10 to 30 are kept, at 0.8 of their size.
+    wanted = [[25, 0, 15.75], [0, 25, 7.75], [0, 0, 1]], [[40, 0, 15.9], [0, 40, 7.9], [0, 0, 1]]
+    np.testing.assert_allclose(views.intrinsics, wanted, rtol=1e-6)
 
 
 def test_prompts_come_from_a_file(tmp_path):

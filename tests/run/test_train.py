@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 
 import fakes
-import jax
-import ml_collections
 import numpy as np
 import pytest
 
@@ -324,8 +322,3 @@ def test_sigkill_of_one_of_two_processes(tmp_path):
     finish(gang(tmp_path / "whole", *options))
     assert same(weights(tmp_path / "parts", 30), weights(tmp_path / "whole", 30))
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
-
-
-def test_config_of_the_fakes_is_a_configuration():
-    assert isinstance(fakes.get_config(), ml_collections.ConfigDict)
-    assert isinstance(jax.eval_shape(fakes.make(fakes.config()).init, jax.random.key(0)), dict)

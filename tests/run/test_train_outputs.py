@@ -85,6 +85,7 @@ def test_wandb_sees_the_rows_and_goes_on_as_one_run(tmp_path, monkeypatch):
     train.run(fakes.config(steps=4, wandb="views"), tmp_path)
     assert [step for step, _ in rows] == [1, 2, 3, 4]
     assert runs[0] == runs[1] and runs[0]["project"] == "views" and runs[0]["resume"] == "allow"
+    assert runs[0]["id"] == (tmp_path / "wandb_id").read_text()
 
 
 def test_wandb_offline(tmp_path, monkeypatch):

@@ -162,6 +162,8 @@ def attempt(
         process.start()
         process.join(limit)
         status = process.exitcode
+        if status is not None and not seconds.value:  # it never came to pytest's verdict
+            status = -1
         with contextlib.suppress(ProcessLookupError):  # it and whatever it has started
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
