@@ -2018,7 +2018,7 @@ FILES = [
             "the range of a video's colours is not asked",
             "    low, height, width = (0, 255, 255) if full else (16, 219, 224)",
             "    low, height, width = (16, 219, 224)",
-            "test_colours_follow_matrix_and_range",
+            "test_greys_follow_the_range",
         ),
         (
             "files",

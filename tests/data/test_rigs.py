@@ -63,9 +63,9 @@ SHARES = np.diag([1 / 160, 1 / 120, 1])
 BROKEN = {
     "mirrored": (lambda k, r, t: (k, np.diag([-1, 1, 1]) @ r, t), "mirrors"),
     "no rotation": (lambda k, r, t: (k, 1.01 * r, t), "R is not a rotation"),
-    "centimetres": (lambda k, r, t: (k, r, 100 * t), "centimetres or millimetres"),
-    "millimetres": (lambda k, r, t: (k, r, 1000 * t), "centimetres or millimetres"),
-    "kilometres": (lambda k, r, t: (k, r, t / 1000), "centimetres or millimetres"),
+    "centimetres": (lambda k, r, t: (k, r, 100 * t), "up to 208 m apart: .*centimetres"),
+    "millimetres": (lambda k, r, t: (k, r, 1000 * t), "03 m apart: .*or millimetres"),
+    "kilometres": (lambda k, r, t: (k, r, t / 1000), "up to 0.00208 m apart: wanted metres"),
     "K in columns": (lambda k, r, t: (k.T, r, t), "K wants rows"),
     "K in shares": (lambda k, r, t: (SHARES @ k, r, t), "K has focal lengths .* not shares"),
     "K mirrored": (lambda k, r, t: (np.diag([1, -1, 1]) @ k, r, t), "K has focal lengths"),

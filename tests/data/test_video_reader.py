@@ -114,6 +114,16 @@ def test_colours_follow_matrix_and_range(tmp_path, matrix, span):
     np.testing.assert_allclose(got, RGB, atol=4)
 
 
+@pytest.mark.parametrize("span, grey", [("on", 64), ("off", (64 - 16) * 255 / 219)])
+def test_greys_follow_the_range(tmp_path, span, grey):
+    """Colours at the rim of the cube are cut to it, whatever the range: these are not."""
+    planes = np.full((3, 32, 48), 128, np.uint8)
+    planes[0] = 64
+    options = {"x264-params": f"colormatrix=bt709:fullrange={span}"}
+    path = write(tmp_path / "a.mp4", [planes] * 2, options=options)
+    np.testing.assert_allclose(read(path), np.full((32, 48, 3), grey), atol=2)
+
+
 def test_a_matrix_that_is_not_known_is_refused(tmp_path):
     options = {"x264-params": "colormatrix=YCgCo"}
     path = write(tmp_path / "a.mp4", [np.full((3, 32, 48), 90, np.uint8)] * 2, options=options)
