@@ -29,19 +29,22 @@ def made(kind, **changes):
 
 @functools.cache
 def compiled(kind, **changes):
-    """(params, batch, drop) -> Z, and (params, batch, z, scale) -> velocities at t = 0.6."""
+    """(params, batch, drop) -> Z, and (params, batch, z, scale[, noisy, t]) -> velocities."""
     task = made(kind, **changes)[0]
 
-    def velocity(params, batch, z, scale):
-        data = {"video": batch["video_latents"]}
-        if task.network.joint_motion:
-            data["motion"] = batch["motion_latents"]
+    @jax.jit
+    def program(params, batch, z, scale, noisy, t):
         text = backbone.Text(batch["text"], batch["text_lengths"])
         views, first = task.network.views(batch), batch["video_latents"][:, :, :1]
-        t = jnp.full((1,), 0.6)
-        return task.network.velocity(params, data, t, text, views, z, first, scale=scale)
+        return task.network.velocity(params, noisy, t, text, views, z, first, scale=scale)
 
-    return jax.jit(task.network.control_latents), jax.jit(velocity)
+    def velocity(params, batch, z, scale, noisy=None, t=0.6):
+        if noisy is None:
+            names = ("video", *["motion"] * task.network.joint_motion)
+            noisy = {name: batch[f"{name}_latents"] for name in names}
+        return program(params, batch, z, scale, noisy, jnp.broadcast_to(jnp.float32(t), (1,)))
+
+    return jax.jit(task.network.control_latents), velocity
 
 
 HEAVY = ["wan", pytest.param("mjd", marks=pytest.mark.slow)]
@@ -130,12 +133,8 @@ def test_the_loss_by_its_definition():
     data = batch["video_latents"]
     noise = jax.random.normal(jax.random.fold_in(keys[1], 0), data.shape)
     noisy = flow.hold_first(flow.interpolate(data, noise, t), data[:, :, :1])
-    text = backbone.Text(batch["text"], batch["text_lengths"])
-    z = compiled("wan")[0](params, batch)
-    first = data[:, :, :1]
-    v = task.network.velocity(
-        params, {"video": noisy}, t, text, task.network.views(batch), z, first
-    )["video"]
+    z, velocity = compiled("wan")
+    v = velocity(params, batch, z(params, batch), 1.0, {"video": noisy}, t[0])["video"]
     error = v - (noise - data)
     square = np.square(np.asarray(error))[:, :, 1:]
     for changes, factor in (({}, 4), ({"mask_power": 1}, 2), ({"mask_gain": 0.0}, 1)):
