@@ -17,6 +17,7 @@ from mutation import main, of  # noqa: E402
 NETWORK = "test_network_equals_its_formulas_written_out"
 READINGS = "tests/models/test_mjd_readings.py"
 TERMS = "tests/tasks/syncmv4d/test_loss_terms.py"
+NAMED_KERNEL = "test_what_a_named_kernel_cannot_take_says_what_it_takes_and_what_auto_would_choose"
 
 MJD = [
     *of(
@@ -1980,6 +1981,45 @@ ATTENTION = [
             "return (mask, x) if mask is None else jax.lax.optimization_barrier((mask, x))",
             "return mask, x",
             "test_masks_of_chunks_are_not_kept_for_all_queries",
+        ),
+        (
+            "gpu",
+            "a named kernel gets a mask that it does not take",
+            'if kernel in ("splash", "cudnn") and mask is not None and not _over_keys(mask):',
+            'if kernel == "splash" and mask is not None and not _over_keys(mask):',
+            NAMED_KERNEL,
+        ),
+        (
+            "gpu",
+            "cuDNN gets float32",
+            'if kernel == "cudnn" and q.dtype not in (jnp.bfloat16, jnp.float16):',
+            'if kernel == "splash" and q.dtype not in (jnp.bfloat16, jnp.float16):',
+            NAMED_KERNEL,
+        ),
+        (
+            "gpu",
+            "lengths that are no counts are taken",
+            "lengths.shape != (b,) or not jnp.issubdtype(lengths.dtype, jnp.integer)",
+            "lengths.shape != (b,)",
+            "test_wrong_calls_raise",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/models/nn/cpu.py",
+        "tests/models/nn/test_layers.py",
+        (
+            "speed",
+            "bfloat16 is multiplied in float32 on a CPU",
+            "jax.lax.dot(a, b, preferred_element_type=jnp.float32)",
+            "jax.lax.dot(a, b)",
+            "test_bfloat16_is_summed_in_float32_on_one_cpu_only",
+        ),
+        (
+            "speed",
+            "a cut array is taken for one on a single CPU",
+            "return mesh.size == 1 and mesh.abstract_device.platform",
+            "return mesh.abstract_device.platform",
+            "test_bfloat16_is_summed_in_float32_on_one_cpu_only",
         ),
     ),
     *of(

@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from syncmv4d_jax.models.nn import cpu
+
 log = logging.getLogger(__name__)
 # Values saved by remat policies "save_attention" and "offload".
 OUTPUT_NAME = "attention"
@@ -219,6 +221,7 @@ def _flash_backward(saved, g):
     inner = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), -1)[:, :, None]
     log_total, mask = jnp.swapaxes(log_total, -1, -2), _swap(mask)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    rows = q.dtype == jnp.bfloat16 and cpu.alone(q)
 
     def step(dq, chunk):
         k, v, mask = chunk
@@ -228,7 +231,11 @@ def _flash_backward(saved, g):
         ds = p * (dot("bhcd,bhsd->bhcs", v, g) - inner) / math.sqrt(q.shape[-1])
         ds = ds.astype(q.dtype)
         dk = dot("bhcs,bhsd->bhcd", ds, q)
-        return dq + dot("bhcs,bhcd->bhsd", ds, k), (dk.astype(k.dtype), dv.astype(v.dtype))
+        if rows:
+            part = dot("bhsc,bhcd->bhsd", cpu.swapped(ds), k)
+        else:
+            part = dot("bhcs,bhcd->bhsd", ds, k)
+        return dq + part, (dk.astype(k.dtype), dv.astype(v.dtype))
 
     dq, (dk, dv) = jax.lax.scan(step, jnp.zeros(q.shape, jnp.float32), (k, v, mask))
     return dq.astype(q.dtype), dk, dv, None

@@ -65,6 +65,23 @@ def test_chunks_of_fewer_keys():
     check("chunked", s=5, s_k=7)
 
 
+@pytest.mark.parametrize(("dtype", "copies"), [("float32", 0), ("bfloat16", 1)])
+def test_chunks_have_the_gradients_of_all_logits(dtype, copies):
+    """In bfloat16 on one CPU from a copy of the logits' gradients by rows, which products want."""
+    q, k, v, _ = inputs(s=40, s_k=600)
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+
+    def loss(q, kernel):
+        y = attention.attend(q, k.astype(q.dtype), v.astype(q.dtype), kernel=kernel)
+        return jnp.sum(jnp.square(y.astype(jnp.float32)))
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    wanted = gradient(q.astype(jnp.float32), "xla")
+    error = jnp.max(jnp.abs(gradient(q, "chunked").astype(jnp.float32) - wanted))
+    assert float(error / jnp.max(jnp.abs(wanted))) < (0.02 if copies else 1e-5)
+    assert gradient.lower(q, "chunked").as_text().count("LayoutConstraint") == copies
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_splash_matches_softmax_in_the_interpreter(masked):
     lengths = jnp.array([200, 131]) if masked else None

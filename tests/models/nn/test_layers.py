@@ -57,6 +57,35 @@ def test_linear_multiplies_matrices_on_one_cpu_only():
     assert all("3x7x" in line for line in dots(*meshed))
 
 
+def test_bfloat16_is_summed_in_float32_on_one_cpu_only():
+    """And rounded once; what the backward pass reads transposed is copied to rows there."""
+    shapes = [(3, 7, 5), (5, 4)]
+    x, kernel = (
+        jax.random.normal(jax.random.key(i), s, jnp.bfloat16) for i, s in enumerate(shapes)
+    )
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.square(layers.product(x, kernel).astype(jnp.float32)))
+
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    exact = gradients(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    for got, wanted in zip(gradients(x, kernel), exact, strict=True):
+        assert got.dtype == jnp.bfloat16
+        error = jnp.max(jnp.abs(got.astype(jnp.float32) - wanted)) / jnp.max(jnp.abs(wanted))
+        assert float(error) < 2**-7  # the cotangent and the sum, each rounded to 8 bits
+
+    def program(*arrays):
+        text = gradients.lower(*arrays).as_text()
+        lines = [line for line in text.splitlines() if "dot_general" in line]
+        return [line.endswith("xf32>") for line in lines], text.count("LayoutConstraint")
+
+    assert program(x, kernel) == ([True] * 3, 1)
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.NamedSharding(mesh, jax.P())
+    meshed = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in (x, kernel)]
+    assert program(*meshed) == ([False] * 3, 0)
+
+
 def test_rms_norm_matches_reference(golden):
     norm = layers.RMSNorm(256, rngs=nnx.Rngs(0))
     norm.scale[...] = jnp.asarray(golden["rms_w"])
