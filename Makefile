@@ -43,7 +43,9 @@ bench: $(VENV)/parity
 	$(BIN)/python benchmarks/run.py
 
 plan-gpu: $(GPU)/made
-	$(GPU)/bin/python -m pytest -m gpu_aot tests/machines/planning/test_gpus.py
+	@$(GPU)/bin/python -c 'import jax_cuda12_plugin' || { echo "plan-gpu: wanted jax_cuda12_plugin in \
+	  $(GPU), where it was installed; remove $(GPU) and run make plan-gpu again" >&2; exit 1; }
+	$(GPU)/bin/python -m pytest -m gpu_aot tests/machines/planning/test_gpus.py $(PLAN_GPU_ARGS)
 
 browser: $(VENV)/test
 	$(PYTEST) -n 0 -m browser
@@ -90,5 +92,7 @@ $(GPU)/made: $(VENV)/test
 	  > $$($(GPU)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	version=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
 	  $(GPU)/bin/python -m pip --disable-pip-version-check install -q --no-deps \
-	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version
+	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version \
+	  || { echo "plan-gpu: pip found no jax-cuda12-plugin and jax-cuda12-pjrt $$version (two wheels" \
+	  "of 180 MB together, from PyPI): nothing is lowered for GPUs without them" >&2; exit 1; }
 	@touch $@
