@@ -17,9 +17,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(workdir, *options, pid=0, count=1, port=0, devices=4, config=FAKES):
-    """Starts one process; its output goes to `log(workdir, pid)`."""
-    environment = {
+def environment(devices):
+    """What the processes find: the package, one compiler, so many fake devices."""
+    return {
         **os.environ,
         "PYTHONPATH": f"{HERE.parent}:{HERE}/support",
         "JAX_PLATFORMS": "cpu",
@@ -28,15 +28,20 @@ def start(workdir, *options, pid=0, count=1, port=0, devices=4, config=FAKES):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def start(workdir, *options, pid=0, count=1, port=0, devices=4, config=FAKES):
+    """Starts one process; its output goes to `log(workdir, pid)`."""
+    variables = environment(devices)
     if count > 1:
-        environment |= {"COORD": f"127.0.0.1:{port}", "NPROC": str(count), "PID": str(pid)}
+        variables |= {"COORD": f"127.0.0.1:{port}", "NPROC": str(count), "PID": str(pid)}
     command = [sys.executable, "-m", "syncmv4d_jax.main", f"--config={config}"]
     path = log(workdir, pid)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         return subprocess.Popen(
             [*command, f"--workdir={workdir}", *options],
-            env=environment,
+            env=variables,
             stdout=file,
             stderr=subprocess.STDOUT,
         )
