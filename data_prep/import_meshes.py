@@ -30,10 +30,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--meshes", type=Path, required=True, nargs="+", help="files, or folders of OBJ files")
-    add("--image", type=Path, required=True, help="the picture that the video begins with")
-    add("--camera", type=Path, required=True, help="JSON of one camera: its K, R, T, imgSize")
-    add("--out", type=Path, required=True, help="root of recordings; a folder is made in it")
+    add(
+        "--meshes", type=disk.local, required=True, nargs="+", help="files, or folders of OBJ files"
+    )
+    add("--image", type=disk.local, required=True, help="the picture that the video begins with")
+    add("--camera", type=disk.local, required=True, help="JSON of one camera: its K, R, T, imgSize")
+    add("--out", type=disk.local, required=True, help="root of recordings; a folder is made in it")
     add("--name", default="", help="of the recording, default: of the picture")
     add("--text", required=True, help="the prompt")
     add("--fps", type=float, default=30.0, help="frames a second to read")

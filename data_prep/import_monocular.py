@@ -9,8 +9,8 @@ and the things. Run it again to continue; what cannot be used is listed with its
 
 import argparse
 import sys
-from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data import reading, reconstructed
 
 DEFAULTS = reconstructed.Settings()
@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--clips", type=Path, required=True, help="folder of clips")
-    add("--out", type=Path, required=True, help="records go to OUT/<h>x<w>")
+    add("--clips", type=disk.local, required=True, help="folder of clips")
+    add("--out", type=disk.local, required=True, help="records go to OUT/<h>x<w>")
     add("--size", type=size, default=DEFAULTS.size, help="height x width, 480x704")
     add("--frames", type=int, default=DEFAULTS.frames)
     add("--fps", type=float, default=DEFAULTS.fps)

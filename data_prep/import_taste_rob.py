@@ -9,8 +9,8 @@ their files beside each video, and data_prep/import_monocular.py makes records (
 import argparse
 import json
 import sys
-from pathlib import Path
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.sources import taste_rob
 
 SCENES = "Office,Dining,Bedroom,Kitchen,DressingTable"
@@ -22,8 +22,8 @@ def main(argv: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--taste", type=Path, required=True, help="folder with captions.xlsx")
-    add("--out", type=Path, required=True, help="folder of clips")
+    add("--taste", type=disk.local, required=True, help="folder with captions.xlsx")
+    add("--out", type=disk.local, required=True, help="folder of clips")
     add("--subset", choices=tuple(taste_rob.SHEETS), default="SingleHand")
     add("--scenes", default=SCENES, help="comma separated, as the zips are called")
     add("--labels", type=json.loads, default={"1": "right", "2": "object"}, help="of the masks")

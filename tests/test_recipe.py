@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -195,3 +196,11 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
     with recipe.Lock(tmp_path, "train"), pytest.raises(recipe.Held):
         recipe.Lock(tmp_path, "train").__enter__()
     assert not list(tmp_path.iterdir())
+
+
+def test_every_flag_that_takes_a_path_refuses_addresses():
+    """The command lines of data_prep: a flag that is a Path would make a folder called "gs:"."""
+    files = sorted((Path(__file__).parents[1] / "data_prep").glob("*.py"))
+    assert len(files) > 10
+    found = [file.name for file in files if re.search(r"type=(pathlib\.)?Path\b", file.read_text())]
+    assert not found, f"type=disk.local in {found}"
