@@ -1721,7 +1721,7 @@ RUNS = [
             "records",
             "a cache of other weights is taken",
             "if mark and now and mark != now:",
-            "if mark and not now:",
+            "if mark and now and not part:",
             "test_the_weights_of_a_run_must_be_those_of_the_cache",
         ),
     ),
