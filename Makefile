@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants fuzz demo demo-train demo-hvg bench browser plan-gpu lint docs \
+.PHONY: test parity test-all mutants fuzz demo demo-train demo-more4d demo-hvg bench browser plan-gpu lint docs \
   setup clean
 
 test: $(VENV)/test
@@ -38,6 +38,8 @@ demo-train: $(VENV)/test
 
 demo-hvg: $(VENV)/test
 	$(BIN)/python demo/hvg.py $(DEMO_ARGS)
+demo-more4d: $(VENV)/test
+	$(BIN)/python demo/more4d.py $(DEMO_ARGS)
 
 bench: $(VENV)/parity
 	$(BIN)/python benchmarks/run.py

@@ -7,7 +7,7 @@
 --config=configs/ablations/aligner.py:ablation      configs/demo.py:ablation (docs/ablations.md)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -21,6 +21,16 @@ BASES = {
     "demo-train": lambda: demo.get_config("train"),
     "ablation": lambda: demo.get_config("ablation"),
 }
+
+
+def row(
+    make: Callable[[str], ml_collections.ConfigDict], variant: str, **sections: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """Returns a variant of another configuration (its get_config) with entries replaced."""
+    config = make(variant)
+    with config.unlocked():
+        config.update(ml_collections.ConfigDict(dict(sections)).to_dict())
+    return config.lock()
 
 
 def override(base: str, **sections: Mapping[str, Any]) -> ml_collections.ConfigDict:

@@ -34,6 +34,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def names(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if unknown := sorted(set(found) - set(scene.PATHS)):
+        raise argparse.ArgumentTypeError(f"wanted some of {sorted(scene.PATHS)}, got {unknown}")
+    return found
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -57,6 +64,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=taco.FPS,
         help="pictures a second to draw; 8 for 8 fps",
     )
+    add("--paths", type=names, default=(), help=f"cameras that move: {','.join(scene.PATHS)}")
     add("--seed", type=count, default=0)
     add("--jobs", type=count, default=2, help="processes")
     args = parser.parse_args(argv)
@@ -79,6 +87,7 @@ def one(spec: scene.Spec, *, args: argparse.Namespace) -> str:
         size=args.size,
         names=names,
         drawn=args.drawn,
+        moving=args.paths,
     )
     return spec.sequence_id
 
@@ -99,6 +108,8 @@ def claim(args: argparse.Namespace) -> None:
         "courses": args.courses,
         "drawn": args.drawn,
     }
+    if args.paths:
+        wanted["paths"] = list(args.paths)
     if path.is_file() or (args.out / "taco" / taco.HANDS).is_dir():
         try:
             there = json.loads(path.read_text())

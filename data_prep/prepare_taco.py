@@ -60,14 +60,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=DEFAULTS.surfaces,
         help="whose surfaces are stored, for the truth of any pixel; test: the test split's",
     )
+    add("--depth", default="", help="folder of depth files for the flow's background")
+    add("--paths", type=names, default=(), help="cameras that move, of the recordings' Paths/")
     add(
         "--representation",
         choices=pseudo_video.REPRESENTATIONS,
         default=DEFAULTS.representation,
         help="of the pseudo video; das_tracking: depth of frame 0 in all frames",
     )
-    add("--with", type=names, default=DEFAULTS.controls, dest="controls",
-        help="what controlled videos need: points,das")  # fmt: skip
+    add("--with", type=names, default=DEFAULTS.controls, dest="more",
+        help="points,das for controlled videos; flow: where frame 0's pixels go")  # fmt: skip
     add("--cloud", type=int, default=DEFAULTS.cloud, help="points of a cloud (--with points)")
     add("--provenance", choices=("real", "sim"), default=DEFAULTS.provenance)
     add("--val-share", "--val", dest="val", type=float, default=DEFAULTS.val, help="of sequences")
@@ -110,10 +112,13 @@ def main(argv: list[str]) -> int:
             **{key: getattr(args, key) for key in ("val", "seed", "text", "cameras", "clusters")},
             representation=args.representation,
             crop=args.crop,
-            controls=args.controls,
+            controls=tuple(x for x in args.more if x not in clips.FIELDS),
             cloud=args.cloud,
             provenance=args.provenance,
             surfaces=args.surfaces,
+            fields=tuple(x for x in args.more if x in clips.FIELDS),
+            depth=args.depth,
+            paths=args.paths,
             held_out_tools=args.heldout_tools,
             held_out_actions=args.heldout_actions,
             held_out_triplets=triplets,

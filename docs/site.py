@@ -20,7 +20,7 @@ PACKAGE = "syncmv4d_jax"
 FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 BESIDE = ("launch/README.md", "benchmarks/RESULTS.md")
 DOCUMENTS = ("architecture", "paper", "demo", "data", "scenes", "real_data", "robots", "viewing",
-             "pipeline", "metrics", "dpa", "wan", "pods", "again", "ablations",
+             "pipeline", "metrics", "dpa", "wan", "more4d", "pods", "again", "ablations",
              "speed")  # fmt: skip
 CONF = """
 project = "syncmv4d_jax"

@@ -23,17 +23,49 @@ MAIN = {
     "motion_codec": ("full", "demo", "debug"),
     "silhouette": ("full", "demo", "debug"),
     "hvg3d": hvg3d.VARIANTS,
+    "flow_codec": ("full", "learned", "demo", "debug"),
+    "strag": ("full", "lora", "demo", "debug"),
+    "vism": ("full", "lora", "full_parameters", "demo", "debug"),
 }
+# Rows and readings of a system's own configurations: what they change of it.
+OF_ONE = {
+    "ablations.no_norm": ("strag", lambda t: t.maps.form == "extent"),
+    "ablations.no_mpm": ("strag", lambda t: t.generator.perception_config is None),
+    "ablations.cls_only": ("strag", lambda t: t.generator.perception_config.pooled),
+    "ablations.no_depth": ("strag", lambda t: not t.options.depth),
+    "readings.flow_gain_one": ("strag", lambda t: t.maps.gain == 1),
+    "ablations.same_view_pairs": ("vism", lambda t: t.options.same_view == 1),
+    "ablations.no_hole_mask": ("vism", lambda t: not t.options.mask),
+}
+STARTS = {"readings.fun_inp_start": "vism"}  # they change what a run starts from, not its task
 SHARED = {"sections", "bases"}
-OVERRIDES = sorted(
+EVERY = sorted(
     f"{path.parent.name}.{path.stem}"
     for folder in ("ablations", "readings")
     for path in (CONFIGS / folder).glob("*.py")
 )
+OVERRIDES = [name for name in EVERY if name not in {**OF_ONE, **STARTS}]
 
 
 def test_every_file_is_listed():
     assert {path.stem for path in CONFIGS.glob("*.py")} == set(MAIN) | SHARED
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_rows_of_one_system_change_what_they_name(name):
+    base, says = OF_ONE[name]
+    for variant in MAIN[base]:
+        assert says(assembly.task(configurations.load(name, variant))), variant
+        assert not says(assembly.task(configurations.load(base, variant))), variant
+    with pytest.raises(ValueError, match="wanted"):
+        configurations.load(name, "no_such_variant")
+
+
+def test_a_start_that_has_all_rows_leaves_nothing_new():
+    assert set(EVERY) == {*OVERRIDES, *OF_ONE, *STARTS}
+    for name, base in STARTS.items():
+        config, plain = configurations.load(name, "full"), configurations.load(base, "full")
+        assert config.train.new == "" != plain.train.new and config.task == plain.task
 
 
 @pytest.mark.parametrize("name", MAIN)
@@ -46,7 +78,17 @@ def test_configurations_build_their_tasks(name):
         configurations.load(name, "no_such_variant")
 
 
-TRACED = ["dpa", "wan_ti2v", "wan_vae", "motion_codec", "silhouette", "hvg3d"]
+TRACED = [
+    "dpa",
+    "wan_ti2v",
+    "wan_vae",
+    "motion_codec",
+    "silhouette",
+    "hvg3d",
+    "flow_codec",
+    "strag",
+    "vism",
+]
 
 
 @pytest.mark.parametrize("name", TRACED)

@@ -30,7 +30,7 @@ FILE = re.compile(
 )
 WRITTEN = {"eval.md", "plan.md"}  # by a run
 MODULE = re.compile(r"(?<![\w/.])syncmv4d_jax((?:\.\w+)+)")
-MAKE = re.compile(r"(?<![\w.-])make ([a-z][a-z-]*)")
+MAKE = re.compile(r"(?<![\w.-])make ([a-z][a-z0-9-]*)")
 
 
 @functools.cache
@@ -126,7 +126,7 @@ def unresolved(parts: list[str]) -> str:
 
 def dead_commands(code: str) -> Iterator[str]:
     """What a command line names that is not there."""
-    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.M))
     for target in MAKE.findall(code):
         if target not in targets:
             yield f"make {target}: no such target"

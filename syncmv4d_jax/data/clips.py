@@ -12,6 +12,7 @@ random for a clip follows from its first frame's surfaces: clips that begin alik
 
 import dataclasses
 import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from syncmv4d_jax.data import (
     controls,
     frames,
+    pixel_flow,
     raycast,
     reading,
     records,
@@ -31,6 +33,7 @@ from syncmv4d_jax.geometry import cameras, pseudo_video
 
 CROPS = {"first": 1.8, "clip": 1.2}  # what the box is fitted to, and its margin
 SURFACES = ("none", "test", "all")  # splits whose surfaces are stored
+FIELDS = ("flow",)  # what views may have besides
 INSIDE = 0.5  # share of the points that must lie inside the whole image in frame 0
 LEAST = 0.25  # share of a clip's frames that a recording must have; the rest repeat its last one
 
@@ -51,6 +54,9 @@ class Settings:
         recording is long enough. Crops of training clips jitter.
       shift, zoom: largest jitter of a crop: part of its size, and factor around 1.
       surfaces: of SURFACES: whose surfaces are stored with the records.
+      fields: of FIELDS, stored with every view besides: "flow", where frame 0's pixels go.
+      depth: folder of depth files for the flow's background, "" for a table plane.
+      paths: cameras that move, of those that the recording has; each is a cluster of its own.
       held_out_tools, held_out_actions, held_out_triplets: sequences that are tested on.
       val: share of the other sequences that are validated on.
       representation: of the pseudo video, one of pseudo_video.REPRESENTATIONS.
@@ -73,6 +79,9 @@ class Settings:
     shift: float = 0.05
     zoom: float = 0.08
     surfaces: str = "test"
+    fields: tuple[str, ...] = ()
+    depth: str = ""
+    paths: tuple[str, ...] = ()
     held_out_tools: tuple[str, ...] = ("hammer",)
     held_out_actions: tuple[str, ...] = ("measure",)
     held_out_triplets: tuple[tuple[str, str, str], ...] = ()
@@ -101,6 +110,8 @@ class Settings:
         for key, wanted in (allowed | {"provenance": ("real", "sim")}).items():
             if getattr(self, key) not in wanted:
                 raise ValueError(f"wanted {key} of {tuple(wanted)}, got {getattr(self, key)!r}")
+        if strange := set(self.fields) - set(FIELDS):
+            raise ValueError(f"wanted fields of {FIELDS}, got {sorted(strange)}")
 
     def split(self, sequence: str, triplet: tuple[str, str, str], *, filmed: bool = True) -> str:
         """Returns "train", "val" or "test"; all clips and views of a sequence share it.
@@ -133,7 +144,10 @@ class Settings:
 
 
 class View(NamedTuple):
-    """One camera of a window: its record and, for the report, its cluster and size of the crop."""
+    """One camera of a window: its record and, for the report, its cluster and size of the crop.
+
+    extrinsics: [3 4] or, of a camera that moves, [n 3 4].
+    """
 
     serial: str
     cluster: int
@@ -141,6 +155,10 @@ class View(NamedTuple):
     extrinsics: np.ndarray
     box: tuple[int, int, int, int]
     values: dict[str, Any]
+
+    def pose(self, n: int) -> np.ndarray:
+        """World to camera [3 4] at frame n."""
+        return self.extrinsics if self.extrinsics.ndim == 2 else self.extrinsics[n]
 
 
 class Window(NamedTuple):
@@ -283,14 +301,40 @@ def _views(recording, clip, tracks, settings, rng, shown):
             views.append(view)
         except (taco.BadSequence, ValueError) as error:
             skipped[name] = str(error)
+    for i, name in enumerate(settings.paths):
+        if name not in recording.paths:
+            raise taco.BadSequence(f"{recording.id}: no moving camera {name!r}; they are in Paths/")
+        cluster = settings.clusters + i
+        view, video = _view(recording, name, cluster, clip, tracks, settings, np.zeros(3))
+        shots[name] = video[shown]
+        views.append(view)
     return views, skipped, shots
 
 
 def _view(recording, name, cluster, clip, tracks, settings, jitter):
-    camera, path = recording.cameras[name], recording.video_path(name)
+    path = recording.video_path(name)
+    camera = recording.paths.get(name) or recording.cameras[name]
     video = frames.opened(path)
     numbers = video.numbers(clip.index, fps=clip.fps, frames=recording.frames)
-    return _crop(camera, cluster, video, numbers, clip, tracks, settings, jitter)
+    moves = None
+    if name in recording.paths:
+        moves = camera.extrinsics[clip.index]
+        camera = dataclasses.replace(camera, extrinsics=moves[0])
+    view, pictures = _crop(camera, cluster, video, numbers, clip, tracks, settings, jitter)
+    if moves is not None:
+        view.values["extrinsics"] = moves.astype(np.float32)
+        view = view._replace(extrinsics=moves)
+    if "flow" in settings.fields:
+        depth = None
+        if settings.depth:
+            file = Path(settings.depth) / recording.id / f"{name}.npz"
+            depth = pixel_flow.read_depth(file, view.box, settings.size)
+        fields = pixel_flow.of_view(
+            recording.surfaces, list(map(int, clip.index)), pictures, view.intrinsics, view.pose(0),
+            depth=depth,
+        )  # fmt: skip
+        view.values.update(pixel_flow.pack(fields))
+    return view, pictures
 
 
 def box_of(
@@ -358,7 +402,7 @@ def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarra
     they are wanted, their tracking videos."""
     index, count = clip.index, len(clip.faces)
     first = np.concatenate([vertices for vertices, _ in clip.meshes[int(index[0])]])
-    origins = {v.serial: _origins(first, v.intrinsics, v.extrinsics) for v in views}
+    origins = {v.serial: _origins(first, v.intrinsics, v.pose(0)) for v in views}
     kinds = [settings.representation, *["das_tracking"] * ("das" in settings.controls)]
     size = (len(kinds), len(index), *settings.size, 3)
     painted = {v.serial: np.zeros(size, np.uint8) for v in views}
@@ -380,11 +424,12 @@ def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarra
                 painted[name][:, n] = painted[name][:, done[i]]
                 visible[name][n] = visible[name][done[i]]
                 continue
+            now = view._replace(extrinsics=view.pose(n))
             painted[name][:, n] = _paint_frame(
-                scene, count, origins[name], view, scales[name], settings.size, kinds
+                scene, count, origins[name], now, scales[name], settings.size, kinds
             )
             pixels, depth = (x[n] for x in projected[name])
-            visible[name][n] = _seen(scene, pixels, depth, view, settings)
+            visible[name][n] = _seen(scene, pixels, depth, now, settings)
         done.setdefault(i, n)
     for view in views:
         anchors = projected[view.serial][0][0]

@@ -27,6 +27,7 @@ class DataConfig:
       jitter: strength of the change of colours, 0 = none.
       skip_corrupt: take the next example where a record is damaged.
       share: of the clips, a random part.
+      fields: of the records beside the usual: "flow", where frame 0's pixels go (clips.FIELDS).
       options: for a reader of one's own, which alone knows the keys.
     """
 
@@ -43,6 +44,7 @@ class DataConfig:
     jitter: float = 0.0
     skip_corrupt: bool = False
     share: float = 1.0
+    fields: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ def draw_tracks(
 def _overlay(window: clips.Window, view: clips.View, at: int) -> np.ndarray:
     """Frame `at` of the preview with the view's visible tracks and the camera's name."""
     n = window.shown[at]
-    pixels, _ = cameras.project(window.tracks["tracks"][n], view.intrinsics, view.extrinsics)
+    pixels, _ = cameras.project(window.tracks["tracks"][n], view.intrinsics, view.pose(n))
     visible, surface = view.values["visibility"][n], window.tracks["surface"]
     drawn = draw_tracks(window.preview[view.serial][0][at], pixels, visible, surface)
     scale = WIDTH / drawn.shape[1]

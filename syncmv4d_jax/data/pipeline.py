@@ -20,7 +20,7 @@ import grain
 import numpy as np
 
 from syncmv4d_jax import schema
-from syncmv4d_jax.data import cache, controls, records, transforms
+from syncmv4d_jax.data import cache, controls, pixel_flow, records, transforms
 from syncmv4d_jax.data.config import DataConfig, Wanted
 
 log = logging.getLogger(__name__)
@@ -210,6 +210,7 @@ class Examples:
         if self.named:
             _leave_out(self.reader, self.views)
         self.fixed = config.cameras == "fixed"
+        self.fields = config.fields
         self.cache = cache.Cache(config.cache, self.reader) if config.cache else None
         if self.cache:
             self.cache.check_weights(wanted.weights)
@@ -348,6 +349,8 @@ class Examples:
                 result["tracking"] = records.decode(values[own])
                 result["mask"] = controls.unpack(values["mask"], result["video"].shape[1:3])
         result |= {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
+        if "flow" in self.fields:
+            result |= pixel_flow.unpack(values if self.raw else self.reader.view(window, view))
         return result | ({"extrinsics": records.poses(values)} if "extrinsics" in values else {})
 
 
@@ -372,7 +375,7 @@ def _leave_out(reader: records.Reader, views: int) -> None:
 
 def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
     """Compares records with what is wanted; returns the number of points to give (0: all)."""
-    have = {"representation": "point_tracks"} | reader.settings
+    have = {"representation": "point_tracks", "fields": [], "paths": []} | reader.settings
     if have["representation"] == VIDEO_ONLY:  # the task says what it misses of them
         have |= {"representation": wanted.representation, "points": wanted.points or 0}
     asked = {
@@ -388,8 +391,11 @@ def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
         for k, v in asked.items()
         if v is not None and v != have[k]
     ]
-    if (wanted.views or 0) > have["clusters"]:
-        problems.append(f"views: wanted {wanted.views}, records have {have['clusters']} clusters")
+    if (wanted.views or 0) > have["clusters"] + len(have["paths"]):
+        there = f"{have['clusters']} clusters and {len(have['paths'])} moving cameras"
+        problems.append(f"views: wanted {wanted.views}, records have {there}")
+    if lacking := set(config.fields) - set(have["fields"]):
+        problems.append(f"fields: wanted {sorted(lacking)} too (--with), records have others")
     stored = have.get("controls", ())
     if wanted.cloud and not {"points", "das"} <= set(stored):
         problems.append(

@@ -28,6 +28,11 @@ from syncmv4d_jax.data import clips, contact_sheet, records
 from syncmv4d_jax.data.sources import mano, recordings
 
 log = logging.getLogger(__name__)
+# Settings that earlier versions did not write down.
+BEFORE: dict[str, Any] = {
+    "representation": "point_tracks", "controls": [], "cloud": 2048, "provenance": "real",
+    "fields": [], "depth": "", "paths": [],
+}  # fmt: skip
 
 
 class Source(Protocol):
@@ -120,8 +125,7 @@ def _claim(root: Path, settings: Settings, sources: Sequence[Source]) -> None:
     own = dataclasses.asdict(cast(Any, settings))
     mine = json.loads(json.dumps(own | {"version": schema.VERSION}))
     if path.is_file():
-        before = {"representation": "point_tracks", "controls": [], "cloud": 2048}
-        there = before | {"provenance": "real"} | json.loads(path.read_text())
+        there = BEFORE | json.loads(path.read_text())
         if differ := recipe.differences(there, mine):
             text = "; ".join(differ)
             raise recipe.Other(f"{root} was made with other settings ({text}); {way}")

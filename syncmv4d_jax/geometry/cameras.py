@@ -21,7 +21,7 @@ import numpy as np
 Array = Any  # numpy.ndarray or jax.Array
 
 
-def _library(*arrays: Array):
+def library(*arrays: Array):
     """Returns jax.numpy when any of the arrays is jax's, else numpy."""
     return jnp if any(isinstance(x, jax.Array) for x in arrays) else np
 
@@ -89,7 +89,7 @@ def project(points: Array, intrinsics: Array, extrinsics: Array) -> tuple[Array,
       ValueError: wrong camera shapes.
     """
     _check(intrinsics, extrinsics)
-    xp = _library(points, intrinsics, extrinsics)
+    xp = library(points, intrinsics, extrinsics)
     local = to_camera(points, extrinsics)
     k = _align(intrinsics, points.ndim - 1, core=2, name="intrinsics")
     depth = local[..., 2]
@@ -103,7 +103,7 @@ def project(points: Array, intrinsics: Array, extrinsics: Array) -> tuple[Array,
 def bearings(pixels: Array, intrinsics: Array) -> Array:
     """Returns K^-1 (u, v, 1) [... 3], camera frame, z = 1, of pixels [... 2]."""
     _check(intrinsics, None)
-    xp = _library(pixels, intrinsics)
+    xp = library(pixels, intrinsics)
     k = _align(intrinsics, pixels.ndim - 1, core=2, name="intrinsics")
     y = (pixels[..., 1] - k[..., 1, 2]) / k[..., 1, 1]
     x = (pixels[..., 0] - k[..., 0, 2] - k[..., 0, 1] * y) / k[..., 0, 0]
@@ -127,7 +127,7 @@ def camera_centre(extrinsics: Array) -> Array:
 
 def directions(pixels: Array, intrinsics: Array, extrinsics: Array) -> Array:
     """Returns unit viewing directions [... 3], world frame, through pixels [... 2]."""
-    xp = _library(pixels, intrinsics, extrinsics)
+    xp = library(pixels, intrinsics, extrinsics)
     pose = _align(extrinsics, pixels.ndim - 1, core=2, name="extrinsics")
     ray = _rotate(_transpose(pose[..., :3]), bearings(pixels, intrinsics))
     return ray / xp.sqrt(xp.sum(ray * ray, axis=-1, keepdims=True))
@@ -152,7 +152,7 @@ def crop_resize_intrinsics(intrinsics: Array, box: Sequence[float], size: tuple[
         raise ValueError(f"crop box (x0, y0, x1, y1): wanted x1 > x0 and y1 > y0, got {tuple(box)}")
     sx, sy = size[1] / (x1 - x0), size[0] / (y1 - y0)
     change = np.array([[sx, 0, (0.5 - x0) * sx - 0.5], [0, sy, (0.5 - y0) * sy - 0.5], [0, 0, 1]])
-    xp = _library(intrinsics)
+    xp = library(intrinsics)
     change = xp.asarray(change, dtype=intrinsics.dtype)
     product = [sum(change[i, j] * intrinsics[..., j, :] for j in range(3)) for i in range(3)]
     return xp.stack(product, axis=-2)
@@ -177,7 +177,7 @@ def scene_centre(
       ValueError: one view and no depth, or wrong shapes.
     """
     _check(intrinsics, extrinsics)
-    xp = _library(intrinsics, extrinsics, depth)
+    xp = library(intrinsics, extrinsics, depth)
     middle = xp.asarray([(size[1] - 1) / 2, (size[0] - 1) / 2], dtype=intrinsics.dtype)
     middle = xp.broadcast_to(middle, (*intrinsics.shape[:-2], 2))
     if intrinsics.shape[-3] == 1:
@@ -223,7 +223,7 @@ def look_at(eye: Array, target: Array, up: Array) -> Array:
     Args:
       up: [... 3], any vector that is not along the viewing direction; it points to the image's top.
     """
-    xp = _library(eye, target, up)
+    xp = library(eye, target, up)
 
     def unit(x):
         return x / xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True))

@@ -39,7 +39,7 @@ class Warp(NamedTuple):
     source: jax.Array
 
 
-def _keys(code: jax.Array, valid: jax.Array, count: int) -> jax.Array:
+def pack(code: jax.Array, valid: jax.Array, count: int) -> jax.Array:
     """Packs depth codes [... s] in [0, 1] and the index s into sortable 32-bit keys."""
     bits = max(1, (count - 1).bit_length())
     levels = float(2 ** (32 - bits) - 256)  # float32 rounds up near 2^32: stay clear of EMPTY
@@ -49,6 +49,12 @@ def _keys(code: jax.Array, valid: jax.Array, count: int) -> jax.Array:
     return jnp.where(valid, (deep << bits) | index, EMPTY)
 
 
+def winners(canvas: jax.Array, count: int) -> jax.Array:
+    """The index s of the least key of each pixel [...] int32; any where a pixel is EMPTY."""
+    index = canvas & jnp.uint32(2 ** max(1, (count - 1).bit_length()) - 1)
+    return jnp.minimum(index, count - 1).astype(jnp.int32)
+
+
 def _zbuffer(x, y, keys, colours, size):
     """Paints colours [s 3] at pixels x, y [... s] int32 with keys [... s]; returns [h w 3]."""
     height, width = size
@@ -56,9 +62,7 @@ def _zbuffer(x, y, keys, colours, size):
     where = jnp.where(inside, y * width + x, height * width)
     canvas = jnp.full(height * width, EMPTY, jnp.uint32)
     canvas = canvas.at[where.ravel()].min(keys.ravel(), mode="drop")
-    count = colours.shape[0]
-    winner = canvas & jnp.uint32(2 ** max(1, (count - 1).bit_length()) - 1)
-    image = colours[jnp.minimum(winner, count - 1).astype(jnp.int32)]
+    image = colours[winners(canvas, colours.shape[0])]
     image = jnp.where((canvas != EMPTY)[:, None], image, 0.0)
     return einops.rearrange(image, "(h w) c -> h w c", h=height)
 
@@ -240,7 +244,7 @@ def render(
         covered = valid[None] & (jnp.max(gap, axis=-1) <= settings.footprint)
         # A sample beside its pixel yields to one at its pixel on the same surface.
         behind = depth[None] + 4 * pixel_size * jnp.sum(gap * gap, axis=-1)
-        keys = _keys((behind - scale[0] + 0.25 * span) / (1.5 * span), covered, depth.shape[0])
+        keys = pack((behind - scale[0] + 0.25 * span) / (1.5 * span), covered, depth.shape[0])
         code = jnp.clip((depth - scale[0]) / span, 0, 1)
         cell = jnp.clip(cell, -9, max(height, width) + 9).astype(jnp.int32)
         colour = jnp.concatenate([own, code[:, None]], axis=-1)

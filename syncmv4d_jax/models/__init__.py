@@ -7,13 +7,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from syncmv4d_jax.models import conditioned
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import dit, umt5, vae
 
-MODELS = {"dit": dit.DiT, "vae": vae.VAE, "umt5": umt5.UMT5}
+MODELS: dict[str, Any] = {"dit": dit.DiT, "vae": vae.VAE, "umt5": umt5.UMT5}
 Config = wan_config.DiTConfig | vae.VAEConfig | umt5.UMT5Config
 CONFIGS = {"dit": wan_config.DiTConfig, "vae": vae.VAEConfig, "umt5": umt5.UMT5Config}
+
+
+def network(part: str, config: Config) -> Any:
+    """Returns the class of a part with this config."""
+    inpaints = isinstance(config, conditioned.ConditionedConfig)
+    return conditioned.ConditionedDiT if inpaints else MODELS[part]
+
 
 INPUTS = {
     "dit": ({"latents", "t", "context"}, {"context_lengths", "first_frame"}),
@@ -56,7 +64,7 @@ def apply(part: str, config: Config, params: dict[str, Any], **arrays: ArrayLike
 def _run(
     part: str, config: Config, params: dict[str, Any], arrays: dict[str, jax.Array]
 ) -> jax.Array:
-    model = module.bind(MODELS[part], config, params)
+    model = module.bind(network(part, config), config, params)
     if part == "vae":
         ((name, array),) = arrays.items()
         return getattr(model, name)(array)

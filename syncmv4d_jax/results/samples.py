@@ -28,7 +28,9 @@ from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import video
 
 log = logging.getLogger(__name__)
-CLIPS = {"video": "view", "motion": "motion"}  # key of a sample -> prefix of its files
+# Key of a sample -> prefix of its files. render, holes: points drawn along a camera path, and
+# where they cover nothing (white), beside the video that was made of them.
+CLIPS = {"video": "view", "motion": "motion", "render": "render", "holes": "holes"}
 CAMERAS = ("intrinsics", "extrinsics")  # [v 3 3] pixels, [v 3 4] world to camera
 GIVEN = (  # by a task that makes points
     "tracks_per_view",  # [v n k 3] metres: each view's own copy
@@ -50,7 +52,14 @@ POINTS = (
     *GIVEN,
     *PARTS,
 )
-ARRAYS = (*CAMERAS, "scale", *POINTS)  # scale: [v 2] metres, nearest and farthest depth
+DENSE = (  # of a task that says where every pixel goes
+    "flow",  # [v n h w 3] float16, geometry/flow_map.py
+    "depth0",  # [v h w] metres
+    "images",  # [v h w 3] uint8, frame 0
+)
+PATH = ("path_intrinsics", "path_extrinsics")  # [v n 3 3], [v n 3 4] of cameras that move
+# scale: [v 2] metres, nearest and farthest depth
+ARRAYS = (*CAMERAS, "scale", *POINTS, *DENSE, *PATH)
 NOTHING_SEEN = "no foreground in the decoded pseudo video: confidence is 0"
 
 
@@ -65,8 +74,8 @@ def write(
     Args:
       path: the sample's folder; one that is there is replaced, or kept beside if it was made from
         something else than `meta["recipe"]`.
-      result: video and, where there is, motion [v n h w 3] in [-1, 1]; where there are, scale and
-        tracks_per_view with confidence, anchors and anchor_valid as in POINTS.
+      result: video and, where there is, motion [v n h w 3] in [-1, 1]; where there are, scale,
+        DENSE, PATH, and tracks_per_view with confidence, anchors and anchor_valid as in POINTS.
       inputs: of the sample; its cameras are written, where it has them.
       meta: JSON values, with fps.
 
@@ -85,6 +94,9 @@ def write(
         arrays["extrinsics"] = cameras.static(arrays["extrinsics"], where=f"sample {path}")
     if "scale" in result:
         arrays["scale"] = result["scale"]
+    arrays |= {key: result[key] for key in (*DENSE, *PATH) if key in result}
+    if "flow" in arrays:
+        arrays["flow"] = np.asarray(arrays["flow"], np.float16)
     if "confidence" in arrays and not arrays["confidence"].any():
         meta = {**meta, "warning": NOTHING_SEEN}
     with disk.whole(path) as partial:

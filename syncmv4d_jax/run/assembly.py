@@ -150,11 +150,12 @@ def load_params(
         for source in [checkpoint.Trained(directory)]
         for name in source.shapes
     }
+    lacking = {name.split("/")[0] for name in tree.flatten(shapes) if name not in found}
     trained = {name.split("/")[0] for name in found}
     for part, path in settings.weights.items():
-        if path and part not in trained:
+        if path and (part not in trained or part in lacking):  # adapters train a part in part
             source = initial.weights(part, path)
-            found |= dict.fromkeys(source.shapes, source)
+            found = dict.fromkeys(source.shapes, source) | found
     there = _stages_there(settings.source, workdir)
     if missing := sorted(shapes.keys() - {name.split("/")[0] for name in found}):
         raise FileNotFoundError(

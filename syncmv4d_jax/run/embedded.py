@@ -54,8 +54,11 @@ def ensure(config: Any, workdir: str | Path) -> None:
         controls=("points", "das") if wants.cloud else (),
         cloud=wants.cloud or 1,
         provenance="sim",
+        fields=wants.fields,
+        paths=wants.paths,
     )
-    sources = SOURCES[wants.source](root, int(3.75 * (settings.frames - 1)) + 1)
+    frames = int(3.75 * (settings.frames - 1)) + 1
+    sources = SOURCES[wants.source](root, frames, wants.paths)
     prepare.run(sources, root / "records", settings)
     config.data.name, config.data.records = "taco", str(root / "records")
     if wants.vae is not None and not config.weights.vae:
@@ -86,7 +89,7 @@ def _text(config: Any, root: Path, width: int, rows: int) -> None:
     config.data.cache = str(root / "cache")
 
 
-def _tabletop(root: Path, frames: int) -> list[recordings.Source]:
+def _tabletop(root: Path, frames: int, paths: tuple[str, ...]) -> list[recordings.Source]:
     """Hands that move objects on a table, of `frames` frames, in TACO's layout."""
     hand.write(root / "mano")
     hands = mano.load_hands(root / "mano")
@@ -95,12 +98,14 @@ def _tabletop(root: Path, frames: int) -> list[recordings.Source]:
         entry = taco.Entry(root / "taco", spec.triplet, spec.sequence_id)
         if not entry.folder(taco.HANDS).is_dir():
             scene.write_scene(
-                root / "taco", spec, hands, frames=frames, size=PICTURE, names=scene.THREE
-            )
+                root / "taco", spec, hands, frames=frames, size=PICTURE, names=scene.THREE,
+                moving=paths,
+            )  # fmt: skip
     return recordings.taco_sources(root / "taco", root / "mano")
 
 
-SOURCES = {"tabletop": _tabletop}  # name in tasks.base.Scenes -> (folder, frames) -> recordings
+# name in tasks.base.Scenes -> (folder, frames, cameras that move) -> recordings
+SOURCES = {"tabletop": _tabletop}
 
 
 def text_encoder(out: str | Path, *, dim: int, layers: int, seed: int) -> int:

@@ -5,17 +5,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from syncmv4d_jax import recipe, schema
-from syncmv4d_jax.data import pipeline, reading, records, user
+from syncmv4d_jax.data import depth, pipeline, reading, records, user
 from syncmv4d_jax.metrics.networks.features import matcher
-from syncmv4d_jax.run import assembly, matched, sections
+from syncmv4d_jax.results import samples
+from syncmv4d_jax.run import assembly, matched, sections, viewpoints
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders, store
 
 # Of an example of records; the first frames of its videos and its prompt besides.
 POINTS = ("anchors", "anchor_valid")  # true correspondences: only where they are asked for
+DEPTH = ("depth0", "appearance")  # of frame 0, where `config.data.fields` asks for it
 GIVEN = tuple(key for key in schema.CONDITIONS if key not in (*POINTS, "frame_valid"))
 
 
@@ -34,6 +37,8 @@ def of_config(
       texts: encodes a user's prompts; None: loaded for this from `config.text`.
     """
     own = settings.sample
+    if own.sources:
+        return _finished(own.sources)
     if own.images or own.prompt or own.prompts:
         return list(_from_user(settings, task, texts))
     found, match = examples(settings, own.split), matched.load(own)
@@ -65,6 +70,18 @@ def swapped(
         yield name, arrays | {key: other[key] for key in keys if key in other}
 
 
+def _finished(folder: str) -> records.Listing:
+    """Lists (id, folder) of finished samples, to be seen from elsewhere.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
+    found = samples.find(folder)
+    if not found:
+        raise FileNotFoundError(f"config.sample.sources={folder}: no finished samples in it")
+    return records.Listing(len(found), lambda: iter((k, {"folder": x}) for k, x in found.items()))
+
+
 def given(
     example: dict[str, Any],
     *,
@@ -80,6 +97,7 @@ def given(
       match, count: for "matched": the matcher, and the number of points.
     """
     arrays = {key: example[key] for key in (*GIVEN, *schema.CONTROLS) if key in example}
+    arrays |= {key: example[key] for key in DEPTH if key in example}
     arrays |= {"images": example["video"][:, 0], "prompt": example.get("prompt", "")}
     arrays["frame_valid"] = np.ones(len(example["frame_valid"]), bool)  # the model's own length
     if anchors == "given":
@@ -94,12 +112,19 @@ def _from_user(
     settings: sections.Sections, task: base.Sampled, texts: encoders.TextEncoder | None
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     own, text, path = settings.sample, settings.text, Path(settings.sample.images)
-    prompts, arrays = _prompts(own), _images(own.images, task)
+    prompts, posed = _prompts(own), _posed(own, task)
+    arrays = _images(own.images, task) if posed is None else _of_posed(posed, task)
+    draws = None
+    if posed is not None and not isinstance(task, base.Deep):
+        draws = viewpoints.load(settings)  # the other reference views
     texts = texts or encoders.TextEncoder(text.weights, max_length=text.max_length)
     features, lengths = texts([*prompts, own.negative_prompt])
     stem = own.name or (path.stem if path.is_file() else path.name)
     for i, prompt in enumerate(prompts):
         name = stem or f"text_{stable_hash(prompt):08x}"
+        if draws is not None and posed is not None:
+            key = jax.random.fold_in(jax.random.key(own.seed), stable_hash(name))
+            arrays["images"] = draws.references(posed, draws.text(prompt), key)
         yield (
             f"{name}_{i}" if stem and len(prompts) > 1 else name,
             arrays
@@ -120,7 +145,7 @@ def made_from(settings: sections.Sections, arrays: Mapping[str, Any]) -> dict[st
     are made from counts.
     """
     own, text = settings.sample, settings.text
-    known = ("images", *schema.CONDITIONS, *schema.CONTROLS)
+    known = ("images", *schema.CONDITIONS, *schema.CONTROLS, *schema.GEOMETRY)
     keys = [key for key in known if key in arrays]
     marks: dict[str, Any] = {key: recipe.plain(np.asarray(arrays[key])) for key in keys}
     if not (own.images or own.prompt or own.prompts):
@@ -171,6 +196,39 @@ def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:
         "intrinsics": views.intrinsics,
         "extrinsics": views.extrinsics[:, None],
     } | order
+
+
+def _posed(own: sections.SampleConfig, task: base.Sampled) -> depth.Posed | None:
+    """One image with its depth and a rig, where the run is to begin with it.
+
+    Raises:
+      ValueError: one image without depth, for a task that needs more than it.
+      As `depth.read`.
+    """
+    deep = isinstance(task, base.Deep)
+    if not own.depth:
+        if deep or (task.cameras and own.images and Path(own.images).is_file()):
+            wanted = "its depth" if deep else "a folder of views with cameras.json, or its depth"
+            raise ValueError(
+                f"config.sample.images={own.images!r}: one image without depth: wanted {wanted} "
+                f"(config.sample.depth=FILE). {depth.TOOLS}"
+            )
+        return None
+    frames, size, views = task.clip
+    return depth.read(own.images, own.depth, rig=own.rig, views=1 if deep else views, size=size)
+
+
+def _of_posed(posed: depth.Posed, task: base.Sampled) -> dict[str, np.ndarray]:
+    """What a task reads of an image with its depth; other views' images are drawn later."""
+    count = len(posed.extrinsics)
+    known = {"depth0": posed.depth[None]} if isinstance(task, base.Deep) else {}
+    return known | {
+        "images": np.repeat(posed.image[None], count, 0),
+        "intrinsics": posed.intrinsics,
+        "extrinsics": posed.extrinsics[:, None],
+        "view_index": np.arange(count, dtype=np.int32),
+        "frame_valid": np.ones(task.clip.frames, bool),
+    }
 
 
 @functools.cache

@@ -53,8 +53,8 @@ class Pictures:
         example = self._example
         params = tree.unflatten(tree.flatten(self._frozen) | tree.flatten(trainable))
         given = self._inputs
-        known = (k for k in (*schema.CONDITIONS, *schema.CONTROLS) if k in given)
-        batch = self._put({k: given[k] for k in known})
+        known = (*schema.CONDITIONS, *schema.CONTROLS, *schema.GEOMETRY)
+        batch = self._put({k: given[k] for k in known if k in given})
         first = self._put({"first": given["images"][:, None]})["first"]
         batch["first"] = self._task.encode(params, first)
         drawn = self._task.sample(params, batch, jax.random.key(0))

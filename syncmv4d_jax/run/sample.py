@@ -9,7 +9,9 @@ whole, so that a second run continues where the first stopped:
 
 A sample is done where one of the same recipe lies there whole: prompt, images, cameras, seed,
 settings and the weights' content. Anything else is made, and the former sample keeps a name of its
-own (results/samples.py).
+own (results/samples.py). With `sample.camera_path` each is also seen along a path (viewpoints.py):
+
+    DIR/samples/<id>_path/view_0.mp4  render_0.mp4  holes_0.mp4  tracks.npz  tracks.glb  meta.json
 
 `sample.prompts` is a file with a prompt a line, for one folder of images; `sample.seeds` makes one
 sample a seed. With `sample.best_of` = n > 1 each sample is the one of n draws whose views agree
@@ -32,10 +34,10 @@ import numpy as np
 from tqdm import tqdm
 
 from syncmv4d_jax import recipe, schema
-from syncmv4d_jax.geometry import anchors
+from syncmv4d_jax.geometry import anchors, paths
 from syncmv4d_jax.geometry import tracks as world_tracks
-from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly, checkpoint, sections
+from syncmv4d_jax.results import export, samples
+from syncmv4d_jax.run import assembly, checkpoint, sections, viewpoints
 from syncmv4d_jax.run import inputs as run_inputs
 from syncmv4d_jax.tasks import base
 
@@ -61,11 +63,29 @@ def run(config: Any, workdir: str | Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     done = made = 0
     inputs = run_inputs.of_config(own, task)
+    viewer = None
+    if settings.sources:
+        base.serves(whole, base.Synthesis, "config.sample.sources")
+    elif settings.camera_path:
+        if not settings.camera_path.endswith(".json"):
+            paths.parse_name(settings.camera_path)  # said before anything is sampled
+        viewer = viewpoints.load(own)
     with tqdm(total=_steps(settings, task, len(inputs)), unit="step", desc="compiling") as bar:
         for name, seed, arrays in jobs(settings, inputs):
+            rng = jax.random.fold_in(
+                jax.random.key(seed), run_inputs.stable_hash(str(arrays.get("id", name)))
+            )
+            if "folder" in arrays:  # a finished sample, seen from elsewhere
+                own_viewer = viewpoints.Viewer(task, params, own)
+                source = Path(str(arrays["folder"]))
+                made += _along(own_viewer, source, target / name, rng, common, bar)
+                continue
             made_from = common | own_recipe(own, name, seed, arrays)
             if samples.made(target / name, made_from):
                 done += 1
+                if viewer is not None:
+                    place = target / f"{name}_path"
+                    made += _along(viewer, target / name, place, rng, common, bar)
                 bar.update(_steps(settings, task, 1) // len(_seeds(settings)))
                 continue
             report = functools.partial(_advance, bar, bar.n)
@@ -75,6 +95,9 @@ def run(config: Any, workdir: str | Path) -> None:
             if not samples.made(target / name, made_from):
                 raise OSError(f"{target / name}: was written, but is not whole on disk")
             made += 1
+            if viewer is not None:
+                place = target / f"{name}_path"
+                made += _along(viewer, target / name, place, rng, common, bar)
     log.info("sampling: %d made, %d done before", made, done)
 
 
@@ -100,8 +123,8 @@ def make(
     Raises:
       ValueError: query pixels that are outside of the images, or that no view sees.
     """
-    known = (key for key in (*schema.CONDITIONS, *schema.CONTROLS) if key in arrays)
-    batch = {key: jnp.asarray(arrays[key])[None] for key in known}
+    known = (*schema.CONDITIONS, *schema.CONTROLS, *schema.GEOMETRY)
+    batch = {key: jnp.asarray(arrays[key])[None] for key in known if key in arrays}
     if "anchors" in arrays:
         seen = arrays["anchors"], arrays["anchor_valid"]
         anchors.check_anchors(*seen, size=task.clip.size, where=f"sample {name}")
@@ -112,12 +135,44 @@ def make(
     )
     drawn, chosen = _best(own.sample, task, params, batch, rng, progress)
     result = shown(task.decode(params, drawn))
+    if "flow" in result:  # the colours of what moves
+        result["images"] = arrays["images"]
     if "anchor_confidence" in result:
         anchors.check_confidence(result["anchor_confidence"], where=f"sample {name}")
     meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
     if "reused_steps" in result:
         meta["reused_steps"] = int(result["reused_steps"])
     return result, meta
+
+
+def _along(
+    viewer: viewpoints.Viewer,
+    source: Path,
+    target: Path,
+    rng: jax.Array,
+    common: dict[str, Any],
+    bar: tqdm,
+) -> int:
+    """Writes what is seen of a finished sample along `config.sample.camera_path`, and the sample's
+    tracks as glTF beside it; returns how many it made, 0 where it is there."""
+    own = viewer.settings.sample
+    made_from = common | recipe.plain(
+        {
+            "source": recipe.content(source / "meta.json"),
+            "camera_path": own.camera_path,
+            "path": recipe.content(own.camera_path),
+            "synthesis": recipe.content(own.synthesis),
+        }
+    )
+    if samples.made(target, made_from):
+        return 0
+    sample = samples.read(source)
+    report = functools.partial(_advance, bar, bar.n)
+    result, meta = viewer.along(sample, target.name, jax.random.fold_in(rng, 1), progress=report)
+    samples.write(target, result, {}, meta | {"recipe": made_from})
+    if "tracks" in sample:
+        export.write("glb", source, target / "tracks.glb")
+    return 1
 
 
 def shown(sample: base.Sample) -> dict[str, np.ndarray]:

@@ -153,6 +153,12 @@ class SampleConfig:
       prompt: of `images`.  prompts: a file with a prompt a line.
       negative_prompt: what guidance steers away from.
       name: of the samples, "" = that of `images`.
+      depth: file with the depth of one image in `images` (data/depth.py).
+      rig: where its other views are: "taco", a file of cameras, or "" = one camera.
+      sources: a folder of finished samples to be seen from elsewhere.
+      camera_path: a file, or a name of geometry/paths.py: finished samples are seen along it.
+      synthesis: a file that a training of a task with `tasks.base.Synthesis` exported: draws the
+        other views of one image, and what is seen along `camera_path`.
       anchors: query pixels of records: "own" are chosen in one view each, from the given images and
         the model's own frame 0; "matched" by a matcher on the given images; "given" are the
         record's true correspondences, which no user has.
@@ -171,6 +177,11 @@ class SampleConfig:
     prompts: str = ""
     negative_prompt: str = ""
     name: str = ""
+    depth: str = ""
+    rig: str = ""
+    sources: str = ""
+    camera_path: str = ""
+    synthesis: str = ""
     anchors: str = "own"
     controls: str = "own"
     matcher: str = "xfeat"

@@ -7,6 +7,8 @@ merge by path.
 
     Task       init, loss, grow                 train
     Sampled    encode, sample, decode           sample, pictures while training
+    Deep       reads_depth                      images with their depth
+    Synthesis  fold                             other views of a scene, camera paths
     Priced     cost                             tokens/s, TFLOP/s and MFU in the log
     Planned    programs                         plan
     Embedded   embedded                         `:debug` runs that name no data
@@ -123,6 +125,8 @@ class Sample:
       coarse: [b v n k 3] metres, what the last generated motion decodes to; coarse_confidence.
       closed_form, network: [b n k 3] metres, the coarse tracks aligned without and with a network.
       reused_steps: [b] sampling steps that did not run the network's blocks.
+      flow: [b v n h w 3] where every pixel of frame 0 goes (geometry/flow_map.py); depth0:
+        [b v h w] metres, the depth that it was made with.
     """
 
     latents: jax.Array
@@ -141,6 +145,8 @@ class Sample:
     closed_form: jax.Array | None = None
     network: jax.Array | None = None
     reused_steps: jax.Array | None = None
+    flow: jax.Array | None = None
+    depth0: jax.Array | None = None
 
 
 @runtime_checkable
@@ -181,6 +187,30 @@ class Sampled(Protocol):
 
     def decode(self, params: Params, sample: Sample) -> Sample:
         """Returns the sample with the pixels of its latents; compiled."""
+        ...
+
+
+@runtime_checkable
+class Deep(Protocol):
+    """A `Sampled` task whose inputs have the depth of their images, `depth0`; any number of views.
+
+    reads_depth: that it does.
+    """
+
+    @property
+    def reads_depth(self) -> bool: ...
+
+
+@runtime_checkable
+class Synthesis(Protocol):
+    """A `Sampled` task that completes pictures of points: what another camera sees of a scene.
+
+    Its inputs have `render` [b v n h w 3] uint8, points drawn for the cameras, and `hole_mask`;
+    where a path starts at the source camera `first` is that view's latent.
+    """
+
+    def fold(self, covered: jax.Array) -> jax.Array:
+        """covered [b v n h w] bool -> hole_mask [b v f hl wl 4], shares of latent cells."""
         ...
 
 
@@ -263,7 +293,8 @@ class Scenes(NamedTuple):
     source: name of the scenes (run/embedded.py). size, frames, points, motion: of the records;
     motion is a pseudo video's representation. text: (width, rows) of the text features, None
     where the task reads none. vae: configuration of the frozen autoencoder, None without. cloud:
-    points of a cloud that controls, 0 without; tracking: the representation of its video.
+    points of a cloud that controls, 0 without; tracking: the representation of its video. fields:
+    of the records beside the usual (clips.FIELDS). paths: cameras that move (scenes.PATHS).
     """
 
     source: str = "tabletop"
@@ -275,6 +306,8 @@ class Scenes(NamedTuple):
     vae: Any = None
     cloud: int = 0
     tracking: str = ""
+    fields: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -307,8 +340,9 @@ def able(wanted: type) -> list[str]:
     """Returns the names of the tasks that have the members of a protocol."""
     wants = {name for name in (*vars(wanted), *wanted.__annotations__) if name[0] != "_"}
     found = []
-    for name in sorted(x.name for x in pkgutil.iter_modules([str(Path(__file__).parent)])):
-        module = importlib.import_module(f"syncmv4d_jax.tasks.{name}")
+    here = str(Path(__file__).parent)
+    for name in sorted(x.name for x in pkgutil.walk_packages([here], "syncmv4d_jax.tasks.")):
+        module, name = importlib.import_module(name), name.removeprefix("syncmv4d_jax.tasks.")
         if "make" in vars(module):
             made = get_type_hints(module.make)["return"]
             members = {*dir(made), *(field.name for field in dataclasses.fields(made))}

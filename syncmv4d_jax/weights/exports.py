@@ -42,6 +42,23 @@ def write(
         safetensors_numpy.save_file(arrays, partial, metadata={"json": marks})
 
 
+def metadata(path: str | Path) -> dict[str, Any]:
+    """What `write` stored beside the arrays: config, step.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that was not exported by a run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: wanted a .safetensors file at {path}, found none")
+    with safetensors.safe_open(str(path), "np") as file:
+        text = (file.metadata() or {}).get("json")
+    if text is None:
+        raise ValueError(f"{path}: says nothing of its run: not a file that a training exported")
+    return json.loads(text)
+
+
 def source(path: str | Path, part: str = "") -> slices.Files:
     """Opens what `write` wrote, to be read in slices.
 

@@ -118,6 +118,7 @@ def find(src: Path, part: str) -> Found:
     elif part == "dit":
         config = stated.read_json(src / "config.json")
         tensors = files.open_sharded(src, "diffusion_pytorch_model")
+        stated.check_moge4d(tensors.shapes, src)
         sizes, tokenizer = stated.dit_from_official(config, tensors.shapes, src / "config.json"), []
     else:
         found = _official_files(src, part)
@@ -132,7 +133,29 @@ def find(src: Path, part: str) -> Found:
         )
         tokenizer = sorted((src / "google/umt5-xxl").glob("*")) if part == "umt5" else []
     _check_numbers(tensors, src)
+    tensors, sizes = _conditions_apart(tensors, sizes)
     return Found(layout, sizes, tensors, [p for p in tokenizer if p.is_file()])
+
+
+def _conditions_apart(
+    tensors: files.Tensors, sizes: dict[str, Any]
+) -> tuple[files.Tensors, dict[str, Any]]:
+    """A transformer that reads conditions beside the noisy latents (Wan2.2-Fun-5B-InP: a mask of 4
+    channels, a picture of 48): their rows of the patch embedding as a tensor of their own."""
+    c, name = sizes.get("out_channels"), "patch_embedding.weight"
+    if sizes.get("in_channels") == c or name not in tensors.entries:
+        return tensors, sizes
+    whole = tensors.entries[name]
+
+    def part(channels: slice) -> files.Entry:
+        shape = (whole.shape[0], len(range(*channels.indices(whole.shape[1]))), *whole.shape[2:])
+        return files.Entry(shape, whole.dtype, lambda: whole.read()[:, channels])
+
+    entries = tensors.entries | {
+        name: part(slice(c)), "condition_embedding.weight": part(slice(c, None))
+    }  # fmt: skip
+    own = sizes | {"in_channels": c, "condition_channels": sizes["in_channels"] - c}
+    return tensors._replace(entries=entries), own
 
 
 def _aliased(tensors: files.Tensors) -> files.Tensors:
@@ -167,6 +190,7 @@ def part_in(path: Path) -> str:
       ValueError: none of PARTS, or several.
     """
     tensors = files.open_any(path)
+    stated.check_moge4d(tensors.shapes, path)
     found = [part for part in PARTS if _layout_in(_stripped(tensors, part), part)]
     if len(found) != 1:
         raise ValueError(
@@ -206,6 +230,7 @@ def _single(path: Path, part: str) -> Found:
     tensors, beside = tensors._replace(entries=entries), path.parent / "config.json"
     _check_numbers(tensors, path)
     shapes = tensors.shapes
+    stated.check_moge4d(shapes, path)
     if layout == "diffusers" and beside.is_file():
         sizes = stated.FROM_DIFFUSERS[part](stated.read_json(beside), beside)
     elif part == "umt5":
@@ -217,6 +242,7 @@ def _single(path: Path, part: str) -> Found:
     else:
         config = stated.read_json(beside) if beside.is_file() else stated.dit_config(shapes, path)
         sizes = stated.dit_from_official(config, shapes, path)
+    tensors, sizes = _conditions_apart(tensors, sizes)
     return Found(layout, sizes, tensors, [], spiece)
 
 

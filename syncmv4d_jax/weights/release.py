@@ -33,7 +33,7 @@ USABLE = ("float32", "bfloat16", "float16")  # types that weights may keep
 
 def shapes_of(part: str, config: models.Config) -> dict[str, tuple[int, ...]]:
     """Returns {path: shape} of a part's parameters."""
-    wanted = tree.flatten(module.shapes(models.MODELS[part], config))
+    wanted = tree.flatten(module.shapes(models.network(part, config), config))
     return {path: tuple(leaf.shape) for path, leaf in wanted.items()}
 
 

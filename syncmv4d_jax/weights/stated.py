@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,28 @@ WANTED = "only Wan2.2-TI2V-5B and models of its layout are supported"
 FLOATS = ("eps", "latents_mean", "latents_std")  # all other sizes are whole numbers or switches
 LARGEST = 2**24  # of any size; vocabularies have a quarter of a million
 HEAD = 128  # width of a head in all of Wan's transformers
+MASK = 4  # channels of the mask of models that complete pictures
+# Names of tensors that only MoGe4D's generators have (formerly called MoRe4D).
+MOGE4D = re.compile(
+    r"blocks\.\d+\.spatial_guidance_|^(feature_adapter|omnimae_extractor|ref_conv)\.|^lora_unet_"
+)
+
+
+def check_moge4d(shapes: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Refuses MoGe4D's weights by name.
+
+    Raises:
+      ValueError: they are; says what they are and why they cannot load.
+    """
+    found = [key for key in shapes if MOGE4D.search(key)]
+    if found:
+        raise ValueError(
+            f"{where}: weights of MoGe4D (MoRe4D), e.g. {found[0]}: 4D-STraG and 4D-ViSM on the 14 "
+            "B Wan2.1-Fun, width 5120, latents of 16 channels at 4 x 8 x 8. They cannot load here: "
+            "the transformer is Wan2.2's of 5 B, width 3072, with latents of 48 channels at 4 x 16 "
+            "x 16, and no layer has their shape. Train configs/strag.py and configs/vism.py from "
+            "Wan2.2-TI2V-5B (or ViSM from Wan2.2-Fun-5B-InP)"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -66,7 +89,9 @@ def _pick(config: dict[str, Any], names: dict[str, str], where: Path) -> dict[st
 
 def _check_dit(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
     other = {1536: "Wan2.1-1.3B", 5120: "Wan2.1-14B or Wan2.2-A14B"}.get(sizes["dim"])
-    if other or sizes["in_channels"] != sizes["out_channels"]:
+    # Wan2.2-Fun-5B-InP: noisy latents, four channels of a mask, latents of a picture.
+    inpaints = sizes["in_channels"] == 2 * sizes["out_channels"] + MASK
+    if other or not (inpaints or sizes["in_channels"] == sizes["out_channels"]):
         other = other or "an image-to-video model of Wan2.1 or Wan2.2-A14B"
         raise ValueError(
             f"{where}: width {sizes['dim']}, {sizes['in_channels']} channels in and "

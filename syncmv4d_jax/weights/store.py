@@ -26,6 +26,7 @@ import numpy as np
 import tensorstore as ts
 
 from syncmv4d_jax import disk, models, tree
+from syncmv4d_jax.models import conditioned
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.weights import slices
 
@@ -137,7 +138,9 @@ def build_config(part: str, sizes: dict[str, Any]) -> Any:
     Raises:
       ValueError: unknown fields, named.
     """
-    cls = models.CONFIGS[part]
+    cls: Any = models.CONFIGS[part]
+    if "condition_channels" in sizes:
+        cls = conditioned.ConditionedConfig
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(sizes.keys() - known):
         raise ValueError(f"{part}: the config has unknown fields {unknown}")
@@ -233,7 +236,7 @@ def save(
       ValueError: parameters that do not fit the config.
     """
     folder = Path(out) / part
-    wanted = module.shapes(models.MODELS[part], config)
+    wanted = module.shapes(models.network(part, config), config)
     tree.check_same(wanted, params, wanted_from=f"{part}'s config", got_from="the parameters")
     flat = {name: np.asarray(leaf) for name, leaf in tree.flatten(params).items()}
     leaves = Leaves(
@@ -266,7 +269,7 @@ def source(part: str, path: str | Path) -> tuple[Any, slices.Files]:
     """
     folder, index = read_index(part, Path(path))
     config = build_config(part, index["config"])
-    wanted = module.shapes(models.MODELS[part], config)
+    wanted = module.shapes(models.network(part, config), config)
     stored = {p: jax.ShapeDtypeStruct(tuple(s), jnp.float32) for p, s in index["shapes"].items()}
     tree.check_same(
         wanted, tree.unflatten(stored), wanted_from=f"{part}'s config", got_from=str(folder)

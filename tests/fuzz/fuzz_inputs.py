@@ -17,12 +17,11 @@ import folders
 import ml_dtypes
 import numpy as np
 import tiny
-import torch_file
 from PIL import Image
 
 from syncmv4d_jax.data.scenes import hand, scene
 from syncmv4d_jax.data.sources import mano, taco_writer
-from syncmv4d_jax.weights import files
+from syncmv4d_jax.weights import files, torch_writer
 
 SIZE = (36, 48)
 
@@ -43,7 +42,7 @@ def make(root: Path) -> None:
     (root / "prompts.txt").write_text("A cup is lifted.\n\nEine Hand gießt Wasser.\n杯子\n")
     weights(root / "weights")
     folders.write_diffusers(root / "release", parts=("dit",))
-    (root / "release/vae.pth").write_bytes(torch_file.dumps(folders.reference("vae", "official")))
+    (root / "release/vae.pth").write_bytes(torch_writer.dumps(folders.reference("vae", "official")))
 
 
 def pictures(folder: Path) -> None:
@@ -111,7 +110,7 @@ def weights(folder: Path) -> None:
     }
     entries = {key: files.entry_of(value) for key, value in tensors.items()}
     files.write_safetensors(folder / "tensors.safetensors", entries)
-    (folder / "tensors.pth").write_bytes(torch_file.dumps(tensors))
+    (folder / "tensors.pth").write_bytes(torch_writer.dumps(tensors))
     legacy = {key: x.astype(np.float32) for key, x in tensors.items() if x.size}
     (folder / "legacy.pt").write_bytes(taco_writer.pickle_tensors(legacy))
     layers = {f"blocks.{i}.self_attn.{n}": rng for i in range(2) for n in "qk"}

@@ -30,6 +30,8 @@ def inputs(config):
         "intrinsics": ((v, 3, 3), f32), "extrinsics": ((v, 1, 3, 4), f32), "scale": ((v, 2), f32),
         "frame_valid": ((n,), bool), "latent_valid": (((n - 1) // 4 + 1,), bool),
         "view_index": ((v,), i32),
+        "flow": ((v, n, h, w, 3), jnp.float16), "flow_valid": ((v, h, w), bool),
+        "depth0": ((v, h, w), f32),
     }  # fmt: skip
     if p := task.get("cloud"):
         shapes |= {

@@ -3,13 +3,12 @@
 import json
 
 import numpy as np
-import torch_file
 
 from syncmv4d_jax import models, tree
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import umt5, vae
-from syncmv4d_jax.weights import engine, files, release
+from syncmv4d_jax.weights import engine, files, release, torch_writer
 from syncmv4d_jax.weights import folders as layouts
 
 CONFIGS = {
@@ -50,7 +49,7 @@ def write_official(folder, parts=tuple(CONFIGS)):
             folder, "diffusion_pytorch_model", entries, shard_bytes=half, progress=lambda n: None
         )
     if "vae" in parts:
-        (folder / "Wan2.2_VAE.pth").write_bytes(torch_file.dumps(reference("vae", "official")))
+        (folder / "Wan2.2_VAE.pth").write_bytes(torch_writer.dumps(reference("vae", "official")))
     if "umt5" in parts:
         entries = {k: files.entry_of(v) for k, v in reference("umt5", "official").items()}
         files.write_safetensors(folder / "models_t5_umt5-xxl-enc-bf16.safetensors", entries)

@@ -9,10 +9,9 @@ import folders
 import ml_dtypes
 import numpy as np
 import pytest
-import torch_file
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.weights import encoders, files, lora, release, stated, store
+from syncmv4d_jax.weights import encoders, files, lora, release, stated, store, torch_writer
 from syncmv4d_jax.weights import folders as layouts
 
 GOLDEN = Path(__file__).parents[1] / "golden/wan_keys/official_keys_full_size.json"
@@ -101,7 +100,7 @@ def test_one_file_of_all_parts_gives_the_part_asked_for(tmp_path):
 @pytest.mark.parametrize("inside", [None, "state_dict", "generator_ema"])
 def test_one_file_that_torch_wrote(tmp_path, inside):
     dit(tmp_path / "src/a.safetensors")
-    state = torch_file.dumps(folders.reference("dit", "official"))
+    state = torch_writer.dumps(folders.reference("dit", "official"))
     path = tmp_path / "src/a.pth"
     path.write_bytes(state if inside is None else nested(state, inside))
     release.convert(path, tmp_path / "w")
@@ -386,7 +385,7 @@ def test_an_index_of_shards_that_cannot_be_is_named(tmp_path, text):
 
 
 def test_a_tensor_beyond_its_storage_names_file_and_key(tmp_path):
-    data = torch_file.dumps({"a": np.arange(4, dtype=np.float32)})
+    data = torch_writer.dumps({"a": np.arange(4, dtype=np.float32)})
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():

@@ -4,13 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch_file
 from flax import nnx
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.ptv3 import unet
-from syncmv4d_jax.weights import engine
+from syncmv4d_jax.weights import engine, torch_writer
 from syncmv4d_jax.weights.tables import ptv3
 
 
@@ -72,7 +71,7 @@ def test_released_segmentor_loads_with_its_own_patch_of_each_stage(prefix, tmp_p
             ptv3.rules("segmentor"), tree.unflatten(ours)
         )
     file = tmp_path / "model_best.pth"
-    file.write_bytes(torch_file.dumps({prefix + k: v for k, v in theirs.items()} | extra))
+    file.write_bytes(torch_writer.dumps({prefix + k: v for k, v in theirs.items()} | extra))
     params = ptv3.load(file, config)
     for name, leaf in tree.flatten(params).items():
         np.testing.assert_array_equal(leaf, ours[name])

@@ -9,9 +9,8 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-import torch_file
 
-from syncmv4d_jax.weights import torch_pickle
+from syncmv4d_jax.weights import torch_pickle, torch_writer
 
 RNG = np.random.default_rng(0)
 STATE = {
@@ -30,8 +29,8 @@ def same(wanted, got):
 
 
 def test_zip():
-    same(STATE, torch_pickle.load(torch_file.dumps(STATE)))
-    opened = torch_pickle.lazy(io.BytesIO(torch_file.dumps(STATE)))
+    same(STATE, torch_pickle.load(torch_writer.dumps(STATE)))
+    opened = torch_pickle.lazy(io.BytesIO(torch_writer.dumps(STATE)))
     assert isinstance(opened["a.bias"], torch_pickle.Tensor)
     assert opened["a.bias"].shape == (3,) and opened["a.bias"].dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(opened["a.weight"].read(), STATE["a.weight"])
@@ -60,7 +59,7 @@ def test_refuses_other_encodings():
 
 
 def test_damage():
-    raw = torch_file.dumps(STATE)
+    raw = torch_writer.dumps(STATE)
     for cut in (1, 3, len(raw) // 2, len(raw) - 5):
         with pytest.raises(ValueError, match="truncated|archive"):
             torch_pickle.load(raw[:cut])
@@ -94,7 +93,7 @@ def test_plain_pickle_of_arrays(protocol):
 
 
 def test_any_damage_is_an_error():
-    bases = [torch_file.dumps(STATE), pickle.dumps({"a": np.arange(3), "b": np.ones(2)}, 4)]
+    bases = [torch_writer.dumps(STATE), pickle.dumps({"a": np.arange(3), "b": np.ones(2)}, 4)]
     for trial in range(600):
         raw = bytearray(bases[trial % 2])
         raw[RNG.integers(len(raw))] = RNG.integers(256)
@@ -154,7 +153,7 @@ def test_tensor_of_a_gpu():
 @pytest.mark.parity
 def test_torch_reads_what_we_write():
     torch = pytest.importorskip("torch")
-    state = torch.load(io.BytesIO(torch_file.dumps(STATE)), weights_only=True)
+    state = torch.load(io.BytesIO(torch_writer.dumps(STATE)), weights_only=True)
     for key, value in STATE.items():
         assert tuple(state[key].shape) == value.shape
         np.testing.assert_array_equal(state[key].float().numpy(), value.astype(np.float32))

@@ -19,7 +19,7 @@ import trimesh
 from syncmv4d_jax.data import raycast, rigs, surfaces, transforms
 from syncmv4d_jax.data.scenes import motion, objects
 from syncmv4d_jax.data.sources import mano, taco, taco_writer
-from syncmv4d_jax.geometry import cameras
+from syncmv4d_jax.geometry import cameras, paths
 
 VERSION = 4  # of what a scene looks like and how it moves: data of two versions never mix
 # Every action with two tools and five targets: 40 triplets, 3 of each action held out.
@@ -351,6 +351,18 @@ def head_camera(size: tuple[int, int], frames: int) -> list[rigs.Camera]:
     return result
 
 
+def orbit_camera(size: tuple[int, int], frames: int) -> list[rigs.Camera]:
+    """The middle camera of THREE, moving by 30 degrees round the work area."""
+    start = rig(size, THREE[1:2])[THREE[1]]
+    lens, pose = start.intrinsics[None], start.extrinsics[None]
+    path = paths.named("orbit", frames, lens, pose, WORK + [0, 0, 0.06])
+    poses = path.extrinsics.astype(np.float64)
+    return [rigs.Camera("orbit", start.intrinsics, pose, size) for pose in poses]
+
+
+PATHS = {"orbit": orbit_camera, "head": head_camera}  # cameras that move
+
+
 def write_scene(
     root: Path,
     spec: Spec,
@@ -360,6 +372,7 @@ def write_scene(
     size: tuple[int, int],
     names: tuple[str, ...] = tuple(RIG),
     drawn: float = taco.FPS,
+    moving: tuple[str, ...] = (),
 ) -> None:
     """Writes one sequence in TACO's layout; the egocentric view where all twelve cameras are asked.
 
@@ -369,16 +382,18 @@ def write_scene(
       names: cameras, of RIG.
       drawn: pictures a second: those of a clip at this rate (transforms.frame_index) are drawn, the
         others repeat the one before.
+      moving: cameras of PATHS.
     """
     world = World(spec, frames, hands)
     renderer = Renderer(world, size, names)
     head = head_camera(size, frames) if len(names) == len(RIG) else None
-    clips: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "egocentric")}
+    along = {name: PATHS[name](size, frames) for name in moving}
+    clips: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "egocentric", *moving)}
     wanted, _ = transforms.frame_index(frames, source_fps=taco.FPS, fps=drawn, frames=frames)
     for index in range(frames):
         if index in wanted:
-            moving = {"egocentric": head[index]} if head else None
-            images = renderer.frame(index, moving)
+            more = {name: rail[index] for name, rail in along.items()}
+            images = renderer.frame(index, more | ({"egocentric": head[index]} if head else {}))
         for name, image in images.items():
             clips[name].append(image)
     entry = taco.Entry(root, spec.triplet, spec.sequence_id)
@@ -391,6 +406,9 @@ def write_scene(
         poses = np.stack([camera.extrinsics for camera in head])
         views = np.stack(clips["egocentric"])
         taco_writer.write_egocentric(entry, views, head[0].intrinsics, poses)
+    for name, rail in along.items():
+        poses = np.stack([camera.extrinsics for camera in rail])
+        taco_writer.write_path(entry, name, np.stack(clips[name]), rail[0].intrinsics, poses)
     for surface in occluders(world):
         surfaces.write(entry.folder(taco.OCCLUDERS), surface)
     taco_writer.write(entry.folder(taco.TEXTS) / "prompt.txt", f"{spec.text}\n".encode())

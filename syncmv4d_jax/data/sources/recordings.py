@@ -34,7 +34,8 @@ class Recording(Protocol):
 
     id: unique in the data set. triplet: (action, tool, object). text: the prompt, "" where the
     triplet says it all. filmed: the cameras have videos, not a picture each. frames: of the
-    surfaces. cameras: {name: rigs.Camera}. surfaces: those that are tracked first.
+    surfaces. cameras: {name: rigs.Camera}. paths: those that move, their extrinsics are
+    [frames 3 4]. surfaces: those that are tracked first.
     """
 
     @property
@@ -54,6 +55,9 @@ class Recording(Protocol):
 
     @property
     def cameras(self) -> dict[str, rigs.Camera]: ...
+
+    @property
+    def paths(self) -> dict[str, rigs.Camera]: ...
 
     @property
     def surfaces(self) -> tuple[Surface, ...]: ...
@@ -190,6 +194,7 @@ class Folder:
     frames: int
     cameras: dict[str, rigs.Camera]
     surfaces: tuple[surfaces.Surface, ...]
+    paths: dict[str, rigs.Camera] = dataclasses.field(default_factory=dict)
 
     @property
     def filmed(self) -> bool:

@@ -10,6 +10,8 @@ Layout (`<root>/<Modality>/<triplet>/<sequence>/...`, triplet = "(action, tool, 
     Object_Models | object_models_released   <id>_cm.obj, centimetres (beside the modalities)
     Occluders                            <name>.npz, see `surfaces`; Texts   prompt.txt: ours, where
                                          there are any (embedded scenes: forearms and the table)
+    Paths                                <name>.mp4, <name>.json of cameras that move: ours too,
+                                         {"size", "fps", "frames": [{K, R, T}]}, one a frame
 
 Distortion coefficients are never applied (as in TACO's own toolkit). World frames are per date.
 """
@@ -24,13 +26,14 @@ import numpy as np
 from syncmv4d_jax import recipe
 from syncmv4d_jax.data import reading, rigs, surfaces
 from syncmv4d_jax.data.sources import mano, obj
+from syncmv4d_jax.geometry import paths as camera_paths
 from syncmv4d_jax.weights import torch_pickle
 
 VIDEOS = ("Marker_Removed_Allocentric_RGB_Videos", "Allocentric_RGB_Videos")
 MODELS = ("Object_Models", "object_models_released")
 CAMERAS, HANDS, POSES = "Allocentric_Camera_Parameters", "Hand_Poses", "Object_Poses"
-OCCLUDERS, TEXTS = "Occluders", "Texts"
-READ = (CAMERAS, HANDS, POSES, OCCLUDERS, TEXTS)
+OCCLUDERS, TEXTS, PATHS = "Occluders", "Texts", "Paths"
+READ = (CAMERAS, HANDS, POSES, OCCLUDERS, TEXTS, PATHS)
 NAMES = ("left", "right", "tool", "target")
 FPS = 30
 # Wrong extrinsics (toolkit issues 18, 20): reported by users of the data set.
@@ -65,7 +68,7 @@ class Entry:
 class Sequence:
     """One recording: cameras, and the surfaces of both hands, tool and target at every frame.
 
-    text: the prompt, "" where there is none of its own.
+    text: the prompt, "" where there is none of its own. paths: cameras that move, [n 3 4].
     """
 
     filmed = True
@@ -75,6 +78,7 @@ class Sequence:
     cameras: dict[str, rigs.Camera]
     surfaces: tuple[surfaces.Surface, ...]
     text: str = ""
+    paths: dict[str, rigs.Camera] = dataclasses.field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -90,7 +94,8 @@ class Sequence:
         Raises:
           BadSequence: no such file.
         """
-        paths = [self.entry.folder(modality) / f"{camera}.mp4" for modality in VIDEOS]
+        kinds = (PATHS,) if camera in self.paths else VIDEOS
+        paths = [self.entry.folder(modality) / f"{camera}.mp4" for modality in kinds]
         for path in paths:
             if path.is_file():
                 return path
@@ -150,11 +155,28 @@ def load(root: str | Path, entry: Entry, hands: mano.Hands) -> Sequence:
         *(_hand(entry, side, getattr(hands, side)) for side in ("left", "right")),
         *(_object(entry, role) for role in ("tool", "target")),
     ]
-    paths = sorted(entry.folder(OCCLUDERS).glob("[!.]*.npz"))
+    files = sorted(entry.folder(OCCLUDERS).glob("[!.]*.npz"))
     found = read_surfaces(
-        paths, occluders=[p.stem for p in paths], where=entry.sequence_id, tracked=tracked
+        files, occluders=[p.stem for p in files], where=entry.sequence_id, tracked=tracked
     )
-    return Sequence(entry, found[0].frames, cameras, found, _text(entry))
+    frames = found[0].frames
+    return Sequence(entry, frames, cameras, found, _text(entry), _paths(entry, frames))
+
+
+def _paths(entry: Entry, frames: int) -> dict[str, rigs.Camera]:
+    """Cameras that move; their lens is that of frame 0."""
+    made = {}
+    for file in sorted(entry.folder(PATHS).glob("[!.]*.json")):
+        try:
+            content = reading.values(file)
+            height, width = (int(x) for x in content["size"])
+            size = (height, width)
+            path = camera_paths.of_file(content, frames=frames, size=size, where=str(file))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadSequence(f"{file}: {error}") from error
+        lens = path.intrinsics[0].astype(np.float64)
+        made[file.stem] = rigs.Camera(file.stem, lens, path.extrinsics.astype(np.float64), size)
+    return made
 
 
 def _text(entry: Entry) -> str:

@@ -73,6 +73,24 @@ def write_egocentric(
     write_video(entry.folder(EGOCENTRIC_VIDEOS) / "color.mp4", frames)
 
 
+def write_path(
+    entry: taco.Entry,
+    name: str,
+    frames: np.ndarray,
+    intrinsics: np.ndarray,
+    extrinsics: np.ndarray,
+) -> None:
+    """Writes a camera that moves: frames [n h w 3], intrinsics [3 3], extrinsics [n 3 4]."""
+    entries = [
+        {"K": intrinsics.ravel().tolist(), "R": pose[:, :3].ravel().tolist(),
+         "T": pose[:, 3].tolist()}
+        for pose in extrinsics
+    ]  # fmt: skip
+    content = {"size": list(frames.shape[1:3]), "fps": taco.FPS, "frames": entries}
+    write_video(entry.folder(taco.PATHS) / f"{name}.mp4", frames)
+    write(entry.folder(taco.PATHS) / f"{name}.json", json.dumps(content).encode())
+
+
 def write_object(
     entry: taco.Entry,
     role: str,

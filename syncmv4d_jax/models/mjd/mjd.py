@@ -19,7 +19,7 @@ the rope's time slot is the view index; A14 motion tokens carry a zero-initialis
 Video latent frame 0 is the reference image at t = 0; motion, scale and register tokens are at t.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import jax
@@ -166,7 +166,7 @@ class MJD(dit.DiT):
 
     def run(self, tokens: Tokens, *, placement: protocol.Placement = protocol.LOCAL) -> jax.Array:
         """Runs the blocks: x [(b v) s d] -> the same. Reuse of a step goes around this."""
-        given = {"conditions": tokens.conditions, "layout": tokens.layout}
+        given: dict[str, Any] = {"conditions": tokens.conditions, "layout": tokens.layout}
         return self.run_blocks(tokens.x, tokens.text, placement=placement, **given)
 
     def first_input(

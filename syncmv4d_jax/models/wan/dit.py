@@ -21,6 +21,7 @@ does.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import einops
 import jax
@@ -229,18 +230,30 @@ class DiT(nnx.Module):
         return jax.lax.scan(step, None, self.blocks)[1]
 
     def run_blocks(
-        self, x: jax.Array, context: jax.Array | dit_block.Keys, *, placement, **inputs
+        self,
+        x: jax.Array,
+        context: jax.Array | dit_block.Keys,
+        *,
+        placement,
+        each: dict[str, jax.Array] | None = None,
+        **inputs: Any,
     ) -> jax.Array:
-        """Scans the stacked blocks over x [b s d]; the other inputs are those of a block."""
+        """Scans the stacked blocks over x [b s d]; the other inputs are those of a block.
+
+        each: inputs of which every block has its own, [layers ...].
+        """
         keys = context if isinstance(context, dit_block.Keys) else None
 
         def step(x, layer):
-            block, keys = layer
+            block, keys, own = layer
             # Behind a barrier: else a GPU's backward pass holds a transposed copy of all of them.
             x = jax.lax.optimization_barrier(checkpoint_name(x, BLOCK_INPUT_NAME))
             block = placement.gather(block, self.config.dtype)
-            x = block(x, context if keys is None else keys, placement=placement, **inputs)
+            text = context if keys is None else keys
+            x = block(x, text, placement=placement, **inputs, **own)
             return placement.constrain(x, self.token_axes), None
 
-        x, _ = jax.lax.scan(rematerialise(step, self.config.remat), x, (self.blocks, keys))
+        x, _ = jax.lax.scan(
+            rematerialise(step, self.config.remat), x, (self.blocks, keys, each or {})
+        )
         return x

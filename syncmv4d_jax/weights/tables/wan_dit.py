@@ -67,6 +67,14 @@ def rules(config: wan_config.DiTConfig, layout: str) -> list[Rule]:
         Rule("patch_embedding.weight", "patch_embedding/kernel", patch_kernel(config.patch)),
         Rule("patch_embedding.bias", "patch_embedding/bias"),
     ]
+    if getattr(config, "condition_channels", 0):
+        table.append(
+            Rule(
+                "condition_embedding.weight",
+                "condition_embedding/kernel",
+                patch_kernel(config.patch),
+            )
+        )
     for names in LINEAR:
         table.append(Rule(f"{names[column]}.weight", f"{names[0]}/kernel", TRANSPOSE))
         table.append(Rule(f"{names[column]}.bias", f"{names[0]}/bias"))

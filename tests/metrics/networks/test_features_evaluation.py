@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_file
 from flax import nnx
 
 from syncmv4d_jax.metrics.networks import evaluators, weights
 from syncmv4d_jax.metrics.networks.features import batches, lpips, matcher, raft, vit
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.run import evaluate
-from syncmv4d_jax.weights import engine, files
+from syncmv4d_jax.weights import engine, files, torch_writer
 from syncmv4d_jax.weights.tables import features
 
 CONFIGS = {
@@ -213,7 +212,7 @@ def test_evaluate_takes_what_is_there_and_says_what_is_missing(tmp_path, monkeyp
     (folder / "lpips").mkdir(parents=True)
     for file, heads in (("alexnet-owt-7be5be79.pth", False), ("lpips/alex.pth", True)):
         own = {k: abs(x) if heads else x for k, x in state.items() if k.startswith("lin") == heads}
-        (folder / file).write_bytes(torch_file.dumps(own))
+        (folder / file).write_bytes(torch_writer.dumps(own))
     scene = fake_samples.truth(0)
     fake_samples.write(tmp_path / "samples", "scene-0", scene)
     wanted = fake_samples.config()

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch_file
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.metrics.networks import weights
 from syncmv4d_jax.metrics.networks.features import lpips, vit
 from syncmv4d_jax.models.nn import module
-from syncmv4d_jax.weights import engine, files
+from syncmv4d_jax.weights import engine, files, torch_writer
 from syncmv4d_jax.weights.tables import features
 
 GOLDEN = Path(__file__).parents[2] / "golden/net"
@@ -103,7 +102,7 @@ def test_files_of_every_kind_load_and_are_hashed(tmp_path, small, monkeypatch):
             path, {k: files.entry_of(x.reshape(x.shape or (1,))) for k, x in (hf | text).items()}
         ),
         "vit_base_patch32_clip_224.openai/open_clip_pytorch_model.bin": lambda path: (
-            path.write_bytes(torch_file.dumps({f"module.{k}": x for k, x in official.items()}))
+            path.write_bytes(torch_writer.dumps({f"module.{k}": x for k, x in official.items()}))
         ),
     }
     for number, (name, write) in enumerate(writes.items()):

@@ -1,4 +1,4 @@
-"""Files as torch.save writes them, without torch."""
+"""Files of tensors as torch.save writes them, without torch."""
 
 import io
 import math

@@ -1,0 +1,13 @@
+"""Without the latents of frame 0's depth: their channels are zero.
+
+Run as `--config=configs/ablations/no_depth.py:demo`; variants: configs/strag.py.
+"""
+
+import ml_collections
+
+from configs import bases, strag
+
+
+def get_config(variant: str = "full") -> ml_collections.ConfigDict:
+    """Returns the configuration; `variant` is of strag.VARIANTS."""
+    return bases.row(strag.get_config, variant, task={"depth": False})

@@ -1,0 +1,13 @@
+"""The paper's row "without normalisation": ways in parts of the clip's extent, not of depth.
+
+Run as `--config=configs/ablations/no_norm.py:demo`; variants: configs/strag.py.
+"""
+
+import ml_collections
+
+from configs import bases, strag
+
+
+def get_config(variant: str = "full") -> ml_collections.ConfigDict:
+    """Returns the configuration; `variant` is of strag.VARIANTS."""
+    return bases.row(strag.get_config, variant, task={"flow_form": "extent"})

@@ -1,0 +1,332 @@
+"""Points drawn for a camera, with their holes -> the video that this camera sees (4D-ViSM).
+
+    z = [z_t, mask, render]     mask: the share of a latent cell that points cover, of each of its
+                                four video frames (frame 0 counts for four); render: latents of the
+                                drawn points, grey in holes
+
+the layout of Wan2.2-Fun-5B-InP's patch embedding, so that these weights are a start, as TI2V's
+are. In training pairs are drawn on the way (pairs.py); a share of steps sees frame 0 alone, as when
+other reference views of one image are wanted. No frame is held, except where the camera starts as
+the source: latent frame 0 is clean then. NOTE(parity): the released code draws holes from projected
+points and colours from Gaussians, so that both differ, and takes black points for holes.
+
+Parts: `dit` (or `lora` beside the embeddings) is trained, `vae` is not. A sample has one clip for
+each camera that is asked for.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+
+from syncmv4d_jax import schema
+from syncmv4d_jax.configuration import section
+from syncmv4d_jax.models import flops
+from syncmv4d_jax.models.nn import protocol
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks import base, video
+from syncmv4d_jax.tasks.more4d import conditional, flow_codec, pairs
+
+Array = jax.Array
+Params = dict[str, Any]
+FOLD = "b v ... -> (b v) ..."
+MASK = 4  # channels: video frames of a latent frame
+NEEDED = ("flow", "flow_valid", "depth0", "intrinsics", "extrinsics")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(conditional.Options):
+    """`config.task` without the networks; see `conditional.Options`.
+
+    Attributes:
+      same_view: share of samples whose target is its own source.
+      sources: views that the points of a sample are from, at most.
+      single_share: share of steps that see frame 0 alone.
+      mask: whether the network is told what points cover (0 everywhere else: an ablation).
+      flow_form: of the records' flow, see geometry/flow_map.py.
+    """
+
+    same_view: float = 0.25
+    sources: int = 3
+    single_share: float = 0.2
+    mask: bool = True
+    flow_form: str = "depth"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("same_view", "single_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"task.{name}: wanted 0..1, got {getattr(self, name)}")
+        if self.sources < 1:
+            raise ValueError(f"task.sources: wanted at least 1, got {self.sources}")
+
+
+def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "ViSM":
+    """Builds the task from `config.task`: `Options` and sections dit, vae, lora, corruption."""
+    values = dict(config.task)
+    spoilt = section(pairs.Corruption, values.pop("corruption", {}), "config.task.corruption")
+    vae_config = vae.released(section(vae.VAEConfig, values.get("vae", {}), "config.task.vae"))
+    if vae_config.stride[0] != MASK:
+        raise ValueError(
+            f"task.vae: wanted {MASK} video frames a latent frame, as the mask's channels are, got "
+            f"{vae_config.stride[0]}"
+        )
+    generator = conditional.generator(
+        config, values, Options, channels=MASK + vae_config.z_dim, placement=placement
+    )
+    return ViSM(generator, spoilt, placement)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViSM(base.Grown):
+    """The task; see `tasks.base.Task`. `cameras`: its inputs are drawn for cameras."""
+
+    name = "more4d.vism"
+    cameras = True
+
+    generator: conditional.Generator
+    corruption: pairs.Corruption = pairs.Corruption()
+    placement: protocol.Placement = protocol.LOCAL
+
+    @property
+    def options(self) -> Options:
+        """Its options."""
+        assert isinstance(self.generator.options, Options)
+        return self.generator.options
+
+    @property
+    def trainable(self) -> str:
+        """See `tasks.base.Task`."""
+        return self.generator.trained
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """See `tasks.base.Task`."""
+        return self.generator.frozen_parts
+
+    @property
+    def clip(self) -> base.Clip:
+        """Sizes of a sample: the video of one camera."""
+        return base.Clip(self.options.frames, self.options.size, 1)
+
+    @property
+    def sampling(self) -> base.Sampling:
+        """How a sample is made."""
+        return self.generator.sampling
+
+    def init(self, rng: Array) -> Params:
+        """Returns initial parameters of all parts."""
+        return self.generator.init(rng)
+
+    # Training.
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the loss and scalars for a batch with flow, or with render and hole_mask.
+
+        With `render_latents` and `hole_mask` [b v ...] in the batch each view is a clip, drawn
+        before; else one target a sample is drawn here.
+
+        Raises:
+          ValueError: neither is there, or of another size.
+        """
+        keys = jax.random.split(rng, 4)
+        params = conditional.joined(frozen, trainable)
+        text, lengths = video.drop_text(batch, keys[0], share=self.options.text_drop)
+        if "render_latents" in batch:
+            return self._cached(params, batch, (text, lengths), keys[1])
+        where = f"task {self.name}, loss"
+        if "video" not in batch:
+            raise ValueError(f"{where}: wanted pixels (config.data.raw=True), got latents only")
+        flow_codec.require(batch, NEEDED, where)
+        whole = functools.partial(self._drawn, params, batch, (text, lengths), keys[1])
+        share = self.options.single_share
+        if not share or self.options.frames == 1:
+            return whole(self.options.frames)
+        single = jax.random.uniform(keys[2]) < share
+        return jax.lax.cond(single, lambda: whole(1), lambda: whole(self.options.frames))
+
+    def _drawn(self, params: Params, batch: base.Batch, text: Any, rng: Array, frames: int):
+        """The loss of pairs that are drawn here, of the first `frames` frames."""
+        rngs = jax.random.split(rng, 3)
+        keys = ("video", *NEEDED)
+        sample = {key: jnp.asarray(batch[key]) for key in keys}
+        sample["video"], sample["flow"] = (sample[k][:, :, :frames] for k in ("video", "flow"))
+        sample["extrinsics"] = sample["extrinsics"][:, :, :frames]
+        o = self.options
+        draw = functools.partial(
+            pairs.draw, same=o.same_view, sources=o.sources, how=self.corruption,
+            form=o.flow_form, size=o.size,
+        )  # fmt: skip
+        drawn = jax.vmap(draw)(jax.random.split(rngs[0], len(sample["flow"])), sample)
+        pick = lambda x: jax.vmap(lambda a, i: a[i])(x, drawn.target)[:, None]  # noqa: E731
+        encode = self.generator.vae.encode
+        data = encode(params, pick(sample["video"]).astype(jnp.float32) / 127.5 - 1)[:, 0]
+        render = encode(params, grey(drawn.render, drawn.covered)[:, None])[:, 0]
+        data, render = (jax.lax.stop_gradient(x) for x in (data, render))
+        mask = self.fold(drawn.covered[:, None])[:, 0]
+        loss, scalars = self._loss(params, data, render, mask, text, drawn.same, batch, rngs[1:])
+        return loss, scalars | {"covered": jnp.mean(drawn.covered)}
+
+    def _cached(self, params: Params, batch: base.Batch, text: Any, rng: Array):
+        """The loss of pairs that were drawn before: every view is a clip."""
+        flow_codec.require(
+            batch, ("video_latents", "render_latents", "hole_mask"), f"task {self.name}, loss"
+        )
+        v, rngs = batch["render_latents"].shape[1], jax.random.split(rng)
+        data, render, mask = (
+            einops.rearrange(batch[key].astype(jnp.float32), FOLD)
+            for key in ("video_latents", "render_latents", "hole_mask")
+        )
+        text = (jnp.repeat(text[0], v, 0), jnp.repeat(text[1], v, 0))
+        held = jnp.zeros(len(data), bool)
+        return self._loss(params, data, render, mask, text, held, batch, rngs)
+
+    def _loss(self, params, data, render, mask, text, first, batch, rngs):
+        if not self.options.mask:
+            mask = jnp.zeros_like(mask)
+        kept = jax.random.uniform(rngs[0], (len(data), 1, 1, 1, 1)) >= self.options.condition_drop
+        condition = jnp.concatenate([mask, render], axis=-1) * kept
+        first = first & (data.shape[1] > 1)
+        inputs = conditional.Inputs(condition, text[0], text[1], first)
+        weight = jnp.ones((*data.shape[:2], 1, 1, 1))
+        valid = batch.get("latent_valid")
+        if valid is not None:
+            valid = jnp.repeat(valid, len(data) // len(valid), 0)[:, : data.shape[1]]
+            weight = weight * einops.rearrange(valid, "b f -> b f 1 1 1")
+        return self.generator.diffusion_loss(params, data, inputs, weight, rngs[1])
+
+    # Sampling.
+
+    def fold(self, covered: Array) -> Array:
+        """covered [b v n h w] bool -> hole_mask [b v f hl wl 4]: shares that are covered."""
+        _, stride = self.generator.vae_config.stride
+        share = einops.reduce(
+            covered.astype(jnp.float32), "b v n (h i) (w j) -> b v n h w", "mean",
+            i=stride, j=stride,
+        )  # fmt: skip
+        first = jnp.repeat(share[:, :, :1], MASK - 1, axis=2)
+        whole = jnp.concatenate([first, share], axis=2)
+        return einops.rearrange(whole, "b v (f m) h w -> b v f h w m", m=MASK)
+
+    def encode(self, params: Params, pixels: Array) -> Array:
+        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
+        return video.encode(self.generator.vae, params["vae"], pixels)
+
+    def sample(
+        self,
+        params: Params,
+        inputs: dict[str, Array],
+        rng: Array,
+        *,
+        progress: base.Progress | None = None,
+    ) -> base.Sample:
+        """Samples what cameras see.
+
+        Args:
+          params: all parts.
+          inputs: render [b v n h w 3] uint8 (holes are grey or whatever hole_mask says), hole_mask
+            [b v f hl wl 4]; text, and null text unless guidance is 1; first [b v 1 h w c] where the
+            cameras start as the source. n is any 4 m + 1.
+          rng: key of the initial noise.
+          progress: see `base.Sampled`.
+
+        Raises:
+          ValueError: no render, or of another size.
+        """
+        where = f"task {self.name}, sample"
+        if "render" not in inputs or "hole_mask" not in inputs:
+            raise ValueError(
+                f"{where}: wanted points drawn for a camera (render, hole_mask), got "
+                f"{sorted(inputs)}: give config.sample.sources, finished samples with tracks, and "
+                "config.sample.camera_path (docs/more4d.md)"
+            )
+        (h, w), v = self.options.size, inputs["render"].shape[1]
+        axes = {key: schema.BATCH[key].axes for key in ("render", "hole_mask")}
+        base.check(where, inputs, axes, h=h, w=w)
+        render = self.encode(params, inputs["render"])
+        mask = inputs["hole_mask"] if self.options.mask else jnp.zeros_like(inputs["hole_mask"])
+        condition = einops.rearrange(jnp.concatenate([mask, render], axis=-1), FOLD)
+        text, lengths = self.generator.branches(inputs, v)
+        held = inputs.get("first")
+        known = held is not None and render.shape[2] > 1
+        first = jnp.full(len(condition), known)
+        given = conditional.Inputs(condition, text, lengths, first)
+        noise = jax.random.normal(rng, (*condition.shape[:4], render.shape[-1]))
+        clean = einops.rearrange(held, FOLD) if known else None
+        found = self.generator.sample(params, noise, given, clean, progress=progress)
+        return base.Sample(einops.rearrange(found, "(b v) ... -> b v ...", v=v))
+
+    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
+        """Returns the sample with its pixels; compiled."""
+        pixels = video.decode(self.generator.vae, params["vae"], sample.latents)
+        return dataclasses.replace(sample, pixels=pixels)
+
+    # Costs.
+
+    def cost(self, batch: dict[str, Array]) -> dict[str, float]:
+        """Returns tokens and FLOPs of a training step, of all frames, over a global batch."""
+        clips, (tokens, one) = self._clips(batch), self.generator.forward_cost()
+        return {"tokens": clips * tokens, "flops": float(clips * flops.train(one))}
+
+    def _clips(self, batch: dict[str, Array]) -> int:
+        drawn = "render_latents" in batch
+        return batch["text"].shape[0] * (self.options.views if drawn else 1)
+
+    def programs(self) -> dict[str, base.Program]:
+        """Returns the training step on cached latents, and a guided step of sampling one clip."""
+        own = dataclasses.replace(self, generator=conditional.ahead(self.generator))
+        parts = ("dit", "lora") if self.generator.lora_config.ranks else ("dit",)
+        program = functools.partial(base.Program, own, parts)
+        work = own.generator.work
+        return {
+            "train_step": program(
+                None, own._batch, functools.partial(work, views=self.options.views, training=True)
+            ),
+            "sample_step": program(
+                functools.partial(conditional.sample_run, own.generator),
+                own._step_inputs,
+                functools.partial(work, views=1, training=False),
+            ),
+        }
+
+    def _batch(self, samples: int) -> tuple[base.Shapes]:
+        (v, f, h, w, c), config = self.generator.latent_shape, self.generator.dit_config
+        sizes = {"b": samples, "v": v, "f": f, "hl": h, "wl": w, "c": c, "l0": 1}
+        sizes |= {"l": config.text_len, "d": config.text_dim}
+        names = ("video_latents", "render_latents", "hole_mask", "latent_valid", *conditional.TEXT)
+        return (base.shapes(names, **sizes),)
+
+    def _step_inputs(self, samples: int) -> tuple[base.Shapes, ...]:
+        (batch,), (_, f, h, w, c) = self._batch(samples), self.generator.latent_shape
+
+        def shape(*sizes: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((samples, *sizes), jnp.float32)
+
+        text, lengths = jax.eval_shape(
+            lambda x: self.generator.branches(x, 1), {k: batch[k] for k in conditional.TEXT}
+        )
+        first: Any = jax.ShapeDtypeStruct((samples,), bool)
+        condition: Any = shape(f, h, w, MASK + c)
+        inputs = conditional.Inputs(condition, text, lengths, first)
+        schedule = self.generator.schedule()
+        state = jax.eval_shape(lambda x: video.start(schedule, {"video": x}), shape(f, h, w, c))
+        row = jax.eval_shape(lambda: schedule.rows(0, 1))
+        return state, row, (inputs, {"video": shape(1, h, w, c)})
+
+    def embedded(self) -> base.Scenes:
+        """Returns what data a run that names none is to make."""
+        o, config = self.options, self.generator.dit_config
+        text = (config.text_dim, config.text_len)
+        return base.Scenes(
+            size=o.size, frames=o.frames, text=text, vae=self.generator.vae_config, fields=("flow",)
+        )
+
+
+def grey(render: Array, covered: Array) -> Array:
+    """Colours [... h w 3] of 0..255 -> [-1, 1], 0 in holes."""
+    return jnp.where(covered[..., None], render / 127.5 - 1, 0.0)

@@ -1,0 +1,109 @@
+"""The flow's latents: standardised in one place, decoders that are given or grown, the loss."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import more4d_tiny as tiny
+import numpy as np
+import pytest
+
+from syncmv4d_jax import tree
+from syncmv4d_jax.geometry import flow_map
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks.more4d import flow_codec
+
+
+def make(codec=tiny.CODEC, **options):
+    settings = flow_codec.Options(tiny.SIZE, tiny.FRAMES, tiny.VIEWS, **options)
+    return flow_codec.FlowCodec(settings, tiny.maps(codec))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return tiny.batch()
+
+
+def test_latents_are_standardised_and_decoders_undo_it(batch):
+    """With a decoder that is the autoencoder's own, statistics change nothing of what comes out."""
+    maps = tiny.maps(None)
+    params = make(None).init(jax.random.key(0))
+    params["flow_decoder"] = {key: params["vae"][key] for key in flow_codec.DECODER}
+    measured = {"mean": jnp.array([0.3, -1.0, 2.0, 0.0]), "std": jnp.array([0.5, 2.0, 1.0, 0.1])}
+    encode, values = jax.jit(maps.encode), jax.jit(lambda p, x: maps.values(p, x)[0])
+    plain, scaled = params, {**params, "flow_stats": measured}
+    one, two = encode(plain, batch["flow"]), encode(scaled, batch["flow"])
+    last = lambda x: x[None, None, None, None, None]  # noqa: E731
+    np.testing.assert_allclose(
+        two, (one - last(measured["mean"])) / last(measured["std"]), atol=1e-4
+    )
+    np.testing.assert_allclose(values(plain, one), values(scaled, two), atol=1e-4)
+
+
+def test_a_decoder_that_is_not_given_is_the_autoencoders(batch):
+    task = make(None)
+    params = task.init(jax.random.key(0))
+    grown = task.grow(params, frozenset({"vae/conv2/kernel"}))
+    for name, leaf in tree.flatten(grown["flow_decoder"]).items():
+        np.testing.assert_array_equal(leaf, tree.flatten(params["vae"])[name])
+    given = task.grow(params, frozenset({"flow_decoder/conv2/kernel"}))
+    assert given is params
+    trained, _ = tree.split(params, task.trainable)
+    assert set(trained) == {"flow_decoder"}
+    whole = module.bind(vae.VAE, tiny.VAE, {**params["vae"], **params["flow_decoder"]})
+    assert whole is not None
+
+
+def test_flow_is_zero_in_frame_0_and_without_depth(batch):
+    task = make()
+    params = tiny.shaken(task.init(jax.random.key(0)))
+    depth = batch["depth0"].at[:, :, 3, 4].set(0.0)
+    latents = jnp.ones((1, 2, 2, 2, 3, 4))
+    flow = jax.jit(task.maps.decode)(params, latents, depth)
+    assert flow.shape == (1, 2, 5, *tiny.SIZE, 3)
+    assert not np.asarray(flow[:, :, 0]).any() and not np.asarray(flow[:, :, :, 3, 4]).any()
+    assert np.abs(flow[:, :, 1:]).max() > 1e-3
+
+
+def test_a_reduced_map_is_enlarged_about_its_pixels():
+    """Map pixel j is the video's pixel 2 j + 1: a ramp stays the same ramp."""
+    maps = tiny.maps()
+    height, width = tiny.SIZE
+    ramp = np.arange(width, dtype=np.float32)
+    small = jnp.asarray(np.broadcast_to(ramp[1::2][None, :, None], (height // 2, width // 2, 3)))
+    large = maps._enlarge(small[None, None, None], tiny.SIZE)[0, 0, 0]
+    np.testing.assert_allclose(large[4, 1:-1, 0], ramp[1:-1], atol=1e-4)
+
+
+def test_the_loss_counts_what_is_known_and_more_what_moves(batch):
+    task = make(noise=0.0)
+    params = tiny.shaken(task.init(jax.random.key(0)))
+    chosen, frozen = tree.split(params, task.trainable)
+    run = jax.jit(task.loss)
+    total, scalars = run(chosen, frozen, batch, jax.random.key(0))
+    np.testing.assert_allclose(total, scalars["l1"] + scalars["valid"], rtol=1e-6)
+    values, _ = jax.jit(task.maps.values)(params, jax.jit(task.maps.encode)(params, batch["flow"]))
+    true = flow_map.compand(batch["flow"].astype(jnp.float32), 8.0)[:, :, :, 1::2, 1::2]
+    moving = (np.abs(batch["flow"]).max((2, 5)) > flow_map.MOVING)[:, :, 1::2, 1::2]
+    weight = (1 + 4 * moving)[:, :, None, :, :, None] * np.ones(true.shape)
+    wanted = (np.abs(values - true) * weight).sum() / weight.sum()
+    np.testing.assert_allclose(scalars["l1"], wanted, rtol=1e-4)
+    hidden = batch["flow_valid"].at[:, :, :8].set(False)
+    other = batch["flow"].at[:, :, :, :8].add(0.1)
+    known = run(chosen, frozen, batch | {"flow_valid": hidden}, jax.random.key(0))[1]["l1"]
+    latents = jax.jit(task.maps.encode)(params, batch["flow"])
+    changed = batch | {"flow_valid": hidden, "flow": other, "flow_latents": latents}
+    np.testing.assert_allclose(run(chosen, frozen, changed, jax.random.key(0))[1]["l1"], known,
+                               rtol=1e-5)  # fmt: skip
+
+
+def test_what_does_not_fit_is_refused(batch):
+    with pytest.raises(ValueError, match="of the autoencoder"):
+        tiny.maps(dataclasses.replace(tiny.CODEC, z_dim=8))
+    with pytest.raises(ValueError, match="positive gain"):
+        tiny.maps(gain=0.0)
+    with pytest.raises(ValueError, match="--with flow"):
+        task = make()
+        params = task.init(jax.random.key(0))
+        task.loss(params, {}, {"text": batch["text"]}, jax.random.key(0))
