@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants fuzz demo demo-train demo-more4d demo-hvg bench browser plan-gpu lint docs \
+.PHONY: test parity test-all mutants fuzz oldest newest demo demo-train demo-more4d demo-hvg bench browser plan-gpu lint docs \
   setup clean
 
 test: $(VENV)/test
@@ -29,6 +29,12 @@ mutants: $(VENV)/test
 
 fuzz: $(VENV)/test
 	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_ARGS)
+
+oldest: $(VENV)/test
+	$(BIN)/python tests/versions.py oldest $(VERSIONS_ARGS)
+
+newest: $(VENV)/test
+	$(BIN)/python tests/versions.py newest $(VERSIONS_ARGS)
 
 demo: $(VENV)/test
 	$(BIN)/python demo/make.py $(DEMO_ARGS)

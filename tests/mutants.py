@@ -3108,6 +3108,20 @@ MORE4D = [
     ),
 ]
 
+VERSIONS = [
+    *of(
+        "setup.py",
+        "tests/test_versions.py",
+        (
+            "versions",
+            "versions are admitted that nobody has tried",
+            '"flax>=0.12.6,',
+            '"flax>=0.12,',
+            "test_what_was_tried_is_what_is_admitted",
+        ),
+    ),
+]
+
 TABLE = [
     *MORE4D,
     *MJD,
@@ -3123,6 +3137,7 @@ TABLE = [
     *RECORDS,
     *FILES,
     *FUZZ,
+    *VERSIONS,
     *LAUNCH,
     *CONFIGS,
     *METRICS,
