@@ -45,7 +45,7 @@ setup(
         "networkx>=3.2,<4",  # trimesh asks for it when it repairs windings
         "safetensors>=0.5,<1",
         "pyyaml>=6.0.4",
-        "tensorstore>=0.1.71",
+        "tensorstore>=0.1.74",
         "sentencepiece>=0.2,<0.3",
         "ftfy>=6.3,<7",
         "tqdm>=4.66,<5",
