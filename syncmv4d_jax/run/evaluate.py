@@ -292,10 +292,10 @@ def _pair(
     """A sample's and the record's video without padded frames; hands: black but for the mask."""
     sample, true = samples.read(path), np.asarray(truth["video"])
     n = int(np.sum(truth.get("frame_valid", np.ones(true.shape[1], bool))))
-    pair = sample["video"][:, :n], true[:, :n]
+    made, true = sample["video"][:, :n], true[:, :n]
     if hands:
-        pair = tuple(hoi.black(x, np.asarray(truth["mask"])[:, :n]) for x in pair)
-    return evaluators.Pair(name, *pair, samples.fps(sample))
+        made, true = (hoi.black(x, np.asarray(truth["mask"])[:, :n]) for x in (made, true))
+    return evaluators.Pair(name, made, true, samples.fps(sample))
 
 
 def _facts(sample: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
