@@ -96,7 +96,9 @@ def steps(task, params, batch, count):
 
 
 def optim_settings():
-    return assembly.read(hvg3d_config.get_config("debug")).optim
+    """Without decay, which moves what has no gradient, and at full rate from the first update."""
+    own = assembly.read(hvg3d_config.get_config("debug")).optim
+    return dataclasses.replace(own, weight_decay=0.0, warmup=0)
 
 
 def moved(before, after):
