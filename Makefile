@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants fuzz oldest newest demo demo-train demo-more4d demo-hvg bench browser plan-gpu lint docs \
+.PHONY: test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg bench browser plan-gpu lint docs \
   setup clean
 
 test: $(VENV)/test
@@ -35,6 +35,9 @@ oldest: $(VENV)/test
 
 newest: $(VENV)/test
 	$(BIN)/python tests/versions.py newest $(VERSIONS_ARGS)
+
+wheel: $(VENV)/test
+	$(BIN)/python tests/wheel.py
 
 demo: $(VENV)/test
 	$(BIN)/python demo/make.py $(DEMO_ARGS)
