@@ -2005,6 +2005,17 @@ ATTENTION = [
         ),
     ),
     *of(
+        "syncmv4d_jax/run/assembly.py",
+        "tests/run/test_assembly.py",
+        (
+            "gpu",
+            "one device of another machine has this machine's kernels",
+            "protocol.Local(train.attention, platform)",
+            "protocol.Local(train.attention)",
+            "test_one_device_has_the_kernel_and_platform_of_its_mesh",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/models/nn/cpu.py",
         "tests/models/nn/test_layers.py",
         (

@@ -16,6 +16,7 @@ from syncmv4d_jax import configuration, disk, tree
 from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
+from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.run import checkpoint, initial, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import slices
@@ -239,8 +240,11 @@ def task(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = Non
     name = config.task.name
     target = name if ":" in name else f"syncmv4d_jax.tasks.{name}:make"
     make = configuration.load(target, {}, "config.task.name")
-    if mesh is None or mesh.size == 1:
+    if mesh is None:
         return make(config)
     train = read(config).train
+    if mesh.size == 1:  # perhaps of another machine, whose kernels are meant
+        platform = mesh.devices.flat[0].platform
+        return make(config, placement=protocol.Local(train.attention, platform))
     place = placement.Placement(mesh, kernel=train.attention, sequence=train.sequence)
     return make(config, placement=place)

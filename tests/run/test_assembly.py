@@ -129,3 +129,10 @@ def test_embedded_data_of_another_task_is_refused(tmp_path):
     with pytest.raises(ValueError, match="wants.points: was 7, is .*; use another --workdir"):
         embedded.ensure(config, tmp_path)
     assert len(list((tmp_path / "embedded").iterdir())) == 1
+
+
+def test_one_device_has_the_kernel_and_platform_of_its_mesh():
+    config = taco.get_config("debug")
+    config.train.attention = "chunked"
+    task = assembly.task(config, meshes.make_mesh({}, jax.devices()[:1]))
+    assert (task.placement.kernel, task.placement.platform) == ("chunked", "cpu")

@@ -77,9 +77,13 @@ class Placement(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Local(Placement):
-    """One device: nothing is cut, views are mapped one after the other."""
+    """One device: nothing is cut, views are mapped one after the other.
+
+    platform: that "auto" chooses a kernel for, where programs are made for another machine.
+    """
 
     kernel: str = "auto"
+    platform: str | None = None
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         del axes
@@ -96,7 +100,9 @@ class Local(Placement):
         kind: str = "intra",
     ) -> jax.Array:
         del kind
-        return attention.attend(q, k, v, mask=mask, lengths=lengths, kernel=self.kernel)
+        return attention.attend(
+            q, k, v, mask=mask, lengths=lengths, kernel=self.kernel, platform=self.platform
+        )
 
     def each(
         self, function: Callable[..., Tree], shared: Tree, arrays: Tree, *, at_once: int = 1

@@ -108,6 +108,15 @@ def test_steps_lower(file, variant, entry, sequence):
 
 @there
 @pytest.mark.gpu_aot
+def test_a_single_gpu_has_its_own_kernels_in_short():
+    config = configuration("taco", "full")
+    mesh = meshes.make_mesh({}, plan.load_devices("h100")[1])
+    function, arguments = programs.program(config, mesh, "sample_step", 1)
+    assert flash(function.lower(*arguments))[0] > 0
+
+
+@there
+@pytest.mark.gpu_aot
 @pytest.mark.parametrize("way", ["encode", "decode"])
 def test_autoencoder_of_wan(way):
     config = configuration("wan_ti2v", "full")
