@@ -14,7 +14,7 @@ WAN_PATHS = (
     r"|^dit/blocks/(modulation|self_attn|cross_attn|norm3|ffn)"
 )
 NEW_PATHS = (
-    r"^dpa/|^prior/|^dit/(motion_|feedback_|extra_|scale_)"
+    r"^dpa/|^prior/|^dit/(motion_|feedback_|extra_|scale_|action_)"
     r"|^dit/blocks/(inter_view_|motion_|scale_|camera_)"
 )
 

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from syncmv4d_jax import flow
 from syncmv4d_jax.data import reading
+from syncmv4d_jax.geometry import cameras as rigs
 from syncmv4d_jax.results import export, samples
 from syncmv4d_jax.results.web import report
 from syncmv4d_jax.run import assembly, sample
@@ -80,11 +81,12 @@ class Result:
 
     @property
     def cameras(self) -> dict[str, np.ndarray] | None:
-        """intrinsics [v 3 3] pixels of the videos, extrinsics [v 3 4] world to camera, metres."""
+        """intrinsics [v 3 3] pixels of the videos, extrinsics [v 3 4] world to camera, metres, or
+        [v n 3 4] where a camera moves."""
         if "intrinsics" not in self.inputs:
             return None
-        poses = np.asarray(self.inputs["extrinsics"])
-        return {"intrinsics": np.asarray(self.inputs["intrinsics"]), "extrinsics": poses[:, 0]}
+        poses = rigs.poses(np.asarray(self.inputs["extrinsics"]))
+        return {"intrinsics": np.asarray(self.inputs["intrinsics"]), "extrinsics": poses}
 
     def save(self, folder: str | Path) -> Path:
         """Writes FOLDER/<id>, as sampling from the command line does, and returns it."""

@@ -6,8 +6,8 @@ metres, z up, per recording date. Cameras: OpenCV axes (x right, y down, z forwa
 world to camera [R|t]: x_cam = R x + t.
 
 Version 2: crops are made from the first frame alone; occluders hide points and are not painted;
-extrinsics have an axis for time, of size 1 where all cameras stand still (`cameras.static` takes
-that pose and refuses others).
+extrinsics have an axis for time, of size 1 where all cameras stand still (`cameras.poses` takes the
+axis away there).
 """
 
 import dataclasses
@@ -144,7 +144,7 @@ PER_VIEW = tuple(key for key, field in BATCH.items() if field.per_view)
 # What sampling is conditioned on, beside the reference images.
 CONDITIONS = (
     "text", "text_lengths", "null_text", "null_text_lengths", "intrinsics", "extrinsics",
-    "view_index", "frame_valid", "anchors", "anchor_valid",
+    "view_index", "frame_valid", "anchors", "anchor_valid", "actions",
 )  # fmt: skip
 # What a sample may be made to follow, for tasks that are controlled.
 CONTROLS = ("points", "point_valid", "point_features", "point_ids", "metric", "tracking")

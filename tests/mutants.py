@@ -151,13 +151,6 @@ MJD = [
             f"{NETWORK}[scale]",
         ),
         (
-            "29",
-            "a view's camera is told to another",
-            '"b v i j -> (b v) 1 (i j)"',
-            '"b v i j -> (v b) 1 (i j)"',
-            "tests/models/test_mjd.py::test_permuting_views_permutes_the_result",
-        ),
-        (
             "A13",
             "the view index is dropped from inter-view rope",
             "rows = jnp.stack([view_index] + 2",
@@ -195,15 +188,15 @@ MJD = [
         (
             "9",
             "motion is modulated as at t = 0",
-            "self.motion_time_projection(video_e[:, 1:])",
-            "self.motion_time_projection(video_e[:, :1])",
+            "motion_e = video_e[:, 1:]",
+            "motion_e = video_e[:, :1]",
             f"{NETWORK}[motion_velocity]",
         ),
         (
             "A12",
             "motion shares the video's time projection",
-            "motion_time = self.motion_time_projection(video_e[:, 1:])",
-            "motion_time = self.time_projection(video_e[:, 1:])",
+            "motion_time = self.motion_time_projection(motion_e)",
+            "motion_time = self.time_projection(motion_e)",
             f"{NETWORK}[motion_velocity]",
         ),
         (
@@ -841,8 +834,8 @@ DATA = [
         (
             "7 line-1",
             "the scale is frame 0's",
-            "pseudo_video.depth_scale(d, np.ones_like(d, bool))",
-            "pseudo_video.depth_scale(d[:1], np.ones_like(d[:1], bool))",
+            "pseudo_video.depth_scale(d, (d > NEAR) | (name not in moving))",
+            "pseudo_video.depth_scale(d[:1], (d[:1] > NEAR) | (name not in moving))",
             "test_pseudo_videos_say_where_visible_points_came_from_and_how_deep_they_are",
         ),
         (
@@ -884,8 +877,8 @@ DATA = [
         (
             "22",
             "clusters go from the right",
-            "order = np.argsort(-cameras.camera_centre",
-            "order = np.argsort(cameras.camera_centre",
+            "away = -cameras.camera_centre",
+            "away = cameras.camera_centre",
             "test_clusters_go_from_the_viewers_left",
         ),
         (
@@ -1868,8 +1861,8 @@ RECORDS = [
         (
             "2",
             "cameras that move are taken for still ones",
-            "if extrinsics.ndim < 3 or extrinsics.shape[-3] != 1:",
-            "if extrinsics.ndim < 3:",
+            "return extrinsics[..., 0, :, :] if extrinsics.shape[-3] == 1 else extrinsics",
+            "return extrinsics[..., 0, :, :]",
             "test_a_camera_that_moves_gives_every_view_a_pose_a_frame",
         ),
     ),
@@ -2502,6 +2495,100 @@ AGAIN = [
 ]
 
 ROBOTS = [
+    *of(
+        "syncmv4d_jax/models/mjd/conditions.py",
+        "tests/models/test_mjd_conditions.py",
+        (
+            "29",
+            "a view's camera is told to another",
+            '"b v i j -> (b v) 1 (i j)"',
+            '"b v i j -> (v b) 1 (i j)"',
+            "tests/models/test_mjd.py::test_permuting_views_permutes_the_result",
+        ),
+        (
+            "robots",
+            "an action enters a frame late",
+            "actions[:, :-1]",
+            "actions[:, 1:]",
+            "test_an_action_enters_at_the_latent_frame_that_it_leads_to",
+        ),
+        (
+            "robots",
+            "actions count where they were dropped",
+            "added = jnp.where(acts[:, None, None], added, 0.0)",
+            "added = jnp.where(acts[:, None, None], added, added)",
+            "test_actions_change_what_is_made_unless_they_are_dropped[video]",
+        ),
+        (
+            "robots",
+            "all latent frames have the first camera",
+            "moving[:, :, ::STRIDE]",
+            "moving[:, :, :1]",
+            "test_poses_of_cameras_that_move_reach_their_latent_frame",
+        ),
+        (
+            "robots",
+            "rays have no moment",
+            "moment = jnp.cross(jnp.broadcast_to(eye[..., None, :], ray.shape), ray)",
+            "moment = 0 * ray",
+            "test_rays_are_those_of_the_middle_of_each_token",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/geometry/painting.py",
+        "tests/geometry/test_moving_cameras.py",
+        (
+            "robots",
+            "all frames are painted as frame 0's camera sees them",
+            "lambda x: paint(*x), (tracks, extrinsics)",
+            "lambda x: paint(x[0], extrinsics[0]), (tracks, extrinsics)",
+            "test_tracks_are_painted_and_decoded_again[moving]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/geometry/tracks.py",
+        "tests/geometry/test_moving_cameras.py",
+        (
+            "robots",
+            "rays of all frames start at one camera",
+            "else origin[:, :, :, None]",
+            "else origin[:, :, :1, None]",
+            "test_rays_and_what_is_spoilt_start_at_the_camera_of_the_frame",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/multiview.py",
+        "tests/geometry/test_moving_cameras.py",
+        (
+            "robots",
+            "errors are measured from the first camera",
+            "found[:, None, None] if found.ndim == 2 else found[:, :, None]",
+            "found[:, None, None] if found.ndim == 2 else found[:, :1, None]",
+            "test_metrics_measure_from_the_camera_of_the_frame",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/gltf.py",
+        "tests/results/test_moving_exports.py",
+        (
+            "robots",
+            "a camera's way is at one place",
+            "shifts = np.stack([x[:3, 3] for x in places])",
+            "shifts = np.stack([places[0][:3, 3] for x in places])",
+            "test_gltf_cameras_move_as_ours",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/clips.py",
+        "tests/data/test_moving_rig.py",
+        (
+            "robots",
+            "points are seen as frame 0's camera sees them",
+            "now = view._replace(extrinsics=view.pose(n))",
+            "now = view._replace(extrinsics=view.pose(0))",
+            "test_pseudo_video_visibility_and_scale_follow_the_camera",
+        ),
+    ),
     *of(
         "syncmv4d_jax/data/sources/lerobot.py",
         "tests/data/sources/test_lerobot.py",

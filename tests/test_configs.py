@@ -26,6 +26,7 @@ MAIN = {
     "flow_codec": ("full", "learned", "demo", "debug"),
     "strag": ("full", "lora", "demo", "debug"),
     "vism": ("full", "lora", "full_parameters", "demo", "debug"),
+    "robots": ("full", "cameras", "rays", "actions", "debug"),
 }
 # Rows and readings of a system's own configurations: what they change of it.
 OF_ONE = {
@@ -88,6 +89,7 @@ TRACED = [
     "flow_codec",
     "strag",
     "vism",
+    "robots",
 ]
 
 

@@ -27,6 +27,7 @@ from syncmv4d_jax.data import (
     rigs,
     surfaces,
     transforms,
+    user,
 )
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import cameras, pseudo_video
@@ -35,6 +36,8 @@ CROPS = {"first": 1.8, "clip": 1.2}  # what the box is fitted to, and its margin
 SURFACES = ("none", "test", "all")  # splits whose surfaces are stored
 FIELDS = ("flow",)  # what views may have besides
 INSIDE = 0.5  # share of the points that must lie inside the whole image in frame 0
+NEAR = 0.01  # metres in front of a camera that moves, from where on it sees anything
+INSIDE_MOVING = 0.1  # the same of a camera that moves
 LEAST = 0.25  # share of a clip's frames that a recording must have; the rest repeat its last one
 
 
@@ -155,6 +158,11 @@ class View(NamedTuple):
     extrinsics: np.ndarray
     box: tuple[int, int, int, int]
     values: dict[str, Any]
+
+    @property
+    def moves(self) -> bool:
+        """Whether its camera does."""
+        return self.extrinsics.ndim == 3
 
     def pose(self, n: int) -> np.ndarray:
         """World to camera [3 4] at frame n."""
@@ -277,10 +285,13 @@ def _start(recording, fps, settings, variant) -> int:
 
 
 def _in_order(recording, count: int) -> list[tuple[int, str]]:
-    """(cluster, camera), left to right; in a cluster long lenses first, since a crop of a wide one
-    is enlarged, then by name. The first of a cluster is the one used outside of training."""
+    """(cluster, camera), left to right, those that move behind those that stand; in a cluster long
+    lenses first, since a crop of a wide one is enlarged, then by name. The first of a cluster is
+    the one used outside of training."""
     rig, names = recording.cameras, sorted(recording.cameras)
-    clusters = transforms.view_clusters(np.stack([rig[n].extrinsics for n in names]), count)
+    moving = np.array([rig[n].path is not None for n in names])
+    poses = np.stack([rig[n].extrinsics for n in names])
+    clusters = transforms.view_clusters(poses, count, moving=moving)
     lens = {n: -round(rig[n].intrinsics[0, 0] / rig[n].size[1]) for n in names}
     pairs = zip(clusters.tolist(), names, strict=True)
     return sorted(pairs, key=lambda pair: (pair[0], lens[pair[1]], pair[1]))
@@ -366,25 +377,38 @@ def box_of(
 def _crop(camera, cluster, video, numbers, clip, tracks, settings, jitter):
     name, whole = camera.name, video.size
     intrinsics = video.intrinsics(camera)
-    pixels, _ = cameras.project(tracks[0].astype(np.float64), intrinsics, camera.extrinsics)
+    first = cameras.at_first(camera.at(clip.index), 0)
+    pixels, _ = cameras.project(tracks[0].astype(np.float64), intrinsics, first)
     inside = ((pixels >= -0.5) & (pixels < np.array(whole[::-1]) - 0.5)).all(-1).mean()
-    if inside < INSIDE:
+    # A hand's camera comes to what it sees; what it sees then is not in its first frame.
+    if inside < (INSIDE if camera.path is None else INSIDE_MOVING):
         raise taco.BadSequence(
             f"calibration: only {inside:.0%} of the points project into the image of {name}"
         )
     fitted = range(1 if settings.crop == "first" else len(clip.index))
-    camera = dataclasses.replace(camera, intrinsics=intrinsics)
-    box = box_of(camera, whole, [v for n in fitted for v in clip.tracked(n)], settings, jitter)
+    own = dataclasses.replace(camera, intrinsics=intrinsics, extrinsics=first)
+    if camera.path is None:
+        clouds = [v for n in fitted for v in clip.tracked(n)]
+        box = box_of(own, whole, clouds, settings, jitter)
+    else:  # what it sees leaves any box that is fitted to one frame
+        box = centre_of(whole, settings.size)
     intrinsics = cameras.crop_resize_intrinsics(intrinsics, box, settings.size)
     pictures = video.read(numbers, box, settings.size)
     values = {
         "video": records.encode(pictures),
         "intrinsics": intrinsics.astype(np.float32),
-        "extrinsics": camera.extrinsics.astype(np.float32),
+        "extrinsics": camera.at(clip.index).astype(np.float32),
         "box": np.array(box, np.int32),
         "serial": name,
     }
-    return View(name, cluster, intrinsics, camera.extrinsics, box, values), pictures
+    return View(name, cluster, intrinsics, camera.at(clip.index), box, values), pictures
+
+
+def centre_of(whole: tuple[int, int], size: tuple[int, int]) -> transforms.Box:
+    """The largest centred part of an image (h, w) of the aspect of `size`, whole pixels."""
+    x0, y0, x1, y1 = user.centre_box(whole, size)
+    left, top = round(x0), round(y0)
+    return left, top, left + round(x1 - x0), top + round(y1 - y0)
 
 
 def _check_clusters(recording, views, skipped, settings) -> None:
@@ -411,8 +435,9 @@ def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarra
         v.serial: cameras.project(tracks.astype(np.float64), v.intrinsics, v.extrinsics)
         for v in views
     }
+    moving = {v.serial for v in views if v.moves}
     scales = {
-        name: pseudo_video.depth_scale(d, np.ones_like(d, bool))
+        name: pseudo_video.depth_scale(d, (d > NEAR) | (name not in moving))
         for name, (_, d) in projected.items()
     }
     done: dict[int, int] = {}
@@ -467,7 +492,10 @@ def _paint_frame(scene, count, origins, view, scale, size, kinds) -> np.ndarray:
     met = np.flatnonzero(hits.mask & (hits.mesh < count))
     hits = raycast.Hits(*(value.take(met, axis=0) for value in hits))
     start = scene.interpolate(hits, [origins])
-    # A surface is never behind a camera that sees it in frame 0.
+    # What lay behind a camera that moves in frame 0 has no pixel there.
+    front = np.flatnonzero(start[:, 2] > NEAR)
+    met, start = met.take(front), start.take(front, axis=0)
+    hits = raycast.Hits(*(value.take(front, axis=0) for value in hits))
     origin = start[:, :2] / np.maximum(start[:, 2:], 1e-6)
     for i, kind in enumerate(kinds):
         depth = hits.depth if kind == "point_tracks" else start[:, 2]  # now, or in frame 0

@@ -239,6 +239,9 @@ def _prepare(source: Source, root: Path, settings: Settings) -> dict[str, Any]:
                 "skipped_views": skipped,
             }
         )
+        moving = [name for name, x in views.items() if np.ndim(x.get("extrinsics", 0)) == 3]
+        if moving:
+            entries[-1]["moves"] = [settings.views.index(name) for name in moving]
         values += [own, *views.values()]
         _write_sheet(root / "report" / f"{source.id}-{number}.jpg", views, int(valid.sum()))
     size = records.write_file(root / file, values)

@@ -209,6 +209,8 @@ class Examples:
         self.named = bool(self.reader.settings.get("views"))
         if self.named:
             _leave_out(self.reader, self.views)
+        drawn = lambda cluster: self.named or cluster < self.views  # noqa: E731
+        self.moving = any(drawn(c) for w in self.reader.windows for c in w.moves)
         self.fixed = config.cameras == "fixed"
         self.fields = config.fields
         self.cache = cache.Cache(config.cache, self.reader) if config.cache else None
@@ -245,6 +247,7 @@ class Examples:
         shared -= set() if set(schema.CAMERAS) <= shared else set(schema.CAMERAS)
         if "extrinsics" in shared:
             frames = max(len(view["extrinsics"]) for view in views)
+            frames = len(own["frame_valid"]) if self.moving else frames
             for view in views:  # one camera that moves makes all have a pose a frame
                 poses = view["extrinsics"]
                 view["extrinsics"] = np.broadcast_to(poses, (frames, *poses.shape[1:]))

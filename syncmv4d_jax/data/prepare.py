@@ -197,6 +197,8 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
                 "skipped_views": window.skipped,
             }
         )
+        if moving := sorted({view.cluster for view in window.views if view.moves}):
+            entries[-1]["moves"] = moving
         values += [window.tracks, *(view.values for view in window.views)]
         if window.surfaces:
             entries[-1]["surfaces"] = len(values)

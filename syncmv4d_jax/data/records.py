@@ -218,7 +218,8 @@ class View(NamedTuple):
 
 class Window(NamedTuple):
     """A clip of a sequence: where its examples are and what it is; surfaces: -1 if not stored.
-    provenance: "real" or "sim". filmed: its videos are what happened, not one picture."""
+    provenance: "real" or "sim". filmed: its videos are what happened, not one picture. moves:
+    clusters with cameras that do."""
 
     id: str
     sequence: str
@@ -231,6 +232,7 @@ class Window(NamedTuple):
     surfaces: int = -1
     provenance: str = "real"
     filmed: bool = True
+    moves: tuple[int, ...] = ()
 
 
 class File:
@@ -375,5 +377,5 @@ def _window(entry: Mapping[str, Any]) -> Window:
     identifier, sequence, split, text = (entry[key] for key in ("id", "sequence", "split", "text"))
     file, row, other = entry["file"], entry["record"], entry.get("surfaces", -1)
     origin = entry.get("provenance", "real")
-    told = origin, bool(entry.get("filmed", True))
+    told = origin, bool(entry.get("filmed", True)), tuple(entry.get("moves", ()))
     return Window(identifier, sequence, split, text, triplet, file, row, views, other, *told)

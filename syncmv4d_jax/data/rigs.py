@@ -2,9 +2,10 @@
 
     {"<camera>": {"K": [9], "R": [9], "T": [3], "imgSize": [width, height]}, ...}
 
-K and R rows first, x_cam = R x + T, OpenCV axes (x right, y down, z forward), metres, pixels. Every
-camera of a recording, of a user's folder and of a calibration comes through `parse`, every rig
-through `check`, every pose of a body through `rigid`.
+or, of a camera that moves, R [n 9] and T [n 3], a row a frame. K and R rows first, x_cam = R x + T,
+OpenCV axes (x right, y down, z forward), metres, pixels. Every camera of a recording, of a user's
+folder and of a calibration comes through `parse`, every rig through `check`, every pose of a body
+through `rigid`.
 """
 
 import dataclasses
@@ -31,12 +32,18 @@ DISTORTION = (
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """name; intrinsics [3 3] pixels; extrinsics [3 4] world to camera, metres; size (h, w)."""
+    """name; intrinsics [3 3] pixels; extrinsics [3 4] world to camera, metres, of frame 0; size
+    (h, w). path: extrinsics [n 3 4] of a camera that moves, None of one that stands still."""
 
     name: str
     intrinsics: np.ndarray
     extrinsics: np.ndarray
     size: tuple[int, int]
+    path: np.ndarray | None = None
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """Extrinsics [n 3 4] at frames `index` [n], [3 4] of a camera that stands still."""
+        return self.extrinsics if self.path is None else self.path[index]
 
 
 def read(path: str | Path, *, undistorted: bool = False) -> dict[str, Camera]:
@@ -69,14 +76,18 @@ def parse(name: str, value: Any, *, where: str, undistorted: bool = False) -> Ca
     try:
         width, height = (int(x) for x in np.asarray(value["imgSize"], np.float64).reshape(2))
         intrinsics = np.asarray(value["K"], np.float64).reshape(3, 3)
-        rotation = np.asarray(value["R"], np.float64).reshape(3, 3)
-        translation = np.asarray(value["T"], np.float64).reshape(3, 1)
+        rotation = np.asarray(value["R"], np.float64).reshape(-1, 3, 3)
+        translation = np.asarray(value["T"], np.float64).reshape(-1, 3, 1)
+        if len(rotation) != len(translation) or not len(rotation):
+            raise ValueError(f"{len(rotation)} rotations and {len(translation)} translations")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{where}: wanted K [9], R [9], T [3], imgSize [2], got {error!r}"
+            f"{where}: wanted K [9], R [9], T [3], imgSize [2], or of a camera that moves R [n 9] "
+            f"and T [n 3], got {error!r}"
         ) from error
-    extrinsics = np.concatenate([rotation, translation], axis=1)
-    camera = Camera(name, intrinsics, extrinsics, (height, width))
+    poses = np.concatenate([rotation, translation], axis=2)
+    path = poses if len(poses) > 1 else None
+    camera = Camera(name, intrinsics, poses[0], (height, width), path)
     check_camera(camera, where=where)
     if not undistorted:
         _no_distortion(value, where)
@@ -124,11 +135,15 @@ def check_camera(camera: Camera, *, where: str) -> None:
     for axis, middle, extent in (("x", k[0, 2], width), ("y", k[1, 2], height)):
         if not -extent < middle < 2 * extent:
             raise ValueError(f"{where}: K has its centre at {axis} = {middle} of {extent} pixels")
-    turn = camera.extrinsics[:, :3]
-    if np.abs(turn @ turn.T - np.eye(3)).max() > TURN:
-        raise ValueError(f"{where}: R is not a rotation")
-    if np.linalg.det(turn) < 0:
-        raise ValueError(f"{where}: R is not a rotation: it mirrors (determinant -1)")
+    every = camera.extrinsics[None] if camera.path is None else camera.path
+    for n, turn in enumerate(every[:, :, :3]):
+        at = f"{where}, frame {n}" if camera.path is not None else where
+        if not np.isfinite(every[n]).all():
+            raise ValueError(f"{at}: numbers that are not finite")
+        if np.abs(turn @ turn.T - np.eye(3)).max() > TURN:
+            raise ValueError(f"{at}: R is not a rotation")
+        if np.linalg.det(turn) < 0:
+            raise ValueError(f"{at}: R is not a rotation: it mirrors (determinant -1)")
 
 
 def check(

@@ -65,7 +65,9 @@ def latent_valid(frame_valid: np.ndarray) -> np.ndarray:
     return np.concatenate([frame_valid[:1], rest])
 
 
-def view_clusters(extrinsics: np.ndarray, count: int) -> np.ndarray:
+def view_clusters(
+    extrinsics: np.ndarray, count: int, *, moving: np.ndarray | None = None
+) -> np.ndarray:
     """Assigns cameras to `count` clusters, 0 on the left of who looks at the actor.
 
     Cameras are sorted by the x of their centre, descending (the actor looks toward +y), and cut
@@ -73,6 +75,7 @@ def view_clusters(extrinsics: np.ndarray, count: int) -> np.ndarray:
 
     Args:
       extrinsics: [c 3 4], world to camera, metres.
+      moving: [c] bool: cameras that come behind all others, as where they are changes.
 
     Returns:
       [c] int.
@@ -82,7 +85,8 @@ def view_clusters(extrinsics: np.ndarray, count: int) -> np.ndarray:
     """
     if len(extrinsics) < count or count < 1:
         raise ValueError(f"wanted at least {count} cameras, got {len(extrinsics)}")
-    order = np.argsort(-cameras.camera_centre(extrinsics)[:, 0], kind="stable")
+    away = -cameras.camera_centre(extrinsics)[:, 0]
+    order = np.lexsort((away, np.zeros(len(away), bool) if moving is None else moving))
     result = np.empty(len(extrinsics), int)
     for cluster, part in enumerate(np.array_split(order, count)):
         result[part] = cluster
@@ -272,7 +276,7 @@ def rotate_world(
     """Turns the world about the vertical through `centre`; what the cameras see stays the same.
 
     Args:
-      tracks: [n k 3], metres. extrinsics: [v 3 4], world to camera. angle: radians.
+      tracks: [n k 3], metres. extrinsics: [v 3 4] or [v n 3 4], world to camera. angle: radians.
       centre: [3], metres.
 
     Returns:

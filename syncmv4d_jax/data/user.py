@@ -17,7 +17,8 @@ from syncmv4d_jax.geometry import cameras
 
 
 class Views(NamedTuple):
-    """images [v h w 3] uint8, intrinsics [v 3 3], extrinsics [v 3 4] float32, names of views."""
+    """images [v h w 3] uint8, intrinsics [v 3 3], extrinsics [v n 3 4] float32, n = 1 where all
+    cameras stand still; names of views."""
 
     images: np.ndarray
     intrinsics: np.ndarray
@@ -43,12 +44,17 @@ def read(folder: str | Path, *, views: int, size: tuple[int, int]) -> Views:
     rig = rigs.read(file)
     if len(rig) < views:
         raise ValueError(f"{file}: wanted {views} cameras, got {len(rig)}: {list(rig)}")
-    rows = [_view(folder, camera, size) for camera in list(rig.values())[:views]]
+    chosen = list(rig.values())[:views]
+    lengths = {c.name: len(c.path) for c in chosen if c.path is not None}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{file}: cameras that move for different numbers of frames: {lengths}")
+    count = max(lengths.values(), default=1)
+    rows = [_view(folder, camera, size, count) for camera in chosen]
     images, intrinsics, extrinsics = (np.stack(column) for column in zip(*rows, strict=True))
     return Views(images, intrinsics, extrinsics, tuple(list(rig)[:views]))
 
 
-def _view(folder: Path, camera: rigs.Camera, size: tuple[int, int]):
+def _view(folder: Path, camera: rigs.Camera, size: tuple[int, int], count: int):
     image = pictures.read(pictures.named(folder, camera.name))
     if image.shape[:2] != tuple(camera.size):
         raise ValueError(
@@ -59,7 +65,8 @@ def _view(folder: Path, camera: rigs.Camera, size: tuple[int, int]):
     box = centre_box(camera.size, size)
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
     intrinsics = cameras.crop_resize_intrinsics(camera.intrinsics.astype(np.float32), box, size)
-    extrinsics = camera.extrinsics.astype(np.float32)
+    poses = camera.extrinsics[None] if camera.path is None else camera.path
+    extrinsics = np.broadcast_to(poses, (count, 3, 4)).astype(np.float32)
     return np.asarray(resized), intrinsics.astype(np.float32), extrinsics
 
 

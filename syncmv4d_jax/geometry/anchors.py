@@ -130,7 +130,7 @@ def frame0_anchors(
       frames0: [v h w 3] in [0, 1].
       scale: [v 2], metres.
       intrinsics: [v 3 3].
-      extrinsics: [v 3 4], world to camera.
+      extrinsics: [v 3 4], world to camera, of frame 0.
       count: k.
       budget: foreground pixels used at most, evenly taken.
     """

@@ -196,25 +196,35 @@ def scene_centre(
     return xp.linalg.solve(left, right[..., None])[..., 0] + anchor[..., 0, :]
 
 
-def static(extrinsics: Array, *, where: str) -> Array:
-    """Returns the one pose [... 3 4] of cameras that stand still, from extrinsics [... n 3 4].
+def poses(extrinsics: Array) -> Array:
+    """Returns a batch's extrinsics [... n? 3 4] as they are computed with.
 
-    A batch says by the size of its axis of time whether its cameras move (schema.BATCH). What is
-    not made for cameras that move takes their poses through this.
-
-    Args:
-      where: what wants the pose, for the error message.
+    A batch says by the size of its axis of time whether its cameras move (schema.BATCH). Those that
+    stand still lose the axis, [... 3 4], and cost what they did without it; those that move keep
+    it, [... n 3 4], and by the prefix rule go with points [... n k 3] of their frames.
 
     Raises:
-      ValueError: a pose a frame, or no axis of time.
+      ValueError: no axis of time.
     """
     _check(None, extrinsics)
-    if extrinsics.ndim < 3 or extrinsics.shape[-3] != 1:
+    if extrinsics.ndim < 3:
+        raise ValueError(f"extrinsics: wanted [... n 3 4], got {tuple(extrinsics.shape)}")
+    return extrinsics[..., 0, :, :] if extrinsics.shape[-3] == 1 else extrinsics
+
+
+def at_first(extrinsics: Array, lead: int) -> Array:
+    """Returns the poses [... 3 4] of frame 0 from those of `poses`, whose `lead` axes are no time.
+
+    Raises:
+      ValueError: neither [... 3 4] nor [... n 3 4] with so many leading axes.
+    """
+    _check(None, extrinsics)
+    if extrinsics.ndim - 2 not in (lead, lead + 1):
         raise ValueError(
-            f"{where}: wanted cameras that stand still, extrinsics [... 1 3 4], got "
+            f"extrinsics: wanted {lead} axes, or one more for time, before [3 4], got "
             f"{tuple(extrinsics.shape)}"
         )
-    return extrinsics[..., 0, :, :]
+    return extrinsics if extrinsics.ndim - 2 == lead else extrinsics[..., 0, :, :]
 
 
 def look_at(eye: Array, target: Array, up: Array) -> Array:

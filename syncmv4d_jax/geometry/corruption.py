@@ -52,7 +52,7 @@ def corrupt(
 
     Args:
       tracks: [b v n k 3] metres, world frame.
-      extrinsics: [b v 3 4] world to camera, metres.
+      extrinsics: [b v 3 4] world to camera, metres; [b v n 3 4] of cameras that move.
       seen: [b v k] or [b v n k] bool, points (of frames) that a view can measure.
       t: [b] in 0..1, the level: jitter grows with it.
       rng: key.
@@ -80,8 +80,8 @@ def corrupt(
     draw = lambda key, low, high: jax.random.uniform(  # noqa: E731
         keys[key], (b, 1, 1, 1), minval=low, maxval=high
     )
-    centre = -jnp.einsum("b v i j, b v i -> b v j", extrinsics[..., :3], extrinsics[..., 3])
-    centre = centre[:, :, None, None]
+    centre = -jnp.einsum("... i j, ... i -> ... j", extrinsics[..., :3], extrinsics[..., 3])
+    centre = centre[:, :, None, None] if centre.ndim == 3 else centre[:, :, :, None]
     error = jax.random.uniform(
         keys["depth"], (b, v, 1, 1, 1), minval=-corruption.depth, maxval=corruption.depth
     )
@@ -142,10 +142,11 @@ def _gaps(rng, shape, rate):
 def _check(tracks, extrinsics, seen, t):
     lead = tracks.shape[:-1]
     fits = tracks.ndim == 5 and tracks.shape[-1] == 3 and t.shape == lead[:1]
-    fits = fits and extrinsics.shape == (*lead[:2], 3, 4)
+    fits = fits and extrinsics.shape in ((*lead[:2], 3, 4), (*lead[:3], 3, 4))
     if not fits or seen.shape not in (lead, (*lead[:2], lead[3])):
         raise ValueError(
-            "wanted tracks [b v n k 3], extrinsics [b v 3 4], seen [b v k] or [b v n k], t [b]; "
+            "wanted tracks [b v n k 3], extrinsics [b v 3 4] or [b v n 3 4], seen [b v k] or "
+            "[b v n k], t [b]; "
             f"got {tracks.shape}, {extrinsics.shape}, {seen.shape}, {t.shape}"
         )
     return lead

@@ -155,9 +155,10 @@ def warp_weights(
       anchor_valid: [k] bool; invalid anchors move nothing.
       scale: [2], metres.
       intrinsics: [3 3].
-      extrinsics: [3 4], world to camera.
+      extrinsics: [3 4], world to camera; of a camera that moves [n 3 4], the first counts.
     """
     sizes = einops.parse_shape(frame0, "h w c")
+    extrinsics = cameras.at_first(extrinsics, 0)
     depth, mask, known = matching.frame_depth(frame0, scale, settings=settings)
     grid = matching.pixel_grid(sizes["h"], sizes["w"])
     world = cameras.unproject(grid, depth, intrinsics, extrinsics)
@@ -214,7 +215,7 @@ def render(
       frame0: [h w 3] in [0, 1], frame 0 of a decoded pseudo video.
       anchors: [k 2], pixels of frame 0; anchor_valid: [k] bool.
       scale: [2], metres: the colours' depth range.
-      intrinsics: [3 3]; extrinsics: [3 4], world to camera.
+      intrinsics: [3 3]; extrinsics: [3 4], world to camera; of a camera that moves [n 3 4].
       warp: `warp_weights` of the same frame 0 and anchors, to save its cost when rendering again.
 
     Returns:
@@ -230,11 +231,11 @@ def render(
     own = einops.rearrange(own, "h w c -> (h w) c")
     pixel_size = jnp.mean(scale) / intrinsics[0, 0]  # metres at the surface
 
-    def paint(points):
+    def paint(points, pose):
         world = warp.rest
         for i in range(warp.anchor.shape[1]):
             world = world + warp.weight[:, i : i + 1] * points[warp.anchor[:, i]]
-        at, depth = cameras.project(world, intrinsics, extrinsics)
+        at, depth = cameras.project(world, intrinsics, pose)
         valid = warp.source & (depth > 1e-3)
         at = jnp.where(valid[:, None], at, -9.0)
         base = jnp.floor(at)
@@ -250,4 +251,6 @@ def render(
         colour = jnp.concatenate([own, code[:, None]], axis=-1)
         return _close(_zbuffer(cell[..., 0], cell[..., 1], keys, colour, (height, width)))
 
-    return jax.lax.map(paint, tracks, batch_size=settings.chunk)
+    if extrinsics.ndim == 2:
+        return jax.lax.map(lambda x: paint(x, extrinsics), tracks, batch_size=settings.chunk)
+    return jax.lax.map(lambda x: paint(*x), (tracks, extrinsics), batch_size=settings.chunk)

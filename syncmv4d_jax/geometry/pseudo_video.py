@@ -137,7 +137,7 @@ def decode(
       anchor_valid: [k] bool; invalid anchors come back with confidence 0.
       scale: [2], metres. Depth is linear in it, and carries its gradient.
       intrinsics: [3 3], pixels.
-      extrinsics: [3 4], world to camera, metres.
+      extrinsics: [3 4], world to camera, metres; of a camera that moves [n 3 4].
 
     Returns:
       Decoded. Finite for any input that is finite; a frame without foreground has confidence 0.

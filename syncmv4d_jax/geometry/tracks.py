@@ -26,14 +26,17 @@ def point_rays(
     """Returns the rays from each view's camera through its points.
 
     Args:
-      tracks: [b v n k 3] normalised.  extrinsics: [b v 3 4] world to camera, metres.
+      tracks: [b v n k 3] normalised.  extrinsics: [b v 3 4] world to camera, metres; [b v n 3 4]
+        of cameras that move.
       centre: [b 3] metres.  unit: metres.
 
     Returns:
       [b v n k 6] Pluecker coordinates in normalised units: unit direction, moment o x direction.
     """
-    origin = (cameras.camera_centre(extrinsics) - centre[:, None]) / unit
-    origin = jnp.broadcast_to(origin[:, :, None, None], tracks.shape)
+    eye = cameras.camera_centre(extrinsics)
+    origin = (eye - like(centre, eye)) / unit
+    origin = origin[:, :, None, None] if origin.ndim == 3 else origin[:, :, :, None]
+    origin = jnp.broadcast_to(origin, tracks.shape)
     ray = jnp.where(jnp.isfinite(tracks), tracks, 0.0) - origin
     ray = ray / jnp.maximum(jnp.linalg.norm(ray, axis=-1, keepdims=True), 1e-6)
     return jnp.concatenate([ray, jnp.cross(origin, ray)], axis=-1)

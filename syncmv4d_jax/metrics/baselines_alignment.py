@@ -56,17 +56,19 @@ def per_view(
 
     Args:
       coarse, confidence, window: as in `rigid`.
-      extrinsics: [v 3 4], world to camera, metres.
+      extrinsics: [v 3 4], world to camera, metres; [v n 3 4] of cameras that move, here and below.
 
     Raises:
       ValueError: as `rigid`.
     """
     coarse, confidence = _check(coarse, confidence)
-    if np.shape(extrinsics) != (len(coarse), 3, 4):
+    if np.shape(extrinsics) not in ((len(coarse), 3, 4), (*coarse.shape[:2], 3, 4)):
         raise ValueError(
-            f"extrinsics: wanted [v 3 4] for {len(coarse)} views, got {np.shape(extrinsics)}"
+            f"extrinsics: wanted [v 3 4] or [v n 3 4] for {coarse.shape[:2]} views and frames, got "
+            f"{np.shape(extrinsics)}"
         )
-    centre = cameras.camera_centre(np.asarray(extrinsics, np.float64))[:, None, None]
+    centre = cameras.camera_centre(np.asarray(extrinsics, np.float64))
+    centre = centre[:, None, None] if centre.ndim == 2 else centre[:, :, None]
     weight, aligned = confidence, coarse
     points = _mean(coarse, weight)[0]
     for _ in range(ROUNDS):
@@ -119,7 +121,8 @@ def onto_rays(
       intrinsics: [v 3 3]; extrinsics: [v 3 4], world to camera, metres.
     """
     pixels, points = np.asarray(pixels, np.float64), np.asarray(points, np.float64)
-    rotation, eye = extrinsics[:, :, :3], cameras.camera_centre(np.asarray(extrinsics, np.float64))
+    pose = cameras.at_first(np.asarray(extrinsics), 1)
+    rotation, eye = pose[:, :, :3], cameras.camera_centre(np.asarray(pose, np.float64))
     ray = cameras.bearings(pixels, np.asarray(intrinsics, np.float64))
     ray = np.einsum("vkc,vcd->vkd", ray, rotation)
     ray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)

@@ -41,7 +41,7 @@ def single(
       per_view: [v n k 3], predicted, metres, world frame.
       true: [n k 3], metres, world frame.
       visible: [v n k] bool.
-      extrinsics: [v 3 4], world to camera.
+      extrinsics: [v 3 4], world to camera; [v n 3 4] of cameras that move, here and below.
     """
     _check(per_view, true, visible)
     true = _truth(true, visible)
@@ -132,8 +132,9 @@ def rescale(per_view: np.ndarray, extrinsics: np.ndarray, factor: float) -> np.n
 
 
 def _centres(extrinsics: np.ndarray) -> np.ndarray:
-    """The cameras' centres [v 1 1 3], metres, world frame."""
-    return cameras.camera_centre(np.asarray(extrinsics, np.float64))[:, None, None]
+    """The cameras' centres [v 1 1 3], or [v n 1 3] of those that move; metres, world frame."""
+    found = cameras.camera_centre(np.asarray(extrinsics, np.float64))
+    return found[:, None, None] if found.ndim == 2 else found[:, :, None]
 
 
 def _truth(true: np.ndarray, visible: np.ndarray) -> np.ndarray:

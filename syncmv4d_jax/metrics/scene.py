@@ -183,7 +183,8 @@ def track_rows(
     """The rows' track metrics over n frames; without true points what needs none."""
     per_view, fused = sample["tracks_per_view"][:, :n], sample["tracks"][:n]
     cloud = np.asarray(truth["tracks"][:n])
-    pose = cameras.static(truth["extrinsics"], where="track metrics")
+    pose = cameras.poses(np.asarray(truth["extrinsics"]))
+    pose = pose[:, :n] if pose.ndim == 4 else pose
     copies = {
         "model": (per_view, fused),
         "time_mean": (baselines.time_mean(per_view), baselines.time_mean(fused[None])[0]),
@@ -269,7 +270,8 @@ def point_scores(fused: np.ndarray, points: Mapping[str, Any], n: int) -> dict[s
 def view_scores(
     per_view: np.ndarray, points: Mapping[str, Any], pose: np.ndarray, n: int
 ) -> dict[str, float | None]:
-    """Relative errors of tracks_per_view [v n k 3], metres, world frame; pose [v 3 4].
+    """Relative errors of tracks_per_view [v n k 3], metres, world frame; pose [v 3 4], or
+    [v n 3 4] of cameras that move.
 
     Of what a view sees at a frame, of points that count (`seen_first`).
     """

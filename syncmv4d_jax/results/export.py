@@ -143,15 +143,20 @@ def rerun(
 def _rerun_cameras(rr: Any, stream: Any, source: Path, sample: Mapping[str, Any]) -> None:
     height, width = sample["video"].shape[2:4]
     for v, pose in enumerate(sample.get("extrinsics", ())):
-        rotation, shift = np.asarray(pose)[:, :3], np.asarray(pose)[:, 3]
+        every = np.asarray(pose).reshape(-1, 3, 4)
         lens = rr.Pinhole(
             image_from_camera=sample["intrinsics"][v],
             resolution=[width, height],
             camera_xyz=rr.ViewCoordinates.RDF,
             image_plane_distance=0.2,
         )
-        place = rr.Transform3D(translation=-rotation.T @ shift, mat3x3=rotation.T)
-        stream.log(f"world/view_{v + 1}", place, static=True)
+        for n, x in enumerate(every):
+            turn, fps = x[:, :3].T, samples.fps(sample)
+            if len(every) > 1:  # it moves
+                stream.set_time("frame", sequence=n)
+                stream.set_time("time", duration=n / fps)
+            place = rr.Transform3D(translation=-turn @ x[:, 3], mat3x3=turn)
+            stream.log(f"world/view_{v + 1}", place, static=len(every) == 1)
         stream.log(f"world/view_{v + 1}/image", lens, static=True)
     for v in range(len(sample["video"])):
         clip = rr.AssetVideo(path=source / f"view_{v}.mp4")

@@ -17,6 +17,7 @@ from typing import Any
 
 import einops
 import numpy as np
+from scipy.spatial import transform
 
 from syncmv4d_jax import disk
 from syncmv4d_jax.results import clouds as point_clouds
@@ -76,7 +77,8 @@ def write(
         where it was last seen, one that never is finite is left out.
       colours: [k 3] uint8 sRGB.
       fps: frames a second.
-      cameras: intrinsics [v 3 3] pixels, extrinsics [v 3 4] world to camera, size (h, w); or None.
+      cameras: intrinsics [v 3 3] pixels, extrinsics [v 3 4] world to camera, [v n 3 4] of cameras
+        that move, size (h, w); or None.
       radius: of a drawn point, metres.
 
     Raises:
@@ -98,7 +100,16 @@ def write(
     if cameras is not None:
         content["cameras"] = [_camera(k, cameras["size"]) for k in cameras["intrinsics"]]
         rig = zip(cameras["intrinsics"], cameras["extrinsics"], strict=True)
-        nodes += [_camera_node(v, k, pose, cameras["size"]) for v, (k, pose) in enumerate(rig)]
+        for v, (k, pose) in enumerate(rig):
+            every = [
+                _place(k, x, cameras["size"]) for x in (pose if np.ndim(pose) == 3 else [pose])
+            ]
+            node: dict[str, Any] = {"name": f"view_{v + 1}", "camera": v}
+            if len(every) > 1:
+                node |= _moving(buffer, every, fps, len(nodes), channels, samplers)
+            else:
+                node["matrix"] = every[0].T.reshape(-1).tolist()
+            nodes.append(node)
     nodes[0]["children"] = list(range(1, len(nodes)))
     content |= {"nodes": nodes, "scenes": [{"nodes": [0]}]}
     if channels:
@@ -171,10 +182,29 @@ def _camera(intrinsics: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
     return {"type": "perspective", "perspective": lens}
 
 
-def _camera_node(
-    view: int, intrinsics: np.ndarray, pose: np.ndarray, size: tuple[int, int]
+def _moving(
+    buffer: _Buffer,
+    places: list[np.ndarray],
+    fps: float,
+    node: int,
+    channels: list[dict[str, Any]],
+    samplers: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Camera to world as a column-major matrix, turned to look through the image's middle."""
+    """Where a camera is at the first of its places [4 4]; adds its way to the animation."""
+    turns = transform.Rotation.from_matrix(np.stack([x[:3, :3] for x in places])).as_quat()
+    for n in range(1, len(turns)):  # of q and -q the one on the way
+        turns[n] *= 1.0 if turns[n] @ turns[n - 1] >= 0 else -1.0
+    shifts = np.stack([x[:3, 3] for x in places])
+    times = buffer.add((np.arange(len(places)) / fps).astype("<f4"), "SCALAR", FLOAT, bounds=True)
+    for path, kind, values in (("rotation", "VEC4", turns), ("translation", "VEC3", shifts)):
+        channels.append({"sampler": len(samplers), "target": {"node": node, "path": path}})
+        output = buffer.add(values.astype("<f4"), kind, FLOAT)
+        samplers.append({"input": times, "output": output, "interpolation": "LINEAR"})
+    return {"rotation": turns[0].tolist(), "translation": shifts[0].tolist()}
+
+
+def _place(intrinsics: np.ndarray, pose: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Camera to world [4 4], turned to look through the image's middle."""
     pose = np.asarray(pose, np.float64)
     middle, upper, lower = _rays(intrinsics, size)
     down = lower - upper
@@ -184,7 +214,7 @@ def _camera_node(
     matrix = np.eye(4)
     matrix[:3, :3] = pose[:, :3].T @ axes
     matrix[:3, 3] = -pose[:, :3].T @ pose[:, 3]
-    return {"name": f"view_{view + 1}", "camera": view, "matrix": matrix.T.reshape(-1).tolist()}
+    return matrix
 
 
 def _save(path: Path, content: dict[str, Any], buffer: _Buffer) -> None:

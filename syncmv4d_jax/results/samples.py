@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 # Key of a sample -> prefix of its files. render, holes: points drawn along a camera path, and
 # where they cover nothing (white), beside the video that was made of them.
 CLIPS = {"video": "view", "motion": "motion", "render": "render", "holes": "holes"}
-CAMERAS = ("intrinsics", "extrinsics")  # [v 3 3] pixels, [v 3 4] world to camera
+# [v 3 3] pixels; [v 3 4] world to camera, [v n 3 4] where a camera moves
+CAMERAS = ("intrinsics", "extrinsics")
 GIVEN = (  # by a task that makes points
     "tracks_per_view",  # [v n k 3] metres: each view's own copy
     "confidence",  # [v n k] 0..1
@@ -91,7 +92,7 @@ def write(
             raise ValueError(f"{path}: {key} {values.shape} has values that are not finite")
     arrays = {key: inputs[key] for key in CAMERAS if key in inputs} | points(result)
     if "extrinsics" in arrays:
-        arrays["extrinsics"] = cameras.static(arrays["extrinsics"], where=f"sample {path}")
+        arrays["extrinsics"] = cameras.poses(arrays["extrinsics"])
     if "scale" in result:
         arrays["scale"] = result["scale"]
     arrays |= {key: result[key] for key in (*DENSE, *PATH) if key in result}

@@ -76,7 +76,7 @@ def grid(
 
     Args:
       sample: video [v n h w 3] uint8 and, where there are, tracks [n k 3] or tracks_per_view
-        [v n k 3] metres with intrinsics [v 3 3] and extrinsics [v 3 4].
+        [v n k 3] metres with intrinsics [v 3 3] and extrinsics [v 3 4], or [v n 3 4].
       truth: the same of the ground truth, drawn in a line under each view; None for none.
       frames: columns, first to last frame.
       height: of one tile, pixels.

@@ -49,7 +49,7 @@ CAMERA = """    def Camera "view_{number}"
         float horizontalApertureOffset = {right:.6g}
         float verticalAperture = {height:.6g}
         float verticalApertureOffset = {up:.6g}
-        matrix4d xformOp:transform = {matrix}
+        matrix4d xformOp:transform{matrix}
         uniform token[] xformOpOrder = ["xformOp:transform"]
     }}
 """
@@ -91,20 +91,31 @@ def _tuples(rows: np.ndarray) -> str:
 
 
 def _lens(intrinsics: np.ndarray, pose: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
-    """Focal length, apertures and their offsets, and camera to world as rows of row vectors."""
+    """Focal length, apertures and their offsets, and where the camera is, at every frame if it
+    moves (pose [n 3 4])."""
     height, width = size
-    k, pose = np.asarray(intrinsics, np.float64), np.asarray(pose, np.float64)
+    k = np.asarray(intrinsics, np.float64)
     step = APERTURE / width  # a pixel on the film
     tall = step * height * k[0, 0] / k[1, 1]
-    matrix = np.eye(4)
-    matrix[:3, :3] = pose[:, :3].T @ np.diag([1.0, -1.0, -1.0])
-    matrix[:3, 3] = -pose[:, :3].T @ pose[:, 3]
-    rows = ", ".join("(" + ", ".join(f"{x:.9g}" for x in row) + ")" for row in matrix.T)
+    if np.ndim(pose) == 2:
+        place = f" = {_matrix(pose)}"
+    else:  # it moves
+        rows = ",\n".join(f"            {n}: {_matrix(x)}" for n, x in enumerate(pose))
+        place = f".timeSamples = {{\n{rows}\n        }}"
     return {
         "focal": k[0, 0] * step,
         "width": APERTURE,
         "height": tall,
         "right": (width / 2 - 0.5 - k[0, 2]) * step,
         "up": (k[1, 2] + 0.5 - height / 2) * tall / height,
-        "matrix": f"( {rows} )",
+        "matrix": place,
     }
+
+
+def _matrix(pose: np.ndarray) -> str:
+    """Camera to world, rows of row vectors, of a pose [3 4]."""
+    pose, matrix = np.asarray(pose, np.float64), np.eye(4)
+    matrix[:3, :3] = pose[:, :3].T @ np.diag([1.0, -1.0, -1.0])
+    matrix[:3, 3] = -pose[:, :3].T @ pose[:, 3]
+    rows = ", ".join("(" + ", ".join(f"{x:.9g}" for x in row) + ")" for row in matrix.T)
+    return f"( {rows} )"

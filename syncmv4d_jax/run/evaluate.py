@@ -323,7 +323,7 @@ def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, An
         if key in truth:
             shown[f"true_{key}"] = np.asarray(truth[key])
     if "true_extrinsics" in shown:
-        shown["true_extrinsics"] = cameras.static(shown["true_extrinsics"], where="the report")
+        shown["true_extrinsics"] = cameras.poses(shown["true_extrinsics"])
     points = truths.points(sample, truth, name) if "tracks" in truth else None
     if points is not None:
         known = np.isfinite(points["tracks"]).all((0, 2))

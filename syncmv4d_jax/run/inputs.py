@@ -191,10 +191,15 @@ def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:
         if not (Path(path) / "cameras.json").is_file():
             return {"images": user.read_alone(path, views=count, size=size)} | order
     views = user.read(path, views=count, size=size)
+    if views.extrinsics.shape[1] not in (1, frames):
+        raise ValueError(
+            f"{path}/cameras.json: cameras move for {views.extrinsics.shape[1]} frames, a sample "
+            f"has {frames}: wanted a pose a frame"
+        )
     return {
         "images": views.images,
         "intrinsics": views.intrinsics,
-        "extrinsics": views.extrinsics[:, None],
+        "extrinsics": views.extrinsics,
     } | order
 
 

@@ -63,7 +63,7 @@ class Pictures:
         shown = {k: shown[k] for k in ("video", "tracks_per_view") if k in shown}
         rig: dict[str, Any] = {k: example[k] for k in ("intrinsics", "extrinsics") if k in example}
         if "extrinsics" in rig:
-            rig["extrinsics"] = cameras.static(rig["extrinsics"], where="pictures")
+            rig["extrinsics"] = cameras.poses(rig["extrinsics"])
         made = {**shown, "video": samples.to_uint8(shown["video"]), **rig}
         return sheet.grid(made, {"video": example["video"], **rig})
 

@@ -98,15 +98,11 @@ def follow(
       tracks [n k 3], NaN where the pixel shows nothing that is tracked; visibility [v n k];
       anchor_valid [v k].
     """
-    rig = (
-        np.asarray(truth["intrinsics"], np.float64),
-        cameras.static(
-            np.asarray(truth["extrinsics"], np.float64), where="the truth of query pixels"
-        ),
-    )
+    poses = cameras.poses(np.asarray(truth["extrinsics"], np.float64))
+    rig = np.asarray(truth["intrinsics"], np.float64), poses
     asked, pixels = _asked(sample), sample["anchors"]
     tracks = np.full((found[0].frames, len(asked), 3), np.nan, np.float32)
-    for view, camera in enumerate(zip(*rig, strict=True)):
+    for view, camera in enumerate(zip(rig[0], cameras.at_first(poses, 1), strict=True)):
         here = np.flatnonzero(asked == view)
         if here.size:
             met, tracked = surfaces.tracks(found, pixels[view, here], *camera)
@@ -134,7 +130,8 @@ def _seen(found, tracks, rig, size) -> np.ndarray:
     for n in range(len(tracks) if known.size else 0):
         scene = raycast.Scene([(surface.at(n), surface.faces) for surface in found])
         points = tracks[n, known].astype(np.float64)
-        for view, (intrinsics, extrinsics) in enumerate(zip(*rig, strict=True)):
+        now = rig[1] if rig[1].ndim == 3 else rig[1][:, n]
+        for view, (intrinsics, extrinsics) in enumerate(zip(rig[0], now, strict=True)):
             pixels, depth = cameras.project(points, intrinsics, extrinsics)
             inside = ((pixels >= -0.5) & (pixels < limit)).all(-1) & (depth > 0)
             hits = scene.cast_pixels(pixels, intrinsics, extrinsics)

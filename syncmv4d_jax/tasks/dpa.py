@@ -261,7 +261,7 @@ class DPA(base.Grown):
 
     def _scene(self, batch):
         views = batch["extrinsics"].shape[1]
-        extrinsics = cameras.static(batch["extrinsics"], where="the aligner")
+        extrinsics = cameras.poses(batch["extrinsics"])
         seen = batch["visibility"] & batch["anchor_valid"][:, :, None]
         frames = einops.rearrange(batch["frame_valid"], "b n -> b 1 n 1")
         depth = jnp.mean(batch["scale"][:, 0], axis=-1) if views == 1 else None
@@ -271,7 +271,7 @@ class DPA(base.Grown):
             "seen": seen & frames,
             "valid": jnp.broadcast_to(frames, seen.shape),
             "centre": cameras.scene_centre(
-                batch["intrinsics"], extrinsics, self.options.size, depth=depth
+                batch["intrinsics"], cameras.at_first(extrinsics, 2), self.options.size, depth=depth
             ),
         }
 

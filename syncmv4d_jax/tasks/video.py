@@ -115,6 +115,11 @@ def null_text(batch: Mapping[str, Any], reason: str) -> tuple[Array, Array]:
     return text, lengths
 
 
+def drops(rng: Array, rows: int, *, share: float) -> Array:
+    """[b] bool: which of a batch's samples lose their conditions; `drop_text` draws the same."""
+    return jax.random.uniform(rng, (rows,)) < share
+
+
 def drop_text(batch: Mapping[str, Any], rng: Array, *, share: float) -> tuple[Array, Array]:
     """Returns text [b l d] and lengths [b] of a batch, null text in a share of its samples.
 
@@ -126,7 +131,7 @@ def drop_text(batch: Mapping[str, Any], rng: Array, *, share: float) -> tuple[Ar
         return text, lengths
     null, null_lengths = null_text(batch, f"task.text_drop={share}")
     count = max(text.shape[1], null.shape[1])
-    drop = jax.random.uniform(rng, lengths.shape) < share
+    drop = drops(rng, len(lengths), share=share)
     text = jnp.where(drop[:, None, None], rows(null, count), rows(text, count))
     return text, jnp.where(drop, null_lengths, lengths)
 

@@ -30,7 +30,7 @@ def test_modes_by_shape(name):
             base.serves(task, base.Sampled, "mode=sample")
         return
     frames, (height, width), views = task.clip
-    sizes = dict(b=1, v=views, n=frames, h=height, w=width, l=6, l0=2, k=32)
+    sizes = dict(b=1, v=views, n=frames, h=height, w=width, l=6, l0=2, k=32, a=2)
     sizes["d"] = task.embedded().text[0]
     wanted = (*schema.CONDITIONS, *schema.CONTROLS) if name == "hvg3d" else schema.CONDITIONS
     inputs = base.shapes(wanted, **sizes, p=task.embedded().cloud)

@@ -93,8 +93,20 @@ def write_video(path, frames, fps=30, pixels="yuv444p"):
         container.mux(stream.encode())
 
 
-def write(root, name="seq0", *, frames=18, tool="spoon", action="stir", views=6):
-    """Writes one recording of `frames` at 30 fps; returns its folder."""
+def way(pose, frames):
+    """[n 3 4]: the camera comes nearer, goes aside and turns about its axis."""
+    result = np.empty((frames, 3, 4))
+    for n in range(frames):
+        angle = 0.15 * n / frames
+        turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0],
+                         [0, 0, 1]])  # fmt: skip
+        result[n] = turn @ pose
+        result[n, :, 3] += np.array([0.03, -0.01, -0.15]) * n / frames
+    return result
+
+
+def write(root, name="seq0", *, frames=18, tool="spoon", action="stir", views=6, moving=()):
+    """Writes one recording of `frames` at 30 fps, cameras of `moving` move; returns its folder."""
     folder = root / name
     (folder / "surfaces").mkdir(parents=True)
     description = {"fps": 30, "action": action, "tool": tool, "target": "bowl"}
@@ -105,11 +117,12 @@ def write(root, name="seq0", *, frames=18, tool="spoon", action="stir", views=6)
             folder / "surfaces" / surface, vertices=vertices, faces=faces, poses=motion[surface]
         )
     names = sorted(shapes)
-    for camera, (intrinsics, extrinsics) in rig(views).items():
+    for camera, (intrinsics, pose) in rig(views).items():
+        every = way(pose, frames) if camera in moving else pose[None]
         calibration[camera] = {
             "K": intrinsics.ravel().tolist(),
-            "R": extrinsics[:, :3].ravel().tolist(),
-            "T": extrinsics[:, 3].tolist(),
+            "R": every[:, :, :3].reshape(len(every), 9).squeeze().tolist(),
+            "T": every[:, :, 3].squeeze().tolist(),
             "imgSize": [SIZE[1], SIZE[0]],
         }
         images = []
@@ -118,7 +131,7 @@ def write(root, name="seq0", *, frames=18, tool="spoon", action="stir", views=6)
                 (shapes[s][0] @ motion[s][n, :3, :3].T + motion[s][n, :3, 3], shapes[s][1])
                 for s in names
             ]
-            images.append(draw(posed, intrinsics, extrinsics))
+            images.append(draw(posed, intrinsics, every[n % len(every)]))
         write_video(folder / f"{camera}.mp4", images)
     (folder / "cameras.json").write_text(json.dumps(calibration))
     return folder

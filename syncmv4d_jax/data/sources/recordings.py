@@ -1,14 +1,15 @@
 """Where recordings come from: TACO, or a plain folder that any other data set can be written to.
 
-`prepare` needs of a recording what `Recording` says: calibrated static cameras with a video each,
-and the surfaces that are tracked, at every frame. A `Source` names a recording and opens it inside
+`prepare` needs of a recording what `Recording` says: calibrated cameras with a video each, and the
+surfaces that are tracked, at every frame. A `Source` names a recording and opens it inside
 the worker that prepares it. The plain layout, for recordings of HOT3D, ARCTIC or HOI4D kind:
 
     <root>/<sequence>/recording.json    {"fps": 30, "action": "...", "tool": "...", "target": "..."}
                                         and, where wanted, "text": prompt, "occluders": [names],
                                         "labels": {surface: one of surfaces.LABELS}, "provenance":
                                         "real" or "sim"
-    <root>/<sequence>/cameras.json      TACO's calibration form: {camera: {K, R, T, imgSize}}
+    <root>/<sequence>/cameras.json      TACO's calibration form: {camera: {K, R, T, imgSize}}; of
+                                        a camera that moves R [n 9] and T [n 3]
     <root>/<sequence>/<camera>.mp4      frame n of the video is frame n of the surfaces; or, of a
                                         motion that nobody filmed, <camera>.png: the picture that it
                                         begins with
@@ -232,6 +233,12 @@ def read_folder(folder: Path) -> Folder:
     found = taco.read_surfaces(paths, occluders=text["occluders"], where=folder.name)
     named = text["labels"]
     found = tuple(dataclasses.replace(s, label=named.get(s.name, "")) for s in found)
+    for name, camera in cameras.items():
+        if camera.path is not None and len(camera.path) != found[0].frames:
+            raise taco.BadSequence(
+                f"{folder}/cameras.json: camera {name!r} moves for {len(camera.path)} frames, the "
+                f"surfaces for {found[0].frames}: wanted a pose a frame"
+            )
     return Folder(
         folder,
         folder.name,

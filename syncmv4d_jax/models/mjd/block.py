@@ -17,9 +17,10 @@ from syncmv4d_jax.models.wan import block as dit_block
 class Conditions(NamedTuple):
     """What every block reads beside the tokens and the text.
 
-    video_time: [b 2 6 d] projections at t = 0 and t.   motion_time: [b 1 6 d] at t.
+    video_time: [b 2 6 d] projections at t = 0 and t.   motion_time: [b 1 6 d] at t. With actions
+    of each latent frame both are [b f 6 d].
     intra_rotation: tables [s d_head/2].                inter_rotation: tables [(b f) s d_head/2].
-    cameras: [(b v) 1 12] or None.
+    cameras: [(b v) 1 12], or of each token [(b v) s 12 or 6], or None.
     """
 
     video_time: jax.Array
@@ -41,8 +42,9 @@ class MJDBlock(dit_block.Block):
             self.inter_view_attn = dit_block.Attention(config, rngs=rngs)
             self.inter_view_modulation = nnx.Param(jnp.zeros((1, 3, d), jnp.float32))
             if config.camera_embedding:
+                numbers = mjd_config.CAMERA_FORMS[config.camera_form]
                 self.camera_embedding = layers.Linear(
-                    12, d, kernel_init=layers.ZEROS_INIT, rngs=rngs
+                    numbers, d, kernel_init=layers.ZEROS_INIT, rngs=rngs
                 )
         if config.joint_motion:
             self.motion_modulation = nnx.Param(jnp.zeros((1, 9, d), jnp.float32))
@@ -88,7 +90,7 @@ class MJDBlock(dit_block.Block):
             time = conditions.motion_time
             time = jnp.concatenate([time, time[:, :, :3]], 2)
             motion = self.motion_modulation[...][None] + time
-            extra = self.scale_modulation[...][None] + time
+            extra = self.scale_modulation[...][None] + time[:, :1]
 
         def pick(table: jax.Array | None, i: int) -> jax.Array | None:
             return None if table is None else table[:, :, i]

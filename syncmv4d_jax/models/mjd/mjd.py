@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 
 from syncmv4d_jax.models.mjd import block as mjd_block
+from syncmv4d_jax.models.mjd import conditions
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import tokens as token_layout
 from syncmv4d_jax.models.nn import layers, protocol, rope
@@ -43,7 +44,10 @@ class Inputs(NamedTuple):
     t: [b] in 0..1000.
     feedback: [b v f h w c] latents of the refined motion (zeros: none yet), or None.
     view_index: [b v] int, the time slot of inter-view rope; None: 0..v-1.
-    extrinsics: [b v 3 4], needed with camera_embedding only.
+    extrinsics: [b v 3 4], or of cameras that move [b v n 3 4], n = 4 (f - 1) + 1; needed with
+      camera_embedding only.
+    intrinsics: [b v 3 3] of an image with a pixel a token, needed for its rays only.
+    actions: [b n a], needed with actions only.  acts: [b] bool, whether they count; None: they do.
     """
 
     latents: jax.Array
@@ -52,6 +56,9 @@ class Inputs(NamedTuple):
     feedback: jax.Array | None = None
     view_index: jax.Array | None = None
     extrinsics: jax.Array | None = None
+    intrinsics: jax.Array | None = None
+    actions: jax.Array | None = None
+    acts: jax.Array | None = None
 
 
 class Text(NamedTuple):
@@ -61,17 +68,25 @@ class Text(NamedTuple):
     lengths: jax.Array | None = None
 
 
+class Times(NamedTuple):
+    """Embeddings of time. video: [b 2 d] of t = 0 and t; motion: [b 1 d] of t; with actions both
+    are [b f d], those of each latent frame."""
+
+    video: jax.Array
+    motion: jax.Array
+
+
 class Tokens(NamedTuple):
     """Embedded inputs: x [(b v) s d], and what blocks and heads read beside it.
 
-    text: [b l d] embedded, or keys of all blocks; time: [b 2 d] embeddings of t = 0 and t.
+    text: [b l d] embedded, or keys of all blocks.
     """
 
     x: jax.Array
     text: jax.Array | dit_block.Keys
     conditions: mjd_block.Conditions
     layout: token_layout.Layout
-    time: jax.Array
+    time: Times
 
 
 class Output(NamedTuple):
@@ -93,6 +108,8 @@ class MJD(dit.DiT):
 
     def __init__(self, config: mjd_config.MJDConfig, *, rngs: nnx.Rngs):
         super().__init__(config, mjd_block.MJDBlock, rngs=rngs)
+        if config.actions:
+            self.action_embedding = conditions.ActionEmbedding(config, rngs=rngs)
         if not config.joint_motion:
             return
         d, patch = config.dim, config.patch_size * config.in_channels
@@ -144,16 +161,25 @@ class MJD(dit.DiT):
         more = placement.tokens(x.shape[1]) - x.shape[1]
         x, layout = jnp.pad(x, ((0, 0), (0, more), (0, 0))), layout._replace(pad=more)
         video_e = self.time_embedding(jnp.stack([jnp.zeros_like(t), t], 1).astype(jnp.float32))
+        motion_e = video_e[:, 1:]
+        if config.actions:
+            assert inputs.actions is not None  # `_check`
+            video_e, motion_e = self.action_embedding(video_e, inputs.actions, inputs.acts)
         motion_time = None
         if config.joint_motion:
-            motion_time = self.motion_time_projection(video_e[:, 1:])
+            motion_time = self.motion_time_projection(motion_e)
         view_index = inputs.view_index
         if view_index is None:
             view_index = einops.repeat(jnp.arange(layout.views), "v -> b v", b=len(t))
         cameras = None
         if config.camera_embedding:
-            cameras = einops.rearrange(inputs.extrinsics, "b v i j -> (b v) 1 (i j)")
-        conditions = mjd_block.Conditions(
+            assert inputs.extrinsics is not None  # `_check`
+            cameras = conditions.cameras(
+                inputs.extrinsics, inputs.intrinsics, layout, form=config.camera_form
+            )
+            if cameras.shape[1] > 1:
+                cameras = placement.constrain(cameras, self.token_axes)
+        given = mjd_block.Conditions(
             self.time_projection(video_e),
             motion_time,
             self._intra_rotation(layout),
@@ -162,7 +188,7 @@ class MJD(dit.DiT):
         )
         known = text if isinstance(text, dit_block.Keys) else self.text_embedding(*text)
         x = placement.constrain(x, self.token_axes)
-        return Tokens(x, known, conditions, layout, video_e)
+        return Tokens(x, known, given, layout, Times(video_e, motion_e))
 
     def run(self, tokens: Tokens, *, placement: protocol.Placement = protocol.LOCAL) -> jax.Array:
         """Runs the blocks: x [(b v) s d] -> the same. Reuse of a step goes around this."""
@@ -183,7 +209,7 @@ class MJD(dit.DiT):
         self, x: jax.Array, tokens: Tokens, *, placement: protocol.Placement = protocol.LOCAL
     ) -> Output:
         """Reads the velocities and the scale off x [(b v) s d], made of `tokens` by the blocks."""
-        e, layout = tokens.time, tokens.layout
+        e, layout = tokens.time.video, tokens.layout
         first, last = layout.extra, layout.extra + layout.dense
         whole = lambda x: placement.constrain(x, "(b v) any d")  # noqa: E731
         x = whole(x)
@@ -196,7 +222,9 @@ class MJD(dit.DiT):
         velocity = latents(whole(placement.replicate(self.head)(whole(x[:, first:last]), dense)))
         if not self.config.joint_motion:
             return Output(velocity, None, None)
-        t = einops.repeat(e[:, 1:], "b one d -> (b v) one d", v=layout.views)
+        t = einops.repeat(tokens.time.motion, "b f d -> (b v) f d", v=layout.views)
+        if t.shape[1] > 1:
+            t = einops.repeat(t, "b f d -> b (f p) d", p=layout.dense // layout.grid[0])
         motion = whole(x[:, last : last + layout.dense])
         motion = latents(whole(placement.replicate(self.motion_head)(motion, t)))
         scale = x[:, : mjd_config.SCALE_TOKENS].astype(jnp.float32)
@@ -271,4 +299,12 @@ class MJD(dit.DiT):
                 f"mjd: wanted motion latents like the video's {latents.shape}, got {motion.shape}"
             )
         if self.config.camera_embedding and inputs.extrinsics is None:
-            raise ValueError("mjd: camera_embedding needs extrinsics [b v 3 4]")
+            raise ValueError("mjd: camera_embedding needs extrinsics [b v 3 4] or [b v n 3 4]")
+        rays = self.config.camera_embedding and self.config.camera_form == "rays"
+        if rays and inputs.intrinsics is None:
+            raise ValueError("mjd: rays of cameras need intrinsics [b v 3 3]")
+        if self.config.actions:
+            wanted = (latents.shape[0], 4 * (latents.shape[2] - 1) + 1, self.config.actions)
+            got = None if inputs.actions is None else inputs.actions.shape
+            if got != wanted:
+                raise ValueError(f"mjd: wanted actions [b n a] {wanted}, got {got}")

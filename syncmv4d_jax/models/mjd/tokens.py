@@ -34,15 +34,22 @@ class Layout(NamedTuple):
         return self.extra + self.modalities * self.dense + self.pad
 
     def spread(self, video: jax.Array, motion: jax.Array | None, extra: jax.Array | None):
-        """video: [b 2 d] (t = 0, t); motion, extra: [b 1 d] -> [(b v) s d]."""
+        """video: [b 2 d] (t = 0, t), motion: [b 1 d], or both [b f d]; extra: [b 1 d]
+        -> [(b v) s d]."""
         first = self.grid[1] * self.grid[2]
-        parts = [] if extra is None else [(extra, self.extra)]
-        parts += [(video[:, :1], first), (video[:, 1:], self.dense - first)]
+        parts: list[tuple[jax.Array, int | list[int]]] = []
+        parts += [] if extra is None else [(extra, self.extra)]
+        if video.shape[1] == 2:
+            parts += [(video[:, :1], first), (video[:, 1:], self.dense - first)]
+        else:
+            parts.append((video, [first] * self.grid[0]))
         if motion is not None:
-            parts.append((motion, self.dense))
-        parts.append((video[:, 1:], self.pad))
+            own = self.dense if motion.shape[1] == 1 else [first] * self.grid[0]
+            parts.append((motion, own))
+        parts.append((video[:, 1:2], self.pad))
         vectors, lengths = zip(*parts, strict=True)
-        return _spread(jnp.concatenate(vectors, 1), lengths, self.views)
+        each = [n for own in lengths for n in (own if isinstance(own, list) else [own])]
+        return _spread(jnp.concatenate(vectors, 1), tuple(each), self.views)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -1,6 +1,7 @@
 """Tracks and cameras as compact arrays for the report's 3D view."""
 
 import base64
+import functools
 from typing import Any
 
 import numpy as np
@@ -39,14 +40,15 @@ def scene(
     Args:
       tracks, true_tracks: [n k 3], metres, world frame, or None.
       intrinsics: [v 3 3], pixels of an image of `size` (height, width).
-      extrinsics: [v 3 4], world to camera.
+      extrinsics: [v 3 4], world to camera; [v n 3 4] of cameras that move.
       per_view: [v n k 3], each view's own copy of `tracks`, or None.
 
     Returns:
       None without any track. Otherwise centre (metres), unit (metres a step), radius (metres),
       frames, points, generated, true and views (see `pack`; views has every `each`-th of the
       points), cameras (eye and four corners each, for drawing), and for projecting intrinsics,
-      extrinsics and size.
+      extrinsics and size. Of cameras that move these are frame 0's, and `poses` and `moving` are
+      the extrinsics and the cameras of every frame.
     """
     there = [np.asarray(x) for x in (true_tracks, tracks) if x is not None]
     if not there or not np.isfinite(there[0]).all(-1).any():
@@ -56,13 +58,19 @@ def scene(
     unit = radius / 8000
     limit = min(POINTS, max(PLACES // len(reference), 32))
     keep = {count: clouds.chosen(count, limit) for count in {x.shape[1] for x in there}}
-    packed = {
+    packed: dict[str, Any] = {
         name: pack(x[:, keep[x.shape[1]]], centre, unit)
         for name, x in (("generated", tracks), ("true", true_tracks))
         if x is not None
     }
     if per_view is not None and tracks is not None and per_view.shape[1:] == tracks.shape:
         packed["views"] = pack(per_view[:, :, keep[tracks.shape[1]][::EACH]], centre, unit)
+    poses = np.asarray(extrinsics, np.float64)
+    shape = functools.partial(frusta, intrinsics, size=size, depth=0.25 * radius, centre=centre)
+    if poses.ndim == 4:
+        every = np.moveaxis(poses, 1, 0)
+        packed |= {"poses": every.tolist(), "moving": [shape(pose) for pose in every]}
+        poses = poses[:, 0]
     return packed | {
         "centre": centre.tolist(),
         "unit": unit,
@@ -70,9 +78,9 @@ def scene(
         "frames": len(reference),
         "each": EACH,
         "intrinsics": np.asarray(intrinsics, np.float64).tolist(),
-        "extrinsics": np.asarray(extrinsics, np.float64).tolist(),
+        "extrinsics": poses.tolist(),
         "size": [int(x) for x in size],
-        "cameras": frusta(intrinsics, extrinsics, size, depth=0.25 * radius, centre=centre),
+        "cameras": shape(poses),
     }
 
 
@@ -89,7 +97,7 @@ def depths(tracks: np.ndarray, extrinsics: np.ndarray) -> list[list[list[float] 
 
     Args:
       tracks: [n k 3] of all views, or [v n k 3], metres, world frame.
-      extrinsics: [v 3 4], world to camera.
+      extrinsics: [v 3 4], world to camera; [v n 3 4] of cameras that move.
 
     Returns:
       [v][n] lists of three; None where no point is finite.

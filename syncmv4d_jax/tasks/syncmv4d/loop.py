@@ -59,17 +59,18 @@ class Loop:
         """Returns what the loop's functions read of a batch (or of sampling inputs).
 
         `mask` [b v h w] bool, where there is one, is the foreground of the reference images.
+        `extrinsics` are [b v 3 4] where all cameras stand still, else [b v n 3 4].
         """
         context = {key: batch.get(key) for key in (*schema.CONDITIONS, "mask")}
         if context["extrinsics"] is not None:
-            context["extrinsics"] = cameras.static(context["extrinsics"], where="the loop")
+            context["extrinsics"] = cameras.poses(context["extrinsics"])
         if self.settings.joint_motion:
             context["centre"] = self._centre(context)
         return context
 
     def _centre(self, context: Context) -> Array:
         """[b 3] metres; [b v 3] without multi_view, each view's from its own camera (A16)."""
-        intrinsics, extrinsics = context["intrinsics"], context["extrinsics"]
+        intrinsics, extrinsics = context["intrinsics"], cameras.at_first(context["extrinsics"], 2)
         size = self.options.size
         if self.mjd_config.multi_view and self.options.views > 1:
             return cameras.scene_centre(intrinsics, extrinsics, size)
@@ -127,9 +128,14 @@ class Loop:
     ) -> cycle.Velocities:
         """See `cycle.Denoise`; before it what `functions` binds."""
         scales = (guidance,) * (guidance != 1.0 and context["null_text"] is not None)
-        views = context["view_index"], context["extrinsics"]
-        inputs = video.branch(mjd.Inputs(latents, motion_t, t, feedback, *views), 1 + len(scales))
+        views = context["view_index"], context["extrinsics"], self._token_cameras(context)
+        actions = (context["actions"], context.get("acts")) if self.mjd_config.actions else ()
+        given = mjd.Inputs(latents, motion_t, t, feedback, *views, *actions)
+        inputs = video.branch(given, 1 + len(scales))
         inputs = inputs._replace(t=inputs.t * flow.TRAIN_STEPS)
+        if actions and scales:  # guidance is away from a robot that does nothing, too
+            rows = len(inputs.t) // (1 + len(scales))
+            inputs = inputs._replace(acts=jnp.arange(len(inputs.t)) < rows)
         model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
         run = functools.partial(model.run, placement=self.placement)
         text = self._text(context, branches=1 + len(scales))
@@ -151,6 +157,15 @@ class Loop:
             guided = self._to_velocities(params["prior"], first, (latents, motion_t), guided, t)
         velocity, motion_velocity = guided
         return cycle.Velocities(velocity, motion_velocity, scale, memory)
+
+    def _token_cameras(self, context: Context) -> Array | None:
+        """Intrinsics [b v 3 3] of an image with a pixel a token, None without cameras."""
+        if not self.mjd_config.camera_embedding or context["intrinsics"] is None:
+            return None
+        _, _, h, w, _ = self.latent_shape
+        _, high, wide = self.mjd_config.patch
+        whole = (0, 0, self.options.size[1], self.options.size[0])
+        return cameras.crop_resize_intrinsics(context["intrinsics"], whole, (h // high, w // wide))
 
     def _text(self, context: Context, *, branches: int) -> mjd.Text | dit_block.Keys:
         """What MJD reads of the text; with two branches both as one batch.

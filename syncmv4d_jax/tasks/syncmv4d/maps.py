@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax.geometry import anchors, matching, painting, pseudo_video
+from syncmv4d_jax.geometry import anchors, cameras, matching, painting, pseudo_video
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.models import motion_codec
 from syncmv4d_jax.models.nn import module, protocol
@@ -206,8 +206,7 @@ class Motion:
         """Query pixels from frame 0 of clean motion latents [b v f h w c] (A23)."""
         frame0 = self.maps.decode(params, latents)[:, :, 0]
         find = functools.partial(anchors.frame0_anchors, count=self.points, settings=self.settings)
-        cameras = self.maps.intrinsics(context["intrinsics"]), context["extrinsics"]
-        return self._query(jax.vmap(find)(frame0, scale, *cameras))
+        return self._query(jax.vmap(find)(frame0, scale, *self._rig0(context)))
 
     @jax.named_scope("relocate")
     def relocate(
@@ -220,11 +219,15 @@ class Motion:
             context["anchor_confidence"], context["anchor_view"], points,
         )  # fmt: skip
         move = functools.partial(anchors.relocate, settings=self.settings)
-        cameras = self.maps.intrinsics(context["intrinsics"]), context["extrinsics"]
-        moved = self._query(jax.vmap(move)(known, points, frame0, scale, *cameras))
+        moved = self._query(jax.vmap(move)(known, points, frame0, scale, *self._rig0(context)))
         asked = jnp.arange(frame0.shape[1])[None, :, None] == context["anchor_view"][:, None]
         pixels = jnp.where(asked[..., None], context["anchors"], moved.anchors)  # to the last bit
         return moved._replace(anchors=pixels)
+
+    def _rig0(self, context: Any) -> tuple[Array, Array]:
+        """Intrinsics of the maps [b v 3 3], extrinsics of frame 0 [b v 3 4]."""
+        poses = cameras.at_first(context["extrinsics"], 2)
+        return self.maps.intrinsics(context["intrinsics"]), poses
 
     def _query(self, found: anchors.Anchors) -> cycle.Query:
         """Anchors in pixels of a map, as query pixels of the video."""
@@ -233,8 +236,8 @@ class Motion:
 
     def _anchored(self, scale: Array, context: Any) -> tuple[Array, ...]:
         """anchors, anchor_valid, scale, intrinsics, extrinsics of all views, for maps."""
-        cameras = self.maps.intrinsics(context["intrinsics"]), context["extrinsics"]
-        return self.maps.anchors(context["anchors"]), context["anchor_valid"], scale, *cameras
+        rig = self.maps.intrinsics(context["intrinsics"]), context["extrinsics"]
+        return self.maps.anchors(context["anchors"]), context["anchor_valid"], scale, *rig
 
     def _per_view(self, function: Any, *arrays: Any) -> Any:
         """Maps a single-view function over [b v ...] arrays, one view of a device at a time."""

@@ -48,7 +48,7 @@ READ = (
     "tracks", "visibility", "anchors", "anchor_valid", "intrinsics", "extrinsics", "scale",
     "frame_valid", "latent_valid", "view_index",
 )  # fmt: skip
-AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ)}
+AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ, "actions")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +181,9 @@ class SyncMV4D:
         t = flow.sample_uniform(keys[0], targets.latents.shape[:1], shift=self.options.time_shift)
         text, lengths = video.drop_text(batch, keys[1], share=self.options.text_drop)
         context = {**self.loop.context(batch), "text": text, "text_lengths": lengths}
+        if self.mjd_config.actions and self.options.text_drop:  # with the text: guided by both
+            share = self.options.text_drop
+            context["acts"] = ~video.drops(keys[1], len(lengths), share=share)
         stopped, first = jax.lax.stop_gradient(trainable), targets.latents[:, :, :1]
         out = cycle.train_step(
             self.loop.functions({**frozen, **trainable}, first, network=True),
@@ -303,6 +306,12 @@ class SyncMV4D:
         wanted: tuple[str, ...] = schema.CAMERAS if self.cameras else ()
         if door == "loss" and (self.settings.joint_motion or self.options.foreground_gain):
             wanted = (*schema.CAMERAS, *schema.TRACKED)
+        if self.mjd_config.actions and arrays.get("actions") is None:
+            raise ValueError(
+                f"task {self.name}, {door}: config.task.dit.actions="
+                f"{self.mjd_config.actions}, but there are no actions [b n a]: import them with "
+                "data_prep/import_lerobot.py --actions (docs/robots.md)"
+            )
         if missing := [key for key in wanted if arrays.get(key) is None]:
             raise ValueError(
                 f"task {self.name}, {door}: no {', '.join(missing)} (records of videos alone?): "
@@ -316,6 +325,7 @@ class SyncMV4D:
         v, f, h, w, c = self.latent_shape
         o = self.options
         sizes = {"v": v, "n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h}
+        sizes |= {"a": self.mjd_config.actions} if self.mjd_config.actions else {}
         return sizes | {"wl": w, "c": c, "d": self.mjd_config.text_dim, "k": o.points}
 
     # Sampling.
@@ -394,12 +404,13 @@ class SyncMV4D:
     def _batch(self, samples: int) -> tuple[base.Shapes]:
         """A batch with cached latents, null text of one row."""
         sizes = {"b": samples, "l": self.mjd_config.text_len, "l0": 1, **self._sizes()}
-        return (base.shapes(READ, **sizes),)
+        return (base.shapes((*READ, *["actions"] * bool(self.mjd_config.actions)), **sizes),)
 
     def _step_inputs(self, samples: int) -> tuple[base.Shapes, ...]:
         (batch,) = self._batch(samples)
         first = jax.eval_shape(lambda x: x[:, :, :1], batch["video_latents"])
-        inputs = {key: batch[key] for key in schema.CONDITIONS} | {"first": first}
+        inputs = {key: batch[key] for key in schema.CONDITIONS if key in batch}
+        inputs["first"] = first
         inputs["null_text"] = inputs["text"]  # both branches are encoded to one length
         made = sampling.plan(self.loop)
         params = jax.eval_shape(self.init, jax.random.key(0))

@@ -37,10 +37,14 @@ function placeOf(kind, view, frame, m) {
   return p?.map((x, a) => x + s.centre[a]);
 }
 
-function toCamera(view, p) {
-  return state.sample.scene.extrinsics[view].map(
-    r => r[0] * p[0] + r[1] * p[1] + r[2] * p[2] + r[3],
-  );
+// Cameras that move have a pose a frame.
+function poseOf(view, frame) {
+  const s = state.sample.scene;
+  return (s.poses ? s.poses[frame] : s.extrinsics)[view];
+}
+
+function toCamera(view, frame, p) {
+  return poseOf(view, frame).map(r => r[0] * p[0] + r[1] * p[1] + r[2] * p[2] + r[3]);
 }
 
 function toPixel(view, q) {
@@ -50,18 +54,17 @@ function toPixel(view, q) {
 
 function pixelOf(kind, view, frame, m) {
   const p = placeOf(kind, view, frame, m);
-  const q = p && toCamera(view, p);
+  const q = p && toCamera(view, frame, p);
   return q && q[2] > 1e-3 ? toPixel(view, q) : null;
 }
 
 function epipolarLine(kind, from, to, frame, m) {
-  const s = state.sample.scene;
   const p = placeOf(kind, from, frame, m);
   if (!p || from === to) return null;
-  const e = s.extrinsics[from];
+  const e = poseOf(from, frame);
   const eye = [0, 1, 2].map(a => -(e[0][a] * e[0][3] + e[1][a] * e[1][3] + e[2][a] * e[2][3]));
-  const a = toCamera(to, eye);
-  const b = toCamera(to, p);
+  const a = toCamera(to, frame, eye);
+  const b = toCamera(to, frame, p);
   const ends = [];
   let low = 0.05;
   let high = 20; // of the point's distance, where in front of the other camera

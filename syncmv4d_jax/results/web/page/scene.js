@@ -145,7 +145,8 @@ function drawCameras(ink, place, scene) {
   ink.strokeStyle = ink.fillStyle = css("--soft");
   ink.lineWidth = 1;
   ink.font = "12px system-ui, sans-serif";
-  scene.cameras.forEach((shape, v) => {
+  const now = scene.moving ? scene.moving[state.frame] : scene.cameras;
+  now.forEach((shape, v) => {
     const eye = shape[0];
     const distance = Math.hypot(...eye);
     const limit = 1.4 * scene.radius;
