@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 GPU := .cache/gpu
+SIMULATOR := .cache/metaworld
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 PYTEST := $(BIN)/python -m pytest
@@ -12,7 +13,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg bench browser plan-gpu lint docs \
+.PHONY: test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg robots bench browser plan-gpu lint docs \
   setup clean
 
 test: $(VENV)/test
@@ -41,6 +42,9 @@ wheel: $(VENV)/test
 
 demo: $(VENV)/test
 	$(BIN)/python demo/make.py $(DEMO_ARGS)
+
+robots: $(VENV)/test $(SIMULATOR)/made
+	$(BIN)/python demo/robots.py $(ROBOTS_ARGS)
 
 demo-train: $(VENV)/test
 	$(BIN)/python demo/make.py --train
@@ -93,6 +97,12 @@ $(VENV)/docs: $(VENV)/test
 $(VENV)/parity: $(VENV)/test
 	$(PIP) 'torch==$(TORCH)+cpu' || $(PIP) 'torch==$(TORCH)' --index-url $(TORCH_INDEX) || $(PIP) 'torch==$(TORCH)'
 	$(PIP) -e '.[test,parity]' accelerate
+	@touch $@
+
+# The simulator wants other versions of what we use: it has an environment of its own.
+$(SIMULATOR)/made: requirements/metaworld.txt
+	$(PYTHON) -m venv $(SIMULATOR)
+	$(SIMULATOR)/bin/python -m pip --disable-pip-version-check install -q -r requirements/metaworld.txt
 	@touch $@
 
 # What compiles for GPUs that are not there, in an environment of its own that sees the other's
