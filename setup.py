@@ -1,4 +1,4 @@
-"""Package metadata. Extras: tpu, cuda, viz, eval, convert, xmanager, robots, test, docs, parity."""
+"""Package metadata; `extras_require` has the extras."""
 
 import re
 from pathlib import Path
@@ -58,6 +58,7 @@ setup(
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],
         "cameras": ["opencv-python-headless>=4.9"],  # takes lenses out of pictures
+        "beam": ["apache-beam>=2.60"],  # preparation on its runners
         "robots": ["pyarrow>=15"],  # LeRobot's files of numbers
         "test": [
             "pytest>=8.3",

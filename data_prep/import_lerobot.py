@@ -8,12 +8,13 @@ Run it again to continue; see DIR/480x704/report.html when it is done, and docs/
 
 import argparse
 import logging
+import shlex
 import sys
 
 from prepare_taco import names, size
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import episodes, prepare
+from syncmv4d_jax.data import engine, episodes, prepare
 
 
 def pairs(text: str) -> tuple[tuple[str, str], ...]:
@@ -46,6 +47,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--heldout-tasks", type=disk.local, help="file with the text of a task to test on a line")
     add("--seed", type=int, default=0)
     add("--jobs", type=int, default=2, help="processes")
+    add(
+        "--shard", type=engine.part, default=(0, 1), help="i/n: this process's part, on any machine"
+    )
+    add("--beam", help='options of Apache Beam in its place: --beam="--runner=DirectRunner"')
     add("--limit", type=int, default=0, help="first episodes only")
     return parser.parse_args(argv)
 
@@ -67,7 +72,10 @@ def main(argv: list[str]) -> int:
         episodes.check(settings, args.lerobot)
         found = episodes.sources(args.lerobot)[: args.limit or None]
         work = episodes.prepare_episode
-        summary = prepare.run(found, args.out, settings, jobs=args.jobs, work=work)
+        summary = prepare.run(
+            found, args.out, settings, jobs=args.jobs, work=work, shard=args.shard,
+            beam=None if args.beam is None else shlex.split(args.beam),
+        )  # fmt: skip
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(

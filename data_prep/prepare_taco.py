@@ -9,10 +9,11 @@ Run it again to continue; see DIR/480x704/report.html when it is done.
 import argparse
 import dataclasses
 import logging
+import shlex
 import sys
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import clips, prepare, reading
+from syncmv4d_jax.data import clips, engine, prepare, reading
 from syncmv4d_jax.data.sources import recordings, taco
 from syncmv4d_jax.geometry import pseudo_video
 
@@ -81,6 +82,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--marker-removed", action="store_true", help="only sequences with such videos")
     add("--exclude", type=disk.local, help="file with one id of a sequence to leave out a line")
     add("--jobs", type=int, default=2, help="processes")
+    add(
+        "--shard", type=engine.part, default=(0, 1), help="i/n: this process's part, on any machine"
+    )
+    add("--beam", help='options of Apache Beam in its place: --beam="--runner=DirectRunner"')
     add("--limit", type=int, default=0, help="first sequences only")
     args = parser.parse_args(argv)
     if args.taco and not args.mano:
@@ -128,8 +133,11 @@ def main(argv: list[str]) -> int:
         else:
             sources = recordings.taco_sources(args.taco, args.mano, flip_left=args.flip_left)
         sources = choose(sources, args)[: args.limit or None]
-        summary = prepare.run(sources, args.out, settings, jobs=args.jobs)
-    except (ValueError, OSError) as error:
+        summary = prepare.run(
+            sources, args.out, settings, jobs=args.jobs, shard=args.shard,
+            beam=None if args.beam is None else shlex.split(args.beam),
+        )  # fmt: skip
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(
         f"{summary['windows']} clips of {summary['sequences']} sequences, {summary['splits']}; "

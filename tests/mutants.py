@@ -2246,8 +2246,8 @@ AGAIN = [
         (
             "again",
             "what was left out stays in the index",
-            "    content = records.gather_index(root, skipped, only=listed)",
-            "    content = records.gather_index(root, skipped, only=None)",
+            'records.gather_index(root, skipped, only=ids - {x["sequence"] for x in skipped})',
+            "records.gather_index(root, skipped, only=None)",
             "test_what_is_left_out_later_is_not_in_the_index",
         ),
         (
@@ -2587,6 +2587,24 @@ ROBOTS = [
             "now = view._replace(extrinsics=view.pose(n))",
             "now = view._replace(extrinsics=view.pose(0))",
             "test_pseudo_video_visibility_and_scale_follow_the_camera",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/prepare.py",
+        "tests/data/test_engine.py",
+        (
+            "robots",
+            "a shard's index forgets what the others skipped",
+            'every = [x for path in sorted(there) for x in _list(path) if x["sequence"] in ids]',
+            "every = list(skipped)",
+            "test_shards_make_together_what_one_process_makes[order0]",
+        ),
+        (
+            "robots",
+            "every shard makes all",
+            "mine = sources[shard[0] :: shard[1]]",
+            "mine = sources",
+            "test_shards_make_together_what_one_process_makes[order0]",
         ),
     ),
     *of(

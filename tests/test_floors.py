@@ -52,6 +52,7 @@ OUTSIDE = {
     "safetensors": r"run/checkpoint\.py|weights/.+",
     "trimesh": r"data/.+",
     "cv2": r"data/calibrations\.py",
+    "apache_beam": r"data/engine\.py",
     "pyarrow": r"data/sources/lerobot.*\.py",
 }
 # Models and geometry: arrays in, arrays out.

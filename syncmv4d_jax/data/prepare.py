@@ -10,21 +10,19 @@ that was left out since stays on disk and out of training.
 """
 
 import collections
-import concurrent.futures
 import dataclasses
+import functools
 import json
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from tqdm import tqdm
 
 from syncmv4d_jax import recipe, schema
-from syncmv4d_jax.data import clips, contact_sheet, records
+from syncmv4d_jax.data import clips, contact_sheet, engine, records
 from syncmv4d_jax.data.sources import mano, recordings
 
 log = logging.getLogger(__name__)
@@ -35,14 +33,11 @@ BEFORE: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Source(Protocol):
-    """What is prepared as a whole; its file of records has its name.
+class Source(engine.Source, Protocol):
+    """What is prepared, and what it is made from.
 
     hands, flip_left: MANO's folder and whether the left is mirrored, "" where it has no hands.
     """
-
-    @property
-    def id(self) -> str: ...
 
     @property
     def hands(self) -> str: ...
@@ -68,12 +63,17 @@ def run(
     settings: Settings,
     *,
     jobs: int = 1,
-    work: Callable[..., dict[str, Any]] | None = None,
+    work: engine.Work | None = None,
+    shard: tuple[int, int] = (0, 1),
+    beam: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Prepares `sources` into `out`/<h>x<w> and returns the summary, also written as summary.json.
 
     Args:
       jobs: processes; each holds one sequence in memory.
+      shard: (i, n): every n-th source, from the i-th on; other processes, on any machine that sees
+        `out`, take the others. The index is of all that are done.
+      beam: options of an Apache Beam pipeline that takes the place of the processes, None: none.
       work: (source, root, settings) -> part of the index; `prepare_sequence` but in tests.
 
     Raises:
@@ -85,38 +85,78 @@ def run(
     repeated = [i for i, n in collections.Counter(s.id for s in sources).items() if n > 1]
     if not sources or repeated:
         raise ValueError(f"wanted sequences with distinct ids, got {len(sources)}, {repeated[:5]}")
-    with recipe.Lock(root, "prepare"):
+    index, count = shard
+    own = "prepare" if count == 1 else f"prepare-{index}of{count}"
+    with recipe.Lock(root, own):
         _claim(root, settings, sources)
-        return _run(sources, root, settings, jobs, work or prepare_sequence)
+        work = work or prepare_sequence
+        if beam is None:
+            run_all = functools.partial(engine.pool, jobs=jobs, work=work)
+        else:
+            run_all = functools.partial(engine.beam, options=beam, work=work)
+        return _run(sources, root, settings, run_all, shard)
 
 
 def _run(
     sources: Sequence[Source],
     root: Path,
     settings: Settings,
-    jobs: int,
-    work: Callable[..., dict[str, Any]],
+    run_all: Callable[..., Iterator[tuple[str, dict[str, Any]]]],
+    shard: tuple[int, int],
 ) -> dict[str, Any]:
     begun = time.perf_counter()
-    done = {source.id for source in sources if _finished(source, root)}
-    todo = [source for source in sources if source.id not in done]
+    mine = sources[shard[0] :: shard[1]]
+    done = {source.id for source in mine if _finished(source, root)}
+    todo = [source for source in mine if source.id not in done]
     results: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(todo), unit="sequence", desc="prepare") as bar:
-        for name, result in _each(todo, root, settings, jobs, work):
+        for name, result in run_all(todo, root, settings):
             results[name] = result
             if "error" in result:
                 log.warning("skipped %s: %s", name, result["error"])
             bar.update()
     failed = {s.id: results[s.id] for s in todo if "error" in results[s.id]}
     skipped = [{"sequence": name, "reason": r["error"]} for name, r in failed.items()]
-    listed = {source.id for source in sources} - failed.keys()
-    content = records.gather_index(root, skipped, only=listed)
+    content = _index(sources, root, skipped, shard)
     if content["left_out"]:
         log.warning("prepared before, not in the index: %s", ", ".join(content["left_out"]))
     summary = _summary(content, results, done, time.perf_counter() - begun)
     records.write_json(root / "summary.json", summary)
     contact_sheet.write_report(root, content, summary)
     return summary
+
+
+def _index(
+    sources: Sequence[Source],
+    root: Path,
+    skipped: list[dict[str, str]],
+    shard: tuple[int, int],
+) -> dict[str, Any]:
+    """Writes the index of what is done, of all shards, and returns it."""
+    index, count = shard
+    order = {source.id: i for i, source in enumerate(sources)}
+    ids = order.keys()
+    if count == 1:
+        return records.gather_index(root, skipped, only=ids - {x["sequence"] for x in skipped})
+    records.write_json(root / "shards" / f"{index}of{count}.json", skipped)
+    while True:  # another shard may finish meanwhile: the last to look has seen all
+        there = _state(root, count)
+        every = [x for path in sorted(there) for x in _list(path) if x["sequence"] in ids]
+        every.sort(key=lambda x: order[x["sequence"]])
+        found = records.gather_index(root, every, only=ids - {x["sequence"] for x in every})
+        if _state(root, count) == there:
+            return found
+
+
+def _state(root: Path, count: int) -> dict[Path, int]:
+    """What the shards have finished, and when."""
+    found = [*(root / "sequences").glob("*.json"), *(root / "shards").glob(f"*of{count}.json")]
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+def _list(path: Path) -> list[dict[str, str]]:
+    """What a shard skipped; [] of a sequence's part of the index."""
+    return json.loads(path.read_text()) if path.parent.name == "shards" else []
 
 
 def _claim(root: Path, settings: Settings, sources: Sequence[Source]) -> None:
@@ -208,37 +248,6 @@ def _prepare(source: recordings.Source, root: Path, settings: clips.Settings) ->
     part = {"windows": entries, "bytes": size, "source": mark}
     records.write_json(place, part)
     return part
-
-
-def _each(
-    todo: Sequence[Source], root: Path, settings: Settings, jobs: int, work: Callable
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (id, result) of every source; a worker that dies costs its own sequence only."""
-    if jobs <= 1:
-        for source in todo:
-            yield source.id, work(source, root, settings)
-        return
-    left = {source.id: source for source in todo}
-    while left:
-        for name, result in _pool(list(left.values()), root, settings, jobs, work):
-            del left[name]
-            yield name, result
-        # A worker died and took the pool with it: those it may have been at, one by one.
-        for source in list(left.values())[: 2 * jobs + 1]:
-            answer = dict(_pool([source], root, settings, 1, work))
-            del left[source.id]
-            yield source.id, answer.get(source.id, {"error": "the process that prepared it died"})
-
-
-def _pool(todo, root, settings, jobs, work) -> Iterator[tuple[str, dict[str, Any]]]:
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        try:
-            futures = {pool.submit(work, source, root, settings): source.id for source in todo}
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            return
 
 
 def _summary(content: dict, results: dict, done: set[str], seconds: float) -> dict[str, Any]:

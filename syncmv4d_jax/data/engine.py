@@ -1,0 +1,127 @@
+"""Who runs a preparation: a pool of processes on this machine, or Apache Beam (extra `beam`).
+
+Either calls one function of (source, root, settings) for every source, which writes that source's
+files and nothing else; so the bytes do not depend on who ran it. A Beam worker's answer goes
+through the folder as well, not through the runner: any runner does, if its workers see the folder.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Protocol
+
+from syncmv4d_jax.data import records
+
+DIED = {"error": "the process that prepared it died"}
+Answer = dict[str, Any]
+
+
+class Source(Protocol):
+    """What is prepared as a whole; its file of records has its name."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Work(Protocol):
+    """Prepares one source: its part of the index, or {"error": reason}; raises nothing."""
+
+    def __call__(self, source: Any, root: Path, settings: Any, /) -> Answer: ...
+
+
+def pool(
+    todo: Sequence[Source], root: Path, settings: Any, *, jobs: int, work: Work
+) -> Iterator[tuple[str, Answer]]:
+    """Yields (id, answer) of every source; a worker that dies costs its own source only."""
+    if jobs <= 1:
+        for source in todo:
+            yield source.id, work(source, root, settings)
+        return
+    left = {source.id: source for source in todo}
+    while left:
+        for name, result in _pool(list(left.values()), root, settings, jobs, work):
+            del left[name]
+            yield name, result
+        # A worker died and took the pool with it: those it may have been at, one by one.
+        for source in list(left.values())[: 2 * jobs + 1]:
+            answer = dict(_pool([source], root, settings, 1, work))
+            del left[source.id]
+            yield source.id, answer.get(source.id, DIED)
+
+
+def _pool(todo, root, settings, jobs, work) -> Iterator[tuple[str, Answer]]:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as executor:
+        try:
+            futures = {executor.submit(work, source, root, settings): source.id for source in todo}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            return
+
+
+def beam(
+    todo: Sequence[Source], root: Path, settings: Any, *, options: Sequence[str], work: Work
+) -> Iterator[tuple[str, Answer]]:
+    """Yields (id, answer) of every source, once the pipeline is done.
+
+    Args:
+      options: of the pipeline, as on Beam's command lines: "--runner=DirectRunner" and so on.
+
+    Raises:
+      ImportError: Beam is not installed; names the extra.
+    """
+    try:
+        import apache_beam
+        from apache_beam.options import pipeline_options
+    except ImportError as error:
+        raise ImportError(
+            "--beam needs Apache Beam: pip install 'syncmv4d_jax[beam]' (or leave it out: a pool "
+            "of processes runs the same functions)"
+        ) from error
+    answers = root / "answers"
+    for source in todo:
+        _answer(answers, source).unlink(missing_ok=True)
+    one = _Step(work, root, settings, answers)
+    made = pipeline_options.PipelineOptions(list(options))
+    with apache_beam.Pipeline(options=made) as pipeline:
+        spread = pipeline | apache_beam.Create(list(todo)) | apache_beam.Reshuffle()
+        spread | apache_beam.Map(one)
+    for source in todo:
+        path = _answer(answers, source)
+        yield source.id, json.loads(path.read_text()) if path.is_file() else DIED
+        path.unlink(missing_ok=True)
+    if answers.is_dir() and not any(answers.iterdir()):
+        answers.rmdir()
+
+
+class _Step:
+    """`work` as Beam maps it: picklable, its answer a file."""
+
+    def __init__(self, work: Work, root: Path, settings: Any, answers: Path):
+        self.work, self.root, self.settings, self.answers = work, root, settings, answers
+
+    def __call__(self, source):  # Beam would check a type that is said here while it runs
+        answer = self.work(source, self.root, self.settings)
+        records.write_json(_answer(self.answers, source), answer)
+        return source.id
+
+
+def _answer(folder: Path, source: Source) -> Path:
+    return folder / f"{source.id}.json"
+
+
+def part(text: str) -> tuple[int, int]:
+    """Reads "i/n", this process's part of n, from 0.
+
+    Raises:
+      argparse.ArgumentTypeError: not such a text, or no such part.
+    """
+    index, slash, count = text.partition("/")
+    if not slash or not index.isdigit() or not count.isdigit() or int(index) >= int(count):
+        raise argparse.ArgumentTypeError(f"wanted i/n with 0 <= i < n, got {text!r}")
+    return int(index), int(count)

@@ -1,0 +1,114 @@
+"""Preparation by parts and by another engine: the same files whoever makes them."""
+
+import argparse
+import json
+import threading
+
+import pytest
+
+from syncmv4d_jax.data import clips, engine, prepare, records
+
+SETTINGS = clips.Settings(size=(16, 24), frames=5, points=8)
+
+
+class Source:
+    """Something whose records are its name; it is broken where that ends in 3."""
+
+    hands, flip_left = "", False
+
+    def __init__(self, number):
+        self.id = f"s{number}"
+
+    def mark(self):
+        return self.id
+
+
+def work(source, root, settings):
+    """Writes what `prepare_sequence` would, of nothing but the name."""
+    if source.id.endswith("3"):
+        return {"error": "BadSequence: number three"}
+    file = f"sequences/{source.id}.array_record"
+    size = records.write_file(root / file, [{"text": source.id}])
+    window = {
+        "id": f"{source.id}-0", "sequence": source.id, "triplet": ["a", "b", "c"], "file": file,
+        "split": "train", "text": source.id, "record": 0, "views": [], "skipped_views": {},
+        "valid_frames": settings.frames,
+    }  # fmt: skip
+    part = {"windows": [window], "bytes": size, "source": source.mark()}
+    records.write_json(root / "sequences" / f"{source.id}.json", part)
+    return part | {"seconds": 0.0}
+
+
+def sources(count=7):
+    return [Source(i) for i in range(count)]
+
+
+def files(folder):
+    found = {p.name: p.read_bytes() for p in (folder / "16x24/sequences").iterdir()}
+    return found | {"index.json": (folder / "16x24/index.json").read_bytes()}
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """What one process makes of all."""
+    prepare.run(sources(), tmp_path / "whole", SETTINGS, work=work)
+    return files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shards_make_together_what_one_process_makes(tmp_path, whole, order):
+    out = tmp_path / "out"
+    for index in order:
+        summary = prepare.run(sources(), out, SETTINGS, work=work, shard=(index, 3))
+    made = files(out)
+    assert made == whole
+    assert [x["sequence"] for x in json.loads(made["index.json"])["skipped"]] == ["s3"]
+    assert summary["sequences"] == 6 and len(summary["skipped"]) == 1
+    again = prepare.run(sources(), out, SETTINGS, work=work, shard=(1, 3))
+    assert again["prepared_now"] == 0 and files(out) == whole
+
+
+def test_shards_run_side_by_side(tmp_path, whole):
+    """The locks of two parts are two; whichever ends last, the index has all."""
+    gate = threading.Barrier(2)
+
+    def slow(source, root, settings):
+        if source.id in ("s0", "s1"):
+            gate.wait(30)  # both are in the middle of their work at once
+        return work(source, root, settings)
+
+    run = lambda i: prepare.run(  # noqa: E731
+        sources(), tmp_path / "out", SETTINGS, work=slow, shard=(i, 2)
+    )
+    threads = [threading.Thread(target=run, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert files(tmp_path / "out") == whole
+
+
+def test_parts_are_read_from_their_text():
+    assert engine.part("0/1") == (0, 1) and engine.part("3/16") == (3, 16)
+    for text in ("1", "2/2", "-1/2", "a/b", "1/"):
+        with pytest.raises(argparse.ArgumentTypeError, match="0 <= i < n"):
+            engine.part(text)
+
+
+def test_without_beam_its_extra_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(ImportError, match=r"syncmv4d_jax\[beam\]"):
+        prepare.run(sources(), tmp_path, SETTINGS, work=work, beam=[])
+
+
+def test_beam_makes_the_same_bytes(tmp_path, whole):
+    pytest.importorskip("apache_beam")
+    out = tmp_path / "out"
+    summary = prepare.run(sources(), out, SETTINGS, work=work, beam=["--runner=DirectRunner"])
+    assert files(out) == whole and summary["prepared_now"] == 6
+    assert not (out / "16x24/answers").exists()
+    (out / "16x24/sequences/s5.json").unlink()  # as if a worker had been killed there
+    again = prepare.run(sources(), out, SETTINGS, work=work, beam=["--runner=DirectRunner"])
+    assert (again["prepared_now"], again["there_before"]) == (1, 5) and files(out) == whole
