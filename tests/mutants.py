@@ -661,7 +661,7 @@ DPA = [
 
 DOORS = of(
     "syncmv4d_jax/pipeline.py",
-    "tests/test_pipeline.py",
+    "tests/test_python_door.py",
     (
         "pipeline",
         "settings of one call stay for the next",
@@ -2591,7 +2591,7 @@ ROBOTS = [
     ),
     *of(
         "syncmv4d_jax/data/prepare.py",
-        "tests/data/test_engine.py",
+        "tests/data/test_prepare_parts.py",
         (
             "robots",
             "a shard's index forgets what the others skipped",

@@ -18,3 +18,9 @@ def test_every_change_is_fuzzed_for_a_minute_with_a_seed_of_its_own():
     steps = (ROOT / ".ci/run").read_text().splitlines()
     (line,) = [step for step in steps if step.startswith('step "fuzzing"')]
     assert line.split()[2] == "1" and 'fuzz FUZZ_ARGS="--seconds 60 --seed $commit"' in line
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """pytest imports test files by their names alone: of two only one is collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
