@@ -236,7 +236,7 @@ def test_the_command_makes_a_folder_to_sample_from(tmp_path):
     assert "view 0 is right; right, back" in done.stdout and "lenses taken out" in done.stdout
     views = user.read(tmp_path / "out", views=2, size=SIZE)
     assert views.names == ("right", "back")
-    np.testing.assert_allclose(views.extrinsics[0], pose(2), atol=1e-6)
+    np.testing.assert_allclose(views.extrinsics[0, 0], pose(2), atol=1e-6)
     np.testing.assert_allclose(views.intrinsics[1], intrinsics(0), atol=1e-4)
     assert "is there already" in run("--metres-per-unit", str(UNIT)).stderr
     assert "no cameras ['top']" in run("--metres-per-unit", "1", "--views", "top").stderr
