@@ -2,8 +2,8 @@
 
 A reader on another process or machine sees the former content of a path or the new one, never half
 of one, also when the writer is killed: content is written under a hidden name beside the path,
-`.<name>.<machine>-<process>.partial`, and takes its own name when it is whole. Processes that write
-the same path don't disturb each other: the last one stays. What a killed process left is removed by
+`.<name>.<machine>-<process>-<thread>.partial`, and takes its own name when it is whole. Processes
+and threads that write the same path don't disturb each other: the last one stays. What a killed process left is removed by
 the next one that writes the path on that machine.
 """
 
@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,13 +42,15 @@ def beside(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = f".{path.name}.{platform.node()}-"
+    mine = f"{os.getpid()}-{threading.get_native_id()}"
     for other in path.parent.iterdir():
         name = other.name
         if name.startswith(stem) and name.endswith(".partial"):
-            process = name.removeprefix(stem).removesuffix(".partial")
-            if process.isdigit() and (int(process) == os.getpid() or not runs(int(process))):
+            owner = name.removeprefix(stem).removesuffix(".partial")
+            process = owner.split("-")[0]
+            if process.isdigit() and (owner == mine or not runs(int(process))):
                 _remove(other)
-    partial = path.with_name(f"{stem}{os.getpid()}.partial")
+    partial = path.with_name(f"{stem}{mine}.partial")
     try:
         yield partial
     finally:

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import platform
 import signal
+import threading
+from concurrent import futures
 
 import pytest
 
@@ -64,12 +66,12 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    left = f".a.{platform.node()}-{process.pid}.partial"
-    assert names(tmp_path) == [left]
+    (left,) = names(tmp_path)
+    assert left.startswith(f".a.{platform.node()}-{process.pid}-") and left.endswith(".partial")
     others = [
-        f".a.{platform.node()}-{os.getppid()}.partial",  # that process runs
-        f".a.elsewhere-{process.pid}.partial",
-        f".ab.{platform.node()}-{process.pid}.partial",
+        f".a.{platform.node()}-{os.getppid()}-1.partial",  # that process runs
+        f".a.elsewhere-{process.pid}-1.partial",
+        f".ab.{platform.node()}-{process.pid}-1.partial",
         f".a.{platform.node()}-{process.pid}",
     ]
     for name in others:
@@ -86,3 +88,17 @@ def test_a_name_beside_is_for_the_block_only(tmp_path):
         (place / "one").rename(tmp_path / "one")
         (place / "rest").write_text("")
     assert names(tmp_path) == ["one"]
+
+
+def test_threads_that_write_one_path_do_not_take_each_other_s_half(tmp_path):
+    both = threading.Barrier(2)
+
+    def write(text):
+        with disk.whole(tmp_path / "a") as partial:
+            both.wait(30)
+            partial.write_text(text)
+            both.wait(30)
+
+    with futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("one", "two")))  # raises what a thread raised
+    assert (tmp_path / "a").read_text() in ("one", "two") and names(tmp_path) == ["a"]
