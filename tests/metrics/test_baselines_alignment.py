@@ -88,5 +88,5 @@ def test_bad_input_is_named():
         baselines.rigid(coarse, weight[:2])
     with pytest.raises(ValueError, match="nothing is measured"):
         baselines.rigid(coarse, 0 * weight)
-    with pytest.raises(ValueError, match=r"extrinsics: wanted \[v 3 4\] for 3 views"):
+    with pytest.raises(ValueError, match=r"\[v 3 4\] or \[v n 3 4\] for \(3, 7\) views"):
         baselines.per_view(coarse, weight, POSES[:2])
