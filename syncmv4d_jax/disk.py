@@ -3,8 +3,8 @@
 A reader on another process or machine sees the former content of a path or the new one, never half
 of one, also when the writer is killed: content is written under a hidden name beside the path,
 `.<name>.<machine>-<process>-<thread>.partial`, and takes its own name when it is whole. Processes
-and threads that write the same path don't disturb each other: the last one stays. What a killed process left is removed by
-the next one that writes the path on that machine.
+and threads that write the same path don't disturb each other: the last one stays. What a killed
+process left is removed by the next one that writes the path on that machine.
 """
 
 import argparse
