@@ -5,16 +5,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import dpa, hvg3d, motion_codec, silhouette, taco, wan_ti2v, wan_vae
+from configs import (
+    dpa,
+    flow_codec,
+    hvg3d,
+    motion_codec,
+    silhouette,
+    strag,
+    taco,
+    vism,
+    wan_ti2v,
+    wan_vae,
+)  # fmt: skip
 from syncmv4d_jax import flow
 from syncmv4d_jax.run import assembly, pictures, sample
 from syncmv4d_jax.tasks import base, video
 
-CONFIGS = (dpa, hvg3d, motion_codec, silhouette, taco, wan_ti2v, wan_vae)
+CONFIGS = (dpa, flow_codec, hvg3d, motion_codec, silhouette, strag, taco, vism, wan_ti2v, wan_vae)
 # protocol -> tasks that serve it; all are trained, priced, planned and run on embedded data.
 SERVED = {
-    base.Task: {"dpa", "hvg3d", "motion_codec", "silhouette", "syncmv4d", "wan_ti2v", "wan_vae"},
-    base.Sampled: {"hvg3d", "syncmv4d", "wan_ti2v"},
+    base.Task: {
+        "dpa",
+        "hvg3d",
+        "more4d.flow_codec",
+        "more4d.strag",
+        "more4d.vism",
+        "motion_codec",
+        "silhouette",
+        "syncmv4d",
+        "wan_ti2v",
+        "wan_vae",
+    },
+    base.Sampled: {"hvg3d", "more4d.strag", "more4d.vism", "syncmv4d", "wan_ti2v"},
 }
 
 
@@ -33,9 +55,8 @@ def test_tasks_serve_what_they_say(wanted):
 @pytest.mark.parametrize("config", [dpa, motion_codec, silhouette, wan_vae])
 def test_a_mode_that_a_task_does_not_serve_is_one_sentence(config, tmp_path):
     config = config.get_config("debug")
-    words = (
-        rf"task '{config.task.name}' does not serve it, tasks.base.Sampled .*: hvg3d, syncmv4d, w"
-    )
+    able = "hvg3d, more4d.strag, more4d.vism, syncmv4d, w"
+    words = rf"task '{config.task.name}' does not serve it, tasks.base.Sampled .*: {able}"
     with pytest.raises(ValueError, match=f"mode=sample: {words}"):
         sample.run(config, tmp_path)
     with pytest.raises(ValueError, match=f"sample_every > 0: {words}"):

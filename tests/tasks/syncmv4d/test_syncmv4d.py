@@ -122,7 +122,8 @@ def test_shapes_are_checked_at_the_doors():
     params = jax.eval_shape(task.init, jax.random.key(0))
     with pytest.raises(ValueError, match=r"syncmv4d, loss: tracks wanted .* = \[1, 5, 32, 3\]"):
         task.loss(params, params, batch | {"tracks": batch["tracks"][:, :, 1:]}, jax.random.key(0))
-    inputs = {"first": jnp.zeros((1, 3, 1, 4, 6, 7)), "text": batch["text"]}
+    rig = {key: batch[key] for key in ("intrinsics", "extrinsics")}
+    inputs = {"first": jnp.zeros((1, 3, 1, 4, 6, 7)), "text": batch["text"], **rig}
     with pytest.raises(ValueError, match=r"sample: first wanted .* = \[1, 3, 1, 4, 6, 8\]"):
         task.sample(params, inputs, jax.random.key(0))
     short = {key: x for key, x in batch.items() if key != "null_text"}
