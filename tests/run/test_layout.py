@@ -60,10 +60,10 @@ def test_a_checkpoint_of_the_first_version_is_read(tmp_path, axes):
 
 
 def test_what_is_saved_beside_the_state(tmp_path):
-    """The keys that a checkpoint of the first version has are those of one made now."""
+    """The keys of a checkpoint of the first version are there, and what it was made from."""
     train.run(fakes.config(steps=1), tmp_path)
     now = tmp_path / "checkpoints/1"
     old = GOLDEN / "checkpoint/2"
-    for folder in (now, old):
+    for folder, added in ((now, {"examples", "recipe"}), (old, set())):
         assert {"state", "meta"} <= {path.name for path in folder.iterdir()}
-        assert json.loads((folder / "meta/metadata").read_text()).keys() == META
+        assert json.loads((folder / "meta/metadata").read_text()).keys() == META | added
