@@ -152,6 +152,7 @@ class Pipeline:
             where = Path(workdir or nothing)
             self._origins = assembly.origins(own, where)
             self._params = assembly.load_params(task, own, where, self._mesh)
+        self._marks = sample.weight_marks(self._params)
         self._texts: encoders.TextEncoder | None = None
         self._compiled: set[tuple[Any, ...]] = set()
 
@@ -291,7 +292,7 @@ class Pipeline:
 
             made, meta = sample.make(own, task, self._params, name, seed, arrays, progress=progress)
         self._compiled.add(key)
-        made_from = sample.shared_recipe(own, task, self._params)
+        made_from = sample.shared_recipe(own, task, self._marks)
         meta |= {
             "weights": self._origins,
             "command": f"{__name__}.{type(self).__name__}",

@@ -2278,8 +2278,8 @@ AGAIN = [
         (
             "again",
             "a sample of other weights is taken",
-            "        weights={part: checkpoint.mark(leaves) for part, leaves in params.items()},",
-            "        weights={part: part for part, leaves in params.items()},",
+            "return {part: checkpoint.mark(leaves) for part, leaves in params.items()}",
+            "return {part: part for part, leaves in params.items()}",
             "test_whatever_changed_a_new_sample_is_made_and_the_old_one_kept[weights]",
         ),
         (

@@ -339,8 +339,9 @@ def _qualisys(path: Path) -> Iterator[Calibrated]:
 
 
 def _taco(path: Path) -> Iterator[Calibrated]:
+    raw = reading.values(path)
     for name, camera in rigs.read(path, undistorted=True).items():
-        value = reading.values(path)[name]
+        value = raw[name]
         bent = next((value[key] for key in rigs.DISTORTION if key in value), ())
         yield Calibrated(camera, tuple(float(x) for x in np.ravel(bent)) if np.any(bent) else ())
 

@@ -58,7 +58,7 @@ def run(config: Any, workdir: str | Path) -> None:
     task = base.serves(whole, base.Sampled, "mode=sample")
     weights = assembly.origins(own, workdir)
     params = assembly.load_params(whole, own, workdir, mesh)
-    common = shared_recipe(own, task, params)
+    common = shared_recipe(own, task, weight_marks(params))
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
     done = made = 0
@@ -243,8 +243,13 @@ def _advance(bar: tqdm, before: int, done: int, steps: int) -> None:
     bar.update(before + done - bar.n)
 
 
+def weight_marks(params: base.Params) -> dict[str, Any]:
+    """A mark of each part's content; it reads all of them, so make it once."""
+    return {part: checkpoint.mark(leaves) for part, leaves in params.items()}
+
+
 def shared_recipe(
-    own: sections.Sections, task: base.Sampled, params: base.Params
+    own: sections.Sections, task: base.Sampled, weights: dict[str, Any]
 ) -> dict[str, Any]:
     """What decides all samples of a run."""
     return recipe.of(
@@ -252,7 +257,7 @@ def shared_recipe(
         sampling=task.sampling._asdict(),
         best_of=own.sample.best_of,
         fps=own.data.fps,
-        weights={part: checkpoint.mark(leaves) for part, leaves in params.items()},
+        weights=weights,
     )
 
 
