@@ -22,7 +22,9 @@ import jax.numpy as jnp
 
 from syncmv4d_jax import flow
 from syncmv4d_jax.models.nn import module, protocol
+from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks import base
 
 Array = jax.Array
 Latents = dict[str, Array]
@@ -87,6 +89,38 @@ def encode(codec: FrozenVAE, weights: Params, pixels: Array) -> Array:
 def decode(codec: FrozenVAE, weights: Params, latents: Array) -> Array:
     """`FrozenVAE.decode`, compiled; weights: of the part `vae`."""
     return codec.decode({"vae": weights}, latents)
+
+
+def decoded(codec: FrozenVAE, weights: Params, sample: base.Sample) -> base.Sample:
+    """Returns a sample with the pixels of its video, and of its motion where it has some."""
+    motion, pixels = sample.motion_latents, decode(codec, weights, sample.latents)
+    motion = None if motion is None else decode(codec, weights, motion)
+    return dataclasses.replace(sample, pixels=pixels, motion_pixels=motion)
+
+
+def check_sizes(
+    frames: int, size: tuple[int, int], dit: wan_config.DiTConfig, config: vae.VAEConfig
+) -> None:
+    """Checks that clips fit the autoencoder and the transformer, and these each other.
+
+    Raises:
+      ValueError: a number of frames, a side or a number of channels that does not.
+    """
+    step, stride = config.stride
+    if frames < 1 or (frames - 1) % step:
+        raise ValueError(f"task.frames: wanted {step} n + 1 frames, got {frames}")
+    whole = tuple(stride * patch for patch in dit.patch[1:])
+    for side, unit, name in zip(size, whole, ("height", "width"), strict=True):
+        if side < unit or side % unit:
+            raise ValueError(
+                f"task.size: wanted a {name} divisible by {unit} (the VAE's stride {stride} times "
+                f"the patch), got {side} in {size}"
+            )
+    if dit.in_channels != config.z_dim or dit.out_channels != config.z_dim:
+        raise ValueError(
+            f"task.dit: wanted {config.z_dim} channels in and out, as the autoencoder has, got "
+            f"{dit.in_channels} and {dit.out_channels}"
+        )
 
 
 def ahead(config: vae.VAEConfig) -> vae.VAEConfig:

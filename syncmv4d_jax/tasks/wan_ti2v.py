@@ -105,7 +105,8 @@ class WanTI2V(base.Grown):
     placement: protocol.Placement = protocol.LOCAL
 
     def __post_init__(self):
-        _check_sizes(self.options, self.dit_config, self.vae_config)
+        o = self.options
+        video.check_sizes(o.frames, o.size, self.dit_config, self.vae_config)
 
     @property
     def trainable(self) -> str:
@@ -310,8 +311,7 @@ class WanTI2V(base.Grown):
 
     def decode(self, params: Params, sample: base.Sample) -> base.Sample:
         """Returns the sample with its pixels; compiled."""
-        pixels = video.decode(self.vae, params["vae"], sample.latents)
-        return dataclasses.replace(sample, pixels=pixels)
+        return video.decoded(self.vae, params["vae"], sample)
 
     # Sampling.
 
@@ -421,23 +421,3 @@ def sample_run(
 
 
 run_steps = jax.jit(sample_run, static_argnums=0)
-
-
-def _check_sizes(
-    options: Options, dit_config: wan_config.DiTConfig, vae_config: vae.VAEConfig
-) -> None:
-    step, stride = vae_config.stride
-    if options.frames < 1 or (options.frames - 1) % step:
-        raise ValueError(f"task.frames: wanted {step} n + 1 frames, got {options.frames}")
-    whole = tuple(stride * patch for patch in dit_config.patch[1:])
-    for size, unit, name in zip(options.size, whole, ("height", "width"), strict=True):
-        if size < unit or size % unit:
-            raise ValueError(
-                f"task.size: wanted a {name} divisible by {unit} (the VAE's stride {stride} times "
-                f"the patch), got {size} in {options.size}"
-            )
-    if dit_config.in_channels != vae_config.z_dim or dit_config.out_channels != vae_config.z_dim:
-        raise ValueError(
-            f"task.dit: wanted {vae_config.z_dim} channels in and out, as the autoencoder has, got "
-            f"{dit_config.in_channels} and {dit_config.out_channels}"
-        )

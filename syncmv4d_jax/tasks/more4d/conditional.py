@@ -93,21 +93,8 @@ class Generator:
     placement: protocol.Placement
 
     def __post_init__(self):
-        o, (step, stride) = self.options, self.vae_config.stride
-        if o.frames < 1 or (o.frames - 1) % step:
-            raise ValueError(f"task.frames: wanted {step} n + 1 frames, got {o.frames}")
-        whole = tuple(stride * patch for patch in self.dit_config.patch[1:])
-        for size, unit, name in zip(o.size, whole, ("height", "width"), strict=True):
-            if size < unit or size % unit:
-                raise ValueError(
-                    f"task.size: wanted a {name} divisible by {unit}, got {size} in {o.size}"
-                )
-        channels = (self.dit_config.in_channels, self.dit_config.out_channels)
-        if channels != (self.vae_config.z_dim,) * 2:
-            raise ValueError(
-                f"task.dit: wanted {self.vae_config.z_dim} channels in and out, as the autoencoder "
-                f"has, got {channels}"
-            )
+        o = self.options
+        video.check_sizes(o.frames, o.size, self.dit_config, self.vae_config)
 
     @property
     def vae(self) -> video.FrozenVAE:

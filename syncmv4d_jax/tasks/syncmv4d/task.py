@@ -336,9 +336,7 @@ class SyncMV4D:
 
     def decode(self, params: Params, sample: base.Sample) -> base.Sample:
         """Returns the sample with the pixels of video and motion; compiled."""
-        read = functools.partial(video.decode, self.loop.vae, params["vae"])
-        motion = None if sample.motion_latents is None else read(sample.motion_latents)
-        return dataclasses.replace(sample, pixels=read(sample.latents), motion_pixels=motion)
+        return video.decoded(self.loop.vae, params["vae"], sample)
 
     def sample(
         self,
