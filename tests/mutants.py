@@ -2172,6 +2172,28 @@ FILES = [
             "test_quantised_weights_are_refused",
         ),
     ),
+    *of(
+        "syncmv4d_jax/weights/files.py",
+        "tests/weights/test_forms.py",
+        (
+            "files",
+            "weights that are not finite are read",
+            "bad := int((~np.isfinite(array)).sum())",
+            "bad := 0",
+            "test_values_that_are_not_finite_name_file_and_key",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/samples.py",
+        "tests/results/test_samples.py",
+        (
+            "files",
+            "a sample's cameras are taken as they are",
+            '    if set(CAMERAS) <= sample.keys() and "video" in sample:',
+            "    if False:",
+            "test_a_camera_that_no_view_has_is_refused",
+        ),
+    ),
 ]
 
 AGAIN = [

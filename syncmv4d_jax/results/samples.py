@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax import disk, recipe
-from syncmv4d_jax.data import reading
+from syncmv4d_jax.data import reading, rigs
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import video
@@ -183,7 +183,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: a file of it is missing; names it.
-      ValueError: its views are not of one size.
+      ValueError: its views are not of one size, or one has a camera that no view has.
     """
     path = Path(path)
     meta = reading.values(path / "meta.json")
@@ -200,7 +200,23 @@ def read(path: str | Path) -> dict[str, Any]:
     if (path / "tracks.npz").is_file():
         arrays = reading.arrays(path / "tracks.npz")
         sample |= {key: arrays[key] for key in ARRAYS if key in arrays}
+    if set(CAMERAS) <= sample.keys() and "video" in sample:
+        _check_cameras(path / "tracks.npz", sample)
     return sample
+
+
+def _check_cameras(path: Path, sample: Mapping[str, Any]) -> None:
+    lenses, poses = (np.asarray(sample[key]) for key in CAMERAS)
+    views, size = len(sample["video"]), sample["video"].shape[2:4]
+    if lenses.shape != (views, 3, 3) or poses.shape[:1] + poses.shape[-2:] != (views, 3, 4):
+        raise ValueError(
+            f"{path}: wanted intrinsics [v 3 3] and extrinsics [v 3 4] or [v n 3 4] of {views} "
+            f"views, got {lenses.shape} and {poses.shape}"
+        )
+    for v, (lens, pose) in enumerate(zip(lenses, poses, strict=True)):
+        way = pose.reshape(-1, 3, 4)
+        camera = rigs.Camera(f"view {v}", lens, way[0], size, way if len(way) > 1 else None)
+        rigs.check_camera(camera, where=f"{path}: the camera of view {v}")
 
 
 def fps(sample: Mapping[str, Any]) -> float:

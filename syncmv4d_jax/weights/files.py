@@ -140,10 +140,22 @@ def _place(path: Path, key: str, entry: Any) -> tuple[tuple[int, ...], np.dtype,
 
 
 def _safetensors(path: Path) -> dict[str, Entry]:
-    def entry(shape: tuple[int, ...], dtype: np.dtype, at: int) -> Entry:
-        return Entry(shape, dtype, lambda: _read_at(path, at, shape, dtype))
+    def entry(key: str, shape: tuple[int, ...], dtype: np.dtype, at: int) -> Entry:
+        where = f"{path}: {key}"
+        return Entry(shape, dtype, lambda: finite(_read_at(path, at, shape, dtype), where))
 
-    return {key: entry(*found) for key, found in _header(path).items()}
+    return {key: entry(key, *found) for key, found in _header(path).items()}
+
+
+def finite(array: np.ndarray, where: str) -> np.ndarray:
+    """Returns an array of weights; of any type.
+
+    Raises:
+      ValueError: values that are not finite, counted.
+    """
+    if array.dtype.kind not in "iub" and (bad := int((~np.isfinite(array)).sum())):
+        raise ValueError(f"{where} {array.shape}: {bad} values are not finite; fetch it again")
+    return array
 
 
 def leaves(path: Path) -> dict[str, slices.Leaf]:
@@ -153,15 +165,15 @@ def leaves(path: Path) -> dict[str, slices.Leaf]:
       ValueError: not a safetensors file, or a truncated one.
     """
 
-    def leaf(shape: tuple[int, ...], dtype: np.dtype, at: int) -> slices.Leaf:
+    def leaf(key: str, shape: tuple[int, ...], dtype: np.dtype, at: int) -> slices.Leaf:
         def read(index: slices.Index) -> np.ndarray:
             if not math.prod(shape):
                 return np.empty(shape, dtype)[index]
-            return np.array(np.memmap(path, dtype, "r", at, shape)[index])
+            return finite(np.array(np.memmap(path, dtype, "r", at, shape)[index]), f"{path}: {key}")
 
         return slices.Leaf(shape, dtype, read)
 
-    return {key: leaf(*found) for key, found in _header(path).items()}
+    return {key: leaf(key, *found) for key, found in _header(path).items()}
 
 
 def open_safetensors(paths: list[Path]) -> Tensors:
@@ -249,9 +261,10 @@ def open_pth(path: Path) -> Tensors:
     def entry(key: str, tensor: torch_pickle.Tensor) -> Entry:
         def read() -> np.ndarray:
             try:
-                return tensor.read()
+                found = tensor.read()
             except (ValueError, OverflowError, MemoryError) as error:
                 raise ValueError(f"{path}: {key}: {error}") from error
+            return finite(found, f"{path}: {key}")
 
         return Entry(tensor.shape, tensor.dtype, read)
 

@@ -129,7 +129,10 @@ def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
     for key in tensors:
         if key.endswith(".lora_B.weight"):
             stem, rank = key.removesuffix(".lora_B.weight"), tensors[key].shape[-1]
-            tensors[key] = tensors[key] * (alphas.pop(stem, said(stem, rank)) / alpha)
+            scale = alphas.pop(stem, said(stem, rank)) / alpha
+            with np.errstate(over="ignore"):
+                scaled = tensors[key] * scale
+            tensors[key] = _numbers(scaled, f"{path}: {key} times its alpha ({scale:g})")
     if alphas:
         raise ValueError(f"{path}: alphas of layers that are not there: {tree.sample(alphas)}")
     layout = _layout_of(tensors)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import transform
 
 from syncmv4d_jax import view
 from syncmv4d_jax.results import samples
@@ -28,10 +29,12 @@ def sample(*, points, cameras, motion, scale, views, frames, seed):
     if scale:
         result["scale"] = rng.uniform(1, 2, (views, 2)).astype(np.float32)
     if cameras:
-        inputs["intrinsics"] = rng.normal(size=(views, 3, 3)).astype(np.float32)
-        inputs["extrinsics"] = rng.normal(size=(views, 1, 3, 4)).astype(
-            np.float32
-        )  # standing still
+        lens = np.array([[20.0, 0, 11.5], [0, 20, 7.5], [0, 0, 1]], np.float32)
+        zoom = rng.uniform(1, 1.2, (views, 1, 1)) ** [[1], [1], [0]]
+        inputs["intrinsics"] = np.float32(lens * zoom)
+        turns = transform.Rotation.random(views, rng).as_matrix()
+        poses = np.concatenate([turns, rng.normal(size=(views, 3, 1))], -1)
+        inputs["extrinsics"] = np.float32(poses)[:, None]  # standing still
     if points:
         result["tracks_per_view"] = rng.normal(size=(views, frames, 5, 3)).astype(np.float32)
         result["confidence"] = rng.uniform(0, 1, (views, frames, 5)).astype(np.float32)
@@ -183,3 +186,18 @@ def test_files_of_a_sample_that_cannot_be_read_are_named(tmp_path):
         meta.write_bytes(text)
         with pytest.raises(ValueError, match="meta.json: (not JSON|wanted)"):
             samples.read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda a: a["intrinsics"].__setitem__((1, 0, 0), 0), r"tracks.npz: the camera of view 1: K "),
+    (lambda a: a["extrinsics"].__setitem__((0, 0, 0), 3), "the camera of view 0: R is not a rot"),
+    (lambda a: a.update(intrinsics=a["intrinsics"][:1]), r"2 views, got \(1, 3, 3\)"),
+])  # fmt: skip
+def test_a_camera_that_no_view_has_is_refused(tmp_path, change, said):
+    kind = dict(points=True, cameras=True, motion=False, scale=False, views=2, frames=2, seed=0)
+    samples.write(tmp_path / "a", *sample(**kind), META)
+    arrays = dict(np.load(tmp_path / "a/tracks.npz"))
+    change(arrays)
+    np.savez(tmp_path / "a/tracks.npz", **arrays)
+    with pytest.raises(ValueError, match=said):
+        samples.read(tmp_path / "a")

@@ -293,6 +293,9 @@ def test_alpha_that_is_said_beside_the_adapters_counts(tmp_path):
     config.write_text(json.dumps({"lora_alpha": 8, "r": 4, "use_dora": True}))
     with pytest.raises(ValueError, match="DoRA"):
         lora.load(path, alpha=1.0)
+    config.write_text(json.dumps({"lora_alpha": 1e308, "r": 4}))
+    with pytest.raises(ValueError, match=r"lora_B.weight times its alpha \(1e\+308\) holds values"):
+        lora.load(path, alpha=1.0)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +396,23 @@ def test_a_tensor_beyond_its_storage_names_file_and_key(tmp_path):
     (tmp_path / "x.pth").write_bytes(out.getvalue())
     with pytest.raises(ValueError, match=r"x.pth: a: storage of 4 float32"):
         files.open_pth(tmp_path / "x.pth").entries["a"].read()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e5m2"])
+def test_values_that_are_not_finite_name_file_and_key(tmp_path, dtype):
+    bad = np.array([[1, np.inf, 2], [0, np.nan, 3]]).astype(np.dtype(dtype))
+    put(tmp_path / "x.safetensors", {"a": bad, "b": bad[:, :1]})
+    said = r"x.safetensors: a \(2, 3\): 2 values are not finite"
+    opened = files.open_any(tmp_path / "x.safetensors").entries
+    with pytest.raises(ValueError, match=said):
+        opened["a"].read()
+    np.testing.assert_array_equal(opened["b"].read(), bad[:, :1])
+    with pytest.raises(ValueError, match=r"x.safetensors: a \(2,\): 2 values"):
+        files.leaves(tmp_path / "x.safetensors")["a"].read(np.s_[:, 1])
+    if dtype != "float8_e5m2":
+        (tmp_path / "x.pth").write_bytes(torch_writer.dumps({"a": bad}))
+        with pytest.raises(ValueError, match=r"x.pth: a \(2, 3\): 2 values are not finite"):
+            files.open_pth(tmp_path / "x.pth").entries["a"].read()
 
 
 @pytest.mark.parametrize(
