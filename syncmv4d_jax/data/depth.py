@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from syncmv4d_jax.data import pictures, rigs, user
+from syncmv4d_jax.data import pictures, reading, rigs, user
 from syncmv4d_jax.data.scenes import scene
 from syncmv4d_jax.geometry import cameras, paths
 
@@ -59,8 +59,8 @@ def read_file(path: str | Path, size: tuple[int, int]) -> tuple[np.ndarray, np.n
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no depth file; {TOOLS}")
     try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {"depth": found} if isinstance(found, np.ndarray) else dict(found.items())
+        single = path.suffix.lower() == ".npy"
+        arrays = {"depth": np.load(path, allow_pickle=False)} if single else reading.arrays(path)
     except Exception as error:  # a file of another kind raises whatever its reader runs into
         raise ValueError(f"{path}: cannot be read as npz or npy ({error}); {TOOLS}") from error
     if "depth" not in arrays:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from syncmv4d_jax.data import surfaces
+from syncmv4d_jax.data import reading, surfaces
 from syncmv4d_jax.geometry import cameras, flow_map
 
 LARGE = 240  # rows from which on every second pixel is kept
@@ -137,10 +137,10 @@ def read_depth(path: Path, box: tuple[int, int, int, int], size: tuple[int, int]
 
 def reading_depth(path: Path) -> np.ndarray:
     """depth [h w] float32 of an npz."""
-    with np.load(path, allow_pickle=False) as file:
-        if "depth" not in file or file["depth"].squeeze().ndim != 2:
-            raise ValueError(f"{path}: wanted an array depth [h w], got {file.files}")
-        depth = file["depth"].squeeze().astype(np.float32)
+    arrays = reading.arrays(path)
+    if "depth" not in arrays or arrays["depth"].squeeze().ndim != 2:
+        raise ValueError(f"{path}: wanted an array depth [h w], got {sorted(arrays)}")
+    depth = arrays["depth"].squeeze().astype(np.float32)
     if not np.isfinite(depth).all():
         raise ValueError(f"{path}: depths that are not finite; 0 says that one is not known")
     return depth

@@ -106,10 +106,12 @@ def arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{path}: not found")
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {key: np.asarray(file[key]) for key in file.files}  # else bytes, as they are
+            found = {key: file[key] for key in file.files}
     except Exception as error:  # a damaged zip raises whatever its reader runs into
         raise ValueError(f"{path}: unreadable ({type(error).__name__}: {error})") from error
     for key, value in found.items():
+        if isinstance(value, bytes):  # what numpy makes of a member without its mark
+            raise ValueError(f"{path}: {key} is no array of numpy's")
         if value.dtype.kind not in "fiubUS":
             raise ValueError(f"{path}: {key} holds {value.dtype}, wanted numbers")
     return found

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -308,6 +309,13 @@ def test_arrays_that_cannot_be_read_are_named(tmp_path, kind):
     )
     with pytest.raises(ValueError, match="a.npz: (unreadable|x holds complex128)"):
         reading.arrays(path)
+
+
+def test_a_member_without_numpys_mark_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x.npy", b"\xd3NUMPY\1\0 and so on")
+    with pytest.raises(ValueError, match="a.npz: x is no array of numpy's"):
+        reading.arrays(tmp_path / "a.npz")
 
 
 def test_a_file_of_prompts_is_named(tmp_path):

@@ -132,13 +132,7 @@ def _told(path: Path) -> dict[str, Any]:
 
 
 def _arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged zip raises whatever its reader runs into
-        raise ValueError(f"{path}: unreadable ({type(error).__name__}: {error})") from error
+    found = reading.arrays(path)
     if missing := [key for key in wanted if key not in found]:
         raise ValueError(f"{path}: wanted {missing} too, got {sorted(found)}")
     return found
