@@ -72,6 +72,11 @@ def read(path: str | Path, *, metres: float | None = None) -> dict[str, Calibrat
         camera that cannot be.
     """
     path = Path(path)
+    with reading.parsing(path, "calibration"):
+        return _read(path, metres)
+
+
+def _read(path: Path, metres: float | None) -> dict[str, Calibrated]:
     form = _form(path)
     units = {"Qualisys": MILLIMETRE, "TACO": 1.0}
     unit = units.get(form) if metres is None else metres
@@ -80,7 +85,11 @@ def read(path: str | Path, *, metres: float | None = None) -> dict[str, Calibrat
             f"{path}: {form} has no unit of its own; say how many metres one of its units is "
             "(--metres-per-unit, from a distance that you have measured)"
         )
-    found = {c.camera.name: _scaled(c, unit) for c in _READERS[form](path)}
+    found: dict[str, Calibrated] = {}
+    for one in _READERS[form](path):
+        if one.camera.name in found:
+            raise ValueError(f"{path}: two cameras are named {one.camera.name!r}")
+        found[one.camera.name] = _scaled(one, unit)
     if not found:
         raise ValueError(f"{path}: {form} without a camera")
     rigs.check({name: c.camera for name, c in found.items()}, where=str(path))
@@ -96,13 +105,13 @@ def _form(path: Path) -> str:
         raise FileNotFoundError(f"{path}: no such calibration")
     if path.name in ("cameras.bin", "cameras.txt", "images.bin", "images.txt"):
         raise ValueError(f"{path}: give the model's folder, it has both files: {path.parent}")
-    head = path.read_bytes()[:4096].lstrip(b"\xef\xbb\xbf \r\n\t")
-    if head.startswith(b"{"):
+    head = reading.text(path)[:4096].lstrip()
+    if head.startswith("{"):
         raw = reading.values(path)
         return "nerfstudio" if isinstance(raw, dict) and "frames" in raw else "TACO"
-    if head.startswith(b"%YAML"):
+    if head.startswith("%YAML"):
         return "OpenCV"
-    if head.startswith(b"<") and b"<calibration" in head:
+    if head.startswith("<") and "<calibration" in head:
         return "Qualisys"
     raise ValueError(
         f"{path}: no calibration of COLMAP, nerfstudio, OpenCV (%YAML), Qualisys or TACO's form"
@@ -119,6 +128,8 @@ def _calibrated(name: str, lens: _Lens, pose: np.ndarray) -> Calibrated:
     """pose: [3 4] world to camera."""
     camera = rigs.Camera(name, lens.intrinsics, pose, lens.size)
     rigs.check_camera(camera, where=f"camera {name!r}")
+    if not np.isfinite(lens.bent).all():
+        raise ValueError(f"camera {name!r}: distortion that is not finite: {lens.bent}")
     bent = lens.bent if any(lens.bent) else ()
     return Calibrated(camera, bent, lens.fisheye and bool(bent))
 
@@ -135,13 +146,11 @@ def _colmap(folder: Path) -> Iterator[Calibrated]:
     suffix = ".bin" if binary else ".txt"
     if not (folder / f"images{suffix}").is_file():
         raise FileNotFoundError(f"{folder / f'images{suffix}'}: not found beside cameras{suffix}")
-    try:
-        lenses = (_lenses_bin if binary else _lenses_txt)(folder / f"cameras{suffix}")
-        poses = list((_images_bin if binary else _images_txt)(folder / f"images{suffix}"))
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{folder}: a COLMAP file ends too early or is damaged: {error}"
-        ) from error
+    own, placed = folder / f"cameras{suffix}", folder / f"images{suffix}"
+    with reading.parsing(own, "cameras of COLMAP"):
+        lenses = (_lenses_bin if binary else _lenses_txt)(own)
+    with reading.parsing(placed, "images of COLMAP"):
+        poses = list((_images_bin if binary else _images_txt)(placed))
     for name, camera, pose in sorted(poses, key=lambda found: found[0]):
         if camera not in lenses:
             raise ValueError(f"{folder}: image {name!r} is of camera {camera}, which is not there")
@@ -269,7 +278,7 @@ WORDS = {  # what calibration programs call it
 
 
 def _opencv(path: Path) -> Iterator[Calibrated]:
-    text = reading.text(path).replace("%YAML:1.0", "").replace("%YAML:1.1", "")
+    text = reading.text(path).rstrip().replace("%YAML:1.0", "").replace("%YAML:1.1", "")
     try:
         raw = yaml.load(text, Loader=_Loader)  # safe: a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, KeyError) as error:

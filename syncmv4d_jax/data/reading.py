@@ -5,8 +5,10 @@ shells in texts (a byte order mark, CRLF, UTF-16). None of it is anybody's input
 """
 
 import codecs
+import contextlib
 import json
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,23 @@ LITTER = {
     "system volume information", "lost+found",
 }  # fmt: skip
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@contextlib.contextmanager
+def parsing(path: str | Path, what: str) -> Iterator[None]:
+    """Names the file in whatever a parser of it runs into; errors that name it stay as they are.
+
+    Raises:
+      ValueError: `path`: no `what`, or a damaged one, and what the parser said.
+    """
+    path = Path(path)
+    try:
+        yield
+    except Exception as error:  # a damaged file raises whatever its reader runs into
+        if isinstance(error, FileNotFoundError) or f"{path}" in str(error):
+            raise
+        said = f"{error}" if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: no {what}, or a damaged one ({said[:300]})") from error
 
 
 def entries(folder: Path) -> list[Path]:

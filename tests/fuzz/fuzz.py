@@ -92,7 +92,10 @@ def answer(process: subprocess.Popen, seconds: float) -> str:
 
 def template(folder: Path) -> None:
     """Makes the valid inputs in a process of its own."""
-    code = "import sys, pathlib, fuzz_inputs; fuzz_inputs.make(pathlib.Path(sys.argv[1]))"
+    code = """import sys, pathlib, fuzz_inputs, fuzz_sources
+root = pathlib.Path(sys.argv[1])
+fuzz_inputs.make(root)
+fuzz_sources.make(root)"""
     command = [sys.executable, "-c", code, str(folder / "template")]
     subprocess.run(command, env=environment(), check=True)
 

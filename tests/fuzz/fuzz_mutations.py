@@ -369,9 +369,16 @@ FORMS: dict[str, list[Mutation]] = {
     "jpg": [jpg_segment],
     "tiff": [tiff_tag],
     "mp4": [mp4_box, mp4_box, mp4_free],
+    "colmap": TEXT,
+    "yaml": [*TEXT, deep],
+    "xml": [strange_number, strange_number, zeros_inside, other],
+    "bin": [],
+    "cache": [],
+    "parquet": [],
+    "xlsx": [member, member, packed],
 }
 # Formats that say how long they are: what is cut to nine tenths of itself is refused.
-SIZED = ("npz", "npy", "pkl", "pth", "safetensors", "glb", "png")
+SIZED = ("npz", "npy", "pkl", "pth", "safetensors", "glb", "png", "bin", "cache", "parquet", "xlsx")
 
 
 def mutate(form: str, data: bytes, rng: np.random.Generator) -> Mutant:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import fuzz_doors
 import fuzz_mutations
+import fuzz_sources
 import numpy as np
 
+TABLE = [*fuzz_doors.TABLE, *fuzz_sources.TABLE]
 PROCESSOR = 10  # seconds of a case
 MEMORY = 4 * 2**30  # bytes beyond what the worker has when it starts
 NAMED = (ValueError, FileNotFoundError, FileExistsError)
@@ -28,9 +30,9 @@ NAMED = (ValueError, FileNotFoundError, FileExistsError)
 def chosen(seed: int, number: int, only: str = ""):
     """The door and the generator of a case: kinds take turns, doors of a kind are drawn."""
     rng = np.random.default_rng([seed, number])
-    kinds = list(dict.fromkeys(door.kind for door in fuzz_doors.TABLE))
+    kinds = list(dict.fromkeys(door.kind for door in TABLE))
     kind = only or kinds[number % len(kinds)]
-    doors = [door for door in fuzz_doors.TABLE if door.kind == kind]
+    doors = [door for door in TABLE if door.kind == kind]
     return doors[int(rng.integers(len(doors)))], rng
 
 

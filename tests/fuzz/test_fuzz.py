@@ -25,6 +25,12 @@ SAMPLES = {
     "npy": b"\x93NUMPY" + bytes(200),
     "jpg": b"\xff\xd8\xff\xe0" + bytes(200),
     "mp4": b"\0\0\0\x10tkhd" + bytes(300),
+    "colmap": b"1 OPENCV 64 48 50.0 50.0 32 24 0 0 0 0\n",
+    "yaml": b"%YAML:1.0\n---\na: 1\n",
+    "xml": b"<a b='1'><c>2</c></a>",
+    "bin": bytes(range(200)),
+    "cache": b"POINTCACHE2" + bytes(200),
+    "parquet": b"PAR1" + bytes(range(200)) + b"PAR1",
 }
 
 
@@ -112,7 +118,7 @@ def read(root, file, out):
 
 said = {}
 for text, wanted in json.loads(sys.stdin.read()):
-    fuzz_doors.TABLE[:] = [fuzz_doors.Door("json", "planted", "a.json", read)]
+    fuzz_worker.TABLE[:] = [fuzz_doors.Door("json", "planted", "a.json", read)]
     mutant = fuzz_mutations.Mutant(text.encode(), "planted", wanted)
     fuzz_mutations.mutate = lambda form, data, rng: mutant
     answer = fuzz_worker.Worker(template, scratch).case(1, 0)

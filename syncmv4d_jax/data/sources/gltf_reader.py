@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from syncmv4d_jax.data import reading
+
 COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32,
               5126: np.float32}  # fmt: skip
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
@@ -48,10 +50,8 @@ def read(path: str | Path, fps: float) -> dict[str, Moving]:
       ValueError: not such a file, or geometry that is compressed, without triangles, or damaged.
     """
     path = Path(path)
-    try:
+    with reading.parsing(path, "glTF"):
         return _File(path).moving(fps)
-    except (KeyError, IndexError, TypeError, struct.error, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({type(error).__name__}: {error})") from error
 
 
 class _File:

@@ -117,7 +117,7 @@ class Dataset:
         """
         seconds = self.column(episode, "timestamp").reshape(-1).astype(np.float64)
         if (np.diff(seconds) <= 0).any():
-            raise taco.BadSequence(f"{self.root}, episode {episode.index}: time does not rise")
+            raise taco.BadSequence(f"{episode.data}, episode {episode.index}: time does not rise")
         return seconds - seconds[0]
 
     def pictures(
@@ -242,7 +242,14 @@ def open_dataset(root: str | Path) -> Dataset:
       ValueError: another version, or descriptions that do not fit together.
     """
     root = Path(root)
+    with reading.parsing(root, "data set of LeRobot"):
+        return _opened(root)
+
+
+def _opened(root: Path) -> Dataset:
     info = reading.values(root / "meta/info.json")
+    if not isinstance(info, dict):
+        raise ValueError(f"{root}/meta/info.json: wanted an object, got {type(info).__name__}")
     version = str(info.get("codebase_version"))
     if version not in lerobot_layout.VERSIONS:
         raise ValueError(
@@ -269,6 +276,11 @@ def statistics(dataset: Dataset, key: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: it says none.
     """
+    with reading.parsing(dataset.root / "meta/stats.json", "statistics"):
+        return _statistics(dataset, key)
+
+
+def _statistics(dataset: Dataset, key: str) -> tuple[np.ndarray, np.ndarray]:
     path = dataset.root / "meta/stats.json"
     if path.is_file():
         own = reading.values(path).get(key)

@@ -99,7 +99,11 @@ def _tasks(root: Path, version: str) -> dict[int, str]:
     path = root / "meta/tasks.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found")
-    table = parquet().read_table(path)
+    with reading.parsing(path, "table of tasks"):
+        return _named(parquet().read_table(path))
+
+
+def _named(table: Any) -> dict[int, str]:
     name = "task" if "task" in table.column_names else "__index_level_0__"
     return dict(zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True))
 
@@ -124,20 +128,30 @@ def _episodes_3(root, info, cameras, tasks) -> Iterator[Episode]:
         raise FileNotFoundError(f"{root}/meta/episodes: no chunk-*/file-*.parquet in it")
     moving = [key for key, camera in cameras.items() if camera.kind != "image"]
     for path in files:
-        names = parquet().read_schema(path).names
-        kept = [name for name in names if not name.startswith("stats/")]
-        for row in parquet().read_table(path, columns=kept).to_pylist():
-            place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
-            videos = {}
-            for key in moving:
-                at = {x: row.get(f"videos/{key}/{x}") for x in ("chunk_index", "file_index")}
-                if None in at.values():
-                    continue  # this episode has no such view
-                name = info["video_path"].format(video_key=key, **at)
-                videos[key] = Clip(root / name, float(row[f"videos/{key}/from_timestamp"]))
-            data = root / info["data_path"].format(**place)
-            text = _text(row["tasks"], tasks)
-            yield Episode(int(row["episode_index"]), int(row["length"]), text, data, videos)
+        with reading.parsing(path, "table of episodes"):
+            rows = _rows(path)
+            found = [_episode(root, row, info, moving, _text(row["tasks"], tasks)) for row in rows]
+        yield from found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, without their statistics."""
+    names = parquet().read_schema(path).names
+    kept = [name for name in names if not name.startswith("stats/")]
+    return parquet().read_table(path, columns=kept).to_pylist()
+
+
+def _episode(root: Path, row, info, moving: list[str], text: str) -> Episode:
+    videos = {}
+    for key in moving:
+        at = {x: row.get(f"videos/{key}/{x}") for x in ("chunk_index", "file_index")}
+        if None in at.values():
+            continue  # this episode has no such view
+        name = info["video_path"].format(video_key=key, **at)
+        videos[key] = Clip(root / name, float(row[f"videos/{key}/from_timestamp"]))
+    place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
+    data = root / info["data_path"].format(**place)
+    return Episode(int(row["episode_index"]), int(row["length"]), text, data, videos)
 
 
 def _text(named: Any, tasks: Mapping[int, str]) -> str:
@@ -147,4 +161,5 @@ def _text(named: Any, tasks: Mapping[int, str]) -> str:
 
 def lines(path: Path) -> list[Any]:
     """The values of a file with JSON in every line."""
-    return [json.loads(line) for line in reading.lines(path)]
+    with reading.parsing(path, "JSON lines"):
+        return [json.loads(line) for line in reading.lines(path)]

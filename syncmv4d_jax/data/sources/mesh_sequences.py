@@ -25,6 +25,7 @@ FRAME = re.compile(r"(.+?)_?(\d{3,})\.obj$", re.IGNORECASE)
 OTHER = (".abc", ".usd", ".usda", ".usdc", ".usdz", ".blend", ".fbx")
 UPS = ("y", "z")
 PC2 = struct.Struct("<12siiffi")
+LONGEST = 60.0  # seconds from one stored frame to the next
 
 
 def read(path: str | Path, fps: float, *, unit: float = 1.0, up: str = "") -> Meshes:
@@ -51,22 +52,24 @@ def read(path: str | Path, fps: float, *, unit: float = 1.0, up: str = "") -> Me
         raise ValueError(
             f"{path}: {kind} is not read; export it as glTF (.glb), or as a point cache (.pc2)"
         )
-    if path.is_dir():
-        found = _sequence(path)
-    elif not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    elif kind in (".glb", ".gltf"):
-        found = gltf_reader.read(path, fps)
-    elif kind == ".pc2":
-        found = _cached(path, _pc2(path))
-    elif kind == ".mdd":
-        found = _cached(path, _mdd(path, fps))
-    else:
-        raise ValueError(
-            f"{path}: wanted .glb, .gltf, .pc2, .mdd or a folder of .obj files, got {kind or 'it'}"
-        )
-    upright = up or ("y" if kind in (".glb", ".gltf") else "z")
-    return {name: _placed(path, name, mesh, unit, upright) for name, mesh in found.items()}
+    with reading.parsing(path, "moving mesh"):
+        if path.is_dir():
+            found = _sequence(path)
+        elif not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        elif kind in (".glb", ".gltf"):
+            found = gltf_reader.read(path, fps)
+        elif kind == ".pc2":
+            found = _cached(path, _pc2(path))
+        elif kind == ".mdd":
+            found = _cached(path, _mdd(path, fps))
+        else:
+            raise ValueError(
+                f"{path}: wanted .glb, .gltf, .pc2, .mdd or a folder of .obj files, got "
+                f"{kind or 'it'}"
+            )
+        upright = up or ("y" if kind in (".glb", ".gltf") else "z")
+        return {name: _placed(path, name, mesh, unit, upright) for name, mesh in found.items()}
 
 
 def _placed(
@@ -157,8 +160,10 @@ def _mdd(path: Path, fps: float) -> np.ndarray:
     times = np.frombuffer(data, ">f4", frames, 8).astype(np.float64)
     flat = np.frombuffer(data, ">f4", 3 * frames * points, 8 + 4 * frames)
     stored = flat.reshape(frames, points, 3).astype(np.float64)
-    if (np.diff(times) <= 0).any():
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
         raise ValueError(f"{path}: damaged: its times do not rise")
+    if (times[-1] - times[0]) * fps > LONGEST * frames:
+        raise ValueError(f"{path}: its {frames} frames last {times[-1] - times[0]:g} seconds")
     asked = times[0] + np.arange(int((times[-1] - times[0]) * fps + 1e-4) + 1) / fps
     channel = gltf_reader.Channel(times, stored.reshape(frames, -1), "LINEAR")
     return gltf_reader.sampled(channel, asked, turn=False).reshape(-1, points, 3)

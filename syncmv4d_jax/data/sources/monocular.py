@@ -73,6 +73,11 @@ def read(folder: str | Path) -> Scene:
         or masks without depth; says which, with numbers.
     """
     folder = Path(folder)
+    with reading.parsing(folder, "clip"):
+        return _read(folder)
+
+
+def _read(folder: Path) -> Scene:
     told = _told(folder / "clip.json")
     try:
         video = frames.Video(folder / "video.mp4")

@@ -43,12 +43,9 @@ def captions(path: str | Path) -> dict[tuple[str, str], Caption]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as file:
-            strings, sheets = _strings(file), _sheets(file)
-            rows = {name: _rows(file, sheets[name], strings) for name in sheets}
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, IndexError) as error:
-        raise ValueError(f"{path}: no workbook ({type(error).__name__}: {error})") from error
+    with reading.parsing(path, "workbook"), zipfile.ZipFile(path) as file:
+        strings, sheets = _strings(file), _sheets(file)
+        rows = {name: _rows(file, sheets[name], strings) for name in sheets}
     found = {}
     for subset, sheet in SHEETS.items():
         if sheet not in rows:
