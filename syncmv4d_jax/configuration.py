@@ -55,6 +55,27 @@ def _frozen(x: Any) -> Any:
     return x.to_dict() if isinstance(x, ml_collections.ConfigDict) else x
 
 
+def at_least(least: int, where: str, settings: Any, *names: str) -> None:
+    """Raises ValueError where one of the named settings of `where` is less."""
+    for name in names:
+        if (came := getattr(settings, name)) < least:
+            raise ValueError(f"{where}.{name}: wanted at least {least}, got {came}")
+
+
+def shares(where: str, settings: Any, *names: str) -> None:
+    """Raises ValueError where one of the named settings of `where` is no share."""
+    for name in names:
+        if not 0 <= (came := getattr(settings, name)) <= 1:
+            raise ValueError(f"{where}.{name}: wanted 0..1, got {came}")
+
+
+def one_of(where: str, settings: Any, **wanted: tuple) -> None:
+    """Raises ValueError where one of the named settings of `where` is none of those wanted."""
+    for name, values in wanted.items():
+        if (came := getattr(settings, name)) not in values:
+            raise ValueError(f"{where}.{name}: wanted one of {values}, got {came!r}")
+
+
 def load(name: str, table: Mapping[str, str], where: str) -> Callable[..., Any]:
     """Returns the function a configuration names, through `table` or as "module:function".
 

@@ -136,7 +136,8 @@ def test_a_result_says_points_and_cameras_and_exports_them(tmp_path):
         "scale": np.ones((2, 2), np.float32),
     }
     poses = np.tile(np.eye(3, 4, dtype=np.float32), (2, 1, 1, 1))
-    given = {"intrinsics": np.tile(20 * np.eye(3, dtype=np.float32), (2, 1, 1))}
+    lens = np.diag([20, 20, 1]).astype(np.float32)
+    given = {"intrinsics": np.tile(lens, (2, 1, 1))}
     result = pipeline.Result(made, given | {"extrinsics": poses}, {"id": "x", "fps": 8.0})
     fused = world_tracks.fuse(made["tracks_per_view"], made["confidence"])
     np.testing.assert_allclose(result.tracks, fused, rtol=1e-6)

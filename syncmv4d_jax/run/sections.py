@@ -9,23 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from syncmv4d_jax.configuration import at_least, one_of
 from syncmv4d_jax.data import config as data_config
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-def _at_least(section: str, settings: Any, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < least:
-            came = getattr(settings, name)
-            raise ValueError(f"config.{section}.{name}: wanted at least {least}, got {came}")
-
-
-def _one_of(section: str, settings: Any, **wanted: tuple[str, ...]) -> None:
-    for name, values in wanted.items():
-        if getattr(settings, name) not in values:
-            came = getattr(settings, name)
-            raise ValueError(f"config.{section}.{name}: wanted one of {values}, got {came!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +56,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         names = ("steps", "batch_size", "log_every", "checkpoint_every", "keep")
-        _at_least("train", self, 1, *names)
-        _at_least("train", self, 0, "keep_every", "sample_every")
-        _one_of("train", self, frozen_dtype=DTYPES, export=("", *DTYPES))
-        _one_of("train", self, sequence=("ulysses", "ring"))
+        at_least(1, "config.train", self, *names)
+        at_least(0, "config.train", self, "keep_every", "sample_every")
+        one_of("config.train", self, frozen_dtype=DTYPES, export=("", *DTYPES))
+        one_of("config.train", self, sequence=("ulysses", "ring"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +107,9 @@ class OptimConfig:
     abort_after: int = 10
 
     def __post_init__(self) -> None:
-        _one_of("optim", self, name=("adamw", "muon"), schedule=("constant", "cosine"))
-        _one_of("optim", self, store=("float32", "bfloat16"))
-        _at_least("optim", self, 1, "accumulate")
+        one_of("config.optim", self, name=("adamw", "muon"), schedule=("constant", "cosine"))
+        one_of("config.optim", self, store=("float32", "bfloat16"))
+        at_least(1, "config.optim", self, "accumulate")
         for name in ("b1", "b2", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 came = getattr(self, name)
@@ -188,9 +175,11 @@ class SampleConfig:
     features: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("sample", self, anchors=("own", "given", "matched"), controls=("own", "other"))
-        _at_least("sample", self, 1, "best_of")
-        _at_least("sample", self, 0, "count")
+        one_of(
+            "config.sample", self, anchors=("own", "given", "matched"), controls=("own", "other")
+        )
+        at_least(1, "config.sample", self, "best_of")
+        at_least(0, "config.sample", self, "count")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +223,7 @@ class PlanConfig:
     until: str = "whole"
 
     def __post_init__(self) -> None:
-        _one_of("plan", self, until=("whole", "memory"))
+        one_of("config.plan", self, until=("whole", "memory"))
         if len(self.mesh) not in (0, 4):
             raise ValueError(
                 "config.plan.mesh: wanted sizes of data, fsdp, view and sequence, or none, got "

@@ -98,6 +98,23 @@ def decoded(codec: FrozenVAE, weights: Params, sample: base.Sample) -> base.Samp
     return dataclasses.replace(sample, pixels=pixels, motion_pixels=motion)
 
 
+class Coded:
+    """`encode` and `decode` of a task whose samples are latents of its autoencoder, `vae`."""
+
+    @property
+    def vae(self) -> FrozenVAE:
+        """The autoencoder."""
+        raise NotImplementedError
+
+    def encode(self, params: Params, pixels: Array) -> Array:
+        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
+        return encode(self.vae, params["vae"], pixels)
+
+    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
+        """Returns the sample with the pixels of its video and motion; compiled."""
+        return decoded(self.vae, params["vae"], sample)
+
+
 def check_sizes(
     frames: int, size: tuple[int, int], dit: wan_config.DiTConfig, config: vae.VAEConfig
 ) -> None:

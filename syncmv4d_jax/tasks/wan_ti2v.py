@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import flow, schema
-from syncmv4d_jax.configuration import section
+from syncmv4d_jax.configuration import at_least, section, shares
 from syncmv4d_jax.models import flops, lora
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import config as wan_config
@@ -69,12 +69,8 @@ class Options:
     vae_chunk: int = 0
 
     def __post_init__(self):
-        for name in ("text_drop", "image_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"task.{name}: wanted 0..1, got {getattr(self, name)}")
-        for name in ("views", "sample_steps", "run_steps", "vae_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"task.{name}: wanted at least 1, got {getattr(self, name)}")
+        shares("task", self, "text_drop", "image_share")
+        at_least(1, "task", self, "views", "sample_steps", "run_steps", "vae_batch")
 
 
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "WanTI2V":
@@ -92,7 +88,7 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "Wan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WanTI2V(base.Grown):
+class WanTI2V(base.Grown, video.Coded):
     """The task; see `tasks.base.Task`. `cameras`: sampling inputs have none."""
 
     name = "wan_ti2v"
@@ -304,14 +300,6 @@ class WanTI2V(base.Grown):
             first_frame=first_frame,
             placement=self.placement,
         )
-
-    def encode(self, params: Params, pixels: Array) -> Array:
-        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
-        return video.encode(self.vae, params["vae"], pixels)
-
-    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
-        """Returns the sample with its pixels; compiled."""
-        return video.decoded(self.vae, params["vae"], sample)
 
     # Sampling.
 

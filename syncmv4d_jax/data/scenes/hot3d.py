@@ -26,6 +26,7 @@ from syncmv4d_jax.data.scenes import objects, scene
 from syncmv4d_jax.data.sources import taco, taco_writer
 
 WRIST = 5  # of the landmarks
+PALM = 0.01  # metres
 SAME_INSTANT = 5e6  # ns: rows closer than this are one frame written twice
 PERIOD = 1e9 / taco.FPS
 # Profiles (radius, y) in metres of the objects that have no scan in the sample.
@@ -131,6 +132,12 @@ def _tracks(path: Path):
         surfaces.check(hand, where=f"{path}, {side} hand")
         if not np.isfinite(wrists[side]).all():
             raise ValueError(f"{path}: {side}_landmarks has values that are not finite")
+        length = np.linalg.norm(wrists[side][:, WRIST] - wrists[side].mean(1), axis=-1)
+        if (short := np.flatnonzero(length < PALM)).size:
+            raise ValueError(
+                f"{path}: {side}_landmarks: wanted a wrist at least {PALM} m from the middle of "
+                f"the hand, got {length[short[0]]:.4f} in frame {short[0]}"
+            )
     poses = {}
     for key, value in data.items():
         if key.startswith("obj_"):
@@ -181,7 +188,8 @@ def _forearm(landmarks: np.ndarray):
     back = wrist - landmarks.mean(1)
     back = back / np.linalg.norm(back, axis=1, keepdims=True)
     mesh = trimesh.creation.cylinder(radius=0.030, height=0.30, sections=24).subdivide()
-    side = np.cross(back, [0.0, 0, 1])
+    upright = np.abs(back[:, 2:]) > 0.999
+    side = np.cross(back, np.where(upright, [1.0, 0, 0], [0.0, 0, 1]))
     side = side / np.linalg.norm(side, axis=1, keepdims=True)
     frame = np.stack([side, np.cross(back, side), back], axis=-1)
     vertices = np.einsum("nab,pb->npa", frame, mesh.vertices + np.array([0, 0, 0.142]))

@@ -84,6 +84,9 @@ def _read(folder: Path) -> Scene:
     except taco.BadSequence as error:
         raise ValueError(str(error)) from error
     own = _arrays(folder / "vggt.npz", ("depth", "depth_conf", "extrinsic", "intrinsic"))
+    for name in ("intrinsic", "extrinsic"):
+        if not np.isfinite(own[name].astype(np.float64)).all():
+            raise ValueError(f"{folder / 'vggt.npz'}: {name} has values that are not finite")
     depth = own["depth"].astype(np.float64)
     depth = depth[..., 0] if depth.ndim == 4 else depth
     masks = _masks(folder, video.size)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from syncmv4d_jax.configuration import at_least, one_of, shares
 from syncmv4d_jax.geometry import pseudo_video
 
 BACKBONES = ("wan", "mjd")
@@ -61,20 +62,10 @@ class Options:
     vae_chunk: int = 0
 
     def __post_init__(self):
-        for name in ("text_drop", "point_drop", "tracking_drop", "detail_drop", "control_until"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"task.{name}: wanted 0..1, got {getattr(self, name)}")
-        for name in ("views", "cloud", "sample_steps", "run_steps", "vae_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"task.{name}: wanted at least 1, got {getattr(self, name)}")
-        wanted = {
-            "backbone": BACKBONES,
-            "tracking": pseudo_video.REPRESENTATIONS,
-            "prediction": PREDICTIONS,
-            "mask_power": (1, 2),
-        }
-        for name, values in wanted.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"task.{name}: wanted one of {values}, got {getattr(self, name)}")
+        drops = ("text_drop", "point_drop", "tracking_drop", "detail_drop")
+        shares("task", self, *drops, "control_until")
+        at_least(1, "task", self, "views", "cloud", "sample_steps", "run_steps", "vae_batch")
+        one_of("task", self, backbone=BACKBONES, prediction=PREDICTIONS, mask_power=(1, 2))
+        one_of("task", self, tracking=pseudo_video.REPRESENTATIONS)
         if unknown := sorted(set(self.controls) - set(CONTROLS)):
             raise ValueError(f"task.controls: wanted some of {CONTROLS}, got {unknown}")

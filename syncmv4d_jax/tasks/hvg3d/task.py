@@ -43,7 +43,7 @@ AXES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HVG3D:
+class HVG3D(video.Coded):
     """The task; see `tasks.base.Task`."""
 
     name = "hvg3d"
@@ -185,13 +185,10 @@ class HVG3D:
 
     # Sampling.
 
-    def encode(self, params: Params, pixels: Array) -> Array:
-        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
-        return video.encode(self.network.vae, params["vae"], pixels)
-
-    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
-        """Returns the sample with the pixels of video and motion; compiled."""
-        return video.decoded(self.network.vae, params["vae"], sample)
+    @property
+    def vae(self) -> video.FrozenVAE:
+        """The autoencoder."""
+        return self.network.vae
 
     def sample(
         self,

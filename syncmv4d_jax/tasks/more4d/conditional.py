@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import flow, tree
-from syncmv4d_jax.configuration import section
+from syncmv4d_jax.configuration import at_least, one_of, section, shares
 from syncmv4d_jax.models import conditioned, flops, lora, perception
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
@@ -57,14 +57,9 @@ class Options:
     vae_chunk: int = 0
 
     def __post_init__(self):
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"task.prediction: wanted {PREDICTIONS}, got {self.prediction!r}")
-        for name in ("text_drop", "condition_drop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"task.{name}: wanted 0..1, got {getattr(self, name)}")
-        for name in ("views", "sample_steps", "run_steps", "vae_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"task.{name}: wanted at least 1, got {getattr(self, name)}")
+        one_of("task", self, prediction=PREDICTIONS)
+        shares("task", self, "text_drop", "condition_drop")
+        at_least(1, "task", self, "views", "sample_steps", "run_steps", "vae_batch")
 
 
 class Inputs(NamedTuple):

@@ -64,7 +64,7 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "STr
 
 
 @dataclasses.dataclass(frozen=True)
-class STraG:
+class STraG(video.Coded):
     """The task; see `tasks.base.Task`. `cameras`: sampling inputs have them, and depth."""
 
     name = "more4d.strag"
@@ -207,9 +207,10 @@ class STraG:
 
     # Sampling.
 
-    def encode(self, params: Params, pixels: Array) -> Array:
-        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
-        return video.encode(self.generator.vae, params["vae"], pixels)
+    @property
+    def vae(self) -> video.FrozenVAE:
+        """The autoencoder."""
+        return self.generator.vae
 
     def sample(
         self,

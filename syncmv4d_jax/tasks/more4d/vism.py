@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import schema
-from syncmv4d_jax.configuration import section
+from syncmv4d_jax.configuration import at_least, section, shares
 from syncmv4d_jax.models import flops
 from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.models.wan import vae
@@ -57,11 +57,8 @@ class Options(conditional.Options):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("same_view", "single_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"task.{name}: wanted 0..1, got {getattr(self, name)}")
-        if self.sources < 1:
-            raise ValueError(f"task.sources: wanted at least 1, got {self.sources}")
+        shares("task", self, "same_view", "single_share")
+        at_least(1, "task", self, "sources")
 
 
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "ViSM":
@@ -81,7 +78,7 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "ViS
 
 
 @dataclasses.dataclass(frozen=True)
-class ViSM(base.Grown):
+class ViSM(base.Grown, video.Coded):
     """The task; see `tasks.base.Task`. `cameras`: its inputs are drawn for cameras."""
 
     name = "more4d.vism"
@@ -213,9 +210,10 @@ class ViSM(base.Grown):
         whole = jnp.concatenate([first, share], axis=2)
         return einops.rearrange(whole, "b v (f m) h w -> b v f h w m", m=MASK)
 
-    def encode(self, params: Params, pixels: Array) -> Array:
-        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
-        return video.encode(self.generator.vae, params["vae"], pixels)
+    @property
+    def vae(self) -> video.FrozenVAE:
+        """The autoencoder."""
+        return self.generator.vae
 
     def sample(
         self,
@@ -260,11 +258,6 @@ class ViSM(base.Grown):
         clean = einops.rearrange(held, FOLD) if known else None
         found = self.generator.sample(params, noise, given, clean, progress=progress)
         return base.Sample(einops.rearrange(found, "(b v) ... -> b v ...", v=v))
-
-    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
-        """Returns the sample with its pixels; compiled."""
-        pixels = video.decode(self.generator.vae, params["vae"], sample.latents)
-        return dataclasses.replace(sample, pixels=pixels)
 
     # Costs.
 

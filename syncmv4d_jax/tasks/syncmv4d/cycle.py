@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import flow
+from syncmv4d_jax.configuration import one_of, shares
 
 Array = jax.Array
 Context = Any  # any pytree: text, cameras and anchors, passed on to the functions
@@ -195,13 +196,8 @@ class Settings:
     network: bool = False
 
     def __post_init__(self):
-        if self.cond not in ("x0_selfcond", "noisy", "sim"):
-            raise ValueError(f"cycle.cond: wanted x0_selfcond, noisy or sim, got {self.cond!r}")
-        if self.grad not in ("none", "scale"):
-            raise ValueError(f"cycle.grad: wanted none or scale, got {self.grad!r}")
-        for name in ("probability", "earlier", "decoded"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"cycle.{name}: wanted 0..1, got {getattr(self, name)}")
+        one_of("cycle", self, cond=("x0_selfcond", "noisy", "sim"), grad=("none", "scale"))
+        shares("cycle", self, "probability", "earlier", "decoded")
         if self.cycle and not self.dpa:
             raise ValueError("cycle needs dpa: the feedback is the aligner's output")
         if self.dpa and not self.joint_motion:

@@ -52,7 +52,7 @@ AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ, "actions")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SyncMV4D:
+class SyncMV4D(video.Coded):
     """The task; see `tasks.base.Task`.
 
     codec_config, silhouette_config: of networks in the loop, trained by tasks of their own.
@@ -330,13 +330,10 @@ class SyncMV4D:
 
     # Sampling.
 
-    def encode(self, params: Params, pixels: Array) -> Array:
-        """pixels [b v n h w 3] uint8 -> latents [b v f h w c]; compiled."""
-        return video.encode(self.loop.vae, params["vae"], pixels)
-
-    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
-        """Returns the sample with the pixels of video and motion; compiled."""
-        return video.decoded(self.loop.vae, params["vae"], sample)
+    @property
+    def vae(self) -> video.FrozenVAE:
+        """The autoencoder."""
+        return self.loop.vae
 
     def sample(
         self,
