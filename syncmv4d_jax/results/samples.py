@@ -183,7 +183,8 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: a file of it is missing; names it.
-      ValueError: its views are not of one size, or one has a camera that no view has.
+      ValueError: its views are not of one size, one has a camera that no view has, or arrays are
+        not finite.
     """
     path = Path(path)
     meta = reading.values(path / "meta.json")
@@ -200,6 +201,9 @@ def read(path: str | Path) -> dict[str, Any]:
     if (path / "tracks.npz").is_file():
         arrays = reading.arrays(path / "tracks.npz")
         sample |= {key: arrays[key] for key in ARRAYS if key in arrays}
+        for key in arrays.keys() & set(ARRAYS):
+            if arrays[key].dtype.kind == "f" and not np.isfinite(arrays[key]).all():
+                raise ValueError(f"{path / 'tracks.npz'}: {key} has values that are not finite")
     if set(CAMERAS) <= sample.keys() and "video" in sample:
         _check_cameras(path / "tracks.npz", sample)
     return sample

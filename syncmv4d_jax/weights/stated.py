@@ -9,6 +9,7 @@ from typing import Any
 
 WANTED = "only Wan2.2-TI2V-5B and models of its layout are supported"
 FLOATS = ("eps", "latents_mean", "latents_std")  # all other sizes are whole numbers or switches
+LISTS = ("dim_mult", "temporal_downsample", "latents_mean", "latents_std")
 LARGEST = 2**24  # of any size; vocabularies have a quarter of a million
 HEAD = 128  # width of a head in all of Wan's transformers
 MASK = 4  # channels of the mask of models that complete pictures
@@ -66,7 +67,8 @@ def check(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
     """Returns the sizes of a network.
 
     Raises:
-      ValueError: one that no network has: not whole, below one, not finite; names it.
+      ValueError: one that no network has: not whole, below one, not finite, a list where one
+        number is wanted or a number where a list is; names it.
     """
     for name, value in sizes.items():
         many = value if isinstance(value, tuple) else (value,)
@@ -74,6 +76,10 @@ def check(sizes: dict[str, Any], where: Path) -> dict[str, Any]:
             good = all(type(x) in (int, float) and math.isfinite(x) for x in many)
         else:
             good = all(type(x) is bool or (type(x) is int and 0 < x < LARGEST) for x in many)
+        if isinstance(value, tuple):  # of a list, where the network has one
+            good = good and (len(value) == 3 if name == "patch" else name in LISTS and value != ())
+        elif name in LISTS:
+            good = False
         if not good:
             raise ValueError(f"{where}: no network has {name} = {value!r:.60}")
     return sizes

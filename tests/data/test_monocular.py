@@ -114,6 +114,9 @@ def test_refused_clips(truth, tmp_path):
             (lambda f: (f / "tracks.npz").write_bytes(b"no"), "unreadable"),
             (lambda f: (f / "dense_3d_track.pkl").write_bytes(pickle.dumps(print)), "no plain pi"),
             (lambda f: (f / "clip.json").write_text('{"fps": 30}'), "wanted fps, text"),
+            (lambda f: changed(f, intrinsic=np.full((FRAMES, 3, 3), np.nan)), "intrinsic has val"),
+            (lambda f: np.savez(f / "tracks.npz", pred_tracks=np.full((FRAMES, 4, 3), np.nan),
+                                pred_visibility=np.ones((FRAMES, 4))), "72 of the tracks' 72 p"),
         ]
     ):  # fmt: skip
         folder = write("SpatialTracker", truth, tmp_path / f"clip{i}")

@@ -201,3 +201,13 @@ def test_a_camera_that_no_view_has_is_refused(tmp_path, change, said):
     np.savez(tmp_path / "a/tracks.npz", **arrays)
     with pytest.raises(ValueError, match=said):
         samples.read(tmp_path / "a")
+
+
+def test_arrays_that_are_not_finite_are_not_read(tmp_path):
+    kind = dict(points=True, cameras=True, motion=False, scale=False, views=2, frames=2, seed=0)
+    samples.write(tmp_path / "a", *sample(**kind), META)
+    arrays = dict(np.load(tmp_path / "a/tracks.npz"))
+    arrays["confidence"][0, 1, 2] = np.inf
+    np.savez(tmp_path / "a/tracks.npz", **arrays)
+    with pytest.raises(ValueError, match="tracks.npz: confidence has values that are not finite"):
+        samples.read(tmp_path / "a")

@@ -419,7 +419,8 @@ def test_values_that_are_not_finite_name_file_and_key(tmp_path, dtype):
     ("key", "value"),
     [
         ("num_layers", 1e308), ("num_layers", -1), ("ffn_dim", "x"), ("eps", "x"),
-        ("patch_size", [1, 2.5, 2]), ("attention_head_dim", None), ("freq_dim", 2**40),
+        ("patch_size", [1, 2.5, 2]), ("patch_size", [2, 2]), ("num_layers", []), ("ffn_dim", [64]),
+        ("attention_head_dim", None), ("freq_dim", 2**40),
     ],
 )  # fmt: skip
 def test_sizes_that_no_network_has_are_named(tmp_path, key, value):

@@ -276,8 +276,12 @@ def statistics(dataset: Dataset, key: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: it says none.
     """
-    with reading.parsing(dataset.root / "meta/stats.json", "statistics"):
-        return _statistics(dataset, key)
+    path = dataset.root / "meta/stats.json"
+    with reading.parsing(path, "statistics"):
+        mean, std = _statistics(dataset, key)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        raise ValueError(f"{path}: {key} has statistics that are not finite")
+    return mean, std
 
 
 def _statistics(dataset: Dataset, key: str) -> tuple[np.ndarray, np.ndarray]:

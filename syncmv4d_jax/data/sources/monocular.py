@@ -105,6 +105,8 @@ def _read(folder: Path) -> Scene:
     sure = _sure(depth, own["depth_conf"].reshape(depth.shape))
     _check_depth(folder, depth, nearest(masks, depth.shape[1:]))
     pixels, far, seen = _tracks(folder, intrinsics, video.size)
+    if bad := int((~np.isfinite(pixels).all(-1) | ~np.isfinite(far)).sum()):
+        raise ValueError(f"{folder}: {bad} of the tracks' {far.size} points are not finite")
     if len(pixels) != len(depth):
         raise ValueError(f"{folder}: tracks have {len(pixels)} frames, the video {len(depth)}")
     kept, factor = _matched(folder, pixels, far, seen, depth, masks, video.size)

@@ -1,6 +1,7 @@
 """LeRobot data sets with a code in every frame: no wrong frame, whatever the version and codec."""
 
 import json
+import shutil
 
 import lerobot_sets as sets
 import numpy as np
@@ -62,6 +63,15 @@ def test_numbers_and_statistics(folders):
         wanted = sets.stats()["action"]
         np.testing.assert_allclose(mean, wanted["mean"])
         np.testing.assert_allclose(std, wanted["std"], rtol=1e-6)
+
+
+def test_statistics_that_are_not_finite_are_named(folders, tmp_path):
+    root = shutil.copytree(folders("3-h264"), tmp_path / "data")
+    kept = json.loads((root / "meta/stats.json").read_text())
+    kept["action"]["mean"][0] = None
+    (root / "meta/stats.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="stats.json: action has statistics that are not finite"):
+        lerobot.statistics(lerobot.open_dataset(root), "action")
 
 
 def test_image_and_depth_cameras(tmp_path):
