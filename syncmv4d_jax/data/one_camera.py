@@ -6,6 +6,7 @@ records are for tasks that read flow. Settings say `metric` and `camera_motion`.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from syncmv4d_jax import schema
-from syncmv4d_jax.data import pixel_flow, records, transforms, user
+from syncmv4d_jax import recipe, schema
+from syncmv4d_jax.data import pixel_flow, prepare, records, transforms, user
 from syncmv4d_jax.data.sources import dense
 from syncmv4d_jax.geometry import cameras, flow_map
 
@@ -104,7 +105,7 @@ def _seen(points, lens, poses, size) -> np.ndarray:
 def write(
     out: str | Path, clips: Iterable[tuple[str, dense.Clip | ValueError]], settings: Settings
 ) -> dict[str, Any]:
-    """Writes records of clips to `out`/<h>x<w>; what is there is left alone.
+    """Writes records of clips to `out`/<h>x<w>; what is there of the same clip is left alone.
 
     Args:
       clips: (id, clip), or (id, why there is none).
@@ -113,33 +114,47 @@ def write(
       The index.
 
     Raises:
-      ValueError: a folder that other settings have made.
+      ValueError: a folder that other settings have made, or one that another process fills.
     """
     root = Path(out) / f"{settings.size[0]}x{settings.size[1]}"
     own = json.loads(json.dumps(dataclasses.asdict(settings)))
     own |= {"version": schema.VERSION, "clusters": 1, "fields": ["flow"], "paths": []}
-    path = root / "settings.json"
-    if path.is_file() and (there := json.loads(path.read_text())) != own:
-        raise ValueError(f"{root} was made with other settings: {there}, now {own}")
-    records.write_json(path, own)
-    skipped = []
+    with recipe.Lock(root, "prepare"):
+        recipe.claim(root / "recipe.json", recipe.of(settings=own), way="use another --out")
+        records.write_json(root / "settings.json", own)
+        return _write(root, clips, settings)
+
+
+def _write(
+    root: Path, clips: Iterable[tuple[str, dense.Clip | ValueError]], settings: Settings
+) -> dict[str, Any]:
+    skipped: list[dict[str, str]] = []
+    met, listed = set[str](), set[str]()
     for name, clip in clips:
-        if (root / "sequences" / f"{name}.json").is_file():
-            continue
+        place = root / "sequences" / f"{name}.json"
         try:
             if isinstance(clip, ValueError):
                 raise clip
+            if name in met:
+                raise ValueError(f"{name}: wanted distinct ids, this one is there twice")
+            met.add(name)
+            mark = recipe.mark(clip)
+            if prepare.finished(root, name, functools.partial(str, mark)):
+                listed.add(name)
+                continue
             window, view = values(clip, settings)
         except ValueError as error:
             skipped.append({"sequence": name, "reason": str(error)})
             continue
+        place.unlink(missing_ok=True)  # no part of former records beside new ones
         file = f"sequences/{name}.array_record"
-        records.write_file(root / file, [window, view])
+        size = records.write_file(root / file, [window, view])
         entry = {
             "id": f"{name}-0", "sequence": name, "triplet": ["", "", ""], "window": 0, "start": 0,
             "valid_frames": int(window["frame_valid"].sum()), "file": file, "record": 0,
             "split": "train", "text": window["text"], "skipped_views": {},
             "views": [{"record": 1, "serial": "camera", "cluster": 0}],
         }  # fmt: skip
-        records.write_json(root / "sequences" / f"{name}.json", {"windows": [entry]})
-    return records.gather_index(root, skipped)
+        records.write_json(place, {"windows": [entry], "bytes": size, "source": mark})
+        listed.add(name)
+    return records.gather_index(root, skipped, only=listed)

@@ -106,7 +106,7 @@ def _run(
 ) -> dict[str, Any]:
     begun = time.perf_counter()
     mine = sources[shard[0] :: shard[1]]
-    done = {source.id for source in mine if _finished(source, root)}
+    done = {s.id for s in mine if finished(root, s.id, s.mark)}
     todo = [source for source in mine if source.id not in done]
     results: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(todo), unit="sequence", desc="prepare") as bar:
@@ -177,17 +177,21 @@ def _claim(root: Path, settings: Settings, sources: Sequence[Source]) -> None:
         records.write_json(path, mine)
 
 
-def _finished(source: Source, root: Path) -> bool:
-    """Whether the records of a sequence are there, whole, and of what its files are now."""
-    part = recipe.read(root / "sequences" / f"{source.id}.json")
-    file = root / "sequences" / f"{source.id}.array_record"
+def finished(root: Path, name: str, mark: Callable[[], Any]) -> bool:
+    """Whether the records of a sequence are there, whole, and of what its files are now.
+
+    Args:
+      mark: of the files, as the sequence's part of the index has it in `source`.
+    """
+    part = recipe.read(root / "sequences" / f"{name}.json")
+    file = root / "sequences" / f"{name}.array_record"
     if part is None:
         return False
     if not file.is_file() or part.get("bytes", file.stat().st_size) != file.stat().st_size:
-        log.warning("%s: its records are gone or cut short; prepared again", source.id)
+        log.warning("%s: its records are gone or cut short; prepared again", name)
         return False
-    if "source" in part and part["source"] != source.mark():
-        log.warning("%s: its files have changed since; prepared again", source.id)
+    if "source" in part and part["source"] != mark():
+        log.warning("%s: its files have changed since; prepared again", name)
         return False
     return True
 

@@ -6,6 +6,7 @@ surfaces to paint. Points are drawn anew in every frame, since nobody knows whic
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from syncmv4d_jax import disk, recipe, schema
-from syncmv4d_jax.data import contact_sheet, controls, records, transforms
+from syncmv4d_jax.data import contact_sheet, controls, prepare, records, transforms
 from syncmv4d_jax.data.sources import monocular
 from syncmv4d_jax.geometry import cameras, pseudo_video
 
@@ -49,7 +50,8 @@ def run(clips: list[Path], out: str | Path, settings: Settings) -> dict[str, Any
     A clip that cannot be used is left out with its reason; whole ones are left alone.
 
     Raises:
-      ValueError: no clips, or a folder that other settings have made.
+      ValueError: no clips, a folder that other settings have made, or one that another process
+        fills.
     """
     root = Path(out) / f"{settings.size[0]}x{settings.size[1]}"
     if not clips:
@@ -59,18 +61,22 @@ def run(clips: list[Path], out: str | Path, settings: Settings) -> dict[str, Any
         "version": schema.VERSION, "clusters": 1, "representation": "das_tracking",
         "controls": list(controls.WITH), "provenance": "real", "cameras": "first",
     }  # fmt: skip
-    recipe.claim(root / "recipe.json", recipe.of(settings=told), way="use another --out")
-    records.write_json(root / "settings.json", told)
-    skipped = []
-    for folder in clips:
-        place = root / "sequences" / f"{folder.name}.json"
-        if place.is_file():
-            continue
-        try:
-            records.write_json(place, _part(folder, root, settings))
-        except (ValueError, OSError) as error:
-            skipped.append({"sequence": folder.name, "reason": f"{type(error).__name__}: {error}"})
-    return records.gather_index(root, skipped, only={folder.name for folder in clips})
+    with recipe.Lock(root, "prepare"):
+        recipe.claim(root / "recipe.json", recipe.of(settings=told), way="use another --out")
+        records.write_json(root / "settings.json", told)
+        skipped = []
+        for folder in clips:
+            name, mark = folder.name, functools.partial(recipe.content, folder)
+            if prepare.finished(root, name, mark):
+                continue
+            place = root / "sequences" / f"{name}.json"
+            try:
+                place.unlink(missing_ok=True)  # no part of former records beside new ones
+                records.write_json(place, _part(folder, root, settings) | {"source": mark()})
+            except (ValueError, OSError) as error:
+                skipped.append({"sequence": name, "reason": f"{type(error).__name__}: {error}"})
+        gone = {entry["sequence"] for entry in skipped}
+        return records.gather_index(root, skipped, only={f.name for f in clips} - gone)
 
 
 def _part(folder: Path, root: Path, settings: Settings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from monocular_clips import FRAMES, SCALE, make, posed, write
 from PIL import Image
 
 from data_prep import import_monocular
+from syncmv4d_jax import recipe
 from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.data import controls, pipeline, reconstructed, records
 from syncmv4d_jax.data.sources import monocular
@@ -127,3 +128,21 @@ def test_refused_clips(truth, tmp_path):
     (folder / "tracks.npz").unlink()
     with pytest.raises(FileNotFoundError, match="tracks.npz"):
         monocular.read(folder)
+
+
+def test_a_clip_that_has_changed_is_made_again(truth, tmp_path):
+    folder = write("SpatialTracker", truth, tmp_path / "in/clip0")
+    settings = reconstructed.Settings((48, 64), frames=5, points=16, cloud=32, test=0.0)
+    run = lambda: reconstructed.run([folder], tmp_path / "out", settings)  # noqa: E731
+    first = run()
+    file = tmp_path / "out/48x64" / first["windows"][0]["file"]
+    before = file.stat().st_mtime_ns
+    assert run() == first and file.stat().st_mtime_ns == before
+    told = (folder / "clip.json").read_text()
+    (folder / "clip.json").write_text(told.replace("Stir.", "Pour."))
+    assert run()["windows"][0]["text"] == "Pour." and file.stat().st_mtime_ns > before
+    (folder / "clip.json").write_text("{}")
+    gone = run()
+    assert not gone["windows"] and gone["skipped"][0]["sequence"] == "clip0"
+    with recipe.Lock(tmp_path / "out/48x64", "prepare"), pytest.raises(recipe.Held):
+        run()

@@ -136,6 +136,8 @@ def _told(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         wanted = "fps, text, metric, static_camera and labels"
         raise ValueError(f"{path}: wanted {wanted}, got {json.dumps(text)[:200]}") from error
+    if not 0 < found["fps"] < 1000:
+        raise ValueError(f"{path}: fps: wanted frames a second, got {found['fps']}")
     if strange := sorted(set(found["labels"].values()) - set(WORDS)):
         raise ValueError(f"{path}: labels: wanted some of {sorted(WORDS)}, got {strange}")
     return found

@@ -1,11 +1,13 @@
 """TrajScene's archives: read without executing, refused by name, written and read again."""
 
+import dataclasses
 import pickle
 import tarfile
 
 import numpy as np
 import pytest
 
+from syncmv4d_jax import recipe
 from syncmv4d_jax.data import one_camera, pixel_flow, records
 from syncmv4d_jax.data.sources import dense, trajscene
 from syncmv4d_jax.geometry import cameras, flow_map
@@ -36,11 +38,14 @@ def _smaller():
         yield
 
 
+def made(root):
+    trajscene.write(root / "000001_000050", "000001", clip(), "A red block slides")
+    return root / "000001_000050"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("traj") / "000001_000050"
-    trajscene.write(made, "000001", clip(), "A red block slides")
-    return made
+    return made(tmp_path_factory.mktemp("traj"))
 
 
 def test_what_is_written_comes_back_from_folder_and_archive(folder, tmp_path):
@@ -72,6 +77,28 @@ def test_records_of_it_have_its_flow(folder, tmp_path):
     np.testing.assert_allclose(way, 48 * np.array([0.004, 0, -0.001]), atol=2e-3)
     pixels, _ = cameras.project(world[0, 16, 22], values["intrinsics"], values["extrinsics"])
     np.testing.assert_allclose(pixels, [22, 16], atol=1e-3)
+
+
+def test_a_clip_that_has_changed_is_written_again(tmp_path):
+    settings = one_camera.Settings((48, 64), 9, 8.0, camera_motion=True)
+    ((name, one),) = list(trajscene.samples(made(tmp_path / "in")))
+    write = lambda clips, **more: one_camera.write(  # noqa: E731
+        tmp_path / "out", clips, dataclasses.replace(settings, **more)
+    )
+    first = write([(name, one)])
+    file = tmp_path / "out/48x64" / first["windows"][0]["file"]
+    before = file.stat().st_mtime_ns
+    assert write([(name, one)]) == first and file.stat().st_mtime_ns == before
+    again = write([(name, dataclasses.replace(one, text="Another"))])
+    assert again["windows"][0]["text"] == "Another" and file.stat().st_mtime_ns > before
+    twice = write([(name, one), (name, one)])
+    assert len(twice["windows"]) == 1 and "there twice" in twice["skipped"][0]["reason"]
+    gone = write([(name, ValueError("damaged"))])
+    assert not gone["windows"] and gone["left_out"] == [name]
+    with pytest.raises(recipe.Other, match="settings.fps: was 8, is 4"):
+        write([(name, one)], fps=4.0)
+    with recipe.Lock(tmp_path / "out/48x64", "prepare"), pytest.raises(recipe.Held):
+        write([(name, one)])
 
 
 def change(folder, tmp_path, **changes):
