@@ -26,7 +26,7 @@ from syncmv4d_jax.data.scenes import objects, scene
 from syncmv4d_jax.data.sources import taco, taco_writer
 
 WRIST = 5  # of the landmarks
-PALM = 0.01  # metres
+PALM = (0.01, 0.5)  # metres
 SAME_INSTANT = 5e6  # ns: rows closer than this are one frame written twice
 PERIOD = 1e9 / taco.FPS
 # Profiles (radius, y) in metres of the objects that have no scan in the sample.
@@ -132,11 +132,12 @@ def _tracks(path: Path):
         surfaces.check(hand, where=f"{path}, {side} hand")
         if not np.isfinite(wrists[side]).all():
             raise ValueError(f"{path}: {side}_landmarks has values that are not finite")
-        length = np.linalg.norm(wrists[side][:, WRIST] - wrists[side].mean(1), axis=-1)
-        if (short := np.flatnonzero(length < PALM)).size:
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = np.linalg.norm(wrists[side][:, WRIST] - wrists[side].mean(1), axis=-1)
+        if (wrong := np.flatnonzero(~((length > PALM[0]) & (length < PALM[1])))).size:
             raise ValueError(
-                f"{path}: {side}_landmarks: wanted a wrist at least {PALM} m from the middle of "
-                f"the hand, got {length[short[0]]:.4f} in frame {short[0]}"
+                f"{path}: {side}_landmarks: wanted a wrist {PALM} m from the middle of the hand, "
+                f"got {length[wrong[0]]:.4f} in frame {wrong[0]}"
             )
     poses = {}
     for key, value in data.items():

@@ -79,7 +79,8 @@ def test_an_object_without_a_pose_is_named_with_its_row(root, name, value):
         ("left_hand_verts", np.nan, "left hand: values that are not finite, the first in frame 1"),
         ("right_hand_verts", 0.0, "right hand: frame 1 has it in one point"),
         ("left_landmarks", np.inf, "left_landmarks has values that are not finite"),
-        ("left_landmarks", 0.3, "left_landmarks: wanted a wrist .* got 0.0000 in frame 1"),
+        ("left_landmarks", 0.3, r"left_landmarks: wanted a wrist .* got 0.0000 in frame 1"),
+        ("left_landmarks", 1e200 * np.eye(20, 3), "left_landmarks: wanted a wrist .* in frame 1"),
     ],
 )
 def test_a_hand_that_is_not_there_is_named(root, key, value, message):
