@@ -6,24 +6,24 @@ import pytest
 
 SLOW = {
     "main, mode=evaluate", "main, mode=train", "main, mode=plan", "prepare_taco.py",
+    "import_monocular.py", "import_trajscene.py",
     "make_scenes.py",
 }  # fmt: skip
 ROWS = [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-    for name in again_commands.COMMANDS
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in again.COMMANDS
 ]
 
 
 def test_the_table_has_every_command_and_condition():
     found = again.table()
-    assert list(found) == list(again_commands.COMMANDS)
+    assert list(found) == list(again.COMMANDS)
     for cells in found.values():
         assert tuple(cells) == again.CONDITIONS and set(cells.values()) <= set(again.WORDS)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_happens_is_what_the_table_says(name, tmp_path):
-    found = again.row(again_commands.COMMANDS[name], tmp_path)
+    found = again.row(again.COMMANDS[name], tmp_path)
     assert again.line(name, found) == again.line(name, again.table()[name])
 
 

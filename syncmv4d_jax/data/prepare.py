@@ -165,7 +165,7 @@ def _claim(root: Path, settings: Settings, sources: Sequence[Source]) -> None:
     own = dataclasses.asdict(cast(Any, settings))
     mine = json.loads(json.dumps(own | {"version": schema.VERSION}))
     if path.is_file():
-        there = BEFORE | json.loads(path.read_text())
+        there = {k: x for k, x in BEFORE.items() if k in mine} | json.loads(path.read_text())
         if differ := recipe.differences(there, mine):
             text = "; ".join(differ)
             raise recipe.Other(f"{root} was made with other settings ({text}); {way}")

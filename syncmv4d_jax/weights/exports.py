@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 from jax.experimental import multihost_utils
-from safetensors import numpy as safetensors_numpy
 
-from syncmv4d_jax import disk, tree
+from syncmv4d_jax import tree
 from syncmv4d_jax.weights import files, slices
 
 Tree = Any
@@ -38,8 +37,7 @@ def write(
     if jax.process_index() != 0:
         return
     marks = json.dumps(dict(metadata), sort_keys=True)
-    with disk.whole(path) as partial:
-        safetensors_numpy.save_file(arrays, partial, metadata={"json": marks})
+    files.save(path, arrays, {"json": marks})
 
 
 def metadata(path: str | Path) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
 
+from syncmv4d_jax import disk
 from syncmv4d_jax.weights import slices, stated, torch_pickle
 
 DTYPES = {
@@ -348,6 +351,19 @@ def write_safetensors(
         for entry in tensors.values():
             file.write(np.ascontiguousarray(entry.read()).view(np.uint8).data)
             progress(_size(entry))
+
+
+def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes arrays as one safetensors file, whole or not at all.
+
+    Raises:
+      OSError: the disk does not take it.
+    """
+    try:
+        with disk.whole(path) as partial:
+            safetensors_numpy.save_file(arrays, partial, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def entry_of(array: np.ndarray) -> Entry:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import numpy as safetensors
 
-from syncmv4d_jax import disk, tree
+from syncmv4d_jax import tree
 from syncmv4d_jax.models import lora
 from syncmv4d_jax.weights import engine, files, stated
 from syncmv4d_jax.weights.tables import wan_dit
@@ -92,8 +91,7 @@ def save(
             stem = key.partition(".")[0]
             tensors[f"{stem}.alpha"] = np.asarray(alpha, np.float32)
     tensors = {key: np.ascontiguousarray(x).reshape(x.shape) for key, x in tensors.items()}
-    with disk.whole(path) as partial:
-        safetensors.save_file(tensors, partial, metadata={"format": "pt"})
+    files.save(path, tensors, {"format": "pt"})
 
 
 def load(path: str | Path, *, alpha: float) -> dict[str, Any]:

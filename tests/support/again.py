@@ -25,11 +25,13 @@ for folder in (HERE, ROOT, ROOT / "data_prep"):
         sys.path.insert(0, str(folder))
 
 import again_commands  # noqa: E402
+import again_imports  # noqa: E402
 
 from syncmv4d_jax import recipe  # noqa: E402
 
 DOCUMENT = ROOT / "docs/again.md"
 START, END = "<!-- table -->\n", "\n<!-- end -->"
+COMMANDS = again_commands.COMMANDS | again_imports.COMMANDS
 CONDITIONS = (
     "same", "other seed", "other prompt", "other weights", "other records", "other size",
     "killed midway", "folder read-only", "disk full", "running twice",
@@ -178,7 +180,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         lines = [
             line(name, row(make, Path(base) / str(i)))
-            for i, (name, make) in enumerate(again_commands.COMMANDS.items())
+            for i, (name, make) in enumerate(COMMANDS.items())
         ]
     made = "\n".join([head, *lines])
     before, rest = text.split(START)

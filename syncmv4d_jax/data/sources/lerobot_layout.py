@@ -156,7 +156,10 @@ def _episode(root: Path, row, info, moving: list[str], text: str) -> Episode:
 
 def _text(named: Any, tasks: Mapping[int, str]) -> str:
     """The text of an episode's tasks, which are texts or numbers of them."""
-    return " ".join(tasks[int(x)] if not isinstance(x, str) else x for x in named)
+    text = " ".join(tasks[int(x)] if not isinstance(x, str) else x for x in named)
+    if "\0" in text:
+        raise ValueError(f"the text of a task has zero bytes: {text!r:.60}")
+    return text
 
 
 def lines(path: Path) -> list[Any]:
