@@ -53,6 +53,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
+        # Planning for GPUs that are not there; of jax's own version (docs/pods.md).
+        "plan-gpu": ["jax-cuda12-plugin>=0.10,<0.13", "jax-cuda12-pjrt>=0.10,<0.13"],
         "viz": ["rerun-sdk>=0.23"],
         "eval": ["scikit-image>=0.25"],
         "convert": ["huggingface-hub>=0.30"],

@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=int, default=512)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(timing.cores())
     d = args.width
     config = mjd_config.MJDConfig(dim=d, ffn_dim=4 * d, heads=d // 128, layers=1, dtype="float32")
     params, x, ours, peer, theirs = build(config)

@@ -18,10 +18,15 @@ import numpy as np
 
 
 class Times(NamedTuple):
-    """Seconds of one function: the best run, and how much longer the median took, as a share."""
+    """Seconds of one function.
+
+    best: of the fastest run by the clock; spread: how much longer the median took, as a share.
+    processor: of the run that took the least of all cores, which what others run hardly changes.
+    """
 
     best: float
     spread: float
+    processor: float
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
@@ -33,16 +38,19 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
     """
     for function in functions.values():
         jax.block_until_ready(function())
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             jax.block_until_ready(function())
-            times[name].append(time.perf_counter() - start)
-    return {
-        name: Times(min(runs), float(np.median(runs) / min(runs) - 1))
-        for name, runs in times.items()
-    }
+            end = time.perf_counter(), time.process_time()
+            times[name].append((end[0] - start[0], end[1] - start[1]))
+    found = {}
+    for name, runs in times.items():
+        clock, processor = np.array(runs).T
+        best = float(clock.min())
+        found[name] = Times(best, float(np.median(clock)) / best - 1, float(processor.min()))
+    return found
 
 
 def row(name: str, ours: float, peer: float) -> None:
@@ -50,15 +58,28 @@ def row(name: str, ours: float, peer: float) -> None:
     print(f"{name} {ours:.4g} {peer:.4g} {ours / peer:.3g}", flush=True)
 
 
+def seconds(name: str, ours: Times, peer: Times) -> None:
+    """Prints a row of seconds by the clock and, as a comment, the ratio of processor time."""
+    row(name, ours.best, peer.best)
+    share = ours.processor / peer.processor
+    print(f"# {name}: {share:.3g} of its processor time", flush=True)
+
+
+def cores() -> int:
+    """Returns how many cores this process may use, e.g. one under `taskset -c 0`."""
+    found = getattr(os, "sched_getaffinity", None)
+    return len(found(0)) if found else os.cpu_count() or 1
+
+
 def processor() -> str:
     """Returns what this machine's processor calls itself, its family and model, and its cores."""
-    file, cores = Path("/proc/cpuinfo"), os.cpu_count()
+    file, used = Path("/proc/cpuinfo"), cores()
     text = file.read_text() if file.is_file() else ""
     found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.MULTILINE))
     if "model name" not in found:
-        return f"{platform.processor() or platform.machine()}, {cores} cores"
+        return f"{platform.processor() or platform.machine()}, {used} cores"
     kind = f"family {found.get('cpu family')} model {found.get('model')}"
-    return f"{found['model name']} ({kind}), {cores} cores"
+    return f"{found['model name']} ({kind}), {used} cores"
 
 
 def matrix_product(size: int, dtype: str) -> tuple[Callable[[], object], float]:

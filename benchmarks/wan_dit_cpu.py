@@ -117,8 +117,7 @@ def compare(config: wan_config.DiTConfig, dtype: str, arrays: tuple, rounds: int
         sides = {"ours": mine[name], **{f"peer{kind}": p[name] for kind, p in peers.items()}}
         times = timing.interleaved(sides, rounds)
         for kind in peers:
-            best = times["ours"].best, times[f"peer{kind}"].best
-            timing.row(f"wan_dit_{name}{end}{kind}", *best)
+            timing.seconds(f"wan_dit_{name}{end}{kind}", times["ours"], times[f"peer{kind}"])
 
 
 def main() -> None:
@@ -128,7 +127,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--small", action="store_true", help="two blocks of width 64")
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(timing.cores())
     arrays = inputs(args.frames, 4 if args.small else 16)
     for dtype in args.dtypes:
         compare(SMALL if args.small else CONFIG, dtype, arrays, args.rounds)

@@ -63,6 +63,11 @@ def split(tree: dict[str, Any], pattern: str) -> tuple[dict[str, Any], dict[str,
     return unflatten(chosen), unflatten({n: x for n, x in flat.items() if n not in chosen})
 
 
+def join(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Inverse of `split`: both halves as one tree, of parts that are in both too."""
+    return unflatten(flatten(first) | flatten(second))
+
+
 def count(tree: Tree) -> int:
     """Returns the number of scalars in a tree of arrays or shapes."""
     return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))

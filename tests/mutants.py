@@ -2036,6 +2036,60 @@ ATTENTION = [
             "return kind",
             "test_reader_of_a_gpus_joined_collectives",
         ),
+        (
+            "plan",
+            "every device of a host sends what one could",
+            "local = max((one.count(one[0]) for one in slices if one), default=1)",
+            "local = 1",
+            "test_collectives_in_a_loop_count_as_often_as_they_run",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/machines/planning/bounds.py",
+        "tests/run/test_plan.py",
+        (
+            "plan",
+            "weights that are gathered over hosts pass no network",
+            "far = gathered / near if cut > near else 0.0",
+            "far = 0.0",
+            "test_what_crosses_hosts_in_an_estimate",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/machines/planning/schedule.py",
+        "tests/machines/planning/test_schedule.py",
+        (
+            "plan",
+            "what is split is waited for at its start",
+            """        if not beside or '"is_sync":true' in line.rest:""",
+            """        if sent or '"is_sync":true' in line.rest:""",
+            "test_what_stands_between_start_and_done_runs_beside",
+        ),
+        (
+            "plan",
+            "a loop on paper runs twice at most",
+            "now + (times - 2) * (now - x)",
+            "now",
+            "test_a_loop_counts_as_often_as_it_runs",
+        ),
+        (
+            "plan",
+            "a fusion reads the whole stack that it slices",
+            "if user.op in SLICES:",
+            "if user.op in ():",
+            "test_a_fusion_reads_the_slices_that_it_takes",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/programs.py",
+        "tests/run/test_plan.py",
+        (
+            "plan",
+            "of a part that is trained in part a sampling step sees one half",
+            "placed(tree.join(trainable, frozen))",
+            "placed({**trainable, **frozen})",
+            "test_every_task_is_planned_by_what_it_says_of_its_steps[vism]",
+        ),
     ),
 ]
 

@@ -16,6 +16,7 @@ optimiser, sharding and jax are the same: rows of another configuration stay in 
 the table.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ import ml_collections
 
 from syncmv4d_jax import configuration, disk, recipe, tree
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.machines.planning import bounds, compiler, gpus, hlo, pods
+from syncmv4d_jax.machines.planning import bounds, compiler, gpus, hlo, pods, schedule
 from syncmv4d_jax.machines.planning import report as plan_report
 from syncmv4d_jax.run import assembly, programs, sections
 from syncmv4d_jax.tasks import base
@@ -92,17 +93,23 @@ def _recipe(config: ml_collections.ConfigDict) -> str:
 
 
 def check(settings: sections.PlanConfig) -> None:
-    """Raises ValueError where nothing is to be planned, or a topology is unknown."""
+    """Raises ValueError where nothing is to be planned, or a topology or mesh cannot be."""
     if not settings.topologies:
-        raise ValueError(
-            "config.plan.topologies is empty; give names of "
-            f"{', '.join(sorted(pods.TOPOLOGIES))} or {pods.LOCAL!r}"
-        )
+        raise ValueError(f"config.plan.topologies is empty; give some of {pods.NAMES}")
     for name in settings.topologies:
-        if name != pods.LOCAL:
-            pods.find(name)
+        topology = pods.find(name) if name != pods.LOCAL else None
+        if topology and settings.mesh:
+            _given(settings.mesh, topology)
     if settings.until == "memory" and pods.LOCAL in settings.topologies:
         raise ValueError('config.plan.until="memory" is not for "local"')
+
+
+def _given(mesh: Sequence[int], topology: pods.Topology) -> dict[str, int]:
+    """The sizes of `config.plan.mesh` on a machine."""
+    try:
+        return meshes.sizes(dict(zip(meshes.AXES, mesh, strict=True)), topology.devices)
+    except ValueError as error:
+        raise ValueError(f"config.plan.mesh on {topology.name}: {error}") from None
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -158,11 +165,12 @@ def plan(
     own = programs.find(config, entry)
     work = own.work()
     candidates = (
-        [dict(zip(meshes.AXES, settings.mesh, strict=True))]
+        [_given(settings.mesh, topology)]
         if settings.mesh
         else pods.meshes(
             topology.devices,
             slices=topology.slices,
+            hosts=topology.hosts,
             views=work.views,
             heads=work.heads,
             training=own.step is None,
@@ -171,11 +179,11 @@ def plan(
     chip = pods.chip_of(topology.chip)
     rows, made_from = [], _recipe(config)
     for axes in candidates:
-        mesh = meshes.sizes(axes, topology.devices)
-        batch = settings.samples * mesh["data"] * mesh["fsdp"]
-        row = {"topology": topology.name, "entry": entry, "mesh": mesh, "batch": batch}
+        batch = settings.samples * axes["data"] * axes["fsdp"]
+        row = {"topology": topology.name, "entry": entry, "mesh": axes, "batch": batch}
         row["recipe"] = made_from
-        rows.append(row | bounds.estimate(_bounded(config, own, work, batch), chip, mesh))
+        each = _bounded(config, own, work, batch)
+        rows.append(row | bounds.estimate(each, chip, axes, near=topology.near))
     rows.sort(key=lambda row: (not row["likely"], row["bound_s_per_sample"]))
     partly = {"memory"} if settings.until == "whole" else set()
     done = {key(row): row for row in known if "compile_s" in row and row.get("kind") not in partly}
@@ -286,15 +294,14 @@ def _described(
     row: dict[str, Any],
     text: str,
 ) -> dict[str, Any]:
-    """Returns the row with what a program's text tells: bytes sent, bounds by them, findings."""
+    """Returns the row with what a program's text tells: bytes sent, times on paper, findings."""
     found = hlo.collectives(text, slice_devices=topology.near)
-    fast = sum(x.sent * x.times for x in found if not x.across)
+    fast = sum(x.sent * x.times for x in found if not x.across or x.local > 1)
+    slow = sum(x.sent * x.times / x.local for x in found if x.across)
     own = programs.find(config, row["entry"])
     work = _bounded(config, own, own.work(), row["batch"])
-    row = row | bounds.estimate(work, chip, row["mesh"], sent=fast)
-    slow = sum(x.sent * x.times for x in found if x.across)
-    if slow:
-        row["seconds"]["network"] = round(slow / chip.network, 4)
+    row = row | bounds.estimate(work, chip, row["mesh"], sent=(fast, slow))
+    row |= _times(config, topology, chip, own, row, text)
     shapes = [x.shape for x in jax.tree.leaves(programs.split(config, own)[0])]
     return row | {
         "flops": work.flops,
@@ -305,6 +312,40 @@ def _described(
         "findings": plan_report.findings(hlo.whole_weights(found, shapes)),
         "advice": [] if row["fits"] else _advice(config, topology, row, own),
         "not_counted": list(gpus.NOT_COUNTED) if topology.chip in gpus.SPECS else [],
+    }
+
+
+def _times(
+    config: ml_collections.ConfigDict,
+    topology: pods.Topology,
+    chip: pods.Chip,
+    own: base.Program,
+    row: Mapping[str, Any],
+    text: str,
+) -> dict[str, Any]:
+    """Returns the seconds that a program takes on paper, and what they cost.
+
+    `device_hours` are of all samples of training, or of one sample where a task samples.
+    """
+    program = schedule.Program(text)
+    paper, expected = (
+        program.on(figures, slice_devices=topology.near) for figures in (chip, pods.reached(chip))
+    )
+    each = expected.seconds * topology.devices / row["batch"]
+    flops = sum(own.work().flops.values())
+    times = 1
+    if own.step is None:
+        train = assembly.read(config).train
+        times = train.steps * train.batch_size
+    elif isinstance(own.task, base.Sampled):
+        times = own.task.sampling.steps
+    return {
+        "paper": dataclasses.asdict(paper),
+        "expected_s": round(expected.seconds, 4),
+        "hidden": round(expected.hidden, 3),
+        "utilised": round(flops / (each * chip.flops), 3),
+        "device_s_per_sample": round(each, 3),
+        "device_hours": round(times * each / 3600, 3),
     }
 
 

@@ -62,7 +62,7 @@ def program(
     if own.step is not None:
         named_step = functools.partial(own.step)
         vars(named_step)["__name__"] = NAMES[1]
-        return jax.jit(named_step), (placed({**trainable, **frozen}), *inputs)
+        return jax.jit(named_step), (placed(tree.join(trainable, frozen)), *inputs)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, P()))
     settings = assembly.read(config).optim

@@ -207,8 +207,8 @@ class PlanConfig:
     """`config.plan`; run/plan.py knows which topologies and entries there are.
 
     Attributes:
-      topologies: names of machines, or "local".
-      entries: steps to compile, by the task's names; (): all that it has.
+      topologies: names of machines, or "local"; commas part names too, as on a command line.
+      entries: steps to compile, by the task's names; (): all that it has. Commas as above.
       mesh: sizes of data, fsdp, view, sequence; empty: candidates, best estimate first.
       samples: of the batch for each data x fsdp shard.
       compiled: candidates to compile for each topology and entry, until one fits.
@@ -224,6 +224,9 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         one_of("config.plan", self, until=("whole", "memory"))
+        for field in ("topologies", "entries"):
+            names = ",".join(getattr(self, field)).split(",")
+            object.__setattr__(self, field, tuple(name.strip() for name in names if name.strip()))
         if len(self.mesh) not in (0, 4):
             raise ValueError(
                 "config.plan.mesh: wanted sizes of data, fsdp, view and sequence, or none, got "

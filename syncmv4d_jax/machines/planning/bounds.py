@@ -5,9 +5,11 @@ Of one device, with N parameters, B samples a step, D devices of which g work on
     compute       FLOPs B / (D peak), FLOPs by closed formulas (models/flops.py)
     memory        (gathered weights + state + activations) / bandwidth
     interconnect  (weights gathered and gradients scattered + tokens exchanged) / link
+    network       the part of it that crosses slices or hosts / network
 
-A step takes at least the largest of the three, if everything overlaps. Compiled programs replace
-the interconnect's bytes by those of the program (`hlo`).
+A step takes at least the largest of these, if everything overlaps. Compiled programs replace the
+bytes that are sent by those of the program (`hlo`), and say what overlaps (`schedule`). What a
+group of devices sends across hosts is shared by those of one host: a ring leaves each host once.
 """
 
 import dataclasses
@@ -63,13 +65,20 @@ class Work:
 
 
 def estimate(
-    work: Work, chip: pods.Chip, mesh: Mapping[str, int], *, sent: float | None = None
+    work: Work,
+    chip: pods.Chip,
+    mesh: Mapping[str, int],
+    *,
+    near: int = 0,
+    sent: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Returns bounds in seconds, an estimate of memory and whether it is likely to fit.
 
     Args:
       mesh: sizes of data, fsdp, view, sequence.
-      sent: bytes a device sends over the fast links, if known from a compiled program.
+      near: devices that the fast links join, 0 for all.
+      sent: bytes a device sends over the fast links, and across the network, if known from a
+        compiled program.
     """
     devices = math.prod(mesh.values())
     group = mesh["view"] * mesh["sequence"]
@@ -88,11 +97,7 @@ def estimate(
         + 2 * work.state * work.parameters / cut
         + 2 * stream * ACTIVATIONS * work.layers * forward_and_back
     )
-    if sent is None:
-        moved = work.passes * weights + (2 * weights if work.training else 0)
-        sent = moved * (1 - 1 / cut)
-        # q k v o of intra-view and inter-view attention, in every pass
-        sent += 16 * stream * work.layers * (1 - 1 / group) * (forward_and_back + 1)
+    sent = _sent(work, mesh, stream, near or devices) if sent is None else sent
     kept = work.layers if work.training else 0
     memory = work.state * work.parameters / cut
     memory += 4 * work.frozen / cut + 4 * work.frozen * bool(work.clip)
@@ -101,10 +106,29 @@ def estimate(
     block = (LIVE + LIVE_RESIDUAL * work.residual) * stream
     block += 4 * work.parameters / cut if work.training else 0
     memory += max(block, CLIPS * work.clip)
-    seconds = {"compute": compute, "hbm": traffic / chip.bandwidth, "link": sent / chip.link}
+    seconds = {"compute": compute, "hbm": traffic / chip.bandwidth, "link": sent[0] / chip.link}
+    if sent[1]:
+        seconds["network"] = sent[1] / chip.network
     return {
         "seconds": {name: round(x, 4) for name, x in seconds.items()},
         "bound_s_per_sample": round(max(seconds.values()) / work.batch * devices, 3),
         "estimate_bytes": int(memory),
         "likely": memory < RESERVE * chip.hbm,
     }
+
+
+def _sent(work: Work, mesh: Mapping[str, int], stream: int, near: int) -> tuple[float, float]:
+    """Bytes that a device sends over the fast links, and its share of what crosses the network."""
+    group = mesh["view"] * mesh["sequence"]
+    cut = math.prod(mesh.values()) // mesh["data"]
+    weights, back = 2 * work.parameters, 3 if work.training else 1
+    gathered = (work.passes * weights + (2 * weights if work.training else 0)) * (1 - 1 / cut)
+    # q k v o of intra-view and inter-view attention, in every pass
+    tokens = 16 * stream * work.layers * (1 - 1 / group) * (back + 1)
+    # Gradients of a device's shards, summed over data.
+    summed = 8 * work.parameters / cut * (1 - 1 / mesh["data"]) if work.training else 0.0
+    far = gathered / near if cut > near else 0.0
+    if mesh["data"] * cut > near:
+        alone = cut >= near
+        return gathered + tokens + summed * (not alone), far + summed / max(near // cut, 1)
+    return gathered + tokens + summed, far

@@ -9,6 +9,7 @@ an all-reduce, everything for a permute.
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -76,6 +77,7 @@ class Collective:
       times: how often it runs.
       sent: bytes a device sends each time.
       across: whether a group spans slices.
+      local: devices of a group that one slice has, which share what is sent across.
       source: see `Instruction.source`.
     """
 
@@ -86,6 +88,7 @@ class Collective:
     sent: float
     across: bool
     source: str
+    local: int = 1
 
 
 def size(shape: tuple[str, tuple[int, ...]]) -> float:
@@ -138,14 +141,15 @@ def _result(kind: str, op: str) -> str:
     return parts[1] if len(parts) > 1 else kind
 
 
-def _called(instruction: Instruction) -> list[str]:
+def called(instruction: Instruction) -> list[str]:
+    """Returns the names of the computations that an instruction calls."""
     names = _CALLS.findall(instruction.rest)
     for group in _BRANCHES.findall(instruction.rest):
         names += [name.strip().lstrip("%") for name in group.split(",")]
     return names
 
 
-def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+def trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
     """Returns a loop's trip count, as noted or as its condition compares; 1 if neither tells."""
     if noted := _TRIPS.search(loop.rest):
         return int(noted.group(1))
@@ -167,8 +171,8 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, i
     def visit(name: str, times: int) -> None:
         runs[name] = runs.get(name, 0) + times
         for instruction in computations[name]:
-            inner = times * (_trips(instruction, computations) if instruction.op == "while" else 1)
-            for other in _called(instruction):
+            inner = times * (trips(instruction, computations) if instruction.op == "while" else 1)
+            for other in called(instruction):
                 if other in computations:
                     visit(other, inner)
 
@@ -201,6 +205,25 @@ def collectives(text: str, *, slice_devices: int = 0) -> list[Collective]:
     return found
 
 
+def begun(
+    line: Instruction, computations: dict[str, list[Instruction]], slice_devices: int
+) -> list[Collective]:
+    """Returns the collectives that one instruction begins, itself or in what it wraps."""
+    kind = line.op.removesuffix("-start")
+    if kind in COLLECTIVES:
+        return [_collective(kind, line, 1, slice_devices)]
+    if line.op == "send" and (between := _MEGASCALE.search(line.rest)):
+        target, form = between.groups()
+        return [_between_slices(target, form, line, 1)]
+    wrapped = called(line) if line.op in ("async-start", "fusion") else []
+    return [
+        one
+        for name in wrapped
+        for inner in computations.get(name, ())
+        for one in begun(inner, computations, slice_devices)
+    ]
+
+
 def _channel(line: Instruction) -> str:
     found = re.search(r"channel_id=(\d+)", line.rest)
     return found.group(1) if found else line.name
@@ -218,7 +241,7 @@ def _called_by(computations: dict[str, list[Instruction]], ops: Sequence[str]) -
         for lines in computations.values()
         for line in lines
         if line.op in ops
-        for name in _called(line)
+        for name in called(line)
     }
 
 
@@ -226,10 +249,12 @@ def _collective(kind: str, line: Instruction, times: int, slice_devices: int) ->
     groups = _groups(line.rest)
     n = max((len(group) for group in groups), default=1)
     total = sum(size(shape) for shape in line.shapes)
-    across = bool(slice_devices) and any(
-        len({device // slice_devices for device in group}) > 1 for group in groups
+    slices = [[device // (slice_devices or sys.maxsize) for device in g] for g in groups]
+    across = any(len(set(one)) > 1 for one in slices)
+    local = max((one.count(one[0]) for one in slices if one), default=1)
+    return Collective(
+        kind, line.shapes, n, times, _sent(kind, total, n), across, line.source, local
     )
-    return Collective(kind, line.shapes, n, times, _sent(kind, total, n), across, line.source)
 
 
 def _between_slices(target: str, kind: str, line: Instruction, times: int) -> Collective:

@@ -8,7 +8,8 @@ from syncmv4d_jax.machines.planning.pods import GIB
 
 COLUMNS = (
     "topology", "entry", "mesh", "batch", "compiled", "fits", "peak GiB", "of GiB", "compute s",
-    "HBM s", "link s", "device-s/sample", "sent GB", "findings",
+    "link s", "paper s", "expected s", "hidden", "utilised", "device-s/sample", "device-h",
+    "sent GB", "findings",
 )  # fmt: skip
 
 
@@ -46,11 +47,7 @@ def advice(
         found.append('config.task.dit.residual_dtype="bfloat16"')
     if config.optim.ema and training:
         found.append("config.optim.ema=0: 4 bytes a parameter less")
-    larger = [
-        other.name
-        for other in pods.TOPOLOGIES.values()
-        if other.chip == topology.chip and other.devices > topology.devices
-    ]
+    larger = pods.larger(topology)
     return [*found, f"more devices: {', '.join(larger)}" if larger else "another chip"]
 
 
@@ -60,7 +57,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
     order = sorted(
         rows,
         key=lambda r: (r["topology"], entries.index(r["entry"]), "compile_s" not in r,
-                       r["bound_s_per_sample"]),
+                       r.get("device_s_per_sample", r["bound_s_per_sample"])),
     )  # fmt: skip
     return table([_cells(row) for row in order], COLUMNS)
 
@@ -75,9 +72,8 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
         "compiled": row.get("kind", "whole") if compiled else "estimate",
         "fits": ("yes" if row["fits"] else "no") if compiled else "-",
         "compute s": f"{row['seconds']['compute']:.2f}",
-        "HBM s": f"{row['seconds']['hbm']:.2f}",
-        "link s": f"{row['seconds']['link']:.2f}",
-        "device-s/sample": f"{row['bound_s_per_sample']:.1f}",
+        "link s": f"{row['seconds']['link'] + row['seconds'].get('network', 0.0):.2f}",
+        "device-s/sample": f"> {row['bound_s_per_sample']:.1f}",
         "peak GiB": f"~{row['estimate_bytes'] / GIB:.1f}",
     }
     if compiled:
@@ -87,6 +83,15 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
             "of GiB": f"{row['limit_bytes'] / GIB:.1f}",
             "sent GB": f"{sent:.1f}" if row["fits"] else "-",
             "findings": len(row["findings"]) if row["fits"] else "; ".join(row["advice"]),
+        }
+    if "paper" in row:
+        cells |= {
+            "paper s": f"{row['paper']['seconds']:.2f}",
+            "expected s": f"{row['expected_s']:.2f}",
+            "hidden": f"{row['hidden']:.0%}",
+            "utilised": f"{row['utilised']:.2f}",
+            "device-s/sample": f"{row['device_s_per_sample']:.1f}",
+            "device-h": f"{row['device_hours']:.3g}",
         }
     return cells
 

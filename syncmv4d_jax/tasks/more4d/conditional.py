@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax import flow, tree
+from syncmv4d_jax import flow
 from syncmv4d_jax.configuration import at_least, one_of, section, shares
 from syncmv4d_jax.models import conditioned, flops, lora, perception
 from syncmv4d_jax.models.nn import module, protocol
@@ -273,11 +273,6 @@ class Generator:
             residual=jnp.dtype(config.residual_dtype).itemsize,
             remat=remat,
         )
-
-
-def joined(frozen: Params, trainable: Params) -> Params:
-    """Both halves as one tree; beside adapters a part is trained in part."""
-    return tree.unflatten(tree.flatten(frozen) | tree.flatten(trainable))
 
 
 def sample_run(

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import schema, tree
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.geometry import flow_map
 from syncmv4d_jax.models import flops
@@ -121,7 +121,7 @@ class STraG(video.Coded):
         """
         flow_codec.require(batch, ("flow_valid", "depth0"), f"task {self.name}, loss")
         keys = jax.random.split(rng, 3)
-        params = conditional.joined(frozen, trainable)
+        params = tree.join(frozen, trainable)
         data = self._flow(params, batch)
         v, f = data.shape[1:3]
         fold = lambda x: einops.rearrange(x, FOLD)  # noqa: E731
@@ -394,8 +394,9 @@ def _prepared(task: STraG, params: Params, inputs: dict[str, Array]) -> Prepared
     _, f, h, w, c = task.generator.latent_shape
     both = jnp.concatenate([rgb0, depth], axis=-1)
     feature = task._feature(batch, inputs["first"][:, :, 0])
-    still = jnp.zeros((1, 1, 1, *task.options.size, 3))
-    zero = task.maps.encode(params, still)[0]  # the same for all
+    # The same for all, but cut as they are: a mesh wants rows for each of its data shards.
+    still = jnp.zeros((len(feature), 1, 1, *task.options.size, 3))
+    zero = task.maps.encode(params, still)[:1, 0]
     return Prepared(
         einops.repeat(both, "b h w c -> b f h w c", f=f),
         task.generator.perceived(params, einops.rearrange(feature, FOLD)),

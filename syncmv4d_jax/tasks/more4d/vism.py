@@ -22,7 +22,7 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax import schema
+from syncmv4d_jax import schema, tree
 from syncmv4d_jax.configuration import at_least, section, shares
 from syncmv4d_jax.models import flops
 from syncmv4d_jax.models.nn import protocol
@@ -132,7 +132,7 @@ class ViSM(base.Grown, video.Coded):
           ValueError: neither is there, or of another size.
         """
         keys = jax.random.split(rng, 4)
-        params = conditional.joined(frozen, trainable)
+        params = tree.join(frozen, trainable)
         text, lengths = video.drop_text(batch, keys[0], share=self.options.text_drop)
         if "render_latents" in batch:
             return self._cached(params, batch, (text, lengths), keys[1])

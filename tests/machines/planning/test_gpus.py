@@ -21,7 +21,7 @@ from syncmv4d_jax.machines.planning import gpus, pods
 from syncmv4d_jax.run import assembly, plan, programs, sections
 from syncmv4d_jax.tasks import video
 
-HOST, LAYERS = "8xh100", 2
+HOST, LAYERS = "h100-8", 2
 SEQUENCES = (1, 2, 4, 8)
 SHORT = 4
 # Wan is trained on what SyncMV4D is, and sampled as released.
@@ -35,12 +35,30 @@ ROWS = {
     ("wan_ti2v", "full", "sample_step"): SEQUENCES,
     ("wan_ti2v", "lora", "train_step"): SEQUENCES,
     ("wan_ti2v", "lora", "sample_step"): SEQUENCES,
+    ("robots", "rays", "mjd_step"): SEQUENCES,
+    ("robots", "rays", "sample_step"): SEQUENCES,
+    ("hvg3d", "taco", "train_step"): SEQUENCES,
+    ("hvg3d", "taco", "sample_step"): SEQUENCES,
+    ("hvg3d", "control_views", "train_step"): SEQUENCES,
+    ("hvg3d", "control_views", "sample_step"): SEQUENCES,
+    ("strag", "full", "train_step"): SEQUENCES,
+    ("strag", "full", "sample_step"): SEQUENCES,
+    ("vism", "full", "train_step"): SEQUENCES,
+    ("vism", "full", "sample_step"): SEQUENCES,
+    ("vism", "full_parameters", "train_step"): SEQUENCES,
+    ("vism", "full_parameters", "sample_step"): SEQUENCES,
     ("dpa", "full", "train_step"): (1, 2, 4),
     ("wan_vae", "demo", "train_step"): (1,),
     ("motion_codec", "full", "train_step"): (1,),
     ("silhouette", "full", "train_step"): (1,),
+    ("flow_codec", "learned", "train_step"): (1,),
 }
-WITHOUT_ATTENTION = ("wan_vae", "motion_codec", "silhouette")  # the autoencoder's is its own
+WITHOUT_ATTENTION = (
+    "wan_vae",
+    "motion_codec",
+    "silhouette",
+    "flow_codec",
+)  # the autoencoder's is its own
 there = pytest.mark.skipif(
     not any(map(importlib.util.find_spec, gpus.PLUGINS)),
     reason="wants a CUDA plugin: make plan-gpu",
@@ -110,7 +128,7 @@ def test_steps_lower(file, variant, entry, sequence):
 @pytest.mark.gpu_aot
 def test_a_single_gpu_has_its_own_kernels_in_short():
     config = configuration("taco", "full")
-    mesh = meshes.make_mesh({}, plan.load_devices("h100")[1])
+    mesh = meshes.make_mesh({}, plan.load_devices("h100-1")[1])
     function, arguments = programs.program(config, mesh, "sample_step", 1)
     assert flash(function.lower(*arguments))[0] > 0
 
@@ -120,7 +138,7 @@ def test_a_single_gpu_has_its_own_kernels_in_short():
 @pytest.mark.parametrize("way", ["encode", "decode"])
 def test_autoencoder_of_wan(way):
     config = configuration("wan_ti2v", "full")
-    mesh = meshes.make_mesh({}, plan.load_devices("h100")[1])
+    mesh = meshes.make_mesh({}, plan.load_devices("h100-1")[1])
     task = assembly.task(config, mesh)
     codec = dataclasses.replace(task.vae, config=video.ahead(task.vae.config))
     shapes = programs.place(config, mesh, jax.eval_shape(task.init, jax.random.key(0))["vae"])
@@ -160,12 +178,18 @@ def test_a_gpu_is_described_by_numbers():
 
 
 def test_topologies_of_gpus():
-    assert pods.find("64xh100").shape == "1x8x8" and pods.find("64xh100").near == 8
-    assert pods.find("8xh100").near == 0 and pods.find("h200").devices == 1
+    assert pods.find("h100-64").shape == "1x8x8" and pods.find("h100-64").near == 8
+    assert pods.find("h100-8").near == 0 and pods.find("h200-1").devices == 1
+    assert pods.find("4090-2").shape == "1x1x2" and pods.find("b200-1024").hosts == 128
+    for name in ("v100-8", "h100-3", "h100-12", "h100", "h100-x", "v5p-8-2"):
+        with pytest.raises(ValueError, match=rf"'{name}' is unknown.*h100-N.*gpus.py beside it"):
+            pods.find(name)
     assert pods.find("2xv5e-64").near == 64 and pods.find("v5e-64").near == 0
 
 
 def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setattr(gpus.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="8xh100 needs jax's CUDA plugin.*make plan-gpu"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"h100-8 needs.*pip install --no-deps jax-cuda12-plugin==.*"
+    ):
         plan.load_devices(HOST)
