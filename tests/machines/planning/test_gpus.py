@@ -6,6 +6,7 @@ entry on one of its meshes is "short", for every change: `make plan-gpu PLAN_GPU
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import re
@@ -83,9 +84,16 @@ def configuration(file, variant, entry=""):
     return config
 
 
+@functools.cache
+def steps(file, variant, entry=""):
+    """{step: what it does} of a full-size configuration."""
+    return programs.named(assembly.task(configuration(file, variant, entry)), ())
+
+
 def planned(file, variant, entry):
     """The meshes that a plan tries for a step on eight GPUs."""
-    own = programs.find(configuration(file, variant, entry), entry)
+    other = entry if (file, entry) == ("wan_ti2v", "train_step") else ""  # other sizes
+    own = steps(file, variant, other)[entry]
     work = own.work()
     return pods.meshes(8, views=work.views, heads=work.heads, training=own.step is None)
 
@@ -97,12 +105,8 @@ def flash(lowered):
 
 
 def test_rows_are_all_steps_on_all_planned_meshes():
-    steps = {
-        (file, variant, entry)
-        for file, variant in {row[:2] for row in ROWS}
-        for entry in programs.named(assembly.task(configuration(file, variant)), ())
-    }
-    assert steps == set(ROWS)
+    there_are = {(*own, entry) for own in {row[:2] for row in ROWS} for entry in steps(*own)}
+    assert there_are == set(ROWS)
     for row, sequences in ROWS.items():
         assert [mesh["sequence"] for mesh in planned(*row)] == list(sequences)
 
