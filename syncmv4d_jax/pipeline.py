@@ -44,6 +44,7 @@ from syncmv4d_jax.weights import encoders
 log = logging.getLogger(__name__)
 Picture = str | Path | Image.Image | np.ndarray
 StepEnd = Callable[["Pipeline", int, float, dict[str, Any]], Any]
+Preview = Callable[[int, "Result"], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,7 +205,9 @@ class Pipeline:
         seed: int = 0,
         num_videos: int = 1,
         name: str = "sample",
+        switches: Mapping[str, float] | None = None,
         callback_on_step_end: StepEnd | None = None,
+        preview: Preview | None = None,
     ) -> Any:
         """Makes one sample, or `num_videos` of the seeds seed, seed + 1, ...
 
@@ -215,7 +218,10 @@ class Pipeline:
           cameras: a file in the form of cameras.json, or what it holds (docs/data.md).
           negative_prompt, num_inference_steps, guidance_scale: None: the configuration's.
           name: of the sample; it is part of the seed.
+          switches: of the task (`tasks.base.Switched`), by name.
           callback_on_step_end: called as (pipeline, step, timestep, {}) after a run of steps.
+          preview: called as (steps done, `Result` of the clean estimate) on the way, of a task that
+            has one; decoding it costs what decoding the sample does.
 
         Returns:
           A `Result`, or a list of `num_videos` > 1.
@@ -227,7 +233,7 @@ class Pipeline:
         if num_videos < 1:
             raise ValueError(f"num_videos: wanted at least 1, got {num_videos}")
         reading.prompt(prompt, where="prompt")
-        own, task = self._settled(num_inference_steps, guidance_scale)
+        own, task = self._settled(num_inference_steps, guidance_scale, switches or {})
         own = dataclasses.replace(
             own,
             sample=dataclasses.replace(
@@ -249,11 +255,13 @@ class Pipeline:
             where = _images(images, cameras, Path(folder) / "images", task)
             own = dataclasses.replace(own, sample=dataclasses.replace(own.sample, images=where))
             inputs = run_inputs.of_config(own, task, texts=self._texts)
-            found = [self._made(own, task, *job, callback_on_step_end) for job in
+            found = [self._made(own, task, *job, callback_on_step_end, preview) for job in
                      sample.jobs(own.sample, inputs)]  # fmt: skip
         return found if num_videos > 1 else found[0]
 
-    def _settled(self, steps: int | None, guidance: float | None) -> tuple[Any, base.Sampled]:
+    def _settled(
+        self, steps: int | None, guidance: float | None, switches: Mapping[str, float]
+    ) -> tuple[Any, base.Sampled]:
         """Sections and task with these settings."""
         config, given = self._config.copy_and_resolve_references(), {}
         for word, key, value in (
@@ -265,6 +273,7 @@ class Pipeline:
                     raise ValueError(f"{word}: config.task has no {key}")
                 given[key] = value
         config.task.update(given)
+        switch(config, switches)
         task = base.serves(assembly.task(config, self._mesh), base.Sampled, "a pipeline")
         return assembly.read(config), task
 
@@ -276,6 +285,7 @@ class Pipeline:
         seed: int,
         arrays: dict[str, Any],
         callback: StepEnd | None,
+        preview: Preview | None,
     ) -> Result:
         how, sizes = task.sampling, tuple(sorted((k, np.shape(x)) for k, x in arrays.items()))
         key = (how, sizes)
@@ -290,7 +300,15 @@ class Pipeline:
                     step = (done - 1) % how.steps
                     callback(self, step, float(times[step]), {})
 
-            made, meta = sample.make(own, task, self._params, name, seed, arrays, progress=progress)
+            def look(done: int, estimate: base.Sample) -> None:
+                assert preview is not None  # else this is not called
+                found = sample.shown(task.decode(self._params, estimate))
+                preview(done, Result(found, arrays, {"id": name, "fps": own.data.fps}))
+
+            made, meta = sample.make(
+                own, task, self._params, name, seed, arrays,
+                progress=progress, look=look if preview is not None else None,
+            )  # fmt: skip
         self._compiled.add(key)
         made_from = sample.shared_recipe(own, task, self._marks)
         meta |= {
@@ -311,6 +329,31 @@ class WanTI2VPipeline(Pipeline):
     """One video of an image and a prompt, or of a prompt alone: the base model."""
 
     config = "configs/wan_ti2v.py"
+
+
+def switch(config: ml_collections.ConfigDict, values: Mapping[str, float]) -> None:
+    """Sets switches of the task that `config.task` names, by their names.
+
+    Raises:
+      ValueError: no such switch, or a value that is not of its range.
+    """
+    task = assembly.task(config) if values else None
+    rows: tuple[base.Switch, ...] = task.switches if isinstance(task, base.Switched) else ()
+    known = {row.name: row for row in rows}
+    for name, value in values.items():
+        if (found := known.get(name)) is None:
+            raise ValueError(f"switches: no {name!r}, this task has {sorted(known)}")
+        *way, last = found.key.split(".")
+        section = config.task
+        for step in way:
+            section = section[step]
+        truth = isinstance(found.least, bool)
+        whole = isinstance(value, bool) if truth else type(value) is int
+        if not whole or not found.least <= value <= found.most:
+            wanted = "true or false" if truth else f"a whole number {found.least}..{found.most}"
+            raise ValueError(f"switches, {name}: wanted {wanted}, got {value!r}")
+        with section.unlocked():
+            section[last] = value
 
 
 def read_config(path: str | Path) -> ml_collections.ConfigDict:

@@ -118,6 +118,20 @@ def test_what_cannot_be_is_a_sentence(one, tmp_path):
         pipeline.read_config(tmp_path / "mine.py")
 
 
+def test_switches_are_set_by_their_names():
+    config = taco.get_config("debug").copy_and_resolve_references().unlock()
+    pipeline.switch(config, {"refine_every": 2, "network": True})
+    assert config.task.cycle.refine_every == 2 and config.task.cycle.network is True
+    for values, words in (
+        ({"x": 1}, r"switches: no 'x', this task has \['cycle', 'network', 'refine_every'"),
+        ({"refine_every": 0}, r"switches, refine_every: wanted a whole number 1..100, got 0"),
+        ({"refine_every": True}, "wanted a whole number"),
+        ({"cycle": 1}, "switches, cycle: wanted true or false, got 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pipeline.switch(config, values)
+
+
 def test_a_configuration_is_read_by_its_name():
     found = pipeline.read_config("configs/taco.py:debug")
     assert found.task.to_dict() == taco.get_config("debug").task.to_dict()

@@ -110,12 +110,14 @@ def make(
     arrays: dict[str, np.ndarray],
     *,
     progress: base.Progress | None = None,
+    look: base.Look | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Makes one sample.
 
     Args:
       arrays: unbatched, as `inputs.of_config` yields them.
       progress: called with (steps done, steps) of all draws.
+      look: called with clean estimates on the way, of a task that is `tasks.base.Previewed`.
 
     Returns:
       The sample as results/samples.py writes it, and its meta without what it was made from.
@@ -133,7 +135,7 @@ def make(
     rng = jax.random.fold_in(
         jax.random.key(seed), run_inputs.stable_hash(str(arrays.get("id", name)))
     )
-    drawn, chosen = _best(own.sample, task, params, batch, rng, progress)
+    drawn, chosen = _best(own.sample, task, params, batch, rng, progress, look)
     result = shown(task.decode(params, drawn))
     if "flow" in result:  # the colours of what moves
         result["images"] = arrays["images"]
@@ -210,6 +212,7 @@ def _best(
     batch: base.Batch,
     rng: jax.Array,
     progress: base.Progress | None,
+    look: base.Look | None,
 ) -> tuple[base.Sample, dict[str, Any]]:
     """Returns the sample and, with `sample.best_of` > 1, what was chosen by, for meta.json.
 
@@ -223,7 +226,10 @@ def _best(
             before, steps = draw * task.sampling.steps, count * task.sampling.steps
             report = lambda done, _, b=before, n=steps: progress(b + done, n)  # noqa: E731
         key = rng if draw == 0 else jax.random.fold_in(rng, draw)
-        found = task.sample(params, batch, key, progress=report)
+        if look is not None and isinstance(task, base.Previewed):
+            found = task.watch(params, batch, key, progress=report, look=look)
+        else:
+            found = task.sample(params, batch, key, progress=report)
         if count == 1:
             return found, {}
         if found.tracks_per_view is None:

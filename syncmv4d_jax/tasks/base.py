@@ -13,6 +13,8 @@ merge by path.
     Planned    programs                         plan
     Embedded   embedded                         `:debug` runs that name no data
     Belonging  beside                           hashes of a backbone, kept and compared
+    Previewed  watch                            the clean estimate while a sample is made
+    Switched   switches                         settings that a call may change
 
 A task is made whole by `make(config, placement=...)` of its module and does not change afterwards;
 with other switches it is another task. `serves` answers a mode that a task does not serve.
@@ -36,6 +38,7 @@ Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
 Shapes = Any  # a pytree of jax.ShapeDtypeStruct
 Progress = Callable[[int, int], Any]
+Look = Callable[[int, "Sample"], Any]
 T = TypeVar("T")
 
 
@@ -188,6 +191,47 @@ class Sampled(Protocol):
     def decode(self, params: Params, sample: Sample) -> Sample:
         """Returns the sample with the pixels of its latents; compiled."""
         ...
+
+
+@runtime_checkable
+class Previewed(Protocol):
+    """A `Sampled` task that shows on the way what it is about to make."""
+
+    def watch(
+        self,
+        params: Params,
+        inputs: Batch,
+        rng: jax.Array,
+        *,
+        progress: Progress | None = None,
+        look: Look | None = None,
+    ) -> Sample:
+        """Returns what `sample` does, the same to the last bit.
+
+        Args:
+          look: called with (steps done, the clean estimate, not decoded) now and then.
+        """
+        ...
+
+
+class Switch(NamedTuple):
+    """A setting of `config.task` that a call may change: `key` below it, from `least` to `most`,
+    now `value`; text says in a line what it does. Truth values are a switch that is on or off."""
+
+    name: str
+    key: str
+    value: float
+    least: float
+    most: float
+    text: str
+
+
+@runtime_checkable
+class Switched(Protocol):
+    """A `Sampled` task with settings, beside its steps and guidance, that a call may change."""
+
+    @property
+    def switches(self) -> tuple[Switch, ...]: ...
 
 
 @runtime_checkable

@@ -48,6 +48,12 @@ READ = (
     "tracks", "visibility", "anchors", "anchor_valid", "intrinsics", "extrinsics", "scale",
     "frame_valid", "latent_valid", "view_index",
 )  # fmt: skip
+SWITCHES = {  # of the loop: least, most, what it does
+    "cycle": (False, True, "refined tracks are fed back to the network that makes the video"),
+    "refine_every": (1, 100, "tracks are decoded, aligned and fed back at every n-th step"),
+    "refine_last": (1, 100, "and at each of the last n steps"),
+    "network": (False, True, "the aligner's network corrects what it finds in closed form"),
+}
 AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ, "actions")}
 
 
@@ -122,6 +128,15 @@ class SyncMV4D(video.Coded):
     def clip(self) -> base.Clip:
         """Sizes of a sample."""
         return base.Clip(self.options.frames, self.options.size, self.options.views)
+
+    @property
+    def switches(self) -> tuple[base.Switch, ...]:
+        """What a call may change: the loop's, where there is one."""
+        return tuple(
+            base.Switch(name, f"cycle.{name}", getattr(self.settings, name), *row)
+            for name, row in SWITCHES.items()
+            if self.settings.dpa
+        )
 
     @property
     def sampling(self) -> base.Sampling:
@@ -343,6 +358,18 @@ class SyncMV4D(video.Coded):
         *,
         progress: base.Progress | None = None,
     ) -> base.Sample:
+        """See `watch`."""
+        return self.watch(params, inputs, rng, progress=progress)
+
+    def watch(
+        self,
+        params: Params,
+        inputs: dict[str, Array],
+        rng: Array,
+        *,
+        progress: base.Progress | None = None,
+        look: base.Look | None = None,
+    ) -> base.Sample:
         """See `sampling.sample`.
 
         Raises:
@@ -350,7 +377,7 @@ class SyncMV4D(video.Coded):
         """
         axes = {key: AXES[key] for key in schema.CONDITIONS} | {"first": "b v 1 hl wl c"}
         self._check("sample", inputs, axes)
-        return sampling.sample(self.loop, params, inputs, rng, progress=progress)
+        return sampling.sample(self.loop, params, inputs, rng, progress=progress, look=look)
 
     # Cost and plans.
 
