@@ -13,7 +13,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg robots bench browser plan-gpu lint docs \
+.PHONY: studio mine test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg robots bench browser plan-gpu lint docs \
   setup clean
 
 test: $(VENV)/test
@@ -42,6 +42,12 @@ wheel: $(VENV)/test
 
 demo: $(VENV)/test
 	$(BIN)/python demo/make.py $(DEMO_ARGS)
+
+studio: $(VENV)/test
+	$(BIN)/python demo/doors.py studio $(STUDIO_ARGS)
+
+mine: $(VENV)/test
+	$(BIN)/python demo/doors.py mine --images $(IMAGES) --cameras "$(CAMERAS)" --prompt "$(PROMPT)" $(MINE_ARGS)
 
 robots: $(VENV)/test $(SIMULATOR)/made
 	$(BIN)/python demo/robots.py $(ROBOTS_ARGS)

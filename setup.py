@@ -20,7 +20,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["syncmv4d_jax", "syncmv4d_jax.*"]),
-    package_data={"syncmv4d_jax.results.web": ["page/*.html", "page/*.css", "page/*.js"]},
+    package_data={
+        room: ["page/*.html", "page/*.css", "page/*.js"]
+        for room in ("syncmv4d_jax.results.web", "syncmv4d_jax.serve")
+    },
     install_requires=[
         JAX,
         "flax>=0.12.6,<0.14",
@@ -49,6 +52,9 @@ setup(
         "sentencepiece>=0.2,<0.3",
         "ftfy>=6.3,<7",
         "tqdm>=4.66,<5",
+        "starlette>=0.49.1,<2",
+        "uvicorn>=0.38,<1",
+        "python-multipart>=0.0.22,<0.1",  # starlette reads forms with it
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],

@@ -36,6 +36,7 @@ def base() -> ml_collections.ConfigDict:
     config.sample = dataclasses.asdict(sections.SampleConfig())
     config.evaluate = dataclasses.asdict(sections.EvaluateConfig())
     config.plan = dataclasses.asdict(sections.PlanConfig())
+    config.serve = dataclasses.asdict(sections.ServeConfig())
     return config
 
 

@@ -31,6 +31,7 @@ MODES = {
     "sample": "syncmv4d_jax.run.sample:run",
     "evaluate": "syncmv4d_jax.run.evaluate:run",
     "plan": "syncmv4d_jax.run.plan:run",
+    "serve": "syncmv4d_jax.serve.run:run",
 }
 EMBEDDED = "syncmv4d_jax.run.embedded:ensure"  # before any of them, where the data is embedded
 

@@ -5,7 +5,7 @@
 
 RESULTS is a run's --workdir, or a folder of runs. The first page lists the runs with their report
 and samples; a sample's page is made when it is asked for. Only files under RESULTS are served, only
-of the kinds of TYPES, and only to this machine unless --host says otherwise (docs/viewing.md).
+of a few kinds, and only to this machine unless --host says otherwise (docs/viewing.md).
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from syncmv4d_jax import disk
 from syncmv4d_jax.results import export, samples
-from syncmv4d_jax.results.web import server as web_server
+from syncmv4d_jax.serve import gate, listening, results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("results", type=disk.local, help="a run's workdir, or a folder of runs")
     made.add_argument("--port", type=int, default=8000, help="0 for any free one")
     made.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to the whole network")
+    made.add_argument("--token-file", default="", help="with a word to be entered, for --host")
     made.add_argument("--no-browser", action="store_true")
     made.add_argument(
         "--export", choices=export.KINDS, help="write a sample's tracks, serve nothing"
@@ -63,18 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flags.export:
             print(export_sample(flags))
             return
-        server = web_server.Server(flags.results, (flags.host, flags.port))
+        secret = gate.token(flags.host, flags.token_file)
+        application = results.application(flags.results, host=flags.host, secret=secret)
+        listener = listening.listen(flags.host, flags.port)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    url = f"http://{flags.host}:{server.server_port}/"
-    print(f"{server.root} at {url} (Ctrl-C stops)", flush=True)
+    listening.say(f"{Path(flags.results).resolve()} at", listener)
     if not flags.no_browser:
+        url = listening.address(listener)
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
+    listening.answer(application, listener)
 
 
 if __name__ == "__main__":

@@ -2514,7 +2514,7 @@ AGAIN = [
     ),
     *of(
         "syncmv4d_jax/view.py",
-        "tests/test_view.py",
+        "tests/serve/test_view.py",
         (
             "again",
             "an export goes to a folder called s3:",
@@ -3314,7 +3314,119 @@ VERSIONS = [
     ),
 ]
 
+SERVER = "tests/serve/test_server.py"
+SERVE = [
+    *of(
+        "syncmv4d_jax/serve/jobs.py",
+        SERVER,
+        (
+            "serve",
+            "a job whose result is there is made again after a restart",
+            """            if (self.folder(job) / "result").is_dir():
+                self.change(job, state="done\"""",
+            """            if (self.folder(job) / "results").is_dir():
+                self.change(job, state="done\"""",
+            "test_a_restart_loses_nothing_and_makes_nothing_twice",
+        ),
+        (
+            "serve",
+            "a job that was running is lost with the server",
+            """                self.change(job, state="queued", started=0.0)""",
+            """                self.change(job, started=0.0)""",
+            "test_a_restart_loses_nothing_and_makes_nothing_twice",
+        ),
+        (
+            "serve",
+            "what waits expires too",
+            "if job.state in ENDED and job.ended < time.time() - seconds:",
+            "if job.ended < time.time() - seconds:",
+            "test_results_expire",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/gate.py",
+        SERVER,
+        (
+            "serve",
+            "a network is served without a token",
+            "        if host in LOOPBACK:",
+            "        if host:",
+            "test_another_host_wants_a_token",
+        ),
+        (
+            "serve",
+            "pages of other servers send jobs",
+            'if scope["method"] not in ("GET", "HEAD"):',
+            'if scope["method"] not in ("GET", "HEAD", "POST"):',
+            "test_names_and_pages_of_others_are_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/forms.py",
+        SERVER,
+        (
+            "serve",
+            "a form that was cut is a job without its last fields",
+            """if not request.scope["tail"][0].rstrip(b"\\r\\n").endswith(b"--"):""",
+            """if not request.scope["tail"]:""",
+            "test_bodies_that_lie_are_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/decode.py",
+        SERVER,
+        (
+            "serve",
+            "pictures are decoded whatever their size",
+            "        if width * height > most:",
+            "        if width * height > 10**12:",
+            "test_more_than_the_limit_is_not_read",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/dispatch.py",
+        SERVER,
+        (
+            "serve",
+            "a job has all the time that it takes",
+            "        elif at - now.began > self._seconds:",
+            "        elif at - now.began > 1e9:",
+            "test_time_is_up",
+        ),
+        (
+            "serve",
+            "a job that does not stop is waited for",
+            "        if now.asked and at - now.asked > self._grace:",
+            "        if now.asked and at - now.asked > 1e9:",
+            "test_a_job_is_cancelled_between_steps_or_killed_and_removed",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/requests.py",
+        SERVER,
+        (
+            "serve",
+            "images are of cameras in the order in which they come, whatever their names",
+            "        return [names.index(name) for name in wanted]",
+            "        return list(range(len(wanted)))",
+            "test_a_job_is_on_disk_then_made_and_told",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/results/rig_sheet.py",
+        "tests/results/test_rig_sheet.py",
+        (
+            "serve",
+            "cameras seem to meet in their middle",
+            'point = np.linalg.solve(total, np.einsum("vab,vb->a", across, eyes))',
+            "point = eyes.mean(0)",
+            "test_axes_meet_where_they_were_turned_to",
+        ),
+    ),
+]
+
 TABLE = [
+    *SERVE,
     *MORE4D,
     *MJD,
     *FLOW,

@@ -21,7 +21,9 @@ FLOORS = (
     ("models", "geometry", "data", "weights", "metrics", "results", "machines"),
     ("tasks",),
     ("run",),
-    ("main", "view", "pipeline"),
+    ("pipeline",),
+    ("serve",),  # its worker makes samples by the Python door
+    ("main", "view"),
 )
 ARROWS = {
     ("recipe", "disk"),
@@ -46,7 +48,7 @@ OUTSIDE = {
     "tensorboard": r"run/log\.py",
     "tensorflow_datasets": r"data/.+",
     "absl": r"main\.py|machines/processes\.py",
-    "ml_collections": r"(main|configuration|pipeline)\.py|run/.+|data/cache\.py",
+    "ml_collections": r"(main|configuration|pipeline)\.py|run/.+|serve/maker\.py|data/cache\.py",
     "orbax": r"run/checkpoint\.py",
     "grain": r"data/.+",
     "safetensors": r"run/checkpoint\.py|weights/.+",
@@ -54,6 +56,8 @@ OUTSIDE = {
     "cv2": r"data/calibrations\.py",
     "apache_beam": r"data/engine\.py",
     "pyarrow": r"data/sources/lerobot.*\.py",
+    "starlette": r"serve/.+",
+    "uvicorn": r"serve/.+",
 }
 # Models and geometry: arrays in, arrays out.
 PURE = {"os", "pathlib", "shutil", "tempfile", "ml_collections", "absl", "grain", "orbax", "clu"}

@@ -25,7 +25,8 @@ DOORS = (
     r"pipeline\.py:.+",  # users' Python
     r"tasks/base\.py:.+",  # protocols: what a task may serve
     r"data/tfds_builder\.py:SyncMV4D.*",  # tensorflow_datasets
-    r"results/web/server\.py:Handler\.(do_\w+|log_message)",  # http.server
+    r"serve/run\.py:run",  # config.mode names it
+    r"serve/limits\.py:Protocol\.connection_(made|lost)",  # asyncio
     r".+:_Unpickler\.\w+",  # pickle
 )
 STRING = r"syncmv4d_jax(\.\w+)+(:\w+)?"

@@ -23,7 +23,7 @@ CACHE = ROOT / ".cache" / "versions"
 RESOLUTION = {"oldest": "lowest-direct", "newest": "highest"}
 PYTHONS = ("3.11", "3.12", "3.13")
 EXTRAS = ("test", "viz", "eval", "convert")
-# Data, weights, checkpoints and results: what reads and writes files by other people's libraries.
+# Data, weights, checkpoints, results and the server: what stands on other people's libraries.
 PARTS = (
     "tests/data/test_pictures.py",
     "tests/data/test_video_reader.py",
@@ -36,6 +36,8 @@ PARTS = (
     "tests/results/test_samples.py",
     "tests/results/test_export.py",
     "tests/run/test_checkpoint.py",
+    "tests/serve/test_server.py",
+    "tests/serve/test_view.py",
 )
 
 

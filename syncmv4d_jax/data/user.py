@@ -56,18 +56,26 @@ def read(folder: str | Path, *, views: int, size: tuple[int, int]) -> Views:
 
 def _view(folder: Path, camera: rigs.Camera, size: tuple[int, int], count: int):
     image = pictures.read(pictures.named(folder, camera.name))
-    if image.shape[:2] != tuple(camera.size):
-        raise ValueError(
-            f"{folder / 'cameras.json'}, camera {camera.name!r}: imgSize is {camera.size[1]} x "
-            f"{camera.size[0]}, but its image is {image.shape[1]} x {image.shape[0]} as it is "
-            "shown; rescale K or the image"
-        )
+    check_size(camera, image.shape[:2], where=str(folder / "cameras.json"))
     box = centre_box(camera.size, size)
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
     intrinsics = cameras.crop_resize_intrinsics(camera.intrinsics.astype(np.float32), box, size)
     poses = camera.extrinsics[None] if camera.path is None else camera.path
     extrinsics = np.broadcast_to(poses, (count, 3, 4)).astype(np.float32)
     return np.asarray(resized), intrinsics.astype(np.float32), extrinsics
+
+
+def check_size(camera: rigs.Camera, size: tuple[int, ...], *, where: str) -> None:
+    """Checks that an image of `size` (h, w) is a camera's.
+
+    Raises:
+      ValueError: the camera has another imgSize.
+    """
+    if tuple(size) != tuple(camera.size):
+        raise ValueError(
+            f"{where}, camera {camera.name!r}: imgSize is {camera.size[1]} x {camera.size[0]}, but "
+            f"its image is {size[1]} x {size[0]} as it is shown; rescale K or the image"
+        )
 
 
 def read_alone(folder: str | Path, *, views: int, size: tuple[int, int]) -> np.ndarray:

@@ -29,12 +29,14 @@ READ = {
     "sample": sections.SampleConfig,
     "evaluate": sections.EvaluateConfig,
     "plan": sections.PlanConfig,
+    "serve": sections.ServeConfig,
 }
 PLACES = {  # keys that name files
     "data": ("records", "cache"),
     "text": ("weights",),
     "sample": ("images", "prompts", "features"),
     "evaluate": ("samples", "features", "priors"),
+    "serve": ("token_file",),
 }
 PLAIN = ("mode", "seed", "task", "weights", "mesh", "sharding", "stages")
 

@@ -235,6 +235,39 @@ class PlanConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ServeConfig:
+    """`config.serve`.
+
+    Attributes:
+      host, port: to listen at; port 0 is any free one. Another host than this machine's own
+        addresses wants token_file: a file with a word of at least 16 characters.
+      keep_days: that a job and its result stay after its end.
+      seconds: of a job, at most.
+      waiting: jobs in the queue, at most.  jobs_per_minute: of one client.
+      megabytes: of a request.  images, megapixels: of a request, and of each image.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: str = ""
+    keep_days: float = 30.0
+    seconds: float = 7200.0
+    waiting: int = 200
+    jobs_per_minute: float = 60.0
+    megabytes: int = 64
+    images: int = 16
+    megapixels: float = 40.0
+
+    def __post_init__(self) -> None:
+        at_least(0, "config.serve", self, "port")
+        at_least(1, "config.serve", self, "waiting", "jobs_per_minute", "megabytes", "images")
+        for name in ("keep_days", "seconds", "megapixels"):
+            if getattr(self, name) <= 0:
+                came = getattr(self, name)
+                raise ValueError(f"config.serve.{name}: wanted more than 0, got {came}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Sections:
     """A configuration, or one stage of it, read once; see run/assembly.py.
 
@@ -261,4 +294,5 @@ class Sections:
     sample: SampleConfig
     evaluate: EvaluateConfig
     plan: PlanConfig
+    serve: ServeConfig
     source: Any

@@ -7,7 +7,7 @@ import fake_samples
 import pytest
 import report_page
 
-from syncmv4d_jax.results.web import server
+from syncmv4d_jax.results.web import listing as listings
 
 pytestmark = pytest.mark.browser
 PROBE = """
@@ -45,7 +45,7 @@ def listing(tmp_path_factory):
         fake_samples.write(root / "run/samples", name, fake_samples.truth(0))
     (root / "run/metrics.jsonl").write_text('{"step": 7, "loss": 0.5}\n')
     (root / "run/report.html").write_text("")
-    return server.listing(root)
+    return listings.listing(root)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -62,7 +62,7 @@ def test_the_list_of_runs_is_accessible(listing, tmp_path, scheme):
 def test_a_sample_of_videos_alone_is_accessible(tmp_path):
     left = fake_samples.VIDEO_ONLY
     fake_samples.write(tmp_path, "a", fake_samples.truth(0), leave_out=left)
-    text = server.sample_page(tmp_path / "a").decode()
+    text = listings.sample_page(tmp_path / "a")
     check(text, tmp_path / "profile", 390, "light")
 
 

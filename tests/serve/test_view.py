@@ -2,13 +2,15 @@
 
 import http.client
 import json
-import threading
+import re
 
 import fake_samples
 import pytest
+import serving
 
 from syncmv4d_jax import view
-from syncmv4d_jax.results.web import server as web_server
+from syncmv4d_jax.results.web import listing
+from syncmv4d_jax.serve import results
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +39,17 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ask(root):
-    server = web_server.Server(root, ("127.0.0.1", 0))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving.running(results.application(root, host="127.0.0.1", secret="")) as port:
 
-    def answer(path, method="GET", host=None):
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-        connection.putrequest(method, path, skip_host=True)
-        connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
-        connection.endheaders()
-        reply = connection.getresponse()
-        return reply.status, reply.read(), reply.headers
+        def answer(path, method="GET", host=None):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.putrequest(method, path, skip_host=True)
+            connection.putheader("Host", host or f"127.0.0.1:{port}")
+            connection.endheaders()
+            reply = connection.getresponse()
+            return reply.status, reply.read(), reply.headers
 
-    yield answer
-    server.shutdown()
-    server.server_close()
+        yield answer
 
 
 def test_the_list_names_runs_and_samples(ask):
@@ -74,7 +73,7 @@ def test_files_samples_and_their_tracks(ask):
     assert ask("/first%20run/samples/a%20%3Cb%3E/view_0.mp4")[0] == 200
     status, body, _ = ask("/plain/samples/b/")
     assert status == 200 and b'"scene":null' in body
-    assert ask("/plain/samples/b.glb")[0] == 500  # says that there are no tracks
+    assert ask("/plain/samples/b.glb")[0] == 404  # says that there are no tracks
     status, body, headers = ask("/first%20run/report.html", "HEAD")
     assert status == 200 and body == b"" and headers["Content-Length"] == "13"
 
@@ -103,9 +102,38 @@ def test_what_is_refused(ask, path, status):
 def test_other_names_and_methods_are_refused(ask):
     assert ask("/", host="evil.example")[0] == 403
     assert ask("/", host="localhost:1")[0] == 200
-    assert ask("/", method="POST")[0] == 501
+    assert ask("/", method="POST")[0] == 405
     with pytest.raises(NotADirectoryError, match="wanted a folder"):
-        web_server.Server("/nowhere/at/all", ("127.0.0.1", 0))
+        results.application("/nowhere/at/all", host="127.0.0.1", secret="")
+
+
+def test_pages_run_their_own_scripts_and_have_no_origin(ask):
+    _, body, headers = ask("/first%20run/samples/a%20%3Cb%3E/")
+    policy = headers["Content-Security-Policy"]
+    assert (
+        policy.startswith("sandbox allow-scripts allow-downloads;")
+        and "unsafe-inline'; img" in policy
+    )
+    assert len(re.findall("'sha256-", policy)) == body.count(b"<script>") == 1
+    policy = ask("/")[2]["Content-Security-Policy"]
+    assert "script-src" not in policy and "sandbox" not in policy
+
+
+def test_a_network_is_shown_nothing_without_a_token(root):
+    with pytest.raises(SystemExit, match="shows this to a network: wanted a file with a token"):
+        view.main([str(root), "--host", "0.0.0.0", "--no-browser"])
+    secret = "a-word-that-nobody-guesses"
+    with serving.running(results.application(root, host="0.0.0.0", secret=secret)) as port:
+        assert b'id="token"' in serving.ask(port, "/")[1]
+        assert serving.ask(port, "/first%20run/report.html")[0] == 401
+        bearer = {"Authorization": f"Bearer {secret}"}
+        assert b"first run" in serving.ask(port, "/", headers=bearer)[1]
+        assert serving.ask(port, "/first%20run/report.html", headers=bearer)[0] == 200
+
+
+def test_a_path_is_inside_or_is_none(root):
+    assert listing.inside(root, "/first run/report.html").name == "report.html"
+    assert listing.inside(root, "/a/../..") is None
 
 
 def test_the_export_command(root, tmp_path, capsys):

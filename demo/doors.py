@@ -1,0 +1,146 @@
+"""The demo's weights for one's own pictures: a page in the browser, or one command.
+
+    make studio [STUDIO_ARGS="--port 8001"]
+    make mine IMAGES="left.png right.png top.png" CAMERAS=cameras.json PROMPT="..."
+
+`studio` serves (docs/studio.md). `mine` says which images are taken, writes OUT/<name>_rig.png, how
+they are cut and where the cameras stand, and then makes OUT/<name>/ with videos, tracks, tracks.glb
+and report.html. The weights know embedded scenes: on photographs their videos are soft and their
+motion is a guess.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from syncmv4d_jax import pipeline
+from syncmv4d_jax.data import reading, user
+from syncmv4d_jax.results import rig_sheet, samples
+from syncmv4d_jax.results.web import report
+from syncmv4d_jax.weights import store
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "demo" / "weights"
+CONFIG = "configs/demo.py"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    what = parser.add_subparsers(dest="what", required=True)
+    serve = what.add_parser("studio", help="a page in the browser")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--out", type=Path, default=Path("out/studio"))
+    mine = what.add_parser("mine", help="one sample")
+    mine.add_argument("--images", nargs="+", required=True, help="a folder, or an image a view")
+    mine.add_argument("--cameras", default="", help="cameras.json, where the folder has none")
+    mine.add_argument("--prompt", required=True)
+    mine.add_argument("--seed", type=int, default=0)
+    mine.add_argument("--steps", type=int, default=None)
+    mine.add_argument("--name", default="mine")
+    mine.add_argument("--out", type=Path, default=Path("out/mine"))
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Does what is asked for; an error about the input is one sentence."""
+    args = parse(argv)
+    try:
+        parts = weights(ROOT / "out" / "studio" / "weights")
+        return studio(args, parts) if args.what == "studio" else mine(args, parts)
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """Makes what is not shipped, once; returns {part: path}.
+
+    Raises:
+      FileNotFoundError: no weights are shipped.
+    """
+    if not (SHIPPED / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{SHIPPED / 'model.safetensors'}: not there; make demo-train")
+    if not (folder / "vae").is_dir():  # float32, as the demo has it
+        config, params = store.load("vae", SHIPPED)
+        source = {"by": "demo/weights"}
+        store.save("vae", config, params, folder, source=source, dtype=np.float32)
+    if not (folder / "umt5").is_dir():
+        command = [sys.executable, "data_prep/make_text_encoder.py", "--out", str(folder)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    own = dict.fromkeys(("dit", "dpa", "prior"), str(SHIPPED / "model.safetensors"))
+    return own | {"vae": str(folder), "umt5": str(folder)}
+
+
+def studio(args: argparse.Namespace, parts: dict[str, str]) -> int:
+    """Serves until it is stopped."""
+    command = [sys.executable, "-m", "syncmv4d_jax.main", f"--config={CONFIG}",
+               f"--workdir={args.out}", "--config.mode=serve", f"--config.serve.port={args.port}",
+               f"--config.text.weights={parts.pop('umt5')}"]  # fmt: skip
+    command += [f"--config.weights.{part}={path}" for part, path in parts.items()]
+    try:
+        return subprocess.run(command, cwd=ROOT).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def mine(args: argparse.Namespace, parts: dict[str, str]) -> int:
+    """Makes one sample of one's own pictures."""
+    config = pipeline.read_config(ROOT / CONFIG)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(args.images[0])
+        if len(args.images) > 1 or not folder.is_dir():
+            folder = gather(args.images, args.cameras, Path(scratch) / "views")
+        task = config.task
+        views = user.read(folder, views=task.views, size=tuple(task.size))
+        every = list(reading.values(folder / "cameras.json"))
+        sheet = args.out / f"{args.name}_rig.png"
+        rig_sheet.write(sheet, views.images, views.intrinsics, views.extrinsics, views.names)
+        for v, name in enumerate(views.names):
+            print(f"view {v}: {name}")
+        if left := every[len(views.names) :]:
+            print(f"left out: {', '.join(left)} (the model takes {task.views} views)")
+        print(f"{sheet}: how they are cut, and where their cameras stand", flush=True)
+        pipe = pipeline.SyncMV4DPipeline.load(parts, config)
+        result = pipe(folder, args.prompt, seed=args.seed, name=args.name,
+                      num_inference_steps=args.steps)  # fmt: skip
+    made = result.save(args.out)
+    result.export(made / "tracks.glb")
+    sample = samples.read(made)
+    text = json.dumps(sample["meta"], indent=1)
+    report.write(made / "report.html", [{"id": args.name, **sample}], None, [], text, "make mine")
+    print(made / "report.html")
+    return 0
+
+
+def gather(images: list[str], cameras: str, folder: Path) -> Path:
+    """Lays images down under the names of their cameras: by their own names, else in their order.
+
+    Raises:
+      ValueError: no cameras, or another number of images.
+    """
+    if not cameras:
+        raise ValueError("CAMERAS: wanted cameras.json for these images, got none")
+    rig = reading.values(cameras)
+    names, stems = list(rig), [Path(image).stem for image in images]
+    if set(stems) <= set(names):
+        names = stems
+    if len(names) != len(images):
+        raise ValueError(
+            f"IMAGES: wanted {len(names)}, one a camera ({names}), got {len(images)}: {images}"
+        )
+    folder.mkdir()
+    (folder / "cameras.json").write_text(json.dumps({name: rig[name] for name in names}))
+    for image, name in zip(images, names, strict=True):
+        target = folder / f"{name}{Path(image).suffix}"
+        target.write_bytes(Path(image).read_bytes())
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

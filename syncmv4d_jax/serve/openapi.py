@@ -1,0 +1,195 @@
+"""The OpenAPI 3.1 document of the server, with the limits and switches that it has."""
+
+from typing import Any
+
+import syncmv4d_jax
+from syncmv4d_jax.serve import errors, jobs, requests
+
+ID = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "of a job",
+    "schema": {"type": "string", "pattern": f"^{jobs.ID.pattern}$"},
+}
+FILE = {
+    "name": "file",
+    "in": "path",
+    "required": True,
+    "description": "a name of the job's `files`",
+    "schema": {"type": "string"},
+}
+
+
+def document(wants: requests.Wants, own: Any) -> dict[str, Any]:
+    """Returns the document.
+
+    Args:
+      own: the application's `Limits`.
+    """
+    one = "/v1/videos/{id}"
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Synchronized videos and 4D motion",
+            "version": syncmv4d_jax.__version__,
+            "description": "Jobs are on disk before they are acknowledged, and made one by one.",
+        },
+        "paths": {
+            "/v1": {"get": _does("about", "What the task wants, and the limits", "Any")},
+            "/v1/session": {
+                "post": {
+                    **_does("enter", "The cookie for the token", "Any", "unauthorized"),
+                    "requestBody": _json({"$ref": "#/components/schemas/Token"}),
+                    "security": [],
+                }
+            },
+            "/v1/videos": {
+                "get": _does("list", "The newest jobs", "Jobs"),
+                "post": {
+                    **_does("submit", "A new job", "Job", "too_large", "too_many_requests",
+                            "unavailable", status="202"),
+                    "requestBody": {"required": True, "content": {
+                        "multipart/form-data": {"schema": _form(wants, own)}}},
+                },
+            },
+            one: {
+                "parameters": [ID],
+                "get": _does("show", "A job", "Job", "not_found"),
+                "delete": _does("remove", "Stops a job and removes it", "", "not_found",
+                                status="204"),
+            },
+            f"{one}/cancel": {
+                "parameters": [ID],
+                "post": _does("cancel", "Stops a job", "Job", "not_found", "conflict"),
+            },
+            f"{one}/events": {
+                "parameters": [ID],
+                "get": _does("events", "The job as JSON, each time that it changes, until it ends",
+                             "", "not_found", kind="text/event-stream"),
+            },
+            f"{one}/content/{{file}}": {
+                "parameters": [ID, FILE],
+                "get": _does("content", "A file of a job", "", "not_found",
+                             kind="application/octet-stream"),
+            },
+            "/healthz": {
+                "get": {**_does("health", "Whether jobs can be made", "Any"), "security": []}
+            },
+            "/metrics": {"get": _does("metrics", "Numbers for Prometheus", "", kind="text/plain")},
+        },
+        "components": {"schemas": _schemas(), "securitySchemes": {
+            "token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{}, {"token": []}],
+    }  # fmt: skip
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _does(
+    name: str, text: str, schema: str, *refused: str, status: str = "200", kind: str = ""
+) -> dict[str, Any]:
+    """An operation: what it answers, and the codes that it may refuse with."""
+    good: dict[str, Any] = {"description": text}
+    if schema:
+        reference = {"$ref": f"#/components/schemas/{schema}"}
+        good["content"] = {"application/json": {"schema": reference}}
+    elif kind:
+        good["content"] = {kind: {"schema": {"type": "string"}}}
+    answers = {status: good}
+    for code in ("bad_input", *refused):
+        reference = {"$ref": "#/components/schemas/Error"}
+        answers[str(errors.CODES[code])] = {
+            "description": code,
+            "content": {"application/json": {"schema": reference}},
+        }
+    return {"operationId": name, "summary": text, "responses": answers}
+
+
+def _form(wants: requests.Wants, own: Any) -> dict[str, Any]:
+    def number(kind: str, least: float, most: float, default: float) -> dict[str, Any]:
+        return {"type": kind, "minimum": least, "maximum": most, "default": default}
+
+    required = ["prompt", *(["images", "cameras"] if wants.cameras else [])]
+    switches = {
+        row["name"]: {
+            "type": "boolean" if isinstance(row["least"], bool) else "integer",
+            "description": row["text"],
+            "default": row["value"],
+        }
+        for row in wants.switches
+    }
+    return {
+        "type": "object",
+        "required": required,
+        "properties": {
+            "prompt": {"type": "string", "maxLength": requests.WORDS},
+            "negative_prompt": {"type": "string", "maxLength": requests.WORDS,
+                                "default": wants.negative_prompt},
+            "images": {
+                "type": "array",
+                "maxItems": own.images,
+                "items": {"type": "string", "format": "binary"},
+                "description": f"{wants.views if wants.cameras else 1} pictures, named like their "
+                f"cameras or in their order, of at most {own.pixels} pixels each",
+            },
+            "cameras": {"type": "string",
+                        "description": "cameras.json: {camera: {K, R, T, imgSize}}"},
+            "num_inference_steps": number("integer", 1, requests.STEPS, wants.steps),
+            "guidance_scale": number("number", 0, requests.GUIDANCE, wants.guidance),
+            "seed": number("integer", 0, requests.SEED, 0),
+            "switches": {"type": "string", "contentMediaType": "application/json",
+                         "contentSchema": {"type": "object", "properties": switches}},
+            "preview": {"type": "boolean", "default": wants.previews},
+            "inputs_of": {"type": "string",
+                          "description": "a job whose images and cameras are taken, instead"},
+        },
+        "additionalProperties": False,
+    }  # fmt: skip
+
+
+def _schemas() -> dict[str, Any]:
+    error = {
+        "type": "object",
+        "required": ["code", "message", "where"],
+        "properties": {
+            "code": {"enum": sorted(errors.CODES)},
+            "message": {"type": "string", "description": "what was wanted, what came, where"},
+            "where": {"type": "string", "description": "the field, empty for the whole request"},
+        },
+    }
+    job = {
+        "type": "object",
+        "required": ["id", "state", "position", "request", "cameras", "progress", "error"],
+        "properties": {
+            "id": {"type": "string"},
+            "state": {"enum": list(jobs.STATES)},
+            "position": {"type": "integer", "description": "in the queue, 0 outside of it"},
+            "created": {"type": "number"},
+            "started": {"type": "number"},
+            "ended": {"type": "number"},
+            "request": {"type": "object"},
+            "cameras": {"type": "array", "items": {"type": "string"}},
+            "progress": {"type": "object", "properties": {
+                "phase": {"type": "string"}, "done": {"type": "integer"},
+                "steps": {"type": "integer"}, "seconds": {"type": "number"},
+                "eta_seconds": {"type": ["number", "null"]}}},
+            "error": {"oneOf": [{"$ref": "#/components/schemas/Refusal"}, {"type": "null"}]},
+            "files": {"type": "object", "additionalProperties": {
+                "type": "object", "properties": {"bytes": {"type": "integer"},
+                                                 "url": {"type": "string"}}}},
+        },
+    }  # fmt: skip
+    return {
+        "Any": {"type": "object"},
+        "Token": {"type": "object", "required": ["token"],
+                  "properties": {"token": {"type": "string"}}},
+        "Refusal": error,
+        "Error": {"type": "object", "required": ["error"],
+                  "properties": {"error": {"$ref": "#/components/schemas/Refusal"}}},
+        "Job": job,
+        "Jobs": {"type": "object", "properties": {
+            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}}},
+    }  # fmt: skip

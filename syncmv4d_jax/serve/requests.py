@@ -1,0 +1,212 @@
+"""What a job may be told, checked before it is taken, with the sentences of the command line."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from syncmv4d_jax.data import reading, rigs, user
+from syncmv4d_jax.serve.errors import Refused
+
+WORDS = 2000  # characters of a prompt
+STEPS, GUIDANCE, SEED = 200, 30.0, 2**31 - 1  # the most of each
+FIELDS = (
+    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "switches",
+    "preview", "cameras", "inputs_of",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Wants:
+    """What the task that is served takes, and what it does where nothing is said.
+
+    Attributes:
+      views, size, frames, fps: of a sample; size is (height, width) in pixels.
+      cameras: whether it needs a camera a view; without, it takes an image, or none.
+      steps, guidance, negative_prompt: of the configuration.
+      switches: rows of name, least, most, value, text (`tasks.base.Switch`).
+      previews: whether it shows clean estimates on the way.
+    """
+
+    views: int
+    size: tuple[int, int]
+    frames: int
+    fps: float
+    cameras: bool
+    steps: int
+    guidance: float
+    negative_prompt: str = ""
+    switches: tuple[Mapping[str, Any], ...] = ()
+    previews: bool = False
+
+
+def parameters(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
+    """Returns the parameters of a job, all that there are.
+
+    Raises:
+      Refused: an unknown field, or a value that cannot be; `where` is the field.
+    """
+    for name in fields:
+        if name not in FIELDS:
+            raise Refused("bad_input", f"no field {name[:40]!r}, there are {[*FIELDS, 'images']}")
+    try:
+        prompt = reading.prompt(fields.get("prompt", ""), where="prompt")
+    except ValueError as error:
+        raise Refused("bad_input", str(error), "prompt") from error
+    negative = " ".join(fields.get("negative_prompt", wants.negative_prompt).split())
+    for name, words in (("prompt", prompt), ("negative_prompt", negative)):
+        if len(words) > WORDS:
+            raise Refused(
+                "bad_input", f"{name}: wanted at most {WORDS} characters, got {len(words)}", name
+            )
+    return {
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "num_inference_steps": _whole(fields, "num_inference_steps", wants.steps, 1, STEPS),
+        "guidance_scale": _number(fields, "guidance_scale", wants.guidance, 0.0, GUIDANCE),
+        "seed": _whole(fields, "seed", 0, 0, SEED),
+        "switches": _switches(fields.get("switches", "{}"), wants),
+        "preview": _truth(fields, "preview", wants.previews),
+    }
+
+
+def _number(
+    fields: Mapping[str, str], name: str, default: float, least: float, most: float
+) -> float:
+    text = fields.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise Refused(
+            "bad_input", f"{name}: wanted a number {least:g}..{most:g}, got {text[:40]!r}", name
+        )
+    return value
+
+
+def _whole(fields: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = fields.get(name, "").strip()
+    if text and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise Refused(
+            "bad_input",
+            f"{name}: wanted a whole number {least}..{most}, got {text[:40]!r}",
+            name,
+        )
+    return int(_number(fields, name, default, least, most))
+
+
+def _truth(fields: Mapping[str, str], name: str, default: bool) -> bool:
+    text = fields.get(name, "").strip().lower()
+    if text not in ("", "true", "false"):
+        raise Refused("bad_input", f"{name}: wanted true or false, got {text[:40]!r}", name)
+    return default if not text else text == "true"
+
+
+def _switches(text: str, wants: Wants) -> dict[str, Any]:
+    found = _json(text, "switches")
+    if not isinstance(found, dict):
+        raise Refused("bad_input", "switches: wanted a JSON object of names and values", "switches")
+    known = {row["name"]: row for row in wants.switches}
+    for name, value in found.items():
+        if (row := known.get(name)) is None:
+            words = f"switches: no {name[:40]!r}, this task has {sorted(known)}"
+            raise Refused("bad_input", words, "switches")
+        truth = isinstance(row["least"], bool)
+        whole = isinstance(value, bool) if truth else type(value) is int
+        if not whole or not row["least"] <= value <= row["most"]:
+            wanted = "true or false" if truth else f"a whole number {row['least']}..{row['most']}"
+            words = f"switches, {name}: wanted {wanted}, got {str(value)[:40]!r}"
+            raise Refused("bad_input", words, "switches")
+    return found
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused("bad_input", f"{where}: not JSON ({str(error)[:80]})", where) from error
+
+
+def cameras(text: str, wants: Wants) -> dict[str, rigs.Camera]:
+    """Reads cameras.json, the first `wants.views` of it.
+
+    Raises:
+      Refused: not JSON, fewer cameras than views, or what `data.rigs` refuses.
+    """
+    raw = _json(text, "cameras")
+    if not isinstance(raw, dict) or not raw:
+        words = "cameras.json: wanted {camera: {K, R, T, imgSize}} of at least one camera"
+        raise Refused("bad_input", words, "cameras")
+    if len(raw) < wants.views:
+        names = [name[:40] for name in raw]
+        words = f"cameras.json: wanted {wants.views} cameras, got {len(raw)}: {names}"
+        raise Refused("bad_input", words, "cameras")
+    chosen = dict(list(raw.items())[: wants.views])
+    try:
+        rig = {
+            name: rigs.parse(name, value, where=f"cameras.json, camera {name[:40]!r}")
+            for name, value in chosen.items()
+        }
+        rigs.check(rig, where="cameras.json")
+        lengths = {len(c.path) for c in rig.values() if c.path is not None} - {wants.frames}
+        if lengths:
+            raise ValueError(
+                f"cameras.json: cameras move for {max(lengths)} frames, a sample has "
+                f"{wants.frames}: wanted a pose a frame"
+            )
+    except ValueError as error:
+        raise Refused("bad_input", str(error), "cameras") from error
+    return rig
+
+
+def plain(rig: Mapping[str, rigs.Camera]) -> dict[str, Any]:
+    """Cameras as cameras.json holds them, each by the number of its view."""
+    found = {}
+    for view, camera in enumerate(rig.values()):
+        poses = camera.extrinsics[None] if camera.path is None else camera.path
+        found[f"{view:03d}"] = {
+            "K": camera.intrinsics.ravel().tolist(),
+            "R": poses[:, :, :3].reshape(-1, 9).squeeze(0).tolist()
+            if camera.path is None
+            else poses[:, :, :3].reshape(-1, 9).tolist(),
+            "T": poses[0, :, 3].tolist() if camera.path is None else poses[:, :, 3].tolist(),
+            "imgSize": [camera.size[1], camera.size[0]],
+        }
+    return found
+
+
+def order(names: list[str], rig: Mapping[str, rigs.Camera]) -> list[int]:
+    """Which image is of which camera: by the names of the files, else in their order.
+
+    Args:
+      names: of the files, without their suffixes.
+
+    Raises:
+      Refused: another number of images than of cameras.
+    """
+    wanted = list(rig)
+    if set(wanted) <= set(names) and len(set(names)) == len(names):
+        return [names.index(name) for name in wanted]
+    if len(names) != len(wanted):
+        shown = [name[:40] for name in wanted]
+        words = f"images: wanted {len(wanted)}, one a camera ({shown}), got {len(names)}"
+        raise Refused("bad_input", words, "images")
+    return list(range(len(wanted)))
+
+
+def fit(rig: Mapping[str, rigs.Camera], sizes: list[tuple[int, int]]) -> None:
+    """Checks that each camera is of its image.
+
+    Args:
+      sizes: (h, w) of the images, in the order of the cameras.
+
+    Raises:
+      Refused: an image of another size than its camera's imgSize.
+    """
+    for camera, size in zip(rig.values(), sizes, strict=True):
+        try:
+            user.check_size(camera, size, where="cameras.json")
+        except ValueError as error:
+            raise Refused("bad_input", str(error), "cameras") from error
