@@ -68,7 +68,7 @@ def test_a_job_is_sent_followed_compared_and_removed(page, studio, images):
     fill(page, images)
     page.evaluate("document.getElementById('prompt').value = 'a cup'")
     click(page, "Make it")
-    page.until("document.querySelector('#job:not([hidden]) progress').value > 0")
+    page.until("document.querySelector('#job:not([hidden]) progress')?.value > 0")
     page.until("document.getElementById('job-text').textContent.includes('left')")  # the ETA
     page.until("document.querySelectorAll('#looks video').length > 0")  # a preview
     page.until("document.getElementById('job-text').textContent.startsWith('done')")
@@ -201,7 +201,7 @@ def test_the_page_for_the_token(page, tmp_path):
         accessible(page)
         for word, code in (
             ("wrong", "document.getElementById('wrong')?.textContent.includes('not the server')"),
-            (secret, "document.body.dataset.ready === '1'"),
+            (secret, "document.body?.dataset.ready === '1'"),
         ):
             page.evaluate(f"document.getElementById('token').value = {word!r}")
             click(page, "Enter")
