@@ -71,6 +71,7 @@ function words(job) {
     return job.position > 1 ? `waits, ${job.position - 1} before it` : "is next";
   if (job.state === "failed") return "failed";
   if (job.state !== "running") return job.state;
+  if (phase === "sampling" && done === steps) return "decoding";
   if (phase === "sampling" && done) {
     const left = eta === null || eta === undefined ? "" : `, about ${time(eta)} left`;
     return `step ${done} of ${steps}${left}`;
