@@ -12,7 +12,7 @@ the way in, b is scaled so that our alpha gives the file's product.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def rules(layout: str, *, common: bool = False) -> list[engine.Rule]:
     """Returns the table of a layout; our side has paths of adapters (``.../a``, ``.../b``).
 
     Args:
-      common: of keys that went through `_plain`: no prefix, diffusers' names of the halves.
+      common: of keys that went through `plain`: no prefix, diffusers' names of the halves.
     """
     table = []
     for names in wan_dit.LINEAR:
@@ -114,13 +114,13 @@ def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such LoRA file")
     opened = files.open_safetensors([path])
-    _refuse_others(opened.entries, path)
+    refuse_others(opened.entries, path)
     given = {}
     for key, entry in opened.entries.items():
-        short = _plain(key)
+        short = plain(key)
         if short in given:
             raise ValueError(f"{path}: {key} is there twice, by two names")
-        given[short] = _numbers(entry.read(), f"{path}: {key}")
+        given[short] = numbers(entry.read(), f"{path}: {key}")
     alphas = {k[: -len(".alpha")]: float(x.sum()) for k, x in given.items() if _is_alpha(k, x)}
     tensors = {k: x for k, x in given.items() if not _is_alpha(k, x)}
     said = _said_alpha(path)
@@ -130,10 +130,10 @@ def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
             scale = alphas.pop(stem, said(stem, rank)) / alpha
             with np.errstate(over="ignore"):
                 scaled = tensors[key] * scale
-            tensors[key] = _numbers(scaled, f"{path}: {key} times its alpha ({scale:g})")
+            tensors[key] = numbers(scaled, f"{path}: {key} times its alpha ({scale:g})")
     if alphas:
         raise ValueError(f"{path}: alphas of layers that are not there: {tree.sample(alphas)}")
-    layout = _layout_of(tensors)
+    layout = layout_of(tensors)
     table = rules(layout, common=True)
     wanted: dict[str, tuple[int, ...]] = {}
     for key, x in tensors.items():
@@ -148,7 +148,7 @@ def load(path: str | Path, *, alpha: float) -> dict[str, Any]:
     return ours
 
 
-def _plain(key: str) -> str:
+def plain(key: str) -> str:
     """A key without what its writer put before it, with diffusers' names of the two halves."""
     while (match := _BEFORE.match(key)) is not None:
         key = key[match.end() :]
@@ -157,17 +157,24 @@ def _plain(key: str) -> str:
     return key.replace(".lora_down.", ".lora_A.").replace(".lora_up.", ".lora_B.")
 
 
-def _refuse_others(keys: Iterable[str], path: Path) -> None:
-    """Says what else a file holds than (alpha / r) b a; adapters cannot hold it."""
+def refuse_others(keys: Iterable[str], path: Path, *, but: Sequence[str] = ()) -> None:
+    """Says what else a file holds than (alpha / r) b a; adapters cannot hold it.
+
+    Args:
+      but: of OTHERS, what may be there.
+    """
     for kind, pattern in OTHERS.items():
+        if kind in but:
+            continue
         if found := [key for key in keys if re.search(pattern, key)]:
             raise ValueError(
                 f"{path}: {kind}, in {len(found)} tensors, e.g. {found[0]}: only LoRA's "
-                "(alpha / r) b a is read; merge the file into the weights where it was made"
+                "(alpha / r) b a is read; data_prep/convert_lora.py --to merged takes differences"
             )
 
 
-def _numbers(array: np.ndarray, where: str) -> np.ndarray:
+def numbers(array: np.ndarray, where: str) -> np.ndarray:
+    """Returns a file's array as float32; refuses integers and what is not finite."""
     if array.dtype.kind in "iub":
         raise ValueError(f"{where} holds {array.dtype}: quantised adapters are not read")
     found = array.astype(np.float32)
@@ -213,7 +220,7 @@ def _is_alpha(key: str, x: np.ndarray) -> bool:
     return key.endswith(".alpha") and x.size == 1
 
 
-def _layout_of(tensors: Iterable[str]) -> str:
+def layout_of(tensors: Iterable[str]) -> str:
     """Whose names the layers have: kohya's, Wan's own or diffusers'."""
     keys = list(tensors)
     if any(key.startswith("lora_unet_") for key in keys):
