@@ -249,7 +249,7 @@ class Pipeline:
             ),
         )
         self._texts = self._texts or encoders.TextEncoder(
-            own.text.weights, max_length=own.text.max_length
+            own.text.weights, max_length=own.text.max_length, precision=own.text.precision
         )
         with tempfile.TemporaryDirectory() as folder:
             where = _images(images, cameras, Path(folder) / "images", task)

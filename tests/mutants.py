@@ -2086,8 +2086,8 @@ ATTENTION = [
         (
             "plan",
             "of a part that is trained in part a sampling step sees one half",
-            "placed(tree.join(trainable, frozen))",
-            "placed({**trainable, **frozen})",
+            "held = tree.join(trainable, frozen)",
+            "held = {**trainable, **frozen}",
             "test_every_task_is_planned_by_what_it_says_of_its_steps[vism]",
         ),
     ),

@@ -178,7 +178,8 @@ class Placement(protocol.Placement):
             if x.size < minimum or x.ndim < 2:
                 return x
             cut = mesh.default_spec(x.shape, self.mesh, stacked=False, minimum=minimum)
-            return _gather(x.astype(dtype), whole, NamedSharding(self.mesh, cut))
+            low = x if x.dtype.itemsize == 1 else x.astype(dtype)  # 8 bits are moved as such
+            return _gather(low, whole, NamedSharding(self.mesh, cut))
 
         return jax.tree.map(one, layer)
 

@@ -17,7 +17,7 @@ from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
 from syncmv4d_jax.models.nn import protocol
-from syncmv4d_jax.run import checkpoint, initial, sections
+from syncmv4d_jax.run import checkpoint, initial, precision, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import slices
 
@@ -166,6 +166,7 @@ def load_params(
             "--config.mode=train first) and config.weights names none"
         )
     found = {name: source for name, source in found.items() if name.split("/")[0] in shapes}
+    shapes = precision.stored(shapes, found)
     have = {name: jax.ShapeDtypeStruct(s.shapes[name], jnp.float32) for name, s in found.items()}
     origin = f"the checkpoint ({there})" if there else "the checkpoint"
     tree.check_same(
@@ -180,7 +181,7 @@ def load_params(
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[name])
         for name, leaf in flat.items()
     }
-    params = tree.unflatten(initial.load(found, wanted))
+    params = precision.load(found, wanted, settings.sample.precision)
     own = tree.flatten(tree.split(shapes, task.trainable)[0])
     initial.check_beside(task, [found[name] for name in own], params)
     return params

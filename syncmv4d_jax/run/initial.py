@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.machines import mesh as meshes
+from syncmv4d_jax.models.nn import quantised
 from syncmv4d_jax.run import checkpoint, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import exports, slices, store
@@ -87,6 +88,12 @@ class Parameters:
         found += [weights(part, path) for part, path in stage.weights.items() if path]
         found += [checkpoint.Trained(directory) for directory in earlier]
         given = {name: source for source in found for name in source.shapes}
+        for name, source in given.items():
+            if re.search(quantised.LEAVES, name):
+                raise ValueError(
+                    f"{source.where} holds weights of 8 bits ({name}), which only sampling reads: "
+                    "train from those that they were made of"
+                )
         there = {name: source.shapes[name] for name, source in given.items()}
         names = common(
             {name: leaf.shape for name, leaf in self.leaves.items()}, there, new=stage.train.new

@@ -117,7 +117,9 @@ def _from_user(
     draws = None
     if posed is not None and not isinstance(task, base.Deep):
         draws = viewpoints.load(settings)  # the other reference views
-    texts = texts or encoders.TextEncoder(text.weights, max_length=text.max_length)
+    texts = texts or encoders.TextEncoder(
+        text.weights, max_length=text.max_length, precision=text.precision
+    )
     features, lengths = texts([*prompts, own.negative_prompt])
     stem = own.name or (path.stem if path.is_file() else path.name)
     for i, prompt in enumerate(prompts):

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.run import assembly, optim, update
+from syncmv4d_jax.run import assembly, optim, precision, update
 from syncmv4d_jax.tasks import base
 
 Tree = Any
@@ -62,7 +62,9 @@ def program(
     if own.step is not None:
         named_step = functools.partial(own.step)
         vars(named_step)["__name__"] = NAMES[1]
-        return jax.jit(named_step), (placed(tree.join(trainable, frozen)), *inputs)
+        held = tree.join(trainable, frozen)
+        held = precision.shapes(held, assembly.read(config).sample.precision)
+        return jax.jit(named_step), (placed(held), *inputs)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, P()))
     settings = assembly.read(config).optim

@@ -13,6 +13,7 @@ from syncmv4d_jax.configuration import at_least, one_of
 from syncmv4d_jax.data import config as data_config
 
 DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = ("", "bfloat16", "int8", "float8")  # of weights while sampling, run/precision.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +121,17 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """`config.text`: `weights` is a folder of converted weights with umt5, `max_length` tokens."""
+    """`config.text`: `weights` is a folder of converted weights with umt5, `max_length` tokens.
+
+    precision: of the weights, as `config.sample.precision`.
+    """
 
     weights: str = ""
     max_length: int = 512
+    precision: str = ""
+
+    def __post_init__(self) -> None:
+        one_of("config.text", self, precision=PRECISIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +160,8 @@ class SampleConfig:
       controls: what is followed, of tasks that are controlled: "own", or "other": that of another
         example of the split, of another first frame.
       matcher, features: of "matched": as in `config.evaluate`.
+      precision: of the weights: "" as they are made, "bfloat16", "int8" or "float8"
+        (run/precision.py).
     """
 
     split: str = "test"
@@ -173,8 +183,10 @@ class SampleConfig:
     controls: str = "own"
     matcher: str = "xfeat"
     features: str = ""
+    precision: str = ""
 
     def __post_init__(self) -> None:
+        one_of("config.sample", self, precision=PRECISIONS)
         one_of(
             "config.sample", self, anchors=("own", "given", "matched"), controls=("own", "other")
         )

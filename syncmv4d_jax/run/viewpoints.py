@@ -171,7 +171,9 @@ class Viewer:
     def text(self, prompt: str) -> dict[str, jax.Array]:
         """Features of a prompt and of the negative one, [1 l d] and lengths."""
         own = self.settings.text
-        encode = encoders.TextEncoder(own.weights, max_length=own.max_length)
+        encode = encoders.TextEncoder(
+            own.weights, max_length=own.max_length, precision=own.precision
+        )
         features, lengths = encode([prompt, self.settings.sample.negative_prompt])
         made = {"text": features[:1], "text_lengths": lengths[:1]}
         made |= {"null_text": features[1:], "null_text_lengths": lengths[1:]}

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from syncmv4d_jax import models
+from syncmv4d_jax import models, tree
+from syncmv4d_jax.models.nn import quantised
 from syncmv4d_jax.weights import store, tokenizer
 
 
@@ -84,6 +85,7 @@ class TextEncoder:
         tokenizer_path: str | Path | None = None,
         *,
         max_length: int = tokenizer.MAX_LENGTH,
+        precision: str = "",
     ):
         """Loads both.
 
@@ -91,13 +93,20 @@ class TextEncoder:
           path: converted folder with umt5.
           tokenizer_path: a spiece.model; None takes the one of the converted folder.
           max_length: rows of the features.
+          precision: of the encoder's weights: "" as stored, "bfloat16", "int8" or "float8".
         """
         if tokenizer_path:
             model = Path(tokenizer_path).read_bytes()
             self._tokenizer = tokenizer.Tokenizer(model, max_length=max_length)
         else:
             self._tokenizer = load_tokenizer(path, max_length=max_length)
-        self._config, self._params = store.load("umt5", path)
+        dtype = precision if precision and precision not in quantised.LARGEST else None
+        self._config, params = store.load("umt5", path, dtype=dtype)
+        flat = tree.flatten(params)
+        del params
+        if precision in quantised.LARGEST:
+            quantised.replace(flat, precision)
+        self._params = tree.unflatten(flat)
         if self._tokenizer.vocab > self._config.vocab:
             raise ValueError(
                 f"{path}: the tokenizer has {self._tokenizer.vocab} pieces, the encoder's table "

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.models.nn import cpu
+from syncmv4d_jax.models.nn import cpu, quantised
 
 KERNEL_INIT = nnx.initializers.xavier_uniform()
 ZEROS_INIT = nnx.initializers.zeros_init()
@@ -34,7 +34,12 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [... d_in] of any float dtype -> [... d_out] of the same dtype."""
-        y = product(x, self.kernel[...].astype(x.dtype))
+        kernel = self.kernel[...]
+        if isinstance(kernel, quantised.Kernel):
+            y = product(x, kernel.values.astype(x.dtype)).astype(jnp.float32)
+            y = (y * along_last(kernel.scale[0], y)).astype(x.dtype)
+        else:
+            y = product(x, kernel.astype(x.dtype))
         if self.bias is None:
             return y
         return y + along_last(self.bias[...].astype(x.dtype), y)

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from syncmv4d_jax.models.nn import quantised
+
 Params = dict[str, Any]
 
 
@@ -42,5 +44,6 @@ def init(model: type, config: Any, key: jax.Array) -> Params:
 
 
 def bind(model: type, config: Any, params: Params) -> Any:
-    """Returns a module of `model` that holds `params` (a dict tree with the paths of `shapes`)."""
-    return nnx.merge(_split(model, config)[0], params)
+    """Returns a module of `model` that holds `params`, a dict tree with the paths of `shapes`; its
+    kernels may be quantised (quantised.py)."""
+    return nnx.merge(_split(model, config)[0], quantised.wrap(params))
