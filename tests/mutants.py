@@ -1533,15 +1533,15 @@ TASKS = [
         (
             "A15",
             "frame 0 of the video is in the loss",
-            "targets.latents, weight * not_first)",
-            "targets.latents, weight)",
+            'return {"video": weight * not_first, ',
+            'return {"video": weight, ',
             "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
         ),
         (
             "A15",
             "frame 0 of the motion is not in the loss",
-            'terms["motion"] = term(out.motion, targets.motion_latents, weight)',
-            'terms["motion"] = term(out.motion, targets.motion_latents, weight * not_first)',
+            '"motion": weight}',
+            '"motion": weight * not_first}',
             "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
         ),
         (
@@ -3425,6 +3425,127 @@ SERVE = [
     ),
 ]
 
+FEW_STEPS = [
+    *of(
+        "syncmv4d_jax/tasks/distill/targets.py",
+        "tests/tasks/distill/test_distill_targets.py",
+        (
+            "few steps",
+            "what is left of a step weighs like what the teacher went",
+            "found = {k: wide(near, v) * v + wide(far, v) * rest[k] for k, v in found.items()}",
+            "found = {k: 0.5 * v + 0.5 * rest[k] for k, v in found.items()}",
+            "test_a_trained_student_steps_to_where_the_teacher_ends",
+        ),
+        (
+            "few steps",
+            "gradients enter the target",
+            "return jax.lax.stop_gradient((found, scale))",
+            "return found, scale",
+            "test_no_gradient_enters_the_target_and_held_values_stay",
+        ),
+        (
+            "few steps",
+            "the teacher drives on without what is given",
+            "return keep(moved), scale",
+            "return moved, scale",
+            "test_no_gradient_enters_the_target_and_held_values_stay",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/distill/task.py",
+        "tests/tasks/distill/test_distill.py",
+        (
+            "few steps",
+            "the target is the student where there is an average",
+            'field({**stopped, **frozen.get("average", {})}, 1.0),',
+            "field(stopped, 1.0),",
+            "test_only_the_student_has_gradients_and_targets_come_from_its_average",
+        ),
+        (
+            "few steps",
+            "the student teaches itself",
+            "field(self.teacher(frozen), self.settings.guidance),",
+            "field(stopped, self.settings.guidance),",
+            "test_only_the_student_has_gradients_and_targets_come_from_its_average",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/distill/systems.py",
+        "tests/tasks/distill/test_distill.py",
+        (
+            "few steps",
+            "feedback is there before the first refining step",
+            "feedback = jnp.where(targets.wide(there, found), found, 0.0)",
+            "feedback = found",
+            "test_feedback_is_the_students_own_of_the_last_refining_step",
+        ),
+        (
+            "few steps",
+            "feedback is of the step before, refining or not",
+            "last = index if index in refining else last",
+            "last = index",
+            "test_feedback_is_the_students_own_of_the_last_refining_step",
+        ),
+        (
+            "few steps",
+            "networks are not shown the feedback",
+            'given = latents["video"], latents.get("motion"), case.conditions["feedback"]',
+            'given = latents["video"], latents.get("motion"), jnp.zeros_like(latents["video"])',
+            "test_networks_are_shown_the_feedback",
+        ),
+        (
+            "few steps",
+            "Wan's teacher is not guided",
+            "            scales = (guidance,)\n        rows",
+            "            scales = (1.0,)\n        rows",
+            "test_targets_are_the_guided_steps_of_the_ordinary_sampler",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/update.py",
+        "tests/tasks/distill/test_distill.py",
+        (
+            "few steps",
+            "the average is kept to itself",
+            'frozen = {**frozen, "average": state["ema"]}',
+            "frozen = {**frozen}",
+            "test_an_update_hands_over_the_average_that_it_keeps",
+        ),
+    ),
+]
+
+FEWER_BITS = [
+    *of(
+        "syncmv4d_jax/models/nn/quantised.py",
+        "tests/models/nn/test_quantised.py",
+        (
+            "fewer bits",
+            "one scale for all columns of a kernel",
+            "largest = jnp.max(jnp.abs(kernel), axis=-2, keepdims=True)",
+            "largest = jnp.max(jnp.abs(kernel)) + 0 * kernel[..., :1, :]",
+            "test_a_value_is_off_by_half_a_step_of_its_own_column",
+        ),
+        (
+            "fewer bits",
+            "integers are cut, not rounded",
+            "        values = jnp.round(values)",
+            "        values = jnp.trunc(values)",
+            "test_a_value_is_off_by_half_a_step_of_its_own_column",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/initial.py",
+        "tests/run/test_precision.py",
+        (
+            "fewer bits",
+            "training takes weights of 8 bits",
+            "if re.search(quantised.LEAVES, name):",
+            "if False:",
+            "test_weights_are_quantised_as_they_are_loaded_or_from_a_file",
+        ),
+    ),
+]
+
 TABLE = [
     *SERVE,
     *MORE4D,
@@ -3456,6 +3577,8 @@ TABLE = [
     *AGAIN,
     *ROBOTS,
     *CONTROL,
+    *FEW_STEPS,
+    *FEWER_BITS,
 ]
 
 if __name__ == "__main__":

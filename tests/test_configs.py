@@ -20,6 +20,7 @@ MAIN = {
     "dpa": ("full", "demo", "debug"),
     "wan_ti2v": ("full", "lora", "debug"),
     "wan_vae": ("demo", "debug"),
+    "distill": ("full", "lora", "mjd", "demo", "debug", "debug_wan"),
     "motion_codec": ("full", "demo", "debug"),
     "silhouette": ("full", "demo", "debug"),
     "hvg3d": hvg3d.VARIANTS,
@@ -80,6 +81,7 @@ def test_configurations_build_their_tasks(name):
 
 
 TRACED = [
+    "distill",
     "dpa",
     "wan_ti2v",
     "wan_vae",

@@ -147,6 +147,8 @@ def load_params(
       ValueError: a part of another architecture; lists both differences.
     """
     shapes = jax.eval_shape(task.init, jax.random.key(0))
+    if isinstance(task, base.Taught):
+        shapes = {part: x for part, x in shapes.items() if part not in task.teachers}
     found: dict[str, slices.Source] = {
         name: source
         for directory in stage_directories(settings.source, workdir)

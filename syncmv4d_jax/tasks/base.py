@@ -15,6 +15,7 @@ merge by path.
     Belonging  beside                           hashes of a backbone, kept and compared
     Previewed  watch                            the clean estimate while a sample is made
     Switched   switches                         settings that a call may change
+    Taught     teachers                         parts that only training reads; an average in `loss`
 
 A task is made whole by `make(config, placement=...)` of its module and does not change afterwards;
 with other switches it is another task. `serves` answers a mode that a task does not serve.
@@ -329,6 +330,18 @@ class Belonging(Protocol):
 
     @property
     def beside(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """A task that learns from parts that only training reads, and perhaps from its own average.
+
+    `loss` finds the average of what is trained as `frozen["average"]`, where one is kept
+    (`config.optim.ema`). teachers: these parts; `Task.grow` fills them, no file has them.
+    """
+
+    @property
+    def teachers(self) -> tuple[str, ...]: ...
 
 
 class Scenes(NamedTuple):

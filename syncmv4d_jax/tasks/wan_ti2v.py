@@ -155,10 +155,10 @@ class WanTI2V(base.Grown, video.Coded):
 
     def cost(self, batch: dict[str, Array]) -> dict[str, float]:
         """Returns tokens and FLOPs of a training step over a global batch."""
-        clips, (tokens, one) = batch["text"].shape[0] * self.options.views, self._forward()
+        clips, (tokens, one) = batch["text"].shape[0] * self.options.views, self.forward()
         return {"tokens": clips * tokens, "flops": float(clips * flops.train(one))}
 
-    def _forward(self) -> tuple[int, dict[str, int]]:
+    def forward(self) -> tuple[int, dict[str, int]]:
         """Tokens of a clip, and FLOPs of a forward pass over it."""
         tokens = flops.tokens(self.dit_config, self.latent_shape[1:4])
         return tokens, flops.wan_dit(self.dit_config, tokens, timesteps=2)
@@ -192,7 +192,7 @@ class WanTI2V(base.Grown, video.Coded):
         return state, row, conditions
 
     def _work(self, *, training: bool) -> base.Work:
-        (tokens, one), config, views = self._forward(), self.dit_config, self.options.views
+        (tokens, one), config, views = self.forward(), self.dit_config, self.options.views
         remat = config.remat != "none"
         passes = 3 + remat if training else 1 + (self.options.guidance != 1.0)
         return base.Work(
@@ -226,12 +226,11 @@ class WanTI2V(base.Grown, video.Coded):
         names = ("time", "noise", "text", "image")
         keys = dict(zip(names, jax.random.split(rng, len(names)), strict=True))
         params = {**frozen, **trainable}
-        data = self._latents(params, batch)
+        data = self.clean_latents(params, batch)
         b, (v, f, *_) = data.shape[0] // self.options.views, self.latent_shape
         t, weight = flow.sample_table(keys["time"], (b * v,), shift=self.options.time_shift)
         noise = jax.random.normal(keys["noise"], data.shape)
-        given = jax.random.uniform(keys["image"], t.shape) < self.options.image_share
-        given = given & (f > 1)  # an image alone is text to image
+        given = self.given(keys["image"], len(t))
         clean = given[:, None] & (jnp.arange(f) == 0)[None]  # [(b v) f]
         x = flow.interpolate(data, noise, t)
         x = jnp.where(einops.rearrange(clean, "b f -> b f 1 1 1"), data, x)
@@ -240,8 +239,8 @@ class WanTI2V(base.Grown, video.Coded):
             params,
             x,
             t * flow.TRAIN_STEPS,
-            self._per_view(text),
-            lengths=self._per_view(lengths),
+            self.per_view(text),
+            lengths=self.per_view(lengths),
             first_frame=given,
         )
         valid = einops.repeat(batch["latent_valid"], "b f -> (b v) f", v=v)
@@ -250,7 +249,12 @@ class WanTI2V(base.Grown, video.Coded):
         error = video.mean_square(error, counted, axes=(1, 2, 3, 4))
         return jnp.mean(weight * error), {"error": jnp.mean(error), "time": jnp.mean(t)}
 
-    def _latents(self, params: Params, batch: dict[str, Array]) -> Array:
+    def given(self, rng: Array, clips: int) -> Array:
+        """[clips] bool: which are trained with a clean first latent frame."""
+        drawn = jax.random.uniform(rng, (clips,)) < self.options.image_share
+        return drawn & (self.latent_shape[1] > 1)  # an image alone is text to image
+
+    def clean_latents(self, params: Params, batch: dict[str, Array]) -> Array:
         """Latents [(b v) f h w c] of a batch, from the cache or from pixels."""
         if "video_latents" in batch:
             latents = batch["video_latents"].astype(jnp.float32)
@@ -265,7 +269,8 @@ class WanTI2V(base.Grown, video.Coded):
             )
         return einops.rearrange(latents, FOLD)
 
-    def _per_view(self, x: Array) -> Array:
+    def per_view(self, x: Array) -> Array:
+        """x [b ...] -> [(b v) ...], the same for every view."""
         return jnp.repeat(x, self.options.views, axis=0)
 
     # The networks.
@@ -371,8 +376,8 @@ class WanTI2V(base.Grown, video.Coded):
         first = inputs.get("first")
         held = {} if first is None else {"video": einops.rearrange(first, FOLD)}
         conditions = {
-            "text": jnp.concatenate([self._per_view(video.rows(x, count)) for x, _ in texts]),
-            "lengths": jnp.concatenate([self._per_view(x) for _, x in texts]),
+            "text": jnp.concatenate([self.per_view(video.rows(x, count)) for x, _ in texts]),
+            "lengths": jnp.concatenate([self.per_view(x) for _, x in texts]),
             "first": jax.tree.map(lambda x: x.astype(jnp.float32), held),
         }
         x = jax.random.normal(rng, (len(inputs["text"]), *self.latent_shape))

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import dpa, hvg3d, motion_codec, silhouette, taco, wan_ti2v, wan_vae
+from configs import distill, dpa, hvg3d, motion_codec, silhouette, taco, wan_ti2v, wan_vae
 from syncmv4d_jax import main, schema
 from syncmv4d_jax.machines.planning import pods
 from syncmv4d_jax.run import assembly, programs
 from syncmv4d_jax.tasks import base
 
 CONFIGS = {"dpa": dpa, "motion_codec": motion_codec, "silhouette": silhouette, "taco": taco,
-           "wan_ti2v": wan_ti2v, "wan_vae": wan_vae, "hvg3d": hvg3d}  # fmt: skip
-SAMPLED = ("taco", "wan_ti2v", "hvg3d")
+           "wan_ti2v": wan_ti2v, "wan_vae": wan_vae, "hvg3d": hvg3d,
+           "distill": distill}  # fmt: skip
+SAMPLED = ("taco", "wan_ti2v", "hvg3d", "distill")
 MODES = ("train", "sample", "plan")
 REFUSED = r"mode=sample: task '\w+' does not serve it, .*Sampled is missing; tasks that do: "
 
@@ -44,7 +45,7 @@ def test_modes_by_shape(name):
     made = jax.eval_shape(run, params, inputs, pixels, jax.random.key(0))
     assert made.pixels.shape == (1, views, frames, height, width, 3)
     assert (made.motion_pixels is None) == (name == "wan_ti2v")
-    assert (made.tracks_per_view is None) == (name != "taco")
+    assert (made.tracks_per_view is None) == (name not in ("taco", "distill"))
 
 
 @pytest.mark.slow
@@ -69,4 +70,4 @@ def test_modes(name, tmp_path, monkeypatch):
     if name in SAMPLED:
         assert done["sample"] == "works" and list(tmp_path.glob("samples/*/view_0.mp4")), done
     else:
-        assert "tasks that do: hvg3d, syncmv4d, wan_ti2v" in done["sample"], done
+        assert "tasks that do: distill, hvg3d, " in done["sample"], done

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import (
+    distill,
     dpa,
     flow_codec,
     hvg3d,
@@ -21,10 +22,13 @@ from syncmv4d_jax import flow
 from syncmv4d_jax.run import assembly, pictures, sample
 from syncmv4d_jax.tasks import base, video
 
-CONFIGS = (dpa, flow_codec, hvg3d, motion_codec, silhouette, strag, taco, vism, wan_ti2v, wan_vae)
+CONFIGS = (
+    distill, dpa, flow_codec, hvg3d, motion_codec, silhouette, strag, taco, vism, wan_ti2v, wan_vae,
+)  # fmt: skip
 # protocol -> tasks that serve it; all are trained, priced, planned and run on embedded data.
 SERVED = {
     base.Task: {
+        "distill",
         "dpa",
         "hvg3d",
         "more4d.flow_codec",
@@ -36,7 +40,7 @@ SERVED = {
         "wan_ti2v",
         "wan_vae",
     },
-    base.Sampled: {"hvg3d", "more4d.strag", "more4d.vism", "syncmv4d", "wan_ti2v"},
+    base.Sampled: {"distill", "hvg3d", "more4d.strag", "more4d.vism", "syncmv4d", "wan_ti2v"},
 }
 
 
@@ -55,7 +59,7 @@ def test_tasks_serve_what_they_say(wanted):
 @pytest.mark.parametrize("config", [dpa, motion_codec, silhouette, wan_vae])
 def test_a_mode_that_a_task_does_not_serve_is_one_sentence(config, tmp_path):
     config = config.get_config("debug")
-    able = "hvg3d, more4d.strag, more4d.vism, syncmv4d, w"
+    able = "distill, hvg3d, more4d.strag, more4d.vism, syncmv4d, w"
     words = rf"task '{config.task.name}' does not serve it, tasks.base.Sampled .*: {able}"
     with pytest.raises(ValueError, match=f"mode=sample: {words}"):
         sample.run(config, tmp_path)

@@ -190,7 +190,6 @@ class SyncMV4D(video.Coded):
         Raises:
           ValueError: a batch of other sizes, or without null text where text is dropped.
         """
-        self._check("loss", batch, AXES)
         keys = jax.random.split(rng, 3)
         targets = self.targets(frozen, batch)
         t = flow.sample_uniform(keys[0], targets.latents.shape[:1], shift=self.options.time_shift)
@@ -238,7 +237,12 @@ class SyncMV4D(video.Coded):
         return jax.lax.stop_gradient(dict(zip(names, found, strict=True)))
 
     def targets(self, frozen: Params, batch: dict[str, Array]) -> cycle.Targets:
-        """Clean data of a batch: latents of the cache, or of its pixels."""
+        """Clean data of a batch: latents of the cache, or of its pixels.
+
+        Raises:
+          ValueError: as `loss`.
+        """
+        self._check("loss", batch, AXES)
 
         def latents(name):
             if f"{name}_latents" in batch:
@@ -259,10 +263,7 @@ class SyncMV4D(video.Coded):
         batch: dict[str, Array],
     ) -> dict[str, Array]:
         """The terms of MJD: video and, with joint motion, motion and scale."""
-        weight = batch["latent_valid"].astype(jnp.float32)[:, None, :, None, None, None]
-        weight = weight * self._foreground(context, batch)
-        not_first = (jnp.arange(weight.shape[2]) > 0).astype(jnp.float32)
-        not_first = einops.rearrange(not_first, "f -> 1 1 f 1 1 1")
+        weights = self.latent_weights(context, batch)
 
         def term(diffused, data, weight):
             error = diffused.velocity - flow.velocity(data, diffused.noise)
@@ -270,12 +271,20 @@ class SyncMV4D(video.Coded):
                 error = error * video.bounded_time(t, error)
             return video.mean_square(error, weight)
 
-        terms = {"video": term(out.video, targets.latents, weight * not_first)}
+        terms = {"video": term(out.video, targets.latents, weights["video"])}
         if out.motion:
-            terms["motion"] = term(out.motion, targets.motion_latents, weight)
+            terms["motion"] = term(out.motion, targets.motion_latents, weights["motion"])
             _, std = self.loop.scale_statistics()
             terms["scale"] = jnp.mean(jnp.square((out.scale - targets.scale) / std))
         return terms
+
+    def latent_weights(self, context: dict[str, Any], batch: dict[str, Array]) -> dict[str, Array]:
+        """Weights [b v f hl wl 1], or what broadcasts to it, of the errors of both latents."""
+        weight = batch["latent_valid"].astype(jnp.float32)[:, None, :, None, None, None]
+        weight = weight * self._foreground(context, batch)
+        not_first = (jnp.arange(weight.shape[2]) > 0).astype(jnp.float32)
+        not_first = einops.rearrange(not_first, "f -> 1 1 f 1 1 1")
+        return {"video": weight * not_first, "motion": weight}
 
     def _track_terms(self, out, targets, t, context) -> dict[str, Array]:
         scenes, (tracks_t, noise, velocity) = self.loop.scenes, out.tracks
