@@ -37,6 +37,7 @@ DOUBT = 20  # percentile of confidence below which a depth does not count
 TURN, MOVE = 1.0, 0.02  # degrees; part of the depth: what a still camera may seem to move
 SEEN = 0.2  # of the frames: tracks seen less do not count
 MISSING = 0.3  # of the mask's pixels without depth: the clip is refused
+FARTHEST = 1e6  # pixels, and units of a tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +106,11 @@ def _read(folder: Path) -> Scene:
     sure = _sure(depth, own["depth_conf"].reshape(depth.shape))
     _check_depth(folder, depth, nearest(masks, depth.shape[1:]))
     pixels, far, seen = _tracks(folder, intrinsics, video.size)
-    if bad := int((~np.isfinite(pixels).all(-1) | ~np.isfinite(far)).sum()):
-        raise ValueError(f"{folder}: {bad} of the tracks' {far.size} points are not finite")
+    sane = (np.abs(pixels) < FARTHEST).all(-1) & (np.abs(far) < FARTHEST)
+    if bad := int((~sane).sum()):
+        raise ValueError(
+            f"{folder}: {bad} of the tracks' {far.size} points are not finite, or beyond all bounds"
+        )
     if len(pixels) != len(depth):
         raise ValueError(f"{folder}: tracks have {len(pixels)} frames, the video {len(depth)}")
     kept, factor = _matched(folder, pixels, far, seen, depth, masks, video.size)
