@@ -44,6 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import flow
+from syncmv4d_jax.configuration import at_least
 
 Array = jax.Array
 Latents = dict[str, Array]
@@ -64,11 +65,7 @@ class Settings:
     substeps: int = 3
 
     def __post_init__(self):
-        for name in ("points", "substeps"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"task.distill.{name}: wanted at least 1, got {getattr(self, name)}"
-                )
+        at_least(1, "task.distill", self, "points", "substeps")
 
 
 class Time(NamedTuple):
