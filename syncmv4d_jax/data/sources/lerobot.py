@@ -208,7 +208,7 @@ class Dataset:
         """The video of a camera and the numbers of its frames at the episode's frames `index`."""
         clip = episode.videos.get(camera.key)
         if clip is None or not clip.path.is_file():
-            path = clip.path if clip else f"a video of {camera.key}"
+            path = clip.path if clip else f"a video of {camera.key} in {self.root}/meta/episodes"
             raise taco.BadSequence(f"episode {episode.index}: not found: {path}")
         video = _video(clip.path, clip.path.stat().st_mtime_ns)
         _check_size(video.size, camera, clip.path)

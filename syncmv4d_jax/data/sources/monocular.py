@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from syncmv4d_jax.data import frames, reading
+from syncmv4d_jax.data import frames, reading, rigs
 from syncmv4d_jax.data.sources import taco
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.weights import torch_pickle
@@ -102,6 +102,8 @@ def _read(folder: Path) -> Scene:
     of_depth = of_depth - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # centres at integers
     high, wide = depth.shape[1:]
     intrinsics = cameras.crop_resize_intrinsics(of_depth, (0, 0, wide, high), video.size)
+    one = rigs.Camera("video", intrinsics, extrinsics[0], video.size, extrinsics)
+    rigs.check_camera(one, where=f"{folder / 'vggt.npz'}")
     labels = {int(key): WORDS[word] for key, word in told["labels"].items()}
     sure = _sure(depth, own["depth_conf"].reshape(depth.shape))
     _check_depth(folder, depth, nearest(masks, depth.shape[1:]))
