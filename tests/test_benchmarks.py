@@ -62,6 +62,7 @@ def rehearsed(load, capsys, *names):
     return [line[0] for line in lines]
 
 
+@pytest.mark.slow
 def test_the_gpu_script_in_rehearsal(load, capsys):
     names = ["vae_encode", "sample"]
     assert rehearsed(load, capsys, *names) == [f"gpu_{name}_tflops" for name in names]

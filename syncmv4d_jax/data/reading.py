@@ -126,6 +126,8 @@ def arrays(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {key: file[key] for key in file.files}
+            if not found:
+                raise ValueError("no array in it")
     except Exception as error:  # a damaged zip raises whatever its reader runs into
         raise ValueError(f"{path}: unreadable ({type(error).__name__}: {error})") from error
     for key, value in found.items():

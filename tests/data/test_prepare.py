@@ -282,6 +282,7 @@ def exit_on_seq1(source, root, settings):
     return {"seconds": 0.0, "bytes": 0}
 
 
+@pytest.mark.slow
 def test_a_dying_process_costs_its_own_sequence_only(tmp_path):
     sources = [recordings.Source(f"seq{i}", ("a", "b", "c"), "folder", "none") for i in range(9)]
     (tmp_path / "96x144" / "sequences").mkdir(parents=True)

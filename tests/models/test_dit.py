@@ -264,6 +264,7 @@ def compiled(remat):
     return lowered.compile(compiler_options=options)
 
 
+@pytest.mark.slow
 def test_remat_policies_order_peak_memory():
     memory = {
         remat: compiled(remat).memory_analysis().temp_size_in_bytes

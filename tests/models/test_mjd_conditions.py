@@ -58,6 +58,7 @@ def run(config, params, inputs):
     return module.bind(mjd.MJD, config, params)(inputs, TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [BASE, ALONE], ids=["joint", "video"])
 def test_paths_without_conditions_stay_and_with_them_nothing_changes_at_first(base):
     plain = warm_start.init(base, jax.random.key(0))

@@ -34,6 +34,7 @@ def clips():
     return jnp.asarray(np.clip(out, -1, 1))
 
 
+@pytest.mark.slow
 def test_starts_as_a_linear_codec():
     video = clips()
     params = module.init(vae.VAE, CONFIG, jax.random.key(0))

@@ -157,6 +157,7 @@ def test_loss_gradients_and_masks():
     assert float(run(params(), given, jax.random.key(1))[0][0]) == pytest.approx(float(loss), 1e-4)
 
 
+@pytest.mark.slow
 def test_sampling_refines_given_tracks():
     given, one = batch(), task()
     sample = jax.jit(one.refine)

@@ -253,8 +253,8 @@ def test_raw_video_is_encoded(params):
     task = plain(views=2, frames=1)
     pixels = jnp.asarray(GENERATOR.integers(0, 256, (1, 2, 1, 32, 48, 3), np.uint8))
     latents = task.encode(params, pixels)
-    raw = jax.jit(task._latents)(params, {"video": pixels})
-    cached = task._latents(params, {"video_latents": latents})
+    raw = jax.jit(task.clean_latents)(params, {"video": pixels})
+    cached = task.clean_latents(params, {"video_latents": latents})
     np.testing.assert_allclose(raw, cached, atol=1e-5)
 
 

@@ -55,6 +55,7 @@ def test_configurations(variant):
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) <= 2_500_000
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(batch):
     made = task(kl_weight=1e-6, foreground_gain=2.0, moving_gain=1.0, gradient_weight=0.5)
     params = made.init(jax.random.key(0))
@@ -112,6 +113,7 @@ def test_crops_are_drawn_about_what_is_painted():
     assert task(crop=(1, 16, 24), focus=1.0)._clips(nothing, jax.random.key(0))[0].shape[2] == 16
 
 
+@pytest.mark.slow
 def test_blur_costs_more_with_the_gradient_term(batch):
     """Two reconstructions of equal L1: one is shifted by a constant, one has lost its edges."""
     sharp = jnp.tile(jnp.asarray([[0.0, 0.4], [0.4, 0.0]]), (8, 12))[None, None, :, :, None]

@@ -71,6 +71,7 @@ def dequantised(params):
     return {k: dequantised(x) for k, x in params.items()} if isinstance(params, dict) else params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_run_stacked_blocks_of_quantised_kernels(kind):
     """Wan's transformer and umT5, scanned: as with plain kernels of the same values."""

@@ -137,6 +137,7 @@ def inputs_of(task, params, batch):
     return given | {"first": task.encode(params, batch["video"][:, :, :1])}
 
 
+@pytest.mark.slow
 def test_a_sample_has_flow_and_points_of_each_view(params, batch):
     task, reports = tiny.make_strag(), []
     inputs = inputs_of(task, params, batch)

@@ -154,6 +154,7 @@ def inputs_of(task, batch, frames=5):
     return made | {key: batch[key] for key in ("text", "text_lengths")}
 
 
+@pytest.mark.slow
 def test_sampling_of_a_clip_and_of_one_frame(params, batch):
     task = tiny.make_vism()
     assert isinstance(task, base.Synthesis) and isinstance(task, base.Sampled)

@@ -40,6 +40,7 @@ def test_the_loss_follows_the_cameras(setting):
     assert all(np.isfinite(float(x)) for x in other.values())
 
 
+@pytest.mark.slow
 def test_the_loop_paints_and_matches_with_the_pose_of_each_frame(setting):
     """What is decoded from what is painted is the points again, seen from moving cameras."""
     task, batch, _ = setting
@@ -76,6 +77,7 @@ def test_samples_are_made_with_moving_cameras(setting):
     assert np.isfinite(np.asarray(made.tracks_per_view)).all()
 
 
+@pytest.mark.slow
 def test_the_aligner_task_takes_moving_cameras():
     from configs import dpa as dpa_config
 

@@ -55,6 +55,7 @@ def test_points_that_no_view_measures_are_not_in_the_aligners_loss():
         assert abs(shown[term] / own[term] - 1) > 0.05, term
 
 
+@pytest.mark.slow
 def test_switches_remove_their_parts_from_the_program():
     batch = make_batch()
     full, off = make(), make(cycle__dpa=False, cycle__cycle=False)

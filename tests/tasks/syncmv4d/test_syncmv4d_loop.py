@@ -36,6 +36,7 @@ STAGES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_switches_take_aligner_and_autoencoder_out_of_the_program():
     """The autoencoder is what convolves (the aligner gathers), the aligner and matching sort."""
     batch = tiny.make_batch()

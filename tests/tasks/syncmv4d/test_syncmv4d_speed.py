@@ -86,6 +86,7 @@ def test_guided_runs_cover_every_step_once(interval):
         assert [run[:3] for run in runs] == plain
 
 
+@pytest.mark.slow
 def test_steps_are_reused_when_asked_and_nothing_else_changes():
     some, programs = {**ALONE, "guidance": 3.0, "sample_steps": 5}, sampling.plain._cache_size
     before, wanted = programs(), sample(tiny.make(**some))

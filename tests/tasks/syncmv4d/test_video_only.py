@@ -21,6 +21,7 @@ def bare():
     return {key: x for key, x in tiny.make_batch().items() if key not in left_out}
 
 
+@pytest.mark.slow
 def test_views_are_trained_without_tracks_and_cameras():
     task = tiny.make(**OFF)
     assert isinstance(task, base.Sampled) and not task.cameras
