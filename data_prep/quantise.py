@@ -8,6 +8,7 @@ refuses such a file. `--config.sample.precision=int8` does the same while weight
 """
 
 import argparse
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def main() -> None:
         told = {"precision": flags.to, "source": str(flags.src)}
         exports.write(tree.unflatten(flat), flags.out, metadata=told)
     except (ValueError, OSError, KeyError) as error:
-        parser.exit(1, f"quantise: {error}\n")
+        sys.exit(f"quantise: {error}")
 
 
 if __name__ == "__main__":

@@ -303,7 +303,7 @@ def jpg_segment(data: bytes, rng) -> Mutant:
     code, start = heads[int(rng.integers(len(heads)))]
     raw = start + rng.bytes(int(rng.integers(0, 200)))
     segment = struct.pack(">BBH", 0xFF, code, len(raw) + 2) + raw
-    wanted = REFUSED if start[:3] == b"ICC" else ANY
+    wanted = REFUSED if start[:3] == b"ICC" and raw != start else ANY  # an empty profile is none
     return Mutant(data[:2] + segment + data[2:], f"a segment {start[:8]!r} of rubbish", wanted)
 
 

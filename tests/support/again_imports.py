@@ -15,9 +15,11 @@ import import_monocular
 import import_taste_rob
 import import_trajscene
 import lerobot_sets
+import make_text_encoder
 import mesh_files
 import monocular_clips
 import numpy as np
+import quantise
 import tiny
 import workbooks
 from again_commands import Command
@@ -50,6 +52,34 @@ class Weights(Command):
             data[-4:] = np.float32(first).tobytes()
             path.write_bytes(data)
         release.convert(self.source, out / name, parts=["dit"], dtype=dtype)
+
+
+class Quantised(Command):
+    more = {"to": "float8"}
+    changes = {"other weights": {"to": "float8"}}
+
+    def prepare(self):
+        folders.write_diffusers(self.home / "in", parts=("dit",))
+        release.convert(self.home / "in", self.home / "converted", parts=["dit"])
+        self.counted(quantise.exports, "write", die=1)
+
+    def run(self, out, *, to="int8"):
+        out.mkdir(exist_ok=True)
+        told = flags(src=self.home / "converted", out=out / "a.safetensors", to=to)
+        self.patch.setattr("sys.argv", ["quantise", *told])
+        quantise.main()
+
+
+class TextEncoder(Command):
+    changes = {"other seed": {"seed": 1}, "other size": {"dim": 16}}
+
+    def prepare(self):
+        self.counted(store, "save", die=1)
+
+    def run(self, out, *, seed=0, dim=32):
+        told = flags(out=out, seed=seed, dim=dim, layers=1)
+        self.patch.setattr("sys.argv", ["make_text_encoder", *told])
+        make_text_encoder.main()
 
 
 class Lora(Command):
@@ -246,6 +276,8 @@ class Lerobot(Command):
 COMMANDS = {
     "convert_weights.py": Weights,
     "convert_lora.py": Lora,
+    "quantise.py": Quantised,
+    "make_text_encoder.py": TextEncoder,
     "import_cameras.py": Cameras,
     "import_meshes.py": Meshes,
     "import_hot3d.py": Hot3d,
