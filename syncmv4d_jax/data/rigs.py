@@ -109,8 +109,8 @@ def _no_distortion(value: Mapping[str, Any], where: str) -> None:
             )
 
 
-def check_camera(camera: Camera, *, where: str) -> None:
-    """Checks one camera by itself.
+def check_camera(camera: Camera, *, where: str, cropped: bool = False) -> None:
+    """Checks one camera by itself. cropped: of a crop, whose centre may lie outside of it.
 
     Raises:
       ValueError: K or R that no camera has.
@@ -133,7 +133,7 @@ def check_camera(camera: Camera, *, where: str) -> None:
     if abs(k[0, 1]) > 0.1 * k[0, 0]:
         raise ValueError(f"{where}: K has a skew of {k[0, 1]}")
     for axis, middle, extent in (("x", k[0, 2], width), ("y", k[1, 2], height)):
-        if not -extent < middle < 2 * extent:
+        if not cropped and not -extent < middle < 2 * extent:
             raise ValueError(f"{where}: K has its centre at {axis} = {middle} of {extent} pixels")
     every = camera.extrinsics[None] if camera.path is None else camera.path
     for n, turn in enumerate(every[:, :, :3]):

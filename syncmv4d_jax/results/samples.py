@@ -220,7 +220,7 @@ def _check_cameras(path: Path, sample: Mapping[str, Any]) -> None:
     for v, (lens, pose) in enumerate(zip(lenses, poses, strict=True)):
         way = pose.reshape(-1, 3, 4)
         camera = rigs.Camera(f"view {v}", lens, way[0], size, way if len(way) > 1 else None)
-        rigs.check_camera(camera, where=f"{path}: the camera of view {v}")
+        rigs.check_camera(camera, where=f"{path}: the camera of view {v}", cropped=True)
 
 
 def fps(sample: Mapping[str, Any]) -> float:

@@ -30,6 +30,7 @@ def sample(*, points, cameras, motion, scale, views, frames, seed):
         result["scale"] = rng.uniform(1, 2, (views, 2)).astype(np.float32)
     if cameras:
         lens = np.array([[20.0, 0, 11.5], [0, 20, 7.5], [0, 0, 1]], np.float32)
+        lens[:2, 2] += rng.uniform(-90, 90, 2)  # crops need not have the centre in them
         zoom = rng.uniform(1, 1.2, (views, 1, 1)) ** [[1], [1], [0]]
         inputs["intrinsics"] = np.float32(lens * zoom)
         turns = transform.Rotation.random(views, rng).as_matrix()
