@@ -1,6 +1,7 @@
 """A port, and an application that answers at it until it is told to stop."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 import threading
@@ -64,17 +65,21 @@ def answer(
         )
     )
 
+    async def watch() -> None:
+        while not server.should_exit:
+            await asyncio.sleep(0.5)
+            server.should_exit = server.should_exit or until()
+
     async def both() -> None:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not serving.done():
-            await asyncio.wait([serving], timeout=0.5)
-            if until():
-                server.should_exit = True
-        await serving
+        # The server is the main task: what a signal raises in it comes out of asyncio.run.
+        watching = asyncio.create_task(watch())
+        await server.serve(sockets=[listener])
+        watching.cancel()
 
     if threading.current_thread() is threading.main_thread():  # else it would not be tidied up
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(both())
     except KeyboardInterrupt:
-        print()
+        with contextlib.suppress(OSError):  # nobody may read any more
+            print()

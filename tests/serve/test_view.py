@@ -3,6 +3,10 @@
 import http.client
 import json
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import fake_samples
 import pytest
@@ -11,6 +15,8 @@ import serving
 from syncmv4d_jax import view
 from syncmv4d_jax.results.web import listing
 from syncmv4d_jax.serve import results
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +140,21 @@ def test_a_network_is_shown_nothing_without_a_token(root):
 def test_a_path_is_inside_or_is_none(root):
     assert listing.inside(root, "/first run/report.html").name == "report.html"
     assert listing.inside(root, "/a/../..") is None
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_without_a_traceback(root, sent):
+    command = [sys.executable, "-m", "syncmv4d_jax.view", str(root), "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        port = int(re.search(r":(\d+)/ \(Ctrl-C stops", process.stdout.readline())[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+        process.send_signal(sent)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "Traceback" not in said, said
 
 
 def test_the_export_command(root, tmp_path, capsys):
