@@ -45,7 +45,7 @@ setup(
         "pillow>=11,<13",
         "trimesh>=4.6,<5",
         "embreex>=4.4.0.post1,<5",
-        "networkx>=3.2,<4",  # trimesh asks for it when it repairs windings
+        "networkx>=3.3,<4",  # trimesh asks for it when it repairs windings
         "safetensors>=0.5,<1",
         "pyyaml>=6.0.4",
         "tensorstore>=0.1.74",
