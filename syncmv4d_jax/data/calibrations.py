@@ -395,13 +395,5 @@ def undistort(image: np.ndarray, found: Calibrated) -> np.ndarray:
 
 def as_json(found: dict[str, Calibrated]) -> str:
     """The cameras, without lenses, as cameras.json has them."""
-    rig = {
-        name: {
-            "K": c.camera.intrinsics.ravel().tolist(),
-            "R": c.camera.extrinsics[:, :3].ravel().tolist(),
-            "T": c.camera.extrinsics[:, 3].tolist(),
-            "imgSize": [c.camera.size[1], c.camera.size[0]],
-        }
-        for name, c in found.items()
-    }
+    rig = {name: rigs.stated(c.camera) for name, c in found.items()}
     return json.dumps(rig, indent=1)

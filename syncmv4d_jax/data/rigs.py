@@ -94,6 +94,17 @@ def parse(name: str, value: Any, *, where: str, undistorted: bool = False) -> Ca
     return camera
 
 
+def stated(camera: Camera) -> dict[str, list[float]]:
+    """Returns the entry of a camera, as `parse` reads it."""
+    poses = camera.extrinsics if camera.path is None else camera.path
+    return {
+        "K": camera.intrinsics.ravel().tolist(),
+        "R": poses[..., :3].reshape(*poses.shape[:-2], 9).tolist(),
+        "T": poses[..., 3].tolist(),
+        "imgSize": [camera.size[1], camera.size[0]],
+    }
+
+
 def _no_distortion(value: Mapping[str, Any], where: str) -> None:
     for key in DISTORTION:
         given = value.get(key)

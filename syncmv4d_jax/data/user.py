@@ -145,12 +145,8 @@ def from_videos(
             intrinsics, (height, width) = video.intrinsics(camera), video.size
             image = video.read(np.array([frame]), (0, 0, width, height), video.size)
             Image.fromarray(image[0]).save(partial / f"{name}.png")
-            found[name] = {
-                "K": intrinsics.ravel().tolist(),
-                "R": camera.extrinsics[:, :3].ravel().tolist(),
-                "T": camera.extrinsics[:, 3].tolist(),
-                "imgSize": [width, height],
-            }
+            shown = rigs.Camera(name, intrinsics, camera.extrinsics, video.size)
+            found[name] = rigs.stated(shown)
         (partial / "cameras.json").write_text(json.dumps(found, indent=1))
     return tuple(found)
 

@@ -126,8 +126,6 @@ class Studio:
         client = request.client.host if request.client else ""
         if wait := self._jobs_of.take(client):
             raise Refused("too_many_requests", f"too many jobs: wait {wait:.0f} s")
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise Refused("bad_input", "wanted a form, multipart/form-data")
         own = self.limits
         fields, images = await forms.read(request, images=own.images)
         asked = requests.parameters(fields, self.wants)

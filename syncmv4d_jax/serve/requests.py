@@ -163,18 +163,7 @@ def cameras(text: str, wants: Wants) -> dict[str, rigs.Camera]:
 
 def plain(rig: Mapping[str, rigs.Camera]) -> dict[str, Any]:
     """Cameras as cameras.json holds them, each by the number of its view."""
-    found = {}
-    for view, camera in enumerate(rig.values()):
-        poses = camera.extrinsics[None] if camera.path is None else camera.path
-        found[f"{view:03d}"] = {
-            "K": camera.intrinsics.ravel().tolist(),
-            "R": poses[:, :, :3].reshape(-1, 9).squeeze(0).tolist()
-            if camera.path is None
-            else poses[:, :, :3].reshape(-1, 9).tolist(),
-            "T": poses[0, :, 3].tolist() if camera.path is None else poses[:, :, 3].tolist(),
-            "imgSize": [camera.size[1], camera.size[0]],
-        }
-    return found
+    return {f"{view:03d}": rigs.stated(camera) for view, camera in enumerate(rig.values())}
 
 
 def order(names: list[str], rig: Mapping[str, rigs.Camera]) -> list[int]:

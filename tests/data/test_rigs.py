@@ -326,3 +326,16 @@ def test_a_file_of_prompts_is_named(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=f"prompts.txt: .*{said}"):
             reading.prompts(path)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_camera_is_read_as_it_was_stated(moves):
+    k, pose = tiny.rig(3)["cam1"]
+    path = np.stack([pose, pose + 0.01 * np.eye(3, 4, 3)]) if moves else None
+    camera = rigs.Camera("a", k, np.asarray(pose), tiny.SIZE, path)
+    said = json.loads(json.dumps(rigs.stated(camera)))
+    assert np.shape(said["R"]) == ((2, 9) if moves else (9,))
+    found = rigs.parse("a", said, where="x")
+    assert found.size == camera.size and (found.path is None) == (not moves)
+    for name in ("intrinsics", "extrinsics", "path"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(camera, name))
