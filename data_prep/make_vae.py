@@ -2,13 +2,15 @@
 
     python data_prep/make_vae.py --records RECORDS --out DIR [--variant sharp] [--steps 1500]
 
-A linear codec is fitted to some clips (models.wan.vae_linear), trained on (configs/wan_vae.py), and
-normalised: the statistics of its latents are folded into the 1 x 1 convolutions, so that encoders
-and decoders need no numbers beside the weights. Writes DIR/vae in the form of convert_weights.py.
-Run it again to continue a training that was stopped.
+A linear codec is fitted to some clips (models.wan.vae_linear), or `--start` names a folder of an
+earlier one (DIR or demo/weights); it is trained on (configs/wan_vae.py), and normalised: the
+statistics of its latents are folded into the 1 x 1 convolutions, so that encoders and decoders need
+no numbers beside the weights. Writes DIR/vae in the form of convert_weights.py. Run it again to
+continue a training that was stopped.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from configs import wan_vae as configuration
 from syncmv4d_jax import disk, recipe, tree
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae, vae_linear
-from syncmv4d_jax.run import assembly, inputs, resume, train
+from syncmv4d_jax.run import assembly, checkpoint, inputs, resume, train
 from syncmv4d_jax.tasks import wan_vae
 from syncmv4d_jax.weights import store
 
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument(
         "--clips", type=int, default=12, help="examples the linear start is fitted to"
     )
+    parser.add_argument("--start", type=disk.local, help="weights to go on from, not a linear fit")
     args = parser.parse_args()
     try:
         with recipe.Lock(args.out, "make_vae"):
@@ -84,27 +87,50 @@ def main() -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def make(args: argparse.Namespace) -> None:
-    """Fits the linear start, trains on, and folds the statistics in; goes on where it stopped.
+def earlier(config: vae.VAEConfig, folder: Path) -> dict:
+    """Reads the autoencoder of an earlier run.
 
     Raises:
-      ValueError: the folder was begun with other records, another variant or other clips.
+      FileNotFoundError: none is there.
+      ValueError: it is of another size.
+    """
+    there, params = store.load("vae", folder, dtype=jnp.float32)
+    if there != config:
+        differ = recipe.differences(dataclasses.asdict(there), dataclasses.asdict(config))
+        raise ValueError(f"{folder}: wanted the autoencoder of --variant ({'; '.join(differ)})")
+    return params
+
+
+def linear(config: vae.VAEConfig, videos: np.ndarray) -> dict:
+    """Fits a linear codec to videos [b n h w 3] uint8."""
+    params = module.init(vae.VAE, config, jax.random.key(0))
+    scaled = jnp.asarray(videos, jnp.float32) / 127.5 - 1
+    return jax.jit(lambda p, x: vae_linear.fit(config, p, x))(params, scaled)
+
+
+def make(args: argparse.Namespace) -> None:
+    """Fits or reads the start, trains on, and folds the statistics in; goes on where it stopped.
+
+    Raises:
+      FileNotFoundError: no weights in `--start`.
+      ValueError: the folder was begun with other records, another variant, other clips or another
+        start, or the start is of another size.
     """
     config = configuration.get_config(args.variant)
     config.unlock()
     config.data.records, config.data.raw = str(args.records), True
     records = resume.records_mark(assembly.read(config))
-    begun = recipe.of(records=records, variant=args.variant, clips=args.clips)
-    recipe.claim(args.out / "recipe.json", begun, way="use another --out")
     task = wan_vae.make(config)
+    given = earlier(task.config, args.start) if args.start else None
+    mark = checkpoint.mark(given) if given else "linear fit"
+    begun = recipe.of(records=records, variant=args.variant, clips=args.clips, start=mark)
+    recipe.claim(args.out / "recipe.json", begun, way="use another --out")
     some = clips(config, args.clips)
     start = args.out / "start"
     if not (start / "vae" / "index.json").is_file():
-        params = module.init(vae.VAE, task.config, jax.random.key(0))
-        scaled = jnp.asarray(some, jnp.float32) / 127.5 - 1
-        params = jax.jit(lambda p, x: vae_linear.fit(task.config, p, x))(params, scaled)
-        report("linear start", task.config, params, some)
-        store.save("vae", task.config, params, start, source={"by": "models.wan.vae_linear"})
+        params = given or linear(task.config, some)
+        report("start", task.config, params, some)
+        store.save("vae", task.config, params, start, source={"by": mark}, dtype=np.float32)
     config.weights.vae = str(start)
     config.train.steps = args.steps
     train.run(config, args.out / "training")
@@ -113,7 +139,7 @@ def make(args: argparse.Namespace) -> None:
     mean, std = wan_vae.statistics(task.config, params, some[:, None])
     params = fold(task.config, params, mean, std)
     report("folded", task.config, params, some)
-    source = {"by": "data_prep/make_vae.py", "steps": args.steps}
+    source = {"by": "data_prep/make_vae.py", "steps": args.steps, "start": mark}
     store.save("vae", task.config, params, args.out, source=source)
 
 

@@ -1,14 +1,27 @@
 """A second start of data_prep/make_vae.py in its folder; what it makes is the demo's test."""
 
+import dataclasses
+import sys
+
 import fake_records
+import jax
 import make_vae
+import numpy as np
 import pytest
+
+from configs import wan_vae as configuration
+from syncmv4d_jax import tree
+from syncmv4d_jax.models.nn import module
+from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.tasks import wan_vae
+from syncmv4d_jax.weights import store
+
+
+class Begun(Exception):
+    """It has looked at the folder, and would work now."""
 
 
 def test_other_records_or_clips_are_refused(tmp_path, monkeypatch):
-    class Begun(Exception):
-        """It has looked at the folder, and would work now."""
-
     def clips(config, count):
         raise Begun
 
@@ -29,3 +42,39 @@ def test_other_records_or_clips_are_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="records: was .*, is "):
         go()
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_start_is_gone_on_from_and_belongs_to_the_folder(tmp_path, monkeypatch):
+    config = wan_vae.make(configuration.get_config()).config
+    params = module.init(vae.VAE, config, jax.random.key(3))
+    seen = []
+
+    def train(config, _):
+        seen.append(config.weights.vae)
+        raise Begun
+
+    monkeypatch.setattr(make_vae, "clips", lambda *_: np.zeros((1, 5, 16, 16, 3), np.uint8))
+    monkeypatch.setattr(make_vae, "report", lambda *_: None)
+    monkeypatch.setattr(make_vae.train, "run", train)
+    records = fake_records.write(tmp_path / "records")
+
+    def go(start):
+        argv = ["make_vae.py", f"--records={records}", f"--out={tmp_path / 'out'}"]
+        monkeypatch.setattr(sys, "argv", [*argv, f"--start={start}"])
+        make_vae.main()
+
+    for name, scale in (("one", 1.0), ("two", 2.0)):
+        scaled = jax.tree.map(lambda x, by=scale: by * x, params)
+        store.save("vae", config, scaled, tmp_path / name, source={"by": "test"})
+    with pytest.raises(Begun):
+        go(tmp_path / "one")
+    _, started = store.load("vae", seen[0])
+    for name, leaf in tree.flatten(params).items():
+        np.testing.assert_array_equal(tree.flatten(started)[name], leaf, err_msg=name)
+    with pytest.raises(SystemExit, match="start: was .*, is .*another --out"):
+        go(tmp_path / "two")
+    small = dataclasses.replace(config, dim=16)
+    other = module.init(vae.VAE, small, jax.random.key(0))
+    store.save("vae", small, other, tmp_path / "small", source={"by": "test"})
+    with pytest.raises(SystemExit, match="wanted the autoencoder of --variant.*dim"):
+        go(tmp_path / "small")
