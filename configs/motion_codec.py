@@ -35,9 +35,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.task.codec, config.task.vae = dict(DEMO), base.task.vae.to_dict()
         for key in ("size", "frames", "views", "points"):
             config.task[key] = base.task[key]
-        config.data.cameras = "fixed"
+        config.data.cameras = "sample"
         config.optim.learning_rate = 1e-3
         config.train.steps, config.train.batch_size = 2000, 1
+        config.train.export = "bfloat16"
     if variant == "debug":
         config.task.codec = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2}
         config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=8)

@@ -5,7 +5,7 @@
 A linear codec is fitted to some clips (models.wan.vae_linear), or `--start` names a folder of an
 earlier one (DIR or demo/weights); it is trained on (configs/wan_vae.py), and normalised: the
 statistics of its latents are folded into the 1 x 1 convolutions, so that encoders and decoders need
-no numbers beside the weights. Writes DIR/vae in the form of convert_weights.py. Run it again to
+no numbers beside the weights, and these are rounded to what float16 holds. Writes DIR/vae in the form of convert_weights.py. Run it again to
 continue a training that was stopped.
 """
 
@@ -67,6 +67,12 @@ def fold(config: vae.VAEConfig, params: dict, mean, std) -> dict:
     flat["conv2/bias"] = flat["conv2/bias"] + mean @ kernel[0, 0, 0]
     flat["conv2/kernel"] = kernel * std[:, None]
     return tree.unflatten(flat)
+
+
+def halved(params: dict) -> dict:
+    """Returns parameters that float16 holds, as float32: stored in two bytes they stay the same, and
+    so do the latents that other networks are trained on."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float16).astype(jnp.float32), params)
 
 
 def main() -> None:
@@ -137,7 +143,7 @@ def make(args: argparse.Namespace) -> None:
     params = assembly.trained_params(config, args.out / "training")["vae"]
     report("trained", task.config, params, some)
     mean, std = wan_vae.statistics(task.config, params, some[:, None])
-    params = fold(task.config, params, mean, std)
+    params = halved(fold(task.config, params, mean, std))
     report("folded", task.config, params, some)
     source = {"by": "data_prep/make_vae.py", "steps": args.steps, "start": mark}
     store.save("vae", task.config, params, args.out, source=source)

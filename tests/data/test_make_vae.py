@@ -78,3 +78,10 @@ def test_a_start_is_gone_on_from_and_belongs_to_the_folder(tmp_path, monkeypatch
     store.save("vae", small, other, tmp_path / "small", source={"by": "test"})
     with pytest.raises(SystemExit, match="wanted the autoencoder of --variant.*dim"):
         go(tmp_path / "small")
+
+
+def test_made_weights_lose_nothing_in_two_bytes():
+    params = make_vae.halved({"kernel": np.array([1 / 3, -2e-5, 70.0], np.float32)})
+    stored = np.asarray(params["kernel"]).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(stored, params["kernel"])
+    np.testing.assert_allclose(stored, [1 / 3, -2e-5, 70.0], rtol=1e-3)
