@@ -79,6 +79,7 @@ def test_pseudo_video_visibility_and_scale_follow_the_camera(made):
     assert np.percentile(off, 80) < 1.5 and np.median(deep) < 0.003
 
 
+@pytest.mark.slow
 def test_the_pseudo_video_of_a_moving_view_is_decoded_to_its_tracks(made):
     _, _, _, own, views = made
     view = views[HAND]

@@ -92,6 +92,7 @@ def test_tracks_are_painted_and_decoded_again(which):
     assert np.median(gap) < 0.003 and np.percentile(gap, 95) < 0.012
 
 
+@pytest.mark.slow
 def test_a_camera_that_stands_gives_the_same_with_a_pose_a_frame():
     pose = standing().astype(np.float32)
     frame, scale, anchors, tracks = painted(pose)

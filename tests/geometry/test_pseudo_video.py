@@ -359,6 +359,7 @@ def test_the_nearest_surface_is_painted_on_top():
         assert (depths > 0).mean() > 0.7 and np.median(depths) == pytest.approx(0.1 / 0.7, abs=0.02)
 
 
+@pytest.mark.slow
 def test_views_are_mapped():
     views = [scene(64, 96, 200, angle=angle) for angle in (0.0, 0.4)]
     stacked = [jnp.stack(x) for x in zip(*(view_of(v) for v in views), strict=True)]

@@ -99,6 +99,7 @@ def test_block_and_its_gradients_equal_the_reference():
         )
 
 
+@pytest.mark.slow
 def test_borrowed_padding_equals_the_reference():
     golden = np.load(GOLDEN / "padding_rule.npz")
     patch, checked = int(golden["patch_size"]), 0
@@ -229,6 +230,7 @@ def test_size_of_the_full_aligner():
     assert 18e6 < tree.count(module.shapes(aligner.Aligner, dpa_config.BASE)) < 27e6
 
 
+@pytest.mark.slow
 def test_views_and_points_permute_and_a_padded_row_is_a_sample():
     given = inputs(batch=2)
     out = run(given)
@@ -251,6 +253,7 @@ def test_views_and_points_permute_and_a_padded_row_is_a_sample():
 ALONE = dataclasses.replace(CONFIG, temporal="none", patch=16, sigma_coarse=None)
 
 
+@pytest.mark.slow
 def test_frames_permute_without_track_attention_and_points_with_small_patches(monkeypatch):
     """In float64: rounding would move points over the edges of cells, and so to other patches."""
     config, params = dataclasses.replace(ALONE, dtype="float64"), parameters(ALONE)
@@ -292,6 +295,7 @@ def head_part(given, **changes):
     return np.asarray(velocity(parameters(), **given) - alone)
 
 
+@pytest.mark.slow
 def test_without_its_network_the_aligner_is_as_with_a_zero_head():
     given = inputs()
     zero = jax.tree.map(jnp.zeros_like, parameters()["head"])
@@ -318,6 +322,7 @@ def squares(params, given):
     return jnp.sum(velocity(params, **given) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["nothing measured", "nothing valid", "not finite", "far", "one voxel", "one point"]
 )

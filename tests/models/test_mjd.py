@@ -77,6 +77,7 @@ class Hidden(protocol.Local):
         return super().attend(q, k, v, mask=mask, lengths=lengths, kind=kind)
 
 
+@pytest.mark.slow
 def test_video_path_equals_wan_at_the_start():
     wan = randomise(module.init(dit.DiT, wan_config.TINY, jax.random.key(0)))
     params = warm_start.warm_start(TINY, warm_start.init(TINY, jax.random.key(1)), wan)
@@ -111,6 +112,7 @@ def test_permuting_views_permutes_the_result():
         np.testing.assert_allclose(a[:, order], b, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_without_multi_view_views_are_independent():
     config = dataclasses.replace(TINY, multi_view=False)
     params = randomise(warm_start.init(config, jax.random.key(1)))

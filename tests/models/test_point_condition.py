@@ -124,6 +124,7 @@ def test_shapes_frames_and_padding(config):
     np.testing.assert_allclose(alone[:, :, 0], found[:, :, 0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_order_of_points_does_not_matter():
     """Of points in voxels of their own; those of one voxel change places along the curve."""
     whole = scene()
@@ -137,6 +138,7 @@ def test_the_order_of_points_does_not_matter():
     np.testing.assert_allclose(condition(whole | other), condition(whole), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_an_empty_cloud_is_the_same_as_none():
     whole = scene()
     params = module.init(point_condition.PointCondition, TINY, jax.random.key(0))

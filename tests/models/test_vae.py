@@ -166,6 +166,7 @@ def test_true_size():
     assert decoded.shape == video.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["encode", "decode"])
 def test_chunks_bound_memory(run):
     """Chunks need less than a single pass; a longer clip costs them little but its own bytes."""

@@ -274,6 +274,7 @@ def wait_for(path, processes, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_train_save_and_resume(unbroken, tmp_path):
     """Two processes, a checkpoint, then the rest in this one: the same weights to 1e-6."""
     finish(gang(tmp_path, "--config.train.steps=3"))

@@ -122,6 +122,7 @@ def test_the_way_is_the_layouts(hands):
             assert what[2] / what[0] == pytest.approx(2)
 
 
+@pytest.mark.slow
 def test_right_hand_holds_the_tool_and_the_left_the_target(worlds):
     for world in worlds:
         for side, role in (("right", "tool"), ("left", "target")):
@@ -263,6 +264,7 @@ def command():
     return module
 
 
+@pytest.mark.slow
 def test_courses_have_one_first_picture_and_held_frames_repeat(tmp_path):
     """Equal to the byte after coding; between the frames of an 8 fps clip pictures are repeated."""
     flags = [

@@ -104,6 +104,7 @@ def flash(lowered):
     return [len(re.findall(rf"@__cudnn\$fmha\w*Softmax{end}\(", text)) for end in ("", "Backward")]
 
 
+@pytest.mark.slow
 def test_rows_are_all_steps_on_all_planned_meshes():
     there_are = {(*own, entry) for own in {row[:2] for row in ROWS} for entry in steps(*own)}
     assert there_are == set(ROWS)

@@ -211,6 +211,7 @@ def test_networks_are_shown_the_feedback():
 # Parameters: the teacher, adapters, files.
 
 
+@pytest.mark.slow
 def test_the_teacher_is_a_copy_of_what_was_given_in_its_own_dtype():
     task = make()
     params = jax.jit(task.init)(jax.random.key(0))
