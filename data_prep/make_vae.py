@@ -5,8 +5,8 @@
 A linear codec is fitted to some clips (models.wan.vae_linear), or `--start` names a folder of an
 earlier one (DIR or demo/weights); it is trained on (configs/wan_vae.py), and normalised: the
 statistics of its latents are folded into the 1 x 1 convolutions, so that encoders and decoders need
-no numbers beside the weights, and these are rounded to what float16 holds. Writes DIR/vae in the form of convert_weights.py. Run it again to
-continue a training that was stopped.
+no numbers beside the weights, and these are rounded to what float16 holds. Writes DIR/vae in the
+form of convert_weights.py. Run it again to continue a training that was stopped.
 """
 
 import argparse
@@ -70,8 +70,8 @@ def fold(config: vae.VAEConfig, params: dict, mean, std) -> dict:
 
 
 def halved(params: dict) -> dict:
-    """Returns parameters that float16 holds, as float32: stored in two bytes they stay the same, and
-    so do the latents that other networks are trained on."""
+    """Returns parameters that float16 holds, as float32: stored in two bytes they stay the same,
+    and so do the latents that other networks are trained on."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float16).astype(jnp.float32), params)
 
 
