@@ -1,14 +1,16 @@
 """Really captured motion: a HOT3D recording, drawn by our renderer, in the plain layout.
 
-Real: both hands (the data set's UmeTrack fits, skinned: `derived_tracks.npz`), the poses of all
-objects at every time, and the scans of those objects whose mesh there is. Ours: cameras, light,
-table, forearms, and a stand-in for an object without a scan, a body of revolution about the
-object's own y axis that fits into the hand that holds it. The world is moved rigidly so that the
-table lies where the embedded scenes' table lies and the actor looks towards +y.
+Real: both hands (the data set's UmeTrack fits, skinned: sources/hot3d.py reads the recording's own
+files, of Aria or Quest3), the poses of all objects at every time, and the scans of those objects
+whose mesh there is. Ours: cameras, light, table, forearms, and a stand-in for an object without a
+scan, a body of revolution about the object's own y axis that fits into the hand that holds it. The
+world is moved rigidly so that the table lies where the embedded scenes' table lies and the actor
+looks towards +y.
 
-`derived_tracks.npz` holds timestamps_ns [n], {left,right}_hand_verts [n p 3] metres in the world
-(z up), {left,right}_hand_faces [q 3], {left,right}_landmarks [n 20 3] (the fifth is the wrist) and
-obj_<name>_T_world_object [n 4 4].
+Where these files are not there but `derived_tracks.npz` is, of hands that somebody has skinned, it
+is read: timestamps_ns [n], {left,right}_hand_verts [n p 3] metres in the world (z up, the actor
+looks along -x), {left,right}_hand_faces [q 3], {left,right}_landmarks [n 20 3] (the fifth is the
+wrist) and obj_<name>_T_world_object [n 4 4].
 """
 
 import dataclasses
@@ -23,8 +25,9 @@ from tqdm import tqdm
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import reading, rigs, surfaces
 from syncmv4d_jax.data.scenes import objects, scene
-from syncmv4d_jax.data.sources import taco, taco_writer
+from syncmv4d_jax.data.sources import hot3d, taco, taco_writer
 
+HEADSETS = ("Aria", "Quest3")
 WRIST = 5  # of the landmarks
 PALM = (0.01, 0.5)  # metres
 SAME_INSTANT = 5e6  # ns: rows closer than this are one frame written twice
@@ -74,7 +77,7 @@ def distinct_frames(timestamps: np.ndarray, *, where: str) -> np.ndarray:
 
 
 def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture:
-    """Reads <root>/Aria/<recording>/derived_tracks.npz and <root>/object_library.
+    """Reads <root>/<headset>/<recording> and <root>/object_library.
 
     Args:
       tool, target: names of the two tracked objects.
@@ -84,15 +87,17 @@ def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture
       ValueError: not such a recording, or an object that it has not.
     """
     root = Path(root)
-    path = root / "Aria" / recording / "derived_tracks.npz"
-    library = root / "object_library" / "instance.json"
-    for wanted in (path, library):
-        if not wanted.is_file():
-            raise FileNotFoundError(f"{wanted}: not found; wanted the root of a HOT3D sample")
-    faces, hands, wrists, poses = _tracks(path)
+    path, library = _find(root, recording), root / "object_library" / "instance.json"
+    if not library.is_file():
+        raise FileNotFoundError(f"{library}: not found; wanted the root of a HOT3D sample")
+    ids = _names(library)
+    if path.is_dir():
+        faces, hands, wrists, poses, head = _own(path, ids)
+    else:
+        faces, hands, wrists, poses = _tracks(path)
+        head = None
     if unknown := {tool, target} - poses.keys():
         raise ValueError(f"{path}: no objects {sorted(unknown)}; there are {sorted(poses)}")
-    ids = _names(library)
     meshes = {}
     for side in faces:
         colours = np.tile(scene.SKIN, (hands[side].shape[1], 1))
@@ -106,7 +111,32 @@ def load(root: str | Path, recording: str, *, tool: str, target: str) -> Capture
         raise ValueError(f"{library.parent}: no mesh of {sorted(missing)}, and no stand-in")
     for side in faces:
         meshes[f"{side} forearm"] = _forearm(wrists[side])
-    return _in_our_world(recording, ("left", "right", tool, target), meshes)
+    return _in_our_world(recording, ("left", "right", tool, target), meshes, head)
+
+
+def _find(root: Path, recording: str) -> Path:
+    """The folder of a recording with its own files, or else its derived_tracks.npz."""
+    folders = [root / headset / recording for headset in HEADSETS]
+    found = [x for x in folders if hot3d.there(x)]
+    found += [x / "derived_tracks.npz" for x in folders if (x / "derived_tracks.npz").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{root}: no {' or '.join(HEADSETS)}/{recording} with {hot3d.HANDS} in it; wanted the "
+            "root of a HOT3D sample"
+        )
+    return found[0]
+
+
+def _own(folder: Path, ids: dict[str, str]):
+    """As `_tracks`, of the recording's own files, and where the head is, [n 3]."""
+    made = hot3d.read(folder)
+    keep = distinct_frames(made.times.astype(np.float64), where=str(folder))
+    names = {uid: name for name, uid in ids.items()}
+    hands = {side: x[keep] for side, x in made.hands.items()}
+    wrists = {side: x[keep] for side, x in made.landmarks.items()}
+    _check_hands(made.faces, hands, wrists, str(folder))
+    poses = {names.get(uid, uid): x[keep] for uid, x in made.objects.items()}
+    return made.faces, hands, wrists, poses, made.head[keep]
 
 
 def _names(path: Path) -> dict[str, str]:
@@ -127,18 +157,7 @@ def _tracks(path: Path):
         wrists = {side: data[f"{side}_landmarks"][keep].astype(np.float64) for side in faces}
     except KeyError as error:
         raise ValueError(f"{path}: no {error} in it") from error
-    for side in faces:
-        hand = surfaces.Surface(f"{side} hand", faces[side], hands[side])
-        surfaces.check(hand, where=f"{path}, {side} hand")
-        if not np.isfinite(wrists[side]).all():
-            raise ValueError(f"{path}: {side}_landmarks has values that are not finite")
-        with np.errstate(over="ignore", invalid="ignore"):
-            length = np.linalg.norm(wrists[side][:, WRIST] - wrists[side].mean(1), axis=-1)
-        if (wrong := np.flatnonzero(~((length > PALM[0]) & (length < PALM[1])))).size:
-            raise ValueError(
-                f"{path}: {side}_landmarks: wanted a wrist {PALM} m from the middle of the hand, "
-                f"got {length[wrong[0]]:.4f} in frame {wrong[0]}"
-            )
+    _check_hands(faces, hands, wrists, str(path))
     poses = {}
     for key, value in data.items():
         if key.startswith("obj_"):
@@ -146,6 +165,21 @@ def _tracks(path: Path):
             # All rows, repeated ones too: a frame is a row of the file.
             poses[name] = rigs.rigid(value, where=f"{path}, object {name}")[keep]
     return faces, hands, wrists, poses
+
+
+def _check_hands(faces, hands, wrists, where: str) -> None:
+    for side in faces:
+        hand = surfaces.Surface(f"{side} hand", faces[side], hands[side])
+        surfaces.check(hand, where=f"{where}, {side} hand")
+        if not np.isfinite(wrists[side]).all():
+            raise ValueError(f"{where}: {side}_landmarks has values that are not finite")
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = np.linalg.norm(wrists[side][:, WRIST] - wrists[side].mean(1), axis=-1)
+        if (wrong := np.flatnonzero(~((length > PALM[0]) & (length < PALM[1])))).size:
+            raise ValueError(
+                f"{where}: {side}_landmarks: wanted a wrist {PALM} m from the middle of the hand, "
+                f"got {length[wrong[0]]:.4f} in frame {wrong[0]}"
+            )
 
 
 def _object(name: str, path: Path):
@@ -199,12 +233,17 @@ def _forearm(landmarks: np.ndarray):
     return vertices + wrist[:, None], np.asarray(mesh.faces), colours
 
 
-def _in_our_world(recording, tracked, meshes) -> Capture:
-    """Turns x to -y (the actor looked along -x) and puts the middle over our table's middle."""
+def _in_our_world(recording, tracked, meshes, head) -> Capture:
+    """Turns what the actor looks along to +y, and puts the middle over our table's middle.
+
+    It is the axis nearest to the way from the head to the middle; -x where no head is known.
+    """
     low = np.concatenate([meshes[tracked[3]][0][0], meshes[tracked[2]][0][0]])
     centre = np.mean([meshes[name][0][0].mean(0) for name in tracked], axis=0)
     centre[2] = low[:, 2].min() - 0.001
-    turn = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    way = np.array([-1.0, 0]) if head is None else (centre - head[0])[:2]
+    x, y = np.sign(way) * (np.abs(way) == np.abs(way).max())
+    turn = np.array([[y, -x, 0], [x, y, 0], [0, 0, 1]])
     moved = {
         name: ((vertices - centre) @ turn.T + scene.WORK, faces, colours)
         for name, (vertices, faces, colours) in meshes.items()

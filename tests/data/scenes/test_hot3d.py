@@ -49,7 +49,7 @@ def test_rows_must_be_regular():
 
 
 def test_errors(root):
-    with pytest.raises(FileNotFoundError, match="derived_tracks.npz: not found"):
+    with pytest.raises(FileNotFoundError, match="no Aria or Quest3/P2 with umetrack"):
         hot3d.load(root, "P2", tool="box", target="mug_white")
     with pytest.raises(ValueError, match=r"no objects \['pan'\]; there are"):
         hot3d.load(root, "P1", tool="box", target="pan")
