@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from syncmv4d_jax.geometry import cameras
+
 
 def batch_of(task: Any, batch: int = 1) -> dict[str, jax.Array]:
     """Returns a random batch of schema.BATCH with cached latents; cameras see points at 1.5 m."""
@@ -24,6 +26,22 @@ def batch_of(task: Any, batch: int = 1) -> dict[str, jax.Array]:
     made["null_text"] = jnp.zeros_like(made["text"])  # of one length, as data_prep makes them
     made["scale"] = jnp.broadcast_to(jnp.array([1.2, 1.8]), made["scale"].shape)
     return made
+
+
+def rig_of(size: tuple[int, int], views: int) -> dict[str, dict[str, list[float]]]:
+    """Returns cameras in the form of cameras.json, side by side, that look at the world's origin.
+
+    Args:
+      size: (height, width) of their images.
+    """
+    height, width = size
+    lens, rig = [width, 0, (width - 1) / 2, 0, width, (height - 1) / 2, 0, 0, 1], {}
+    for view in range(views):
+        eye = np.array([0.3 * view - 0.15 * (views - 1), -1, 0.6])
+        pose = cameras.look_at(eye, np.zeros(3), np.array([0, 0, 1.0]))
+        turn, shift = pose[:, :3].ravel().tolist(), pose[:, 3].tolist()
+        rig[f"view_{view}"] = {"K": lens, "R": turn, "T": shift, "imgSize": [width, height]}
+    return rig
 
 
 def weights_of(task: Any) -> dict[str, Any]:

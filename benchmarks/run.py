@@ -30,6 +30,7 @@ SCRIPTS = {
     "demo_step": ["--rounds", "3"],
     "cycle": ["--repeats", "2"],
     "sampling": [],
+    "pipeline": [],
     "evaluation": ["--samples", "10"],
     "data": ["--quick"],
 }

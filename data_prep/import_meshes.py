@@ -12,16 +12,12 @@ on the picture's things.
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import pictures, rigs, surfaces
-from syncmv4d_jax.data.sources import mesh_sequences
+from syncmv4d_jax.data.sources import mesh_recordings
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -66,53 +62,13 @@ def write(args: argparse.Namespace) -> tuple[Path, list[surfaces.Surface]]:
     cameras = rigs.read(args.camera)
     if len(cameras) != 1:
         raise ValueError(f"{args.camera}: wanted one camera, of the picture, got {sorted(cameras)}")
-    ((name, camera),) = cameras.items()
-    size = pictures.read(args.image).shape[:2]
-    if tuple(camera.size) != size:
-        raise ValueError(
-            f"{args.camera}: imgSize is {camera.size[1]} x {camera.size[0]}, the picture "
-            f"{size[1]} x {size[0]}"
-        )
-    found = _surfaces(args)
-    rigs.check({name: camera}, [s.at(0) for s in found], where=f"{args.camera} and the meshes")
+    images = dict.fromkeys(cameras, pictures.read(args.image))
     target = args.out / (args.name or args.image.stem)
-    description = {
-        "fps": args.fps, "action": "follow", "tool": found[0].name, "target": found[-1].name,
-        "text": args.text, "labels": args.labels, "provenance": "sim",
-    }  # fmt: skip
-    with disk.whole(target) as partial:
-        (partial / "surfaces").mkdir(parents=True)
-        for surface in found:
-            surfaces.write(partial / "surfaces", surface)
-        (partial / "recording.json").write_text(json.dumps(description, indent=1))
-        shutil.copyfile(args.camera, partial / "cameras.json")
-        Image.fromarray(pictures.read(args.image)).save(partial / f"{name}.png")
+    told = mesh_recordings.Meshes(args.fps, args.unit, args.up, args.labels)
+    found = mesh_recordings.write(
+        target, told, args.meshes, cameras, images, text=args.text, where=str(args.camera)
+    )
     return target, found
-
-
-def _surfaces(args: argparse.Namespace) -> list[surfaces.Surface]:
-    found: list[surfaces.Surface] = []
-    for path in args.meshes:
-        meshes = mesh_sequences.read(path, args.fps, unit=args.unit, up=args.up)
-        for name, (faces, vertices) in meshes.items():
-            label = args.labels.get(name, "")
-            found.append(surfaces.Surface(name.replace("/", "_"), faces, vertices, label=label))
-            surfaces.check(found[-1], where=f"{path}, {name}")
-    lengths = {s.name: s.frames for s in found}
-    longest = max(lengths.values())
-    still = [i for i, s in enumerate(found) if s.frames == 1]
-    for i in still:  # what does not move
-        vertices = np.repeat(found[i].vertices, longest, axis=0)
-        found[i] = surfaces.Surface(found[i].name, found[i].faces, vertices, label=found[i].label)
-    if len({s.frames for s in found}) > 1:
-        raise ValueError(f"the meshes have different numbers of frames: {lengths}")
-    if len(lengths) < len(found):
-        raise ValueError(f"several meshes of one name: {[s.name for s in found]}")
-    if unknown := sorted(set(args.labels) - set(lengths)):
-        raise ValueError(f"--labels: no meshes {unknown}; there are {sorted(lengths)}")
-    if strange := sorted(set(args.labels.values()) - set(surfaces.LABELS)):
-        raise ValueError(f"--labels: wanted some of {surfaces.LABELS}, got {strange}")
-    return found
 
 
 if __name__ == "__main__":

@@ -659,31 +659,48 @@ DPA = [
     ),
 ]
 
-DOORS = of(
-    "syncmv4d_jax/pipeline.py",
-    "tests/test_python_door.py",
-    (
-        "pipeline",
-        "settings of one call stay for the next",
-        "config, given = self._config.copy_and_resolve_references(), {}",
-        "config, given = self._config, {}",
-        "test_settings_of_a_call_are_its_own",
+DOORS = [
+    *of(
+        "syncmv4d_jax/pipeline/door.py",
+        "tests/test_python_door.py",
+        (
+            "pipeline",
+            "settings of one call stay for the next",
+            "config, values = self._config.copy_and_resolve_references(), {}",
+            "config, values = self._config, {}",
+            "test_settings_of_a_call_are_its_own",
+        ),
+        (
+            "pipeline",
+            "the name of a sample is not the caller's",
+            '"seed": seed, "name": name}',
+            '"seed": seed}',
+            "test_a_call_is_the_command_lines_sample",
+        ),
     ),
-    (
-        "pipeline",
-        "the name of a sample is not the caller's",
-        "                name=name,",
-        "                name=own.sample.name,",
-        "test_a_call_is_the_command_lines_sample",
+    *of(
+        "syncmv4d_jax/pipeline/given.py",
+        "tests/test_python_door.py",
+        (
+            "pipeline",
+            "a name leads out of the folder",
+            "if Path(name).name != name or",
+            "if Path(name).name == name and",
+            "test_what_cannot_be_is_a_sentence",
+        ),
     ),
-    (
-        "pipeline",
-        "a name leads out of the folder",
-        "if Path(name).name != name or",
-        "if Path(name).name == name and",
-        "test_what_cannot_be_is_a_sentence",
+    *of(
+        "syncmv4d_jax/run/compiling.py",
+        "tests/run/test_sample_choices.py",
+        (
+            "pipeline",
+            "what other programs took is told",
+            'how = {"task": own.task, "mesh": own.mesh, "precision": own.sample.precision}',
+            'how = {"task": own.task, "mesh": own.mesh}',
+            "test_compiling_is_told_with_its_seconds_of_the_last_time",
+        ),
     ),
-)
+]
 
 CALIBRATIONS = of(
     "syncmv4d_jax/data/calibrations.py",
@@ -2795,6 +2812,28 @@ FUZZ = [
         ),
     ),
     *of(
+        "syncmv4d_jax/data/sources/hot3d.py",
+        "tests/data/sources/test_hot3d_files.py",
+        (
+            "cameras",
+            "a world with y up lies on its side",
+            "    up[best] = np.sign(offset[best])",
+            "    best, up[2] = 2, 1.0",
+            "test_the_scene_stands_upright_whatever_axis_of_its_world_is_up[y]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/umetrack.py",
+        "tests/data/sources/test_hot3d_files.py",
+        (
+            "cameras",
+            "a right hand is a left one",
+            "-1.0 if side == SIDES[1] else 1.0, 1, 1]",
+            "1.0, 1, 1]",
+            "test_hands_are_those_of_a_loop_over_bones",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/data/scenes/hot3d.py",
         "tests/data/scenes/test_hot3d.py",
         (
@@ -3404,6 +3443,20 @@ SERVE = [
     *of(
         "syncmv4d_jax/serve/requests.py",
         SERVER,
+        (
+            "serve",
+            "several videos are of one seed",
+            "    return list(range(first, first + count))",
+            "    return [first] * count",
+            "test_several_videos_are_a_job_for_each_seed",
+        ),
+        (
+            "serve",
+            "draws are compared of a task without tracks",
+            "    if draws > 1 and not wants.compares:",
+            "    if draws > 99 and not wants.compares:",
+            "test_draws_are_compared_only_where_they_can_be",
+        ),
         (
             "serve",
             "images are of cameras in the order in which they come, whatever their names",

@@ -49,6 +49,16 @@ def test_interleaved_times_take_turns(load):
     assert all(min(t) >= 0 for t in times.values())
 
 
+@pytest.mark.slow
+def test_memory_of_twenty_calls_of_a_pipeline_does_not_grow(load, tmp_path, capsys):
+    """A result has 0.5 MiB of arrays: one that stayed behind a call would be 9 MiB of them."""
+    seconds, early, late = load("pipeline").measure(20, tmp_path)
+    with capsys.disabled():
+        print(f"\nfirst call {seconds[0]:.1f} s, second {seconds[1]:.1f} s; {early}, {late}")
+    assert late.process <= 1.02 * early.process
+    assert late.held - early.held < 1.0
+
+
 def test_the_gpu_script_wants_a_gpu(load):
     with pytest.raises(SystemExit, match=r"wanted a GPU, JAX sees cpu; --rehearse runs"):
         load("gpu").main(["--only", "dpa"])

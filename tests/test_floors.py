@@ -48,7 +48,7 @@ OUTSIDE = {
     "tensorboard": r"run/log\.py",
     "tensorflow_datasets": r"data/.+",
     "absl": r"main\.py|machines/processes\.py",
-    "ml_collections": r"(main|configuration|pipeline)\.py|run/.+|serve/maker\.py|data/cache\.py",
+    "ml_collections": r"(main|configuration)\.py|pipeline/.+|run/.+|serve/maker\.py|data/cache\.py",
     "orbax": r"run/checkpoint\.py",
     "grain": r"data/.+",
     "safetensors": r"run/checkpoint\.py|weights/.+",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import fake_samples
 import folders
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from syncmv4d_jax import pipeline
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import vae
+from syncmv4d_jax.pipeline import given
 from syncmv4d_jax.results import samples
 from syncmv4d_jax.run import assembly, embedded, sample
 from syncmv4d_jax.weights import exports, release
@@ -40,17 +42,6 @@ def one(tmp_path_factory):
     return pipeline.WanTI2VPipeline.load(root / "converted", config), config, root / "converted"
 
 
-def same_files(ours, theirs):
-    """Whether two samples are equal to the byte, but for the command that made them."""
-    names = sorted(path.name for path in theirs.iterdir())
-    assert sorted(path.name for path in ours.iterdir()) == names
-    for name in names:
-        a, b = ((folder / name).read_bytes() for folder in (ours, theirs))
-        if name == "meta.json":
-            a, b = (json.loads(x) | {"command": ""} for x in (a, b))
-        assert a == b, name
-
-
 def test_a_call_is_the_command_lines_sample(one, tmp_path):
     pipe, config, converted = one
     Image.fromarray(PIXELS).save(tmp_path / "cup.png")
@@ -63,7 +54,7 @@ def test_a_call_is_the_command_lines_sample(one, tmp_path):
         tmp_path / "cup.png", "a hand", seed=3, name="cup",
         callback_on_step_end=lambda p, i, t, _: steps.append((p is pipe, i, t)),
     )  # fmt: skip
-    same_files(result.save(tmp_path / "ours"), tmp_path / "samples/cup")
+    fake_samples.same_files(result.save(tmp_path / "ours"), tmp_path / "samples/cup")
     assert steps[-1][:2] == (True, 1) and 0 < steps[-1][2] < 1000
     assert result.videos.shape == (1, 5, 32, 48, 3) and result.videos.dtype == np.uint8
     assert result.tracks is result.pseudo_videos is result.cameras is None
@@ -120,7 +111,7 @@ def test_what_cannot_be_is_a_sentence(one, tmp_path):
 
 def test_switches_are_set_by_their_names():
     config = taco.get_config("debug").copy_and_resolve_references().unlock()
-    pipeline.switch(config, {"refine_every": 2, "network": True})
+    given.switch(config, {"refine_every": 2, "network": True})
     assert config.task.cycle.refine_every == 2 and config.task.cycle.network is True
     for values, words in (
         ({"x": 1}, r"switches: no 'x', this task has \['cycle', 'network', 'refine_every'"),
@@ -129,7 +120,7 @@ def test_switches_are_set_by_their_names():
         ({"cycle": 1}, "switches, cycle: wanted true or false, got 1"),
     ):
         with pytest.raises(ValueError, match=words):
-            pipeline.switch(config, values)
+            given.switch(config, values)
 
 
 def test_a_configuration_is_read_by_its_name():
@@ -151,8 +142,8 @@ def test_a_result_says_points_and_cameras_and_exports_them(tmp_path):
     }
     poses = np.tile(np.eye(3, 4, dtype=np.float32), (2, 1, 1, 1))
     lens = np.diag([20, 20, 1]).astype(np.float32)
-    given = {"intrinsics": np.tile(lens, (2, 1, 1))}
-    result = pipeline.Result(made, given | {"extrinsics": poses}, {"id": "x", "fps": 8.0})
+    shot = {"intrinsics": np.tile(lens, (2, 1, 1))}
+    result = pipeline.Result(made, shot | {"extrinsics": poses}, {"id": "x", "fps": 8.0})
     fused = world_tracks.fuse(made["tracks_per_view"], made["confidence"])
     np.testing.assert_allclose(result.tracks, fused, rtol=1e-6)
     near = np.abs(result.tracks - made["tracks_per_view"]).mean((1, 2, 3))
@@ -194,7 +185,7 @@ def test_views_with_cameras_are_the_command_lines_sample(tmp_path):
     sample.run(own, tmp_path)
     pipe = pipeline.SyncMV4DPipeline.load(config=config)
     result = pipe(list(images), "a cup", cameras=rig, name="mine")
-    same_files(result.save(tmp_path / "ours"), tmp_path / "samples/mine")
+    fake_samples.same_files(result.save(tmp_path / "ours"), tmp_path / "samples/mine")
     assert result.tracks.shape == (5, 32, 3) and result.confidence.shape == (3, 5, 32)
     assert result.pseudo_videos.shape == result.videos.shape == (3, 5, 32, 48, 3)
     np.testing.assert_allclose(result.cameras["extrinsics"], batch["extrinsics"][0, :, 0])

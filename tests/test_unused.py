@@ -22,7 +22,7 @@ DOORS = (
     r"results/sheet\.py:(gif|png)",  # docs/viewing.md
     r"schema\.py:check",  # docs/data.md
     r"data/raycast\.py:Scene\.cast",  # a whole picture of rays, for importers
-    r"pipeline\.py:.+",  # users' Python
+    r"pipeline/(door|named|result)\.py:.+",  # users' Python
     r"tasks/base\.py:.+",  # protocols: what a task may serve
     r"data/tfds_builder\.py:SyncMV4D.*",  # tensorflow_datasets
     r"serve/run\.py:run",  # config.mode names it

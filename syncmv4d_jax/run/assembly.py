@@ -34,7 +34,7 @@ READ = {
 PLACES = {  # keys that name files
     "data": ("records", "cache"),
     "text": ("weights",),
-    "sample": ("images", "prompts", "features"),
+    "sample": ("images", "prompts", "features", "recording"),
     "evaluate": ("samples", "features", "priors"),
     "serve": ("token_file",),
 }

@@ -12,7 +12,7 @@ from syncmv4d_jax import recipe, schema
 from syncmv4d_jax.data import depth, pipeline, reading, records, user
 from syncmv4d_jax.metrics.networks.features import matcher
 from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly, matched, sections, viewpoints
+from syncmv4d_jax.run import assembly, controlled, matched, sections, viewpoints
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders, store
 
@@ -39,7 +39,7 @@ def of_config(
     own = settings.sample
     if own.sources:
         return _finished(own.sources)
-    if own.images or own.prompt or own.prompts:
+    if own.images or own.prompt or own.prompts or own.recording:
         return list(_from_user(settings, task, texts))
     found, match = examples(settings, own.split), matched.load(own)
     how = dict(anchors=own.anchors, match=match, count=settings.task.get("points", 0))
@@ -111,9 +111,18 @@ def given(
 def _from_user(
     settings: sections.Sections, task: base.Sampled, texts: encoders.TextEncoder | None
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    own, text, path = settings.sample, settings.text, Path(settings.sample.images)
-    prompts, posed = _prompts(own), _posed(own, task)
-    arrays = _images(own.images, task) if posed is None else _of_posed(posed, task)
+    own, text = settings.sample, settings.text
+    path = Path(own.images or own.recording)
+    posed: depth.Posed | None = None
+    if own.recording:
+        if own.images:
+            raise ValueError("config.sample: a recording has its pictures, wanted no images beside")
+        example = controlled.read(own.recording, settings, task)
+        arrays = given(example, anchors="own")
+        prompts = _prompts(own) if own.prompt or own.prompts else [str(arrays["prompt"])]
+    else:
+        prompts, posed = _prompts(own), _posed(own, task)
+        arrays = _images(own.images, task) if posed is None else _of_posed(posed, task)
     draws = None
     if posed is not None and not isinstance(task, base.Deep):
         draws = viewpoints.load(settings)  # the other reference views
@@ -150,7 +159,7 @@ def made_from(settings: sections.Sections, arrays: Mapping[str, Any]) -> dict[st
     known = ("images", *schema.CONDITIONS, *schema.CONTROLS, *schema.GEOMETRY)
     keys = [key for key in known if key in arrays]
     marks: dict[str, Any] = {key: recipe.plain(np.asarray(arrays[key])) for key in keys}
-    if not (own.images or own.prompt or own.prompts):
+    if not (own.images or own.prompt or own.prompts or own.recording):
         return marks
     marks = {key: mark for key, mark in marks.items() if "text" not in key}
     return marks | {

@@ -22,22 +22,21 @@ tokens of a sample are cut over them. data and fsdp, which cut a batch, are trai
 """
 
 import dataclasses
-import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from syncmv4d_jax import recipe, schema
+from syncmv4d_jax.data import reading
 from syncmv4d_jax.geometry import anchors, paths
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import export, samples
-from syncmv4d_jax.run import assembly, checkpoint, sections, viewpoints
+from syncmv4d_jax.run import assembly, checkpoint, compiling, sections, viewpoints
 from syncmv4d_jax.run import inputs as run_inputs
 from syncmv4d_jax.tasks import base
 
@@ -64,40 +63,51 @@ def run(config: Any, workdir: str | Path) -> None:
     done = made = 0
     inputs = run_inputs.of_config(own, task)
     viewer = None
+    times = compiling.Times(workdir)
     if settings.sources:
         base.serves(whole, base.Synthesis, "config.sample.sources")
     elif settings.camera_path:
         if not settings.camera_path.endswith(".json"):
             paths.parse_name(settings.camera_path)  # said before anything is sampled
         viewer = viewpoints.load(own)
-    with tqdm(total=_steps(settings, task, len(inputs)), unit="step", desc="compiling") as bar:
+    along_each = viewer.task.sampling.steps if viewer is not None else 0
+    steps = _steps(settings, task, len(inputs)) + along_each * len(inputs) * len(_seeds(settings))
+    with compiling.Progress(steps, times) as bar:
+
+        def see(seer: viewpoints.Viewer, source: Path, name: str, rng: jax.Array) -> int:
+            """Writes a finished sample as it is seen along the path; how many were made."""
+            made_from = common | path_recipe(seer.settings.sample, source)
+            if samples.made(target / name, made_from):
+                bar.skip(seer.task.sampling.steps)
+                return 0
+            bar.start(name, compiling.key(own, seer.task, {}))
+            result, meta = along(seer, source, name, rng, made_from, progress=bar.advance)
+            write_path(target / name, result, meta, source)
+            return 1
+
         for name, seed, arrays in jobs(settings, inputs):
-            rng = jax.random.fold_in(
-                jax.random.key(seed), run_inputs.stable_hash(str(arrays.get("id", name)))
-            )
+            rng = key_of(seed, str(arrays.get("id", name)))
             if "folder" in arrays:  # a finished sample, seen from elsewhere
                 own_viewer = viewpoints.Viewer(task, params, own)
-                source = Path(str(arrays["folder"]))
-                made += _along(own_viewer, source, target / name, rng, common, bar)
+                made += see(own_viewer, Path(str(arrays["folder"])), name, rng)
                 continue
             made_from = common | own_recipe(own, name, seed, arrays)
             if samples.made(target / name, made_from):
                 done += 1
-                if viewer is not None:
-                    place = target / f"{name}_path"
-                    made += _along(viewer, target / name, place, rng, common, bar)
-                bar.update(_steps(settings, task, 1) // len(_seeds(settings)))
-                continue
-            report = functools.partial(_advance, bar, bar.n)
-            result, meta = make(own, task, params, name, seed, arrays, progress=report)
-            meta |= {"weights": weights, "command": assembly.command(), "recipe": made_from}
-            samples.write(target / name, result, arrays, meta)
-            if not samples.made(target / name, made_from):
-                raise OSError(f"{target / name}: was written, but is not whole on disk")
-            made += 1
+                bar.skip(_steps(settings, task, 1) // len(_seeds(settings)))
+            else:
+                bar.start(name, compiling.key(own, task, arrays))
+                result, meta = make(
+                    own, task, params, name, seed, arrays,
+                    progress=lambda steps, _: bar.advance(steps),
+                )  # fmt: skip
+                meta |= {"weights": weights, "command": assembly.command(), "recipe": made_from}
+                samples.write(target / name, result, arrays, meta)
+                if not samples.made(target / name, made_from):
+                    raise OSError(f"{target / name}: was written, but is not whole on disk")
+                made += 1
             if viewer is not None:
-                place = target / f"{name}_path"
-                made += _along(viewer, target / name, place, rng, common, bar)
+                made += see(viewer, target / name, f"{name}_path", rng)
     log.info("sampling: %d made, %d done before", made, done)
 
 
@@ -132,9 +142,7 @@ def make(
         anchors.check_anchors(*seen, size=task.clip.size, where=f"sample {name}")
     if "images" in arrays:
         batch["first"] = task.encode(params, jnp.asarray(arrays["images"])[None, :, None])
-    rng = jax.random.fold_in(
-        jax.random.key(seed), run_inputs.stable_hash(str(arrays.get("id", name)))
-    )
+    rng = key_of(seed, str(arrays.get("id", name)))
     drawn, chosen = _best(own.sample, task, params, batch, rng, progress, look)
     result = shown(task.decode(params, drawn))
     if "flow" in result:  # the colours of what moves
@@ -147,34 +155,56 @@ def make(
     return result, meta
 
 
-def _along(
+def along(
     viewer: viewpoints.Viewer,
     source: Path,
-    target: Path,
+    name: str,
     rng: jax.Array,
-    common: dict[str, Any],
-    bar: tqdm,
-) -> int:
-    """Writes what is seen of a finished sample along `config.sample.camera_path`, and the sample's
-    tracks as glTF beside it; returns how many it made, 0 where it is there."""
-    own = viewer.settings.sample
-    made_from = common | recipe.plain(
-        {
-            "source": recipe.content(source / "meta.json"),
-            "camera_path": own.camera_path,
-            "path": recipe.content(own.camera_path),
-            "synthesis": recipe.content(own.synthesis),
-        }
-    )
-    if samples.made(target, made_from):
-        return 0
-    sample = samples.read(source)
-    report = functools.partial(_advance, bar, bar.n)
-    result, meta = viewer.along(sample, target.name, jax.random.fold_in(rng, 1), progress=report)
-    samples.write(target, result, {}, meta | {"recipe": made_from})
-    if "tracks" in sample:
+    made_from: Mapping[str, Any],
+    *,
+    progress: Callable[[int], Any],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What is seen of the finished sample in `source` along `config.sample.camera_path`.
+
+    Args:
+      name: of what is made.  made_from: its recipe.
+      rng: of the finished sample, `key_of`.
+      progress: called with steps done.
+
+    Returns:
+      (result, meta) as results/samples.py writes them.
+    """
+    result, meta = viewer.along(
+        samples.read(source), name, jax.random.fold_in(rng, 1),
+        progress=lambda done, _: progress(done),
+    )  # fmt: skip
+    return result, meta | {"recipe": dict(made_from)}
+
+
+def path_recipe(own: sections.SampleConfig, source: Path) -> dict[str, Any]:
+    """What decides, beside `shared_recipe`, what is seen of a finished sample along a path."""
+    found = {
+        "source": recipe.content(source / "meta.json"),
+        "camera_path": own.camera_path,
+        "path": recipe.content(own.camera_path),
+        "synthesis": recipe.content(own.synthesis),
+    }
+    return dict(recipe.plain(found))
+
+
+def write_path(
+    target: Path, result: Mapping[str, np.ndarray], meta: Mapping[str, Any], source: Path
+) -> None:
+    """Writes what `along` gave and, beside it, the tracks of the sample in `source` as glTF."""
+    samples.write(target, result, {}, meta)
+    arrays = source / "tracks.npz"
+    if arrays.is_file() and "tracks" in reading.arrays(arrays):
         export.write("glb", source, target / "tracks.glb")
-    return 1
+
+
+def key_of(seed: int, name: str) -> jax.Array:
+    """The key of a sample: of its seed and of its input's name."""
+    return jax.random.fold_in(jax.random.key(seed), run_inputs.stable_hash(name))
 
 
 def shown(sample: base.Sample) -> dict[str, np.ndarray]:
@@ -220,6 +250,8 @@ def _best(
       ValueError: draws are to be compared, but the task makes no tracks.
     """
     count, scores = settings.best_of, list[float]()
+    if count > 1 and not base.compared(task):
+        raise ValueError(f"best_of={count} compares views' tracks, but this task makes none")
     for draw in range(count):
         report = None
         if progress is not None:
@@ -232,21 +264,12 @@ def _best(
             found = task.sample(params, batch, key, progress=report)
         if count == 1:
             return found, {}
-        if found.tracks_per_view is None:
-            raise ValueError(f"sample.best_of={count} compares tracks, but this task makes none")
         pair = np.asarray(found.tracks_per_view), np.asarray(found.confidence)
         score = world_tracks.disagreement(*pair)
         if not scores or score <= min(scores):
             best = found
         scores.append(score)
     return best, {"best_of": count, "disagreement": [round(score, 6) for score in scores]}
-
-
-def _advance(bar: tqdm, before: int, done: int, steps: int) -> None:
-    """Brings the bar to `done` of a sample's steps, which began at `before`."""
-    del steps
-    bar.set_description("sample", refresh=False)  # no longer compiling
-    bar.update(before + done - bar.n)
 
 
 def weight_marks(params: base.Params) -> dict[str, Any]:

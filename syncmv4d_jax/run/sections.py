@@ -150,6 +150,8 @@ class SampleConfig:
       name: of the samples, "" = that of `images`.
       depth: file with the depth of one image in `images` (data/depth.py).
       rig: where its other views are: "taco", a file of cameras, or "" = one camera.
+      recording: a folder in the plain layout (docs/data.md), whose picture begins the video and
+        whose surfaces are followed, of tasks that are controlled.
       sources: a folder of finished samples to be seen from elsewhere.
       camera_path: a file, or a name of geometry/paths.py: finished samples are seen along it.
       synthesis: a file that a training of a task with `tasks.base.Synthesis` exported: draws the
@@ -176,6 +178,7 @@ class SampleConfig:
     name: str = ""
     depth: str = ""
     rig: str = ""
+    recording: str = ""
     sources: str = ""
     camera_path: str = ""
     synthesis: str = ""

@@ -162,16 +162,18 @@ def path_of(
 
 @dataclasses.dataclass(frozen=True)
 class Viewer:
-    """A synthesis task with its parameters, and the text encoder of the run."""
+    """A synthesis task with its parameters, and the text encoder of the run; texts: where it is
+    loaded already."""
 
     task: Any  # base.Sampled and base.Synthesis
     params: base.Params
     settings: sections.Sections
+    texts: encoders.TextEncoder | None = None
 
     def text(self, prompt: str) -> dict[str, jax.Array]:
         """Features of a prompt and of the negative one, [1 l d] and lengths."""
         own = self.settings.text
-        encode = encoders.TextEncoder(
+        encode = self.texts or encoders.TextEncoder(
             own.weights, max_length=own.max_length, precision=own.precision
         )
         features, lengths = encode([prompt, self.settings.sample.negative_prompt])

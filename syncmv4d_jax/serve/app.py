@@ -112,7 +112,7 @@ class Studio:
         del request
         own = dataclasses.asdict(self.limits) | {
             "steps": requests.STEPS, "guidance": requests.GUIDANCE, "seed": requests.SEED,
-            "prompt": requests.WORDS,
+            "prompt": requests.WORDS, "num_videos": requests.VIDEOS, "best_of": requests.DRAWS,
         }  # fmt: skip
         return JSONResponse({"wants": dataclasses.asdict(self.wants), "limits": own})
 
@@ -129,16 +129,22 @@ class Studio:
         own = self.limits
         fields, images = await forms.read(request, images=own.images)
         asked = requests.parameters(fields, self.wants)
+        every = [asked | {"seed": seed} for seed in requests.seeds(fields, asked["seed"])]
+        if len(every) > 1 and (wait := self._jobs_of.take(client, len(every) - 1)):
+            words = f"too many jobs: wait {wait:.0f} s, or ask for fewer videos"
+            raise Refused("too_many_requests", words, "num_videos")
         incoming = self.store.root / f".incoming-{secrets.token_hex(8)}"
         try:
             names = await self._inputs(fields, images, incoming)
-            job = await run_in_threadpool(self.store.add, asked, names, incoming, most=own.waiting)
+            made = await run_in_threadpool(self.store.add, every, names, incoming, most=own.waiting)
         finally:
             await run_in_threadpool(shutil.rmtree, incoming, ignore_errors=True)
-        if job is None:
-            raise Refused("unavailable", f"{own.waiting} jobs wait already: try again later")
-        where = {"Location": f"/v1/videos/{job.id}"}
-        return JSONResponse(self._told(job), 202, where)
+        if not made:
+            words = f"{own.waiting} jobs may wait, {len(self.store.waiting())} do: try again later"
+            raise Refused("unavailable", words)
+        where = {"Location": f"/v1/videos/{made[0].id}"}
+        others = {"others": [job.id for job in made[1:]]}
+        return JSONResponse(self._told(made[0]) | others, 202, where)
 
     async def _inputs(
         self, fields: Mapping[str, str], images: list[forms.File], folder: Path

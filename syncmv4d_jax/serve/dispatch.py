@@ -35,6 +35,7 @@ class Now:
     first: tuple[int, float] = (0, 0.0)
     last: float = 0.0
     asked: float = 0.0  # to stop
+    compiles: float | None = None  # seconds that it took the last time
 
     def eta(self) -> float | None:
         """Seconds that its steps will take, None before two runs of steps are done.
@@ -115,7 +116,8 @@ class Dispatcher:
         return self._version[name]
 
     def progress(self, name: str) -> dict[str, Any]:
-        """Phase, steps done, steps and seconds left of the job that runs, {} of another."""
+        """Phase, steps done, steps and seconds left of the job that runs, and the seconds that its
+        programs took to compile the last time; {} of another."""
         now = self._now
         if now is None or now.name != name:
             return {}
@@ -126,6 +128,7 @@ class Dispatcher:
             "steps": now.steps,
             "seconds": round(time.monotonic() - now.began, 1),
             "eta_seconds": None if eta is None else round(eta, 1),
+            "compile_seconds": now.compiles,
         }
 
     def running(self) -> int:
@@ -172,6 +175,7 @@ class Dispatcher:
         if word == "progress":
             now.phase = now.phase if now.asked else values.get("phase", now.phase)
             now.steps = values.get("steps", now.steps)
+            now.compiles = values.get("compile_seconds", now.compiles)
             if values.get("done", 0) > now.done:
                 now.done, now.last = values["done"], time.monotonic()
                 now.first = now.first if now.first[0] else (now.done, now.last)

@@ -21,7 +21,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +81,31 @@ class Store:
         return self.root / job.id
 
     def add(
-        self, request: Mapping[str, Any], cameras: tuple[str, ...], inputs: Path, *, most: int
-    ) -> Job | None:
-        """Puts a job behind the others; it is on disk when this returns.
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        cameras: tuple[str, ...],
+        inputs: Path,
+        *,
+        most: int,
+    ) -> list[Job]:
+        """Puts jobs of the same inputs behind the others; they are on disk when this returns.
 
         Args:
-          inputs: a folder on the same file system, which becomes the job's.
-          most: jobs that may wait; None is returned where so many do.
+          inputs: a folder on the same file system, which becomes the last job's.
+          most: jobs that may wait; [] is returned where they would be more.
         """
         with self._lock:
-            if len(self.waiting()) >= most:
-                return None
+            if len(self.waiting()) + len(requests) > most:
+                return []
+            found = []
+            for request in requests[:-1]:
+                copied = self.root / f".copied-{secrets.token_hex(8)}"
+                shutil.copytree(inputs, copied, copy_function=os.link)  # no file of it changes
+                found.append(self._add(request, cameras, copied))
+            return [*found, self._add(requests[-1], cameras, inputs)]
+
+    def _add(self, request: Mapping[str, Any], cameras: tuple[str, ...], inputs: Path) -> Job:
+        with self._lock:
             job = Job(secrets.token_hex(16), self._next, time.time(), dict(request), cameras)
             self._next += 1
             partial = self.root / f".{job.id}"

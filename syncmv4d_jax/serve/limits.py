@@ -28,13 +28,13 @@ class Rate:
         self._each, self._burst = per_minute / 60.0, burst
         self._left: collections.OrderedDict[str, tuple[float, float]] = collections.OrderedDict()
 
-    def take(self, client: str) -> float:
-        """Takes one; returns 0, or the seconds until there will be one."""
-        now = time.monotonic()
+    def take(self, client: str, count: int = 1) -> float:
+        """Takes so many, `burst` at most; returns 0, or the seconds until there will be as many."""
+        now, count = time.monotonic(), min(count, self._burst)
         left, at = self._left.pop(client, (float(self._burst), now))
         left = min(self._burst, left + (now - at) * self._each)
-        wait = 0.0 if left >= 1 else (1 - left) / self._each
-        self._left[client] = (left - (not wait), now)
+        wait = 0.0 if left >= count else (count - left) / self._each
+        self._left[client] = (left - count * (not wait), now)
         while len(self._left) > CLIENTS:
             self._left.popitem(last=False)
         return wait

@@ -45,6 +45,7 @@ def wants(config: ml_collections.ConfigDict) -> requests.Wants:
         negative_prompt=own.sample.negative_prompt,
         switches=tuple(rows),
         previews=isinstance(task, base.Previewed),
+        compares=base.compared(task),
     )
 
 
@@ -63,11 +64,18 @@ class Made:
         self, request: dict[str, Any], folder: Path, target: Path, tell: worker.Tell
     ) -> None:
         """Makes one."""
-        given, steps = _inputs(folder / "inputs"), int(request["num_inference_steps"])
+        given, each = _inputs(folder / "inputs"), int(request["num_inference_steps"])
+        steps, done = each * int(request.get("best_of", 1)), 0
         tell("progress", phase="preparing", done=0, steps=steps)
 
         def advance(_: pipeline.Pipeline, step: int, *__: Any) -> None:
-            tell("progress", phase="sampling", done=step + 1, steps=steps)
+            nonlocal done  # steps of all draws; each begins with its first one again
+            draw = done // each
+            done = draw * each + step + 1
+            tell("progress", phase="sampling", done=done, steps=steps)
+
+        def compiles(seconds: float | None) -> None:
+            tell("progress", phase="compiling", compile_seconds=seconds)
 
         def preview(done: int, result: pipeline.Result) -> None:
             look(result, folder / "previews", done)
@@ -80,9 +88,11 @@ class Made:
             num_inference_steps=steps,
             guidance_scale=request["guidance_scale"],
             seed=request["seed"],
+            best_of=int(request.get("best_of", 1)),
             switches=request["switches"],
             name=NAME,
             callback_on_step_end=advance,
+            on_compile=compiles,
             preview=preview if request["preview"] else None,
         )
         tell("progress", phase="writing", done=steps, steps=steps)

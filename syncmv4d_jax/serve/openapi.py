@@ -140,6 +140,10 @@ def _form(wants: requests.Wants, own: Any) -> dict[str, Any]:
             "num_inference_steps": number("integer", 1, requests.STEPS, wants.steps),
             "guidance_scale": number("number", 0, requests.GUIDANCE, wants.guidance),
             "seed": number("integer", 0, requests.SEED, 0),
+            "num_videos": number("integer", 1, requests.VIDEOS, 1)
+            | {"description": "a job for each of the seeds seed, seed + 1, ..."},
+            "best_of": number("integer", 1, requests.DRAWS if wants.compares else 1, 1)
+            | {"description": "draws, of which the one whose views agree best is kept"},
             "switches": {"type": "string", "contentMediaType": "application/json",
                          "contentSchema": {"type": "object", "properties": switches}},
             "preview": {"type": "boolean", "default": wants.previews},
@@ -172,10 +176,13 @@ def _schemas() -> dict[str, Any]:
             "ended": {"type": "number"},
             "request": {"type": "object"},
             "cameras": {"type": "array", "items": {"type": "string"}},
+            "others": {"type": "array", "items": {"type": "string"},
+                       "description": "in the answer to a request of num_videos: its other jobs"},
             "progress": {"type": "object", "properties": {
                 "phase": {"type": "string"}, "done": {"type": "integer"},
                 "steps": {"type": "integer"}, "seconds": {"type": "number"},
-                "eta_seconds": {"type": ["number", "null"]}}},
+                "eta_seconds": {"type": ["number", "null"]},
+                "compile_seconds": {"type": ["number", "null"]}}},
             "error": {"oneOf": [{"$ref": "#/components/schemas/Refusal"}, {"type": "null"}]},
             "files": {"type": "object", "additionalProperties": {
                 "type": "object", "properties": {"bytes": {"type": "integer"},

@@ -11,9 +11,10 @@ from syncmv4d_jax.serve.errors import Refused
 
 WORDS = 2000  # characters of a prompt
 STEPS, GUIDANCE, SEED = 200, 30.0, 2**31 - 1  # the most of each
+VIDEOS, DRAWS = 16, 16  # of a request: seeds, and draws of each
 FIELDS = (
-    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "switches",
-    "preview", "cameras", "inputs_of",
+    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "num_videos",
+    "best_of", "switches", "preview", "cameras", "inputs_of",
 )  # fmt: skip
 
 
@@ -27,6 +28,7 @@ class Wants:
       steps, guidance, negative_prompt: of the configuration.
       switches: rows of name, least, most, value, text (`tasks.base.Switch`).
       previews: whether it shows clean estimates on the way.
+      compares: whether the best of several draws can be told.
     """
 
     views: int
@@ -39,6 +41,7 @@ class Wants:
     negative_prompt: str = ""
     switches: tuple[Mapping[str, Any], ...] = ()
     previews: bool = False
+    compares: bool = False
 
 
 def parameters(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
@@ -60,15 +63,33 @@ def parameters(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
             raise Refused(
                 "bad_input", f"{name}: wanted at most {WORDS} characters, got {len(words)}", name
             )
+    draws = _whole(fields, "best_of", 1, 1, DRAWS)
+    if draws > 1 and not wants.compares:
+        words = f"best_of: wanted 1, got {draws}: this task makes no tracks of several views"
+        raise Refused("bad_input", words, "best_of")
     return {
         "prompt": prompt,
         "negative_prompt": negative,
         "num_inference_steps": _whole(fields, "num_inference_steps", wants.steps, 1, STEPS),
         "guidance_scale": _number(fields, "guidance_scale", wants.guidance, 0.0, GUIDANCE),
         "seed": _whole(fields, "seed", 0, 0, SEED),
+        "best_of": draws,
         "switches": _switches(fields.get("switches", "{}"), wants),
         "preview": _truth(fields, "preview", wants.previews),
     }
+
+
+def seeds(fields: Mapping[str, str], first: int) -> list[int]:
+    """The seeds of a request: `num_videos` from the first one on, a job each.
+
+    Raises:
+      Refused: another number than of 1..VIDEOS, or seeds beyond SEED.
+    """
+    count = _whole(fields, "num_videos", 1, 1, VIDEOS)
+    if first + count - 1 > SEED:
+        words = f"num_videos: seeds {first}..{first + count - 1}: wanted them up to {SEED}"
+        raise Refused("bad_input", words, "num_videos")
+    return list(range(first, first + count))
 
 
 def _number(

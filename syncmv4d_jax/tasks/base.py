@@ -15,6 +15,7 @@ merge by path.
     Belonging  beside                           hashes of a backbone, kept and compared
     Previewed  watch                            the clean estimate while a sample is made
     Switched   switches                         settings that a call may change
+    Compared   compares                         draws of a sample, by their tracks
     Taught     teachers                         parts that only training reads; an average in `loss`
 
 A task is made whole by `make(config, placement=...)` of its module and does not change afterwards;
@@ -233,6 +234,22 @@ class Switched(Protocol):
 
     @property
     def switches(self) -> tuple[Switch, ...]: ...
+
+
+@runtime_checkable
+class Compared(Protocol):
+    """A `Sampled` task whose draws can be compared by how well their views' tracks agree.
+
+    compares: whether they can, as the task is set: it reads tracks in each of several views.
+    """
+
+    @property
+    def compares(self) -> bool: ...
+
+
+def compared(task: Any) -> bool:
+    """Whether draws of a task can be compared (`config.sample.best_of`)."""
+    return isinstance(task, Compared) and task.compares
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from configs import sections
 from syncmv4d_jax.data import user
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly, checkpoint, sample
+from syncmv4d_jax.run import assembly, checkpoint, compiling, sample
 from syncmv4d_jax.run import inputs as run_inputs
 from syncmv4d_jax.tasks import base
 
@@ -31,7 +31,7 @@ class Draws:
     sampling = base.Sampling("euler", steps=2, shift=1.0, guidance=1.0)
 
     def __init__(self, tracks=True):
-        self.tracks, self.gaps = tracks, []
+        self.compares, self.gaps = tracks, []
 
     def init(self, rng):
         return {"dit": {"a": jnp.zeros((2,))}}
@@ -48,7 +48,7 @@ class Draws:
         self.gaps.append(gap)
         progress(2, 2)
         out = base.Sample(jnp.full((1, V, N, 16, 32, 3), gap))
-        if not self.tracks:
+        if not self.compares:
             return out
         return dataclasses.replace(
             out,
@@ -93,8 +93,10 @@ def test_the_draw_whose_views_agree_best_is_kept(run):
         gap = saved["tracks_per_view"][1].max()
     np.testing.assert_allclose(gap, min(task.gaps[:3]), rtol=1e-6)
     assert len(task.gaps) == 3  # the second run found the sample on disk
+    bare = Draws(tracks=False)
     with pytest.raises(ValueError, match="makes none"):
-        run(Draws(tracks=False), best_of=2, seed=5, seeds=(7, 8))
+        run(bare, best_of=2, seed=5, seeds=(7, 8))
+    assert not bare.gaps  # said before anything is drawn
 
 
 def test_one_sample_a_seed(run):
@@ -113,10 +115,26 @@ def test_the_progress_bar_knows_how_far_it_is(run, monkeypatch):
             bars.append(self)
             super().__init__(**options)
 
-    monkeypatch.setattr(sample, "tqdm", Bar)
+    monkeypatch.setattr(compiling, "tqdm", Bar)
     run(Draws(), seeds=(3, 4), best_of=2)
     run(Draws(), seeds=(3, 4, 5), best_of=2)  # two are on disk
     assert [(bar.n, bar.total) for bar in bars] == [(8, 8), (12, 12)]
+
+
+def test_compiling_is_told_with_its_seconds_of_the_last_time(run, capsys, tmp_path):
+    """No bare 0 %: what it took is kept in the workdir, by all that decides the programs."""
+    run(Draws(), name="a")
+    first = capsys.readouterr().err
+    assert "one: compiling (not timed before)" in first and " 0%" not in first
+    (entry,) = json.loads((tmp_path / "compiled.json").read_text())
+    (tmp_path / "compiled.json").write_text(json.dumps({entry: 41.4}))
+    run(Draws(), seed=1)
+    assert "one: compiling (about 41 s)" in capsys.readouterr().err
+    run(Draws(), seed=2, precision="bfloat16")  # other programs
+    assert "one: compiling (not timed before)" in capsys.readouterr().err
+    (tmp_path / "compiled.json").write_text("{")  # damaged: nobody knows
+    run(Draws(), seed=3)
+    assert "compiling (not timed before)" in capsys.readouterr().err
 
 
 def test_disagreement_counts_what_two_views_are_sure_of():

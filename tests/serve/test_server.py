@@ -1,5 +1,6 @@
 """Jobs over HTTP: queued, made by another process, told, cancelled, expired; what is refused."""
 
+import dataclasses
 import functools
 import http.client
 import io
@@ -16,7 +17,7 @@ import serving
 from PIL import Image
 from two_views import FIELDS, PAIR, RIG, png
 
-from syncmv4d_jax.serve import app, gate, jobs, limits, openapi, requests, session
+from syncmv4d_jax.serve import app, errors, gate, jobs, limits, openapi, requests, session
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,55 @@ def test_a_job_is_on_disk_then_made_and_told(server):
     assert list(json.loads((folder / "inputs/cameras.json").read_text())) == ["000", "001"]
     done = serving.until(port, job["id"], "done")
     request = {"prompt": "a cup", "negative_prompt": "", "num_inference_steps": 2, "seed": 7,
-               "guidance_scale": 1.0, "switches": {"every": 2}, "preview": True}  # fmt: skip
+               "guidance_scale": 1.0, "best_of": 1, "switches": {"every": 2},
+               "preview": True}  # fmt: skip
     assert done["request"] == request and done["error"] is None and done["ended"] > 0
     assert {"view_0.mp4", "input_000.png", "cameras.json", "report.html"} <= set(done["files"])
     found = serving.ask(port, done["files"]["view_0.mp4"]["url"], headers={"Range": "bytes=3-5"})
     assert found[:2] == (206, b"\3\4\5") and found[2]["Content-Type"] == "video/mp4"
     listed = json.loads(serving.ask(port, "/v1/videos")[1])["data"]
     assert listed[0]["id"] == job["id"]
+
+
+def test_several_videos_are_a_job_for_each_seed(server):
+    port, _, root = server
+    fields = FIELDS | {"seed": "5", "num_videos": "3", "best_of": "2"}
+    status, first = serving.submit(port, fields, PAIR)
+    assert status == 202 and len(first["others"]) == 2
+    names = [first["id"], *first["others"]]
+    for name, seed in zip(names, (5, 6, 7), strict=True):
+        done = serving.until(port, name, "done")
+        assert (done["request"]["seed"], done["request"]["best_of"]) == (seed, 2)
+    serving.ask(port, f"/v1/videos/{names[0]}", "DELETE")  # the others have theirs
+    assert len(list((root / "jobs" / names[2] / "inputs").iterdir())) == 3
+
+
+def test_more_videos_than_may_wait_are_no_job(tmp_path):
+    own = app.Limits(waiting=2, per_minute=1e4)
+    with serving.studio(tmp_path, fake_maker.load_nothing, own=own) as (port, dispatcher):
+        dispatcher.broken = ""
+        before = sorted(path.name for path in tmp_path.iterdir())
+        status, answer = serving.submit(port, FIELDS | {"num_videos": "3"}, PAIR)
+        assert status == 503 and "2 jobs may wait, 0 do" in answer["error"]["message"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    few = app.Limits(per_minute=0.1)
+    with serving.studio(tmp_path, fake_maker.load, own=few) as (port, _):
+        status, answer = serving.submit(port, FIELDS | {"num_videos": "3"}, PAIR)
+        assert status == 429 and answer["error"]["where"] == "num_videos"
+        assert json.loads(serving.ask(port, "/v1/videos")[1])["data"] == []
+
+
+def test_how_long_compiling_took_the_last_time_is_told(tmp_path):
+    load = functools.partial(fake_maker.load, None, 0.3)
+    with serving.studio(tmp_path, load) as (port, _):
+        for words, seconds in (("known", 41.2), ("new", None)):
+            _, job = serving.submit(port, FIELDS | {"prompt": words}, PAIR)
+            end = time.monotonic() + 60
+            found = {}
+            while found.get("phase") != "compiling" and time.monotonic() < end:
+                found = serving.job(port, job["id"])["progress"]
+            assert found["phase"] == "compiling" and found["compile_seconds"] == seconds
+            serving.ask(port, f"/v1/videos/{job['id']}", "DELETE")
 
 
 def test_events_tell_every_step_and_end(server):
@@ -138,7 +181,7 @@ def store_with(root, **state):
     store = jobs.Store(root)
     inputs = root / ".new"
     inputs.mkdir()
-    job = store.add({"prompt": "a"}, ("left",), inputs, most=9)
+    (job,) = store.add([{"prompt": "a"}], ("left",), inputs, most=9)
     return store.change(job, **state)
 
 
@@ -158,10 +201,10 @@ def test_a_restart_loses_nothing_and_makes_nothing_twice(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if len(p.name) != 32) == ["notes"]
     inputs = tmp_path / ".new"
     inputs.mkdir()
-    later = store.add({}, (), inputs, most=2)
+    (later,) = store.add([{}], (), inputs, most=2)
     assert later.number == ended.number + 1 and store.position(later) == 2
     inputs.mkdir()
-    assert store.add({}, (), inputs, most=2) is None  # so many wait
+    assert store.add([{}], (), inputs, most=2) == []  # so many wait
 
 
 def test_results_expire(tmp_path):
@@ -190,6 +233,11 @@ REFUSED = {  # name: (fields, images, words, where)
               "num_inference_steps"),
     "guidance": (bad(guidance_scale="nan"), PAIR, "wanted a number 0..30, got 'nan'",
                  "guidance_scale"),
+    "videos": (bad(num_videos="17"), PAIR, "num_videos: wanted a number 1..16, got '17'",
+               "num_videos"),
+    "last seed": (bad(num_videos="2", seed=str(2**31 - 1)), PAIR, "wanted them up to 2147483647",
+                  "num_videos"),
+    "draws": (bad(best_of="0"), PAIR, "best_of: wanted a number 1..16, got '0'", "best_of"),
     "truth": (bad(preview="maybe"), PAIR, "wanted true or false", "preview"),
     "no switch": (bad(switches='{"x": 1}'), PAIR, "no 'x', this task has ['cycle', 'every']",
                   "switches"),
@@ -227,6 +275,13 @@ def test_what_cannot_be_is_a_sentence_and_leaves_nothing(server):
         assert words in error["message"] and error["where"] == where, (name, error)
         assert str(root) not in error["message"]
     assert sorted((root / "jobs").iterdir()) == before
+
+
+def test_draws_are_compared_only_where_they_can_be():
+    plain = dataclasses.replace(serving.WANTS, compares=False)
+    assert requests.parameters(FIELDS | {"best_of": "2"}, serving.WANTS)["best_of"] == 2
+    with pytest.raises(errors.Refused, match="no tracks of several views"):
+        requests.parameters(FIELDS | {"best_of": "2"}, plain)
 
 
 def test_bodies_that_lie_are_refused(server):
@@ -382,13 +437,14 @@ def test_a_token_opens_everything(tmp_path, monkeypatch):
 
 
 def test_clients_have_rates(tmp_path):
-    own = app.Limits(per_minute=2)
+    own = app.Limits(per_minute=0.1)  # one in ten minutes, however slow the machine
     with serving.studio(tmp_path, fake_maker.load, own=own) as (port, _):
-        found = [serving.submit(port, FIELDS, PAIR)[0] for _ in range(3)]
-        assert found == [202, 202, 429]
+        found = [serving.submit(port, FIELDS, PAIR)[0] for _ in range(2)]
+        assert found == [202, 429]
     rate = limits.Rate(60.0, 3)
     assert [rate.take("a") > 0 for _ in range(4)] == [False, False, False, True]
     assert rate.take("b") == 0
+    assert rate.take("c", 2) == 0 and rate.take("c", 2) > 0 and rate.take("c") == 0
 
 
 def test_the_document_says_what_is_there(server):
@@ -414,6 +470,20 @@ def test_the_document_says_what_is_there(server):
     _, job = serving.submit(port, FIELDS, PAIR)
     told = serving.job(port, job["id"])
     assert set(wanted["required"]) <= set(job) and set(told) <= set(wanted["properties"])
+
+
+@pytest.mark.slow  # a package that nothing else wants
+@pytest.mark.parametrize("cameras", [True, False])
+def test_the_document_is_openapi(cameras):
+    reason = "pip install openapi-spec-validator, which reads the document as others do"
+    validator = pytest.importorskip("openapi_spec_validator", reason=reason)
+    wants = dataclasses.replace(serving.WANTS, cameras=cameras)
+    document = json.loads(json.dumps(openapi.document(wants, app.Limits())))
+    validator.validate(document)
+    form = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
+    form["multipart/form-data"]["schema"]["type"] = "form"  # it looks into schemas
+    with pytest.raises(ValueError):
+        validator.validate(document)
 
 
 def test_metrics_are_counted(server):

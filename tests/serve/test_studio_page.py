@@ -66,8 +66,10 @@ def test_a_job_is_sent_followed_compared_and_removed(page, studio, images):
     url, port = studio
     page.open(url)
     fill(page, images)
-    page.evaluate("document.getElementById('prompt').value = 'a cup'")
+    page.evaluate("document.getElementById('prompt').value = 'known, a cup'")
     click(page, "Make it")
+    page.until("document.getElementById('job-text').textContent === 'compiling (about 42 s)'")
+    assert not page.evaluate("document.getElementById('job-steps').hasAttribute('value')")
     page.until("document.querySelector('#job:not([hidden]) progress')?.value > 0")
     page.until("document.getElementById('job-text').textContent.includes('left')")  # the ETA
     page.until("document.querySelectorAll('#looks video').length > 0")  # a preview
@@ -77,6 +79,7 @@ def test_a_job_is_sent_followed_compared_and_removed(page, studio, images):
     job = json.loads(serving.ask(port, "/v1/videos")[1])["data"][0]
     assert page.evaluate("location.hash") == f"#{job['id']}"
     assert job["request"]["switches"] == {"cycle": True, "every": 4}
+    assert job["request"]["best_of"] == 1
     given = json.loads(serving.ask(port, f"/v1/videos/{job['id']}/content/cameras.json")[1])
     assert given["000"]["imgSize"] == [48, 32] and len(given) == 2
     click(page, "Again with another seed")
@@ -92,8 +95,23 @@ def test_a_job_is_sent_followed_compared_and_removed(page, studio, images):
     click(page, "Delete")
     page.until("document.querySelectorAll('#jobs li').length === 1")
     page.open(f"{url}/?again#{job['id']}")  # a link to a job
-    page.until("document.getElementById('job-title').textContent === 'a cup'")
+    page.until("document.getElementById('job-title').textContent === 'known, a cup'")
     assert page.errors == []
+
+
+def test_several_videos_and_draws_are_asked_for(page, studio, images):
+    url, port = studio
+    page.open(f"{url}/?several")
+    fill(page, images)
+    before = len(json.loads(serving.ask(port, "/v1/videos")[1])["data"])
+    for name, value in (("prompt", "a bowl"), ("num_videos", 2), ("best_of", 3), ("seed", 40)):
+        page.evaluate(f"document.getElementById('{name}').value = {value!r}")
+    click(page, "Make it")
+    page.until("document.getElementById('sent').textContent.includes('1 more of the next seeds')")
+    found = json.loads(serving.ask(port, "/v1/videos")[1])["data"]
+    assert len(found) == before + 2
+    told = [(job["request"]["seed"], job["request"]["best_of"]) for job in found[:2]]
+    assert told == [(41, 3), (40, 3)]
 
 
 def test_what_is_wrong_stands_beside_its_field(page, studio, images):

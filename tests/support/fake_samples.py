@@ -1,5 +1,7 @@
 """Small synthetic scenes and samples of them, written as samples.write does."""
 
+import json
+
 import ml_collections
 import numpy as np
 
@@ -115,3 +117,14 @@ VIDEO_ONLY = ("motion", "tracks_per_view", "scale", "intrinsics", "extrinsics")
 def config(samples="", split="test"):
     """What evaluate reads."""
     return ml_collections.ConfigDict({"evaluate": {"samples": samples, "split": split}})
+
+
+def same_files(ours, theirs, differ=("command",)):
+    """Whether two samples are equal to the byte, but for `differ` of their meta.json."""
+    names = sorted(path.name for path in theirs.iterdir())
+    assert sorted(path.name for path in ours.iterdir()) == names
+    for name in names:
+        a, b = ((folder / name).read_bytes() for folder in (ours, theirs))
+        if name == "meta.json":
+            a, b = (json.loads(x) | dict.fromkeys(differ, "") for x in (a, b))
+        assert a == b, name

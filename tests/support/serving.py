@@ -24,6 +24,7 @@ WANTS = requests.Wants(
         {"name": "every", "least": 1, "most": 9, "value": 4, "text": "at every n-th step"},
     ),
     previews=True,
+    compares=True,
 )
 
 

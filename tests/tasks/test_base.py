@@ -67,6 +67,24 @@ def test_a_mode_that_a_task_does_not_serve_is_one_sentence(config, tmp_path):
         pictures.Pictures(config, assembly.task(config), {}, None)
 
 
+@pytest.mark.parametrize(
+    "config, changes, wanted",
+    [
+        (taco, {}, True),
+        (taco, {"views": 1}, False),
+        (distill, {}, None),  # as what it teaches
+        (wan_ti2v, {}, False),
+        (strag, {}, False),  # its views' tracks are one copy
+    ],
+)
+def test_draws_are_compared_where_several_views_have_tracks(config, changes, wanted):
+    own = config.get_config("debug").unlock()
+    own.task.update(changes)
+    task = assembly.task(own)
+    wanted = base.compared(task.inner) if wanted is None else wanted
+    assert base.compared(task) is wanted
+
+
 def test_shapes_at_a_door_agree_with_each_other_and_with_the_task():
     axes = {"tracks": "b n k 3", "anchors": "b v k 2", "extrinsics": "b v n? 3 4"}
     good = {"tracks": (2, 5, 7, 3), "anchors": (2, 3, 7, 2), "extrinsics": (2, 3, 1, 3, 4)}

@@ -66,7 +66,7 @@ function close() {
 }
 
 function words(job) {
-  const {phase, done, steps, eta_seconds: eta} = job.progress;
+  const {phase, done, steps, eta_seconds: eta, compile_seconds: compiles} = job.progress;
   if (job.state === "queued")
     return job.position > 1 ? `waits, ${job.position - 1} before it` : "is next";
   if (job.state === "failed") return "failed";
@@ -76,9 +76,11 @@ function words(job) {
     const left = eta === null || eta === undefined ? "" : `, about ${time(eta)} left`;
     return `step ${done} of ${steps}${left}`;
   }
+  const last = compiles ? `about ${time(compiles)}` : "not timed before";
   const texts = {
-    preparing: "compiling, once for these settings",
-    sampling: "compiling, once for these settings",
+    preparing: "reading",
+    compiling: `compiling (${last})`,
+    sampling: "first steps",
     writing: "writing",
     stopping: "stopping",
   };
@@ -121,7 +123,8 @@ function tell(job) {
   const bar = $("job-steps");
   bar.hidden = ENDED.includes(job.state);
   bar.max = job.progress.steps || 1;
-  bar.value = job.progress.done || 0;
+  if (job.progress.done) bar.value = job.progress.done;
+  else bar.removeAttribute("value"); // how far it is nobody knows: no bare 0 %
   actions(job);
   look(job);
 }

@@ -18,6 +18,8 @@ const PLACES = {
   num_inference_steps: "wrong-settings",
   guidance_scale: "wrong-settings",
   seed: "wrong-settings",
+  num_videos: "wrong-settings",
+  best_of: "wrong-settings",
   switches: "wrong-settings",
 };
 
@@ -38,6 +40,8 @@ async function start() {
   $("num_inference_steps").value = wants.steps;
   $("num_inference_steps").max = told.limits.steps;
   $("guidance_scale").value = wants.guidance;
+  for (const name of ["num_videos", "best_of"]) $(name).max = told.limits[name];
+  $("best-part").hidden = !wants.compares;
   $("negative_prompt").value = wants.negative_prompt;
   $("preview").checked = wants.previews;
   $("preview-part").hidden = !wants.previews;
@@ -170,8 +174,8 @@ function say(error) {
 }
 
 function settings(form, seed) {
-  for (const name of ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale"])
-    form.set(name, $(name).value);
+  const names = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale"];
+  for (const name of [...names, "num_videos", "best_of"]) form.set(name, $(name).value);
   form.set("seed", seed);
   form.set("preview", String($("preview").checked));
   const values = [...document.querySelectorAll("[data-switch]")].map(input => [
@@ -187,8 +191,9 @@ async function post(form) {
   $("send").disabled = true;
   try {
     const job = await jobs.ask("/v1/videos", {method: "POST", body: form});
-    $("sent").textContent =
-      job.position > 1 ? `It waits: ${job.position - 1} before it.` : "It is next.";
+    const more = job.others.length ? ` ${job.others.length} more of the next seeds follow.` : "";
+    const place = job.position > 1 ? `It waits: ${job.position - 1} before it.` : "It is next.";
+    $("sent").textContent = place + more;
     await jobs.refresh();
     jobs.open(job.id);
   } catch (error) {

@@ -170,6 +170,11 @@ class Distill:
         return self.inner.cameras
 
     @property
+    def compares(self) -> bool:
+        """See `tasks.base.Compared`."""
+        return base.compared(self.inner)
+
+    @property
     def sampling(self) -> base.Sampling:
         """How the student samples."""
         return self.inner.sampling

@@ -139,6 +139,12 @@ class SyncMV4D(video.Coded):
         )
 
     @property
+    def compares(self) -> bool:
+        """Whether every view has tracks of its own to compare."""
+        reads = self.settings.joint_motion and self.options.motion_repr == "point_tracks"
+        return reads and self.options.views > 1
+
+    @property
     def sampling(self) -> base.Sampling:
         """How a sample is made."""
         o = self.options

@@ -1,0 +1,143 @@
+"""Pipelines of controlled videos and of points of one image: the command line's samples."""
+
+import json
+
+import fake_samples
+import jax
+import mesh_files
+import numpy as np
+import pytest
+import tiny
+import views
+from PIL import Image
+
+from configs import hvg3d, strag, vism
+from data_prep import import_meshes
+from syncmv4d_jax import pipeline
+from syncmv4d_jax.geometry import cameras
+from syncmv4d_jax.results import samples
+from syncmv4d_jax.run import assembly, embedded, sample
+from syncmv4d_jax.weights import exports
+
+
+def drawn(config, path, seed):
+    """Random weights of a configuration's task in one file; the configuration reads them there.
+
+    Nothing is compiled for them, and no map is zero.
+    """
+    rng = np.random.default_rng(seed)
+
+    def one(way, leaf):
+        around = 1.0 if way[-1].key in ("scale", "gamma", "std") else 0.0
+        return (around + 0.1 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    shapes = jax.eval_shape(assembly.task(config).init, jax.random.key(0))
+    params = jax.tree_util.tree_map_with_path(one, shapes)
+    said = {"config": config.to_json_best_effort()}
+    exports.write(params, path, dtype="float32", metadata=said)
+    for part in params:
+        config.weights[part] = str(path)
+    return config
+
+
+def plain(found):
+    """A configuration that one may change, of two steps."""
+    config = found.copy_and_resolve_references().unlock()
+    config.task.sample_steps, config.task.guidance = 2, 1.0
+    config.stages, config.data.name = (), "taco"
+    return config
+
+
+def with_text(config, folder):
+    embedded.text_encoder(folder, dim=config.task.dit.text_dim, layers=1, seed=0)
+    config.text.weights, config.text.max_length = str(folder), config.task.dit.text_len
+    return config
+
+
+@pytest.fixture
+def meshes(tmp_path):
+    """(picture, camera, folder of OBJ files) of the tiny recording's solids."""
+    motion = tiny.poses(18)
+    name, (lens, pose) = next(iter(tiny.rig(2).items()))
+    first = []
+    for surface, (vertices, faces) in tiny.solids().items():
+        turn, shift = motion[surface][:, :3, :3], motion[surface][:, None, :3, 3]
+        moved = np.einsum("nij,pj->npi", turn, vertices) + shift
+        mesh_files.write_sequence(tmp_path / "objs", surface, moved, faces)
+        first.append((moved[0], faces))
+    Image.fromarray(tiny.draw(first, lens, pose)).save(tmp_path / "photo.png")
+    camera = {"K": lens.ravel().tolist(), "R": pose[:, :3].ravel().tolist(),
+              "T": pose[:, 3].tolist(), "imgSize": [160, 120]}  # fmt: skip
+    (tmp_path / "cameras.json").write_text(json.dumps({name: camera}))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_meshes_are_followed_as_those_of_the_command_lines_recording(meshes, tmp_path):
+    config = with_text(plain(hvg3d.get_config("debug")), tmp_path / "text")
+    drawn(config, tmp_path / "weights.safetensors", 0)
+    flags = {"meshes": tmp_path / "objs", "image": tmp_path / "photo.png",
+             "camera": tmp_path / "cameras.json", "out": tmp_path / "recordings",
+             "text": "Stir.", "name": "mine"}  # fmt: skip
+    assert import_meshes.main([x for k, v in flags.items() for x in (f"--{k}", str(v))]) == 0
+    own = config.copy_and_resolve_references()
+    own.sample.recording, own.sample.seed = str(tmp_path / "recordings/mine"), 3
+    sample.run(own, tmp_path)  # the prompt is the recording's
+    pipe = pipeline.HVG3DPipeline.load(config=config)
+    given = {"cameras": tmp_path / "cameras.json", "meshes": tmp_path / "objs"}
+    result = pipe(tmp_path / "photo.png", "Stir.", **given, seed=3, name="mine")
+    fake_samples.same_files(result.save(tmp_path / "ours"), tmp_path / "samples/mine")
+    assert result.videos.shape == (1, 5, 32, 48, 3) and result.tracks is None
+    assert result.pseudo_videos.std() > 1  # the tracking video that was followed
+    slow = pipe(tmp_path / "photo.png", "Stir.", **given, fps=15.0, seed=3, name="mine")
+    assert np.abs(slow.videos.astype(int) - result.videos).max() > 0  # half as fast
+    rig = json.loads((tmp_path / "cameras.json").read_text())
+    with pytest.raises(ValueError, match="imgSize is 160 x 120, the picture 48 x 32"):
+        pipe(np.zeros((32, 48, 3), np.uint8), "a", cameras=rig, meshes=tmp_path / "objs")
+    with pytest.raises(FileNotFoundError, match="nothing.glb: no such file"):
+        pipe(tmp_path / "photo.png", "a", cameras=rig, meshes=tmp_path / "nothing.glb")
+    own.sample.images = "x.png"
+    with pytest.raises(ValueError, match="a recording has its pictures"):
+        sample.run(own, tmp_path)
+
+
+@pytest.mark.slow
+def test_points_of_one_image_and_its_path_are_the_command_lines(tmp_path):
+    config = with_text(plain(strag.get_config("debug")), tmp_path / "text")
+    drawn(config, tmp_path / "points.safetensors", 1)
+    other = plain(vism.get_config("debug"))
+    drawn(other, tmp_path / "views.safetensors", 2)
+    size = tuple(config.task.size)
+    camera, _, colours = views.scene(1, size)
+    Image.fromarray(colours).save(tmp_path / "one.png")
+    np.savez(tmp_path / "one.npz", depth=camera.depth, intrinsics=camera.intrinsics)
+    own = config.copy_and_resolve_references()
+    own.sample.update(
+        images=str(tmp_path / "one.png"), depth=str(tmp_path / "one.npz"), prompt="It slides.",
+        camera_path="orbit:5", synthesis=str(tmp_path / "views.safetensors"),
+    )  # fmt: skip
+    sample.run(own, tmp_path)
+    pipe = pipeline.MoRe4DPipeline.load(config=config, synthesis=tmp_path / "views.safetensors")
+    call = {"depth": camera.depth, "intrinsics": camera.intrinsics, "name": "one"}
+    result = pipe(colours, "It slides.", **call, camera_path="orbit:5")
+    saved = result.save(tmp_path / "ours")
+    fake_samples.same_files(saved, tmp_path / "samples/one")
+    along = saved.with_name("one_path")
+    # The recipe has a mark of the source's meta.json, which says what command made it.
+    fake_samples.same_files(along, tmp_path / "samples/one_path", differ=("recipe",))
+    assert result.flow.shape == (1, 5, *size, 3) and result.tracks.shape[0] == 5
+    seen = samples.read(along)
+    np.testing.assert_array_equal(seen["path_extrinsics"], result.along.cameras["extrinsics"])
+    eyes = [cameras.camera_centre(pose) for pose in result.along.cameras["extrinsics"][0]]
+    assert np.linalg.norm(eyes[-1] - eyes[0]) > 0.05  # it goes
+    assert (along / "tracks.glb").read_bytes()[:4] == b"glTF"
+    alone = pipe(colours, "It slides.", **call)
+    assert alone.along is None
+    np.testing.assert_array_equal(alone.flow, result.flow)
+    with pytest.raises(ValueError, match="best_of=2 compares views' tracks"):
+        pipe(colours, "It slides.", **call, best_of=2)
+    with pytest.raises(ValueError, match="camera path: wanted a file or one of"):
+        pipe(colours, "It slides.", **call, camera_path="nowhere")
+    bare = pipeline.MoRe4DPipeline.load(config=config)
+    with pytest.raises(ValueError, match="config.sample.synthesis: wanted weights"):
+        bare(colours, "It slides.", **call, camera_path="orbit")
