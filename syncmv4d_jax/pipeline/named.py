@@ -142,8 +142,10 @@ class MoRe4DPipeline(door.Pipeline):
             found = {"images": str(pictures.single(folder / "given")), "depth": str(depth)}
             if not isinstance(depth, str | Path):
                 found["depth"] = str(folder / "depth.npz")
-                lens = {} if intrinsics is None else {"intrinsics": np.asarray(intrinsics)}
-                np.savez(found["depth"], depth=np.asarray(depth), **lens)
+                arrays = {"depth": np.asarray(depth)}
+                if intrinsics is not None:
+                    arrays["intrinsics"] = np.asarray(intrinsics)
+                np.savez(found["depth"], **arrays)  # type: ignore[arg-type]
             elif intrinsics is not None:
                 raise ValueError("intrinsics: the depth's file has them; wanted none beside it")
             path = camera_path

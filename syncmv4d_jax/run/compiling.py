@@ -48,7 +48,8 @@ class Times:
 
     def __init__(self, workdir: str | Path = "") -> None:
         """Args: workdir: has the file; "": beside JAX's persistent cache, or nothing is kept."""
-        place = str(workdir or jax.config.jax_compilation_cache_dir or "")
+        cached = getattr(jax.config, "jax_compilation_cache_dir", None)
+        place = str(workdir or cached or "")
         self._file = Path(place) / FILE if place and "://" not in place else None
         self.ready: set[str] = set()
 
