@@ -51,6 +51,7 @@ async function add(files) {
     a.name.localeCompare(b.name, undefined, {numeric: true}),
   );
   let next = files.length === 1 ? views.chosen : 0;
+  $("wrong-images").textContent = "";
   for (const file of sorted) {
     const v = named ? views.names.indexOf(stem(file)) : next++;
     if (v < views.names.length) await put(v, file);
@@ -65,9 +66,9 @@ async function put(v, file) {
   image.src = URL.createObjectURL(file);
   try {
     await image.decode();
-    $("wrong-images").textContent = "";
   } catch {
-    $("wrong-images").textContent = `${file.name}: the browser cannot show it; it is sent as it is`;
+    $("wrong-images").textContent +=
+      `${file.name}: the browser cannot show it; it is sent as it is. `;
   }
   views.files[v] = file;
   views.images[v] = image.naturalWidth ? image : undefined;
@@ -84,6 +85,7 @@ async function take() {
   canvas.getContext("2d").drawImage(clip, 0, 0);
   const blob = await new Promise(done => canvas.toBlob(done, "image/png"));
   const name = views.names[views.chosen];
+  $("wrong-images").textContent = "";
   await put(views.chosen, new File([blob], `${name}.png`, {type: "image/png"}));
   views.chosen = Math.min(views.chosen + 1, views.names.length - 1);
   list();
