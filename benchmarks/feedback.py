@@ -3,7 +3,8 @@
     python benchmarks/feedback.py --records RECORDS --cache CACHE --weights PARTS --model MODEL
 
 One pass of MJD at t = 1 on held-out scenes, its motion decoded, aligned in closed form, painted and
-encoded, as sampling does. Rows differ in what is painted, `MODEL` is a file of `train.export`:
+encoded, as sampling does. Rows differ in what is painted, `MODEL` is a file of `train.export`;
+`--codec` names the motion codec's weights, which then reads and paints (configs/motion_codec.py):
 
     as painted          closed-form tracks, warped from frame 0 of the decoded estimate
     image's mask        the same with the silhouette of the clean reference image (here the record's
@@ -22,13 +23,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from configs import demo
+from configs.readings import learned_codec
 from syncmv4d_jax import flow, schema
 from syncmv4d_jax.metrics import summary
+from syncmv4d_jax.models import motion_codec
 from syncmv4d_jax.run import assembly, inputs
 from syncmv4d_jax.tasks.syncmv4d import cycle
 
@@ -37,7 +41,9 @@ ROWS = ("as painted", "image's mask", "true tracks", "both")
 
 def configure(args: argparse.Namespace) -> Any:
     """The demo's configuration with these files."""
-    config = demo.get_config("tune").unlock()
+    config = (learned_codec.get_config("demo") if args.codec else demo.get_config()).unlock()
+    if args.codec:
+        config.weights.codec = str(args.codec)
     config.data.records, config.data.cache = str(args.records), str(args.cache)
     config.weights.vae = config.text.weights = str(args.weights)
     for part in ("dit", "dpa", "prior"):
@@ -79,8 +85,13 @@ def program(task: Any) -> Any:
 
 def score(found: dict[str, np.ndarray], latents: np.ndarray, motion: np.ndarray) -> dict:
     """{row: {column: value}} of one scene; motion: true pseudo video [b v n h w 3] in [0, 1]."""
-    silhouette = lambda x: x[..., :2].max(-1) > 20 / 255  # noqa: E731
+    silhouette = lambda x: x[..., :2].max(-1) > motion_codec.FOREGROUND  # noqa: E731
     true, left = silhouette(motion), latents - found["estimate"]
+    reduction = motion.shape[-2] // found[f"{ROWS[0]}, painted"].shape[-2]
+    if reduction > 1:  # painted by the codec
+        pixels = einops.rearrange(motion, "b v n h w c -> (b v) n h w c")
+        mask = np.asarray(motion_codec.reduce_video(pixels, reduction)[1])
+        true = einops.rearrange(mask, "(b v) n h w -> b v n h w", b=len(motion))
     alone = {"iou": None, "error": float(np.square(left).mean()), "explains": None}
     rows = {"MJD's estimate": alone}
     for name in ROWS:
@@ -99,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("records", "cache", "weights", "model"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--codec", type=Path)
     parser.add_argument("--scenes", type=int, default=16)
     args = parser.parse_args()
     config = configure(args)
