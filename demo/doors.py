@@ -67,7 +67,7 @@ def weights(folder: Path) -> dict[str, str]:
     if not (SHIPPED / "model.safetensors").is_file():
         raise FileNotFoundError(f"{SHIPPED / 'model.safetensors'}: not there; make demo-train")
     if not (folder / "vae").is_dir():  # float32, as the demo has it
-        config, params = store.load("vae", SHIPPED)
+        config, params = store.load("vae", SHIPPED, dtype=np.float32)
         source = {"by": "demo/weights"}
         store.save("vae", config, params, folder, source=source, dtype=np.float32)
     if not (folder / "umt5").is_dir():

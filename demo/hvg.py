@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     """Runs the stages; returns the exit status of the first that fails."""
     args, begin = parse(argv), time.time()
     if (SHIPPED / "vae").is_dir() and not (args.out / "weights" / "vae").is_dir():
-        config, params = store.load("vae", SHIPPED)
+        config, params = store.load("vae", SHIPPED, dtype=np.float32)
         source = {"by": "demo/weights"}
         store.save("vae", config, params, args.out / "weights", source=source, dtype=np.float32)
     for title, command in stages(args):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from syncmv4d_jax import disk, tree
+from syncmv4d_jax import disk
 from syncmv4d_jax.data.scenes import scene
 from syncmv4d_jax.metrics import summary
 from syncmv4d_jax.run import evaluate
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     if (SHIPPED / "model.safetensors").is_file() and not args.train:
         print(footing(json.loads((SHIPPED / "scenes.json").read_text())["version"]))
     if (SHIPPED / "vae").is_dir() and not args.train and not vae.is_dir():
-        config, params = store.load("vae", SHIPPED)
+        config, params = store.load("vae", SHIPPED, dtype=np.float32)
         source = {"by": "demo/weights"}
         store.save("vae", config, params, vae.parent, source=source, dtype=np.float32)
     for title, command in stages(args):
@@ -80,8 +80,8 @@ def footing(version: int) -> str:
 def ship(out: Path) -> int:
     """Copies what `--train --out OUT` made to `demo/weights`, with log and scores.
 
-    Networks are stored in two bytes a number, but for the encoder: rounding it moves the latents
-    that the other networks were trained on (bfloat16 by 0.7 of their standard deviation).
+    Networks are stored in two bytes a number. The autoencoder's are what float16 holds already
+    (data_prep/make_vae.py): rounding them later would move the latents that the others know.
 
     Raises:
       FileNotFoundError: the training is not finished; names what is missing.
@@ -95,12 +95,8 @@ def ship(out: Path) -> int:
             raise FileNotFoundError(f"{out / name}: not there; `make demo-train` makes it (hours)")
     check_scores(out / "eval.json")
     config, params = store.load("vae", out / "weights")
-    small = {
-        name: np.asarray(x, np.float16 if name.startswith("decoder/") else np.float32)
-        for name, x in tree.flatten(params).items()
-    }
     source = {"by": "make demo-train"}
-    store.save("vae", config, tree.unflatten(small), SHIPPED, source=source)
+    store.save("vae", config, params, SHIPPED, source=source, dtype=np.float16)
     for name, target in files.items():
         with disk.whole(SHIPPED / target) as partial:
             shutil.copyfile(out / name, partial)

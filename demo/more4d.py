@@ -138,7 +138,7 @@ def main(argv: list[str]) -> int:
     args, begin = parse(argv), time.time()
     vae = args.out / "weights" / "vae"
     if (SHIPPED / "vae").is_dir() and not vae.is_dir():
-        config, params = store.load("vae", SHIPPED)
+        config, params = store.load("vae", SHIPPED, dtype=np.float32)
         store.save("vae", config, params, vae.parent, source={"by": "demo/weights"},
                    dtype=np.float32)  # fmt: skip
     for title, command in stages(args):

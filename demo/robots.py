@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         return 1
     begin, vae = time.time(), args.out / "weights" / "vae"
     if not vae.is_dir():
-        config, params = store.load("vae", SHIPPED)
+        config, params = store.load("vae", SHIPPED, dtype=np.float32)
         source = {"by": "demo/weights"}
         store.save("vae", config, params, vae.parent, source=source, dtype=np.float32)
     for title, program, command in stages(args):

@@ -84,4 +84,4 @@ def test_made_weights_lose_nothing_in_two_bytes():
     params = make_vae.halved({"kernel": np.array([1 / 3, -2e-5, 70.0], np.float32)})
     stored = np.asarray(params["kernel"]).astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(stored, params["kernel"])
-    np.testing.assert_allclose(stored, [1 / 3, -2e-5, 70.0], rtol=1e-3)
+    np.testing.assert_allclose(stored, [1 / 3, -2e-5, 70.0], rtol=2e-3)
