@@ -1941,6 +1941,17 @@ SHARED = [
         ),
     ),
     *of(
+        "syncmv4d_jax/tasks/syncmv4d/loop.py",
+        "tests/tasks/syncmv4d/test_syncmv4d_scale.py",
+        (
+            "A5",
+            "the scale counts from the camera whatever the option says",
+            "scale = self._scale_origin(context) + mean + std",
+            "scale = mean + std",
+            "test_the_scale_counts_from_the_point_that_the_rays_meet_in",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/tasks/base.py",
         "tests/tasks/test_base.py",
         (

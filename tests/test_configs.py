@@ -165,6 +165,7 @@ READINGS = {  # configs/readings/*.py: what it says of the task
     "scale_gradient": lambda t: t.settings.grad == "scale",
     "camera_embedding": lambda t: t.mjd_config.camera_embedding,
     "framewise_aligner": lambda t: t.dpa_config.temporal == "none",
+    "scale_about_centre": lambda t: t.options.scale_origin == "centre",
     "every_step": lambda t: t.settings.refine_every == 1,
 }
 

@@ -152,7 +152,7 @@ class Loop:
         scale = out.scale
         if scale is not None:  # the text's: guidance is for velocities
             mean, std = self.scale_statistics()
-            scale = mean + std * scale[: len(latents)]
+            scale = self._scale_origin(context) + mean + std * scale[: len(latents)]
         if self.options.prediction == "data":
             guided = self._to_velocities(params["prior"], first, (latents, motion_t), guided, t)
         velocity, motion_velocity = guided
@@ -218,6 +218,13 @@ class Loop:
         statistics = (self.options.scale_mean, self.options.scale_std)
         mean, std = (jnp.asarray(x, jnp.float32)[None, None] for x in statistics)
         return mean, std
+
+    def _scale_origin(self, context: Context) -> Array | float:
+        """The depth that the statistics of the scale count from: 0 or [b v 1] metres."""
+        if self.options.scale_origin == "camera":
+            return 0.0
+        poses = cameras.at_first(context["extrinsics"], 2)
+        return cameras.to_camera(context["centre"][:, None], poses)[..., 2:]
 
     # The way back.
 

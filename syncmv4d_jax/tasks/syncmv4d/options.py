@@ -5,6 +5,7 @@ import dataclasses
 from syncmv4d_jax.geometry import pseudo_video
 
 PREDICTIONS = ("velocity", "data")
+ORIGINS = ("camera", "centre")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,9 @@ class Options:
       motion_repr: "point_tracks", or "das_tracking" (Table 4; no depth over time, so no aligner).
       prediction: "velocity" or "data" (loop.py).
       scale_mean, scale_std: of (nearest, farthest) depth over the data set, metres (A5).
+      scale_origin: "camera", or "centre": those two are of the depth beyond the point that the
+        views' middle rays meet in. Where views are cropped about what moves, as here, most of a
+        depth is known from the cameras alone.
       time_shift: training times are shift(U(0, 1)); 1 is the paper's uniform draw.
       text_drop: share of samples trained with the null text (guidance).
       foreground_gain: extra loss weight of latent cells that tracked points pass through.
@@ -37,6 +41,7 @@ class Options:
     prediction: str = "velocity"
     scale_mean: tuple[float, float] = (1.9, 2.4)
     scale_std: tuple[float, float] = (0.3, 0.3)
+    scale_origin: str = "camera"
     time_shift: float = 1.0
     text_drop: float = 0.1
     foreground_gain: float = 0.0
@@ -57,6 +62,8 @@ class Options:
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"task.prediction: wanted {PREDICTIONS}, got {self.prediction!r}")
+        if self.scale_origin not in ORIGINS:
+            raise ValueError(f"task.scale_origin: wanted {ORIGINS}, got {self.scale_origin!r}")
         if self.motion_repr not in pseudo_video.REPRESENTATIONS:
             raise ValueError(
                 f"task.motion_repr: wanted {pseudo_video.REPRESENTATIONS}, got {self.motion_repr!r}"

@@ -83,6 +83,12 @@ class SyncMV4D(video.Coded):
             )
         if self.options.motion_repr == "das_tracking" and self.settings.dpa:
             raise ValueError("motion_repr=das_tracking has no depth over time: switch dpa off")
+        alone = not self.mjd_config.multi_view or self.options.views == 1
+        if self.options.scale_origin == "centre" and self.settings.joint_motion and alone:
+            raise ValueError(
+                "task.scale_origin=centre: wanted views whose rays meet, got "
+                f"{self.options.views} with task.dit.multi_view={self.mjd_config.multi_view}"
+            )
         if self.codec_config:
             codec_task.check(self.codec_config, self.vae_config)
         if self.silhouette_config:

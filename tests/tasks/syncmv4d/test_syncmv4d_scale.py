@@ -48,6 +48,36 @@ def test_video_frame_0_is_not_in_the_loss():
     assert motion_moved["motion"] > motion["motion"] == 0
 
 
+def test_the_scale_counts_from_the_point_that_the_rays_meet_in():
+    """A5 about the centre: a camera that stands farther away is told so by its pose."""
+    small = {"cycle__dpa": False, "cycle__cycle": False}
+    plain, about = tiny.make(**small), tiny.make(**small, scale_origin="centre")
+    batch = tiny.make_batch()
+    batch["extrinsics"] = batch["extrinsics"].at[:, 1, :, 2, 3].add(0.5)  # along its own axis
+    params = plain.init(jax.random.key(0))
+    key, first = jax.random.key(1), jnp.zeros((1, tiny.V, 1, *plain.latent_shape[2:]))
+    latents = jax.random.normal(key, (1, *plain.latent_shape))
+
+    def scale(task):
+        functions = task.loop.functions(params, first)
+        context, t = task.loop.context(batch), jnp.full((1,), 0.5)
+        return functions.mjd(latents, latents, latents * 0, t, context).scale
+
+    met = np.array([0.2, 0.9, 0.4])  # of tiny.make_batch: what its cameras look at
+    pose = np.asarray(batch["extrinsics"][0, :, 0])
+    depth = pose[:, 2, :3] @ met + pose[:, 2, 3]
+    assert depth[1] > depth[[0, 2]].max() + 0.3
+    difference = np.asarray(scale(about) - scale(plain))[0]
+    np.testing.assert_allclose(difference, np.stack([depth, depth], -1), atol=1e-5)
+
+
+def test_a_lone_view_has_no_point_to_count_from():
+    with pytest.raises(ValueError, match="scale_origin=centre: wanted views whose rays meet"):
+        tiny.make(views=1, scale_origin="centre")
+    with pytest.raises(ValueError, match="scale_origin: wanted .*'camera', 'centre'.*'world'"):
+        tiny.make(scale_origin="world")
+
+
 def test_text_is_dropped_for_whole_samples():
     text = jnp.ones((64, 5, 8))
     batch = {
