@@ -6,6 +6,7 @@ cache of JAX has is ready sooner, and the next time is told so.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from syncmv4d_jax import disk, recipe
 from syncmv4d_jax.run import sections
 from syncmv4d_jax.tasks import base
 
+log = logging.getLogger(__name__)
 FILE = "compiled.json"
 KEPT = 200  # entries, the latest
 Told = Callable[[float | None], Any]
@@ -64,8 +66,11 @@ class Times:
         if self._file is None:
             return
         rows = {k: x for k, x in self._read().items() if k != name} | {name: round(seconds, 1)}
-        with disk.whole(self._file) as partial:
-            partial.write_text(json.dumps(dict(list(rows.items())[-KEPT:])), encoding="utf-8")
+        try:
+            with disk.whole(self._file) as partial:
+                partial.write_text(json.dumps(dict(list(rows.items())[-KEPT:])), encoding="utf-8")
+        except OSError as error:  # the next time is not told how long it takes, and that is all
+            log.info("%s: not written (%s)", self._file, error.strerror)
 
     def _read(self) -> dict[str, Any]:
         return (recipe.read(self._file) or {}) if self._file is not None else {}

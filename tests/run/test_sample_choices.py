@@ -217,3 +217,10 @@ def test_prompts_come_from_a_file(tmp_path):
     (tmp_path / "prompts.txt").write_text("\n")
     with pytest.raises(ValueError, match="wanted a prompt a line"):
         run_inputs._prompts(assembly.read(config).sample)
+
+
+def test_a_time_that_cannot_be_kept_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    times = compiling.Times(tmp_path / "file")
+    times.note("program", 3.0)
+    assert times.about("program") is None and times.ready == {"program"}
