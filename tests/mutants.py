@@ -1941,6 +1941,17 @@ SHARED = [
         ),
     ),
     *of(
+        "syncmv4d_jax/serve/maker.py",
+        "tests/serve/test_maker.py",
+        (
+            "serve",
+            "each of several draws takes the steps of all",
+            "num_inference_steps=each",
+            "num_inference_steps=steps",
+            "test_draws_are_more_steps_of_the_job_and_not_of_each",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/tasks/syncmv4d/loop.py",
         "tests/tasks/syncmv4d/test_syncmv4d_scale.py",
         (

@@ -85,7 +85,7 @@ class Made:
             **given,
             prompt=request["prompt"],
             negative_prompt=request["negative_prompt"],
-            num_inference_steps=steps,
+            num_inference_steps=each,
             guidance_scale=request["guidance_scale"],
             seed=request["seed"],
             best_of=int(request.get("best_of", 1)),
