@@ -3,16 +3,11 @@
 import gc
 import os
 
-import jaxlib.version
-
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile more than they compute: half of the suite's time was LLVM's optimiser.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 # A fake device that waits for its turn on a busy core is not dead: XLA aborts after 40 s.
 FLAGS += " --xla_cpu_collective_call_terminate_timeout_seconds=900"
-if jaxlib.version.__version_info__ < (0, 11):  # later ones may not know the flag, and then abort
-    # The older emitters of fused loops: a third of the time of compilation, half of a test's.
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
 # Programs of several fake devices that XLA:CPU reads back from a cache may run their collectives in
 # another order on each device, and wait for each other for ever.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
