@@ -29,7 +29,8 @@ from syncmv4d_jax.tasks import base
 
 # Files that tell of runs, and are no results.
 TELLS = (
-    r"(^|/)(\.[^/]*|metrics\.jsonl|tensorboard/.*|error\.txt|summary\.json|[^/]*\.tells|report/.*)$"
+    r"(^|/)(\.[^/]*|metrics\.jsonl|tensorboard/.*|error\.txt|summary\.json|compiled\.json"
+    r"|[^/]*\.tells|report/.*)$"
     r"|\d+x\d+/report\.html$"
 )
 
