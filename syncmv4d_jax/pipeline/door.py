@@ -77,11 +77,7 @@ class Pipeline:
         Raises:
           FileNotFoundError, ValueError: no such configuration; and as `Pipeline`.
         """
-        config = config or cls.config
-        found = (
-            config if isinstance(config, ml_collections.ConfigDict) else given.read_config(config)
-        )
-        own = found.copy_and_resolve_references().unlock()
+        own = given.own_config(config or cls.config)
         shapes = jax.eval_shape(assembly.task(own).init, jax.random.key(0))
         if weights is not None and not isinstance(weights, Mapping):
             weights = dict.fromkeys([*shapes, "umt5"], weights)

@@ -71,6 +71,12 @@ def read_config(path: str | Path) -> ml_collections.ConfigDict:
     return module.get_config(*[variant] if variant else [])
 
 
+def own_config(config: str | Path | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy, unlocked, of a configuration or of what `read_config` reads; raises as that does."""
+    found = config if isinstance(config, ml_collections.ConfigDict) else read_config(config)
+    return found.copy_and_resolve_references().unlock()
+
+
 def images(given: Any, cameras: Rig | None, folder: Path, task: base.Sampled) -> str:
     """What `config.sample.images` is to name: the user's own folder or file, or `folder`, filled.
 

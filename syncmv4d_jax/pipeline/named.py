@@ -103,11 +103,7 @@ class MoRe4DPipeline(door.Pipeline):
           synthesis: a file that a training of configs/vism.py exported; camera paths want it.
           Others: as `door.Pipeline.load`.
         """
-        config = config or cls.config
-        found = (
-            config if isinstance(config, ml_collections.ConfigDict) else given.read_config(config)
-        )
-        own = found.copy_and_resolve_references().unlock()
+        own = given.own_config(config or cls.config)
         own.sample.synthesis = str(synthesis) or own.sample.synthesis
         return super().load(weights, own, workdir=workdir)
 
