@@ -6,6 +6,9 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile more than they compute: half of the suite's time was LLVM's optimiser.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# So were the emitters of fused loops. Their sums differ in the last bit between programs: a test
+# that wants equality to the bit compiles by support/exactly.py, as programs are compiled.
+FLAGS += " --xla_cpu_use_fusion_emitters=false"
 # A fake device that waits for its turn on a busy core is not dead: XLA aborts after 40 s.
 FLAGS += " --xla_cpu_collective_call_terminate_timeout_seconds=900"
 # Programs of several fake devices that XLA:CPU reads back from a cache may run their collectives in

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import exactly
 import hvg3d_tiny
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def compiled(kind, **changes):
     """(params, batch, drop) -> Z, and (params, batch, z, scale[, noisy, t]) -> velocities."""
     task = made(kind, **changes)[0]
 
-    @jax.jit
+    @exactly.jit
     def program(params, batch, z, scale, noisy, t):
         text = backbone.Text(batch["text"], batch["text_lengths"])
         views, first = task.network.views(batch), batch["video_latents"][:, :, :1]
