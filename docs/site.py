@@ -20,8 +20,8 @@ PACKAGE = "syncmv4d_jax"
 FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 BESIDE = ("launch/README.md", "benchmarks/RESULTS.md")
 DOCUMENTS = ("architecture", "paper", "demo", "data", "scenes", "real_data", "robots", "viewing",
-             "pipeline", "metrics", "dpa", "wan", "more4d", "pods", "again", "ablations",
-             "speed", "few_steps")  # fmt: skip
+             "pipeline", "studio", "server", "metrics", "dpa", "wan", "hvg3d", "more4d", "pods",
+             "again", "ablations", "speed", "few_steps")  # fmt: skip
 CONF = """
 project = "syncmv4d_jax"
 extensions = ["myst_parser"]

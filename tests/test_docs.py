@@ -10,6 +10,7 @@ import ast
 import functools
 import importlib
 import re
+import runpy
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -266,3 +267,9 @@ def test_the_citation_has_the_version_and_the_licence():
     text, made = (ROOT / "CITATION.cff").read_text(), (ROOT / "setup.py").read_text()
     assert f"version: {syncmv4d_jax.__version__}\n" in text
     assert "license: Apache-2.0\n" in text and 'license="Apache-2.0"' in made
+
+
+def test_the_site_has_every_document():
+    """docs/site.py names them in its order; Sphinx stops at one that is in no table of contents."""
+    named = {f"docs/{name}.md" for name in runpy.run_path(str(ROOT / "docs/site.py"))["DOCUMENTS"]}
+    assert named == {name for name in DOCUMENTS if name.startswith("docs/")}

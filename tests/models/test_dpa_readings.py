@@ -106,7 +106,8 @@ def test_a_super_block_is_its_steps_written_out():
     host = jax.tree.map(np.asarray, (x, coarse))
     wanted = written_out(block, *host, context, geometry, np.asarray(measured))
     seen = einops.rearrange(valid, "(b n) (v k) -> b v n k", b=B, v=V)
-    np.testing.assert_allclose(run(x, coarse)[seen], wanted[seen], atol=2e-5)
+    # float32 sums of values up to 14
+    np.testing.assert_allclose(run(x, coarse)[seen], wanted[seen], atol=1e-4)
 
 
 def test_the_condition_is_points_confidence_and_rays_and_not_the_noisy_tracks():
