@@ -1,5 +1,7 @@
 """Leaves at rest into shards: the same values, and no more on the host than a piece of a shard."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -109,11 +111,14 @@ def test_little_is_under_way_at_once(source, monkeypatch):
     monkeypatch.setattr(slices, "STAGING", 100_000)
     monkeypatch.setattr(slices, "READERS", 8)
     found, now, most = source("exported"), [0], [0]
-    filled = slices._filled
+    filled, several = slices._filled, threading.Event()
 
     def counted(leaf, index, dtype):
         now[0] += 1
         most[0] = max(most[0], now[0])
+        if now[0] > 1:
+            several.set()
+        several.wait(1)  # on one core the first would be done before the second begins
         x = filled(leaf, index, dtype)
         now[0] -= 1
         assert now[0] == 0 or x.nbytes < 100_000
