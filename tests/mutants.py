@@ -3036,6 +3036,45 @@ CONTROL = [
         ),
     ),
     *of(
+        "syncmv4d_jax/data/sources/arctic.py",
+        "tests/data/sources/test_arctic.py",
+        (
+            "H10",
+            "MANO's mean pose is left out",
+            "flat_mean=False, recentre=False",
+            "flat_mean=True, recentre=False",
+            "test_hands_have_the_mean_pose_and_stay_where_trans_has_them",
+        ),
+        (
+            "H10",
+            "hands are moved by their wrists",
+            "flat_mean=False, recentre=False",
+            "flat_mean=False, recentre=True",
+            "test_hands_have_the_mean_pose_and_stay_where_trans_has_them",
+        ),
+        (
+            "H10",
+            "the top is what parts.json has as 1",
+            "return parts if share > 0.5 else ~parts",
+            "return parts",
+            "test_the_lid_turns_about_its_hinge_and_both_parts_move[0]",
+        ),
+        (
+            "H10",
+            "the top turns after the object",
+            '("top", top, turn @ angle)',
+            '("top", top, angle @ turn)',
+            "test_the_lid_turns_about_its_hinge_and_both_parts_move[1]",
+        ),
+        (
+            "H10",
+            "an image's number is the frame's",
+            'frame = int(match[4]) - int(own["ioi_offset"])',
+            "frame = int(match[4])",
+            "test_an_image_and_what_moves_after_it",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/metrics/hoi.py",
         "tests/metrics/test_hoi.py",
         (

@@ -37,9 +37,17 @@ class Meshes:
         Raises:
           FileNotFoundError, ValueError: meshes that cannot be used, or do not fit each other.
         """
+        how = {"unit": self.unit, "up": self.up}
+        return self.joined({str(p): mesh_sequences.read(p, self.fps, **how) for p in paths})
+
+    def joined(self, files: Mapping[str, mesh_sequences.Meshes]) -> list[surfaces.Surface]:
+        """The meshes {name: moving} of all files, of one number of frames.
+
+        Raises:
+          ValueError: as `read`.
+        """
         found: list[surfaces.Surface] = []
-        for path in paths:
-            meshes = mesh_sequences.read(path, self.fps, unit=self.unit, up=self.up)
+        for path, meshes in files.items():
             for name, (faces, vertices) in meshes.items():
                 label = self.labels.get(name, "")
                 found.append(surfaces.Surface(name.replace("/", "_"), faces, vertices, label=label))
@@ -63,24 +71,25 @@ class Meshes:
 
 def write(
     target: Path,
-    meshes: Meshes,
-    paths: Sequence[str | Path],
+    found: Sequence[surfaces.Surface],
+    fps: float,
     rig: Mapping[str, rigs.Camera],
     images: Mapping[str, np.ndarray],
     *,
     text: str,
     where: str,
-) -> list[surfaces.Surface]:
-    """Writes the recording `target`, whole or not at all; returns its surfaces.
+) -> None:
+    """Writes the recording `target`, whole or not at all.
 
     Args:
+      found: the surfaces that move, of `Meshes`. fps: their frames a second.
       rig: in the meshes' world.
       images: [h w 3] uint8 of each camera, what the video begins with.
       text: the prompt.
       where: the cameras are from, for messages.
 
     Raises:
-      ValueError: meshes, pictures or cameras that cannot be used, or do not fit each other.
+      ValueError: pictures or cameras that cannot be used, or do not fit each other or the meshes.
     """
     for name, camera in rig.items():
         size = images[name].shape[:2]
@@ -89,11 +98,10 @@ def write(
                 f"{where}: imgSize is {camera.size[1]} x {camera.size[0]}, the picture "
                 f"{size[1]} x {size[0]}"
             )
-    found = meshes.read(paths)
     rigs.check(dict(rig), [s.at(0) for s in found], where=f"{where} and the meshes")
     description = {
-        "fps": meshes.fps, "action": "follow", "tool": found[0].name, "target": found[-1].name,
-        "text": text, "labels": dict(meshes.labels), "provenance": "sim",
+        "fps": fps, "action": "follow", "tool": found[0].name, "target": found[-1].name,
+        "text": text, "labels": {s.name: s.label for s in found if s.label}, "provenance": "sim",
     }  # fmt: skip
     with disk.whole(target) as partial:
         (partial / "surfaces").mkdir(parents=True)
@@ -104,4 +112,3 @@ def write(
         (partial / "cameras.json").write_text(json.dumps(plain, indent=1))
         for name, pixels in images.items():
             Image.fromarray(pixels).save(partial / f"{name}.png")
-    return found
