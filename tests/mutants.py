@@ -3036,6 +3036,64 @@ CONTROL = [
         ),
     ),
     *of(
+        "syncmv4d_jax/data/sources/gltf_reader.py",
+        "tests/data/sources/test_mesh_sequences.py",
+        (
+            "H11",
+            "tangents of a spline do not know how long it is",
+            "found = (2 * s**3 - 3 * s**2 + 1) * p0 + d * (s**3 - 2 * s**2 + s) * b0",
+            "found = (2 * s**3 - 3 * s**2 + 1) * p0 + (s**3 - 2 * s**2 + s) * b0",
+            "test_a_cubic_spline_is_its_polynomial",
+        ),
+        (
+            "H11",
+            "joints are taken where they are bound",
+            "            joints = joints @ bind[:, None]\n",
+            "            joints = joints @ bind[:, None] @ np.linalg.inv(bind[:, None])\n",
+            "test_skinned_and_morphing_gltf",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/mesh_sequences.py",
+        "tests/data/sources/test_mesh_sequences.py",
+        (
+            "H11",
+            "what has y up is mirrored when it is turned",
+            "vertices = np.stack([x, -z, y], axis=-1)",
+            "vertices = np.stack([x, z, y], axis=-1)",
+            "test_rigid_gltf",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/mesh_writer.py",
+        "tests/data/sources/test_mesh_writer.py",
+        (
+            "H11",
+            "morph targets are places, not ways from the first frame",
+            "binary.add(vertices - still)",
+            "binary.add(vertices)",
+            "test_embedded_meshes_come_back[gltf]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/inputs.py",
+        "tests/run/test_inputs.py",
+        (
+            "H12",
+            "points are off by the same in all frames",
+            "rng.normal(size=points.shape)",
+            "rng.normal(size=points.shape[1:])",
+            "test_points_that_are_off_by_so_much",
+        ),
+        (
+            "H12",
+            "points that were not there are brought back",
+            'valid = arrays["point_valid"] & left',
+            'valid = arrays["point_valid"] | left',
+            "test_half_of_the_points_are_left_out_of_all_frames",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/data/sources/arctic.py",
         "tests/data/sources/test_arctic.py",
         (
@@ -3090,6 +3148,20 @@ CONTROL = [
             "margins.append(right - wrong)",
             "margins.append(right)",
             "test_following_one_course_is_not_following_the_other",
+        ),
+        (
+            "H9",
+            "scenes of one first frame are independent cases",
+            "mean = summary.mean(values, layouts)",
+            "mean = summary.mean(values)",
+            "test_a_difference_within_two_errors_of_its_layouts_is_not_shown",
+        ),
+        (
+            "H9",
+            "any difference of the right sign is shown",
+            "abs(value) > 2 * se",
+            "abs(value) > 0",
+            "test_a_difference_within_two_errors_of_its_layouts_is_not_shown",
         ),
     ),
 ]

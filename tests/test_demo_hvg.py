@@ -1,0 +1,110 @@
+"""The demo of control: what its rows are told, and what its page says of bars."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from configs import hvg3d as configuration
+from demo import hvg
+from syncmv4d_jax import configuration as settings
+from syncmv4d_jax.metrics import hoi
+
+
+def told(command, key):
+    """The last value of a flag, "" without it."""
+    found = [str(x).partition("=")[2] for x in command if str(x).startswith(f"--{key}=")]
+    return found[-1] if found else ""
+
+
+@pytest.fixture
+def stages(tmp_path):
+    return dict(hvg.stages(hvg.parse(["--out", str(tmp_path), "--ablations"])))
+
+
+@pytest.mark.parametrize("flags", [["--ablations"], ["--short"]])
+def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
+    stages = hvg.stages(hvg.parse([*flags, "--out", str(tmp_path)]))
+    runs = [[str(x) for x in command] for _, command in stages if command[0] == "-m"]
+    assert not [x for run in runs for x in settings.unknown_keys(run)]
+    for _, (script, *words) in stages:
+        if script == "-m":
+            continue
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        if hasattr(module, "parse"):
+            assert module.parse([str(word) for word in words])
+
+
+def test_every_bar_has_its_rows(stages):
+    """Each row is sampled and then evaluated; a bar's rows are sampled, or trivial."""
+    names = {title.removeprefix("samples: ") for title in stages if title.startswith("samples")}
+    assert names == {*hvg.ROWS, hvg.SIMULATED, *hvg.ABLATIONS}
+    order = list(stages)
+    assert all(order.index(f"samples: {n}") < order.index(f"evaluation: {n}") for n in names)
+    wanted = {row for bar in hoi.BARS for row in (bar.row, bar.other) if row}
+    assert wanted <= names | {*hoi.TRIVIAL}
+    assert {told(c, "config").partition(":")[2] for c in stages.values()} - {"", "demo"} == {
+        f"demo-{name}" for name in hvg.ABLATIONS
+    } <= set(configuration.VARIANTS)  # fmt: skip
+
+
+def test_the_simulators_road_is_sampled_without_videos_and_scored_with_them(stages):
+    sample, truth = stages["samples: simulated"], stages["evaluation: simulated"]
+    assert told(sample, "config.data.records").endswith("simulated/records/64x96")
+    assert told(sample, "config.data.cache").endswith("simulated/cache/64x96")
+    assert told(truth, "config.data.records").endswith("simulated/truth/records/64x96")
+    assert told(truth, "config.data.cache") == ""
+    made = [c for c in stages.values() if "--folder" in c]
+    assert [c[c.index("--folder") + 1].name for c in made] == ["photos", "filmed"]
+
+
+def test_ablations_take_over_the_backbone_and_have_their_own_control(stages, tmp_path):
+    trained, sample = stages["ablation: no_mask_loss"], stages["samples: no_mask_loss"]
+    own = tmp_path.resolve() / "ablations" / "no_mask_loss"
+    assert told(trained, "workdir") == str(own) and told(trained, "config.weights.dit") == ""
+    assert told(sample, "config.weights.dit").endswith("/video.safetensors")
+    assert told(sample, "config.weights.control") == f"{own}/control.safetensors"
+    (tmp_path / "checkpoints/video/7").mkdir(parents=True)
+    (tmp_path / "video.safetensors").write_text("a")
+    hvg.share(tmp_path, "no_mask_loss")
+    hvg.share(tmp_path, "no_mask_loss")  # a second time changes nothing
+    assert (own / "checkpoints/video/7").is_dir()
+    assert (own / "video.safetensors").read_text() == "a"
+
+
+def test_a_short_run_trains_no_ablations(capsys):
+    with pytest.raises(SystemExit):
+        hvg.parse(["--short", "--ablations"])
+    assert "a few steps show nothing" in capsys.readouterr().err
+
+
+def test_the_page_says_what_is_not_shown(tmp_path):
+    """Six scenes of three layouts; goals that fail or were not run are told apart from bars."""
+    scenes = [f"20990102_000{i // 2}_{i % 2}-0" for i in range(6)]
+    rng = np.random.default_rng(0)
+
+    def row(**means):
+        cells = {}
+        for metric, mean in means.items():
+            values = {s: mean + 0.01 * float(rng.normal()) for s in scenes}
+            cells[metric] = {"value": mean, "se": 0.01, "per_sample": values}
+        return cells
+
+    trivial = {name: row(psnr_moving=15.0) for name in hoi.TRIVIAL}
+    for name in (*hvg.ROWS, hvg.SIMULATED):
+        good = name in ("full", "simulated")
+        cells = row(follow=0.9, swap_margin=0.5, psnr_moving=25.0 if good else 20.0,
+                    psnr_hoi=20.0 if good else 21.0, grid_index=1.0)  # fmt: skip
+        (tmp_path / "rows" / name).mkdir(parents=True)
+        content = {"rows": {"model": cells, **trivial}}
+        (tmp_path / "rows" / name / "eval.json").write_text(json.dumps(content))
+    text = hvg.compare(tmp_path)
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    assert lines["B1: follow, full"].endswith("| 6 | 3 | yes |")
+    assert lines["B2: psnr_moving, full - no_control"].endswith("| yes |")
+    assert lines["simulator's road: follow, simulated - full"].endswith("| yes |")
+    assert lines["B4: psnr_moving, points_only - no_control"].endswith("| no |")
+    assert lines["B8: psnr_hoi, full - tracking_only"].endswith("| not shown at this size |")
+    assert lines["B10: psnr_hoi, full - no_mask_loss"].endswith("| not shown: not run |")
+    assert "B7" in text and len([x for x in lines if x.startswith("B")]) == len(hoi.BARS) - 3
