@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from configs import hvg3d as configuration
-from demo import hvg
+from demo import hvg, simulated
 from syncmv4d_jax import configuration as settings
+from syncmv4d_jax.data import clips, prepare, records
+from syncmv4d_jax.data.scenes import hand, scene
+from syncmv4d_jax.data.sources import mano, recordings
 from syncmv4d_jax.metrics import hoi
 
 
@@ -108,3 +111,49 @@ def test_the_page_says_what_is_not_shown(tmp_path):
     assert lines["B8: psnr_hoi, full - tracking_only"].endswith("| not shown at this size |")
     assert lines["B10: psnr_hoi, full - no_mask_loss"].endswith("| not shown: not run |")
     assert "B7" in text and len([x for x in lines if x.startswith("B")]) == len(hoi.BARS) - 3
+
+
+@pytest.mark.slow
+def test_the_simulators_road_ends_where_the_records_do(tmp_path):
+    """A held-out scene through the files of other programs: the same crop, condition and truth."""
+    data, out = tmp_path / "data", tmp_path / "simulated"
+    hand.write(data / "mano")
+    spec = scene.specify(0, seed=0, held_out=True, course=0)
+    scene.write_scene(
+        data / "taco", spec, mano.load_hands(data / "mano"), frames=46, size=(48, 64),
+        names=scene.THREE, drawn=8.0,
+    )  # fmt: skip
+    own = clips.Settings(
+        size=(32, 48), frames=13, points=64, clusters=1, cameras="first", val=0.0,
+        surfaces="none", controls=("points", "das"), cloud=256, provenance="sim",
+        held_out_triplets=(spec.triplet,), held_out_actions=("follow",),
+    )  # fmt: skip
+    prepare.run(recordings.taco_sources(data / "taco", data / "mano"), tmp_path / "records", own)
+    flags = {"data": data, "records": tmp_path / "records/32x48", "out": out}
+    assert simulated.main([str(x) for k, v in flags.items() for x in (f"--{k}", v)]) == 0
+    found = {"records": opened(tmp_path / "records")}
+    for name in ("photos", "filmed"):
+        prepare.run(recordings.folder_sources(out / name), tmp_path / name, own)
+        found[name] = opened(tmp_path / name)
+    wanted, cloud, window = found.pop("records")
+    for name, (view, points, other) in found.items():
+        assert other.id == window.id and other.text == window.text and other.split == "test"
+        np.testing.assert_allclose(view["intrinsics"], wanted["intrinsics"], rtol=1e-6)
+        moved = records.decode(view["tracking"]) != records.decode(wanted["tracking"])
+        assert moved.mean() < 1e-3
+        assert np.abs(points.mean(1) - cloud.mean(1)).max() < 0.01  # drawn anew
+        video, true = records.decode(view["video"]).astype(int), records.decode(wanted["video"])
+        assert other.filmed == (name == "filmed")
+        if other.filmed:
+            np.testing.assert_array_equal(video, true)
+        else:  # no later frame is known
+            np.testing.assert_array_equal(video, np.repeat(video[:1], 13, 0))
+            assert np.abs(video[0] - true[0]).mean() < 2
+    assert not list(out.glob("photos/*/*.mp4"))
+
+
+def opened(root):
+    """The view, the cloud and the window of the one clip of records."""
+    reader = records.Reader(root)
+    (window,) = reader.windows
+    return reader.view(window, window.views[0]), reader.tracks(window)["points"], window
