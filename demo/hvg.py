@@ -2,8 +2,8 @@
 
     scenes of several courses -> records with clouds and tracking videos -> cache -> the backbone,
     then control beside it -> samples with all control, points only, tracking only, none, another
-    scene's, points that are off or half of them, and by the simulator's road (simulated.py)
-    -> evaluation of each -> table and bars
+    scene's, points that are off or half of them, and by the simulator's road (simulated.py);
+    what the autoencoder alone makes of the truth -> evaluation of each -> table and bars
 
 Every stage is one of the project's own commands, printed before it runs, and continues where a
 stopped run left it. Pages: out/demo-hvg/rows/full/report.html and its neighbours; out/demo-hvg/
@@ -37,7 +37,7 @@ ROWS = {  # name -> what the run is told
     "noisy_points": ["--config.task.controls=('points',)", "--config.sample.point_noise=0.01"],
     "half_points": ["--config.task.controls=('points',)", "--config.sample.point_drop=0.5"],
 }
-SIMULATED = "simulated"
+SIMULATED, CEILING = "simulated", "autoencoder"
 ABLATIONS = ("no_mask_loss", "point_tokens", "current_depth", "no_points", "no_tracking")
 VERDICTS = {  # (must, passed): passed is None of what was not run
     (True, True): "yes", (True, False): "no", (True, None): "not shown: not run",
@@ -94,6 +94,10 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     made = [*data_stages(args, out), ("the backbone, then control beside it", run(args, out))]
     for name, told in ROWS.items():
         made += sampled(name, [*run(args, out, name), *told])
+    ceiling = ["demo/autoencoded.py", "--records", out / "records" / SIZE, "--weights",
+               out / "weights", "--out", out / "rows" / CEILING]  # fmt: skip
+    made.append((f"samples: {CEILING}", ceiling))
+    made.append((f"evaluation: {CEILING}", [*run(args, out, CEILING), "--config.mode=evaluate"]))
     made += simulated_stages(args, out)
     for name in ABLATIONS if args.ablations else ():
         own = out / "ablations" / name
@@ -215,7 +219,7 @@ def share(out: Path, name: str) -> None:
 
 def compare(out: Path) -> str:
     """The rows' scores beside each other, and the bars, as Markdown."""
-    folders = {name: out / "rows" / name for name in (*ROWS, SIMULATED, *ABLATIONS)}
+    folders = {name: out / "rows" / name for name in (*ROWS, SIMULATED, CEILING, *ABLATIONS)}
     found = {
         name: json.loads((folder / "eval.json").read_text())
         for name, folder in folders.items()

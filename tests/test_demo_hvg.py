@@ -3,16 +3,18 @@
 import importlib
 import json
 
+import fake_records
 import numpy as np
 import pytest
 
 from configs import hvg3d as configuration
-from demo import hvg, simulated
+from demo import autoencoded, hvg, simulated
 from syncmv4d_jax import configuration as settings
 from syncmv4d_jax.data import clips, prepare, records
 from syncmv4d_jax.data.scenes import hand, scene
 from syncmv4d_jax.data.sources import mano, recordings
 from syncmv4d_jax.metrics import hoi
+from syncmv4d_jax.results import samples
 
 
 def told(command, key):
@@ -42,7 +44,7 @@ def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
 def test_every_bar_has_its_rows(stages):
     """Each row is sampled and then evaluated; a bar's rows are sampled, or trivial."""
     names = {title.removeprefix("samples: ") for title in stages if title.startswith("samples")}
-    assert names == {*hvg.ROWS, hvg.SIMULATED, *hvg.ABLATIONS}
+    assert names == {*hvg.ROWS, hvg.SIMULATED, hvg.CEILING, *hvg.ABLATIONS}
     order = list(stages)
     assert all(order.index(f"samples: {n}") < order.index(f"evaluation: {n}") for n in names)
     wanted = {row for bar in hoi.BARS for row in (bar.row, bar.other) if row}
@@ -111,6 +113,28 @@ def test_the_page_says_what_is_not_shown(tmp_path):
     assert lines["B8: psnr_hoi, full - tracking_only"].endswith("| not shown at this size |")
     assert lines["B10: psnr_hoi, full - no_mask_loss"].endswith("| not shown: not run |")
     assert "B7" in text and len([x for x in lines if x.startswith("B")]) == len(hoi.BARS) - 3
+
+
+def test_the_ceiling_is_the_truth_through_the_autoencoder(tmp_path, monkeypatch):
+    """With one that halves all contrast; a sample that is there is not made again."""
+    fake_records.write(tmp_path / "records")
+    calls = []
+    monkeypatch.setattr(autoencoded.store, "load", lambda *a, **k: ("config", "weights"))
+    half = lambda codec, weights, x: (x / 127.5 - 1) / 2  # noqa: E731
+    monkeypatch.setattr(autoencoded.video, "encode", half)
+    monkeypatch.setattr(autoencoded.video, "decode", lambda c, w, x: calls.append(w) or x)
+    flags = ["--records", str(tmp_path / "records"), "--weights", "w", "--out", str(tmp_path)]
+    for _ in range(2):
+        assert autoencoded.main(flags) == 0
+    reader = records.Reader(tmp_path / "records", "test")
+    (window,) = reader.windows
+    found = samples.read(tmp_path / "samples" / window.id)["video"]
+    true = [records.decode(reader.view(window, view)["video"]) for view in window.views]
+    assert calls == ["weights"]
+    halved = {"video": (np.stack(true) / 127.5 - 1) / 2}
+    samples.write(tmp_path / "wanted", halved, {}, {"fps": 8.0})  # compressed as they are
+    np.testing.assert_array_equal(found, samples.read(tmp_path / "wanted")["video"])
+    assert 0.3 < found.std() / np.stack(true).std() < 0.6
 
 
 @pytest.mark.slow
