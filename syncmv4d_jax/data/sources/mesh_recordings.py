@@ -5,6 +5,7 @@ where others have a video.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,8 +40,8 @@ class Meshes:
         Raises:
           FileNotFoundError, ValueError: meshes that cannot be used, or do not fit each other.
         """
-        how = {"unit": self.unit, "up": self.up}
-        return self.joined({str(p): mesh_sequences.read(p, self.fps, **how) for p in paths})
+        read = functools.partial(mesh_sequences.read, fps=self.fps, unit=self.unit, up=self.up)
+        return self.joined({str(path): read(path) for path in paths})
 
     def joined(self, files: Mapping[str, mesh_sequences.Meshes]) -> list[surfaces.Surface]:
         """The meshes {name: moving} of all files, of one number of frames.
@@ -52,9 +53,10 @@ class Meshes:
         for path, meshes in files.items():
             for name, (faces, vertices) in meshes.items():
                 kind = surfaces.OCCLUDER if name in self.occluders else surfaces.TRACKED
-                own = {"label": self.labels.get(name, ""), "kind": kind}
-                found.append(surfaces.Surface(_plain(name), faces, vertices, **own))
-                surfaces.check(found[-1], where=f"{path}, {name}")
+                told = self.labels.get(name, "")
+                made = surfaces.Surface(_plain(name), faces, vertices, kind=kind, label=told)
+                surfaces.check(made, where=f"{path}, {name}")
+                found.append(made)
         lengths = {s.name: s.frames for s in found}
         longest = max(lengths.values(), default=0)
         for i, s in enumerate(found):
