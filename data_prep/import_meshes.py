@@ -38,6 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--unit", type=float, default=1.0, help="metres of a unit of the meshes")
     add("--up", choices=("", "y", "z"), default="", help="default: y of glTF, z of others")
     add("--labels", type=json.loads, default={}, help='{"mesh": "left hand"}')
+    add("--occluders", nargs="*", default=(), help="meshes that hide others and are not followed")
     return parser.parse_args(argv)
 
 
@@ -64,9 +65,10 @@ def write(args: argparse.Namespace) -> tuple[Path, list[surfaces.Surface]]:
         raise ValueError(f"{args.camera}: wanted one camera, of the picture, got {sorted(cameras)}")
     images = dict.fromkeys(cameras, pictures.read(args.image))
     target = args.out / (args.name or args.image.stem)
-    told = mesh_recordings.Meshes(args.fps, args.unit, args.up, args.labels)
-    found = mesh_recordings.write(
-        target, told, args.meshes, cameras, images, text=args.text, where=str(args.camera)
+    told = mesh_recordings.Meshes(args.fps, args.unit, args.up, args.labels, args.occluders)
+    found = told.read(args.meshes)
+    mesh_recordings.write(
+        target, found, args.fps, cameras, images, text=args.text, where=str(args.camera)
     )
     return target, found
 

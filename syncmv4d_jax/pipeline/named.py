@@ -70,8 +70,9 @@ class HVG3DPipeline(door.Pipeline):
             views = Path(given.images(images, cameras, folder / "given", task))
             rig = rigs.read(views / "cameras.json")
             pixels = {name: pictures.read(pictures.named(views, name)) for name in rig}
+            found = told.read(files)
             mesh_recordings.write(
-                folder / "recording", told, files, rig, pixels, text=prompt, where="cameras"
+                folder / "recording", found, fps, rig, pixels, text=prompt, where="cameras"
             )
             return {"recording": str(folder / "recording"), "images": ""}
 

@@ -43,7 +43,12 @@ def of_config(
         return list(_from_user(settings, task, texts))
     found, match = examples(settings, own.split), matched.load(own)
     how = dict(anchors=own.anchors, match=match, count=settings.task.get("points", 0))
-    make = lambda pair: (pair[0], given(pair[1], **how))  # noqa: E731
+    off = {"noise": own.point_noise, "drop": own.point_drop}
+
+    def make(pair: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+        name, arrays = pair[0], given(pair[1], **how)
+        return name, disturbed(name, arrays, **off) if any(off.values()) else arrays
+
     if own.controls == "other":
         return records.Listing(len(found), lambda: swapped([make(pair) for pair in found]))
     return records.Listing(len(found), lambda: map(make, found))
@@ -68,6 +73,28 @@ def swapped(
                 f"{len(pairs)} that begin alike"
             )
         yield name, arrays | {key: other[key] for key in keys if key in other}
+
+
+def disturbed(name: str, arrays: dict[str, Any], *, noise: float, drop: float) -> dict[str, Any]:
+    """An example whose clouds are worse than they are, always in the same way.
+
+    Args:
+      noise: standard deviation along each axis, of each point in each frame by itself, in the
+        cloud's unit (metres where it is metric).
+      drop: share of the points that are left out, the same ones in all frames.
+
+    Raises:
+      ValueError: it has no points.
+    """
+    if "points" not in arrays:
+        raise ValueError(
+            f"config.sample.point_noise, point_drop: wanted examples with points, {name} has none"
+        )
+    points, rng = arrays["points"], np.random.default_rng(stable_hash(name))
+    moved = points + noise * rng.normal(size=points.shape)
+    left = rng.permutation(points.shape[1]) >= round(drop * points.shape[1])
+    valid = arrays["point_valid"] & left
+    return arrays | {"points": moved.astype(points.dtype), "point_valid": valid}
 
 
 def _finished(folder: str) -> records.Listing:

@@ -161,6 +161,8 @@ class SampleConfig:
         record's true correspondences, which no user has.
       controls: what is followed, of tasks that are controlled: "own", or "other": that of another
         example of the split, of another first frame.
+      point_noise: what points of records are off by, metres (inputs.disturbed).  point_drop: share
+        of them that is left out.
       matcher, features: of "matched": as in `config.evaluate`.
       precision: of the weights: "" as they are made, "bfloat16", "int8" or "float8"
         (run/precision.py).
@@ -184,6 +186,8 @@ class SampleConfig:
     synthesis: str = ""
     anchors: str = "own"
     controls: str = "own"
+    point_noise: float = 0.0
+    point_drop: float = 0.0
     matcher: str = "xfeat"
     features: str = ""
     precision: str = ""
@@ -194,7 +198,11 @@ class SampleConfig:
             "config.sample", self, anchors=("own", "given", "matched"), controls=("own", "other")
         )
         at_least(1, "config.sample", self, "best_of")
-        at_least(0, "config.sample", self, "count")
+        at_least(0, "config.sample", self, "count", "point_noise")
+        if not 0 <= self.point_drop < 1:
+            raise ValueError(
+                f"config.sample.point_drop: wanted 0 <= share < 1, got {self.point_drop}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

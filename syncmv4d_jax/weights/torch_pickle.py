@@ -324,6 +324,61 @@ def lazy(file: bytes | BinaryIO) -> Any:
         return _legacy(file) if _is_tensor_file(start) else _Unpickler(file).load()
 
 
+class _AnyType(_NumpyType):
+    """numpy.dtype of plain numbers, or of objects, which are what the pickle holds."""
+
+    def __init__(self, code: str, *rest):
+        if re.fullmatch(r"O[48]?", str(code)):
+            self.dtype = np.dtype(object)
+        else:
+            super().__init__(code, *rest)
+
+    def __setstate__(self, state: tuple) -> None:
+        if self.dtype != object:
+            super().__setstate__(state)
+
+
+class _AnyArray(NumpyArray):
+    """An array of plain numbers, or a single object in one of none dimensions."""
+
+    def read(self) -> Any:
+        """Returns the array, or the object."""
+        if self._parts is None or self._parts[1].dtype != object:
+            return super().read()
+        shape, _, _, content = self._parts
+        if shape != () or not isinstance(content, list) or len(content) != 1:
+            raise ValueError(f"wanted one object, got an array of objects {shape}")
+        return read_all(content[0])
+
+
+class _ObjectUnpickler(_Unpickler):
+    """Of what numpy.save pickles."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        own = {"_reconstruct": _AnyArray, "ndarray": _AnyArray, "dtype": _AnyType}
+        found = super().find_class(module, name)
+        return own[name] if module.split(".")[0] == "numpy" and name in own else found
+
+
+def npy(content: bytes) -> Any:
+    """Reads a .npy file: an array of plain numbers, or the one object that numpy.save pickled.
+
+    Raises:
+      Refused, ValueError: as `lazy`.
+    """
+    file = io.BytesIO(content)
+    with _damage_is_value_error():
+        form = np.lib.format
+        read = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+        version = form.read_magic(file)
+        if version not in read:
+            raise ValueError(f"a .npy file of version {version}")
+        _, _, dtype = read[version](file)
+        if not dtype.hasobject:
+            return np.load(io.BytesIO(content), allow_pickle=False)
+        return read_all(_ObjectUnpickler(io.BytesIO(content[file.tell() :])).load())
+
+
 def load(file: bytes | BinaryIO) -> Any:
     """Reads a file with numpy arrays in place of tensors; arguments and errors as `lazy`."""
     with _damage_is_value_error():

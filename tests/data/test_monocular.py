@@ -29,7 +29,7 @@ FORMS = ("SpatialTracker", "SpaTrackerV2", "DELTA")
 
 @pytest.mark.parametrize("form", FORMS)
 def test_tracks_and_points_come_back(form, truth, tmp_path):
-    """Tracks within 2 mm and half a pixel: the depth has pixels of its own, and slopes."""
+    """Tracks within 4 mm and half a pixel: the depth has pixels of its own, and slopes."""
     scene = monocular.read(write(form, truth, tmp_path / "clip0"))
     _, k, pose, world = truth
     assert scene.tracks.shape == world.shape and scene.labels == {1: 1, 2: 2}
@@ -108,9 +108,13 @@ def test_refused_clips(truth, tmp_path):
              "numbers of frames differ"),
             (lambda f: changed(f, extrinsic=moving), "said to stand still, but turns by"),
             (lambda f: changed(f, depth=none), "of the masks' pixels have no depth"),
-            (lambda f: Image.new("P", (80, 60)).save(f / "masks/00000.png"), "all input arrays"),
+            (lambda f: Image.new("P", (80, 60)).save(f / "masks/00003.png"),
+             "00003.png: the mask is 80 x 60, the video 160 x 120"),
+            (lambda f: Image.new("RGB", (160, 120)).save(f / "masks/00001.png"), "coloured overl"),
+            (lambda f: np.savez(f / "masks.npz", masks=np.full((FRAMES, 120, 160), 256)),
+             "wanted ids of 0..255, got 256..256"),
             (lambda f: np.savez(f / "masks.npz", masks=np.zeros((FRAMES, 60, 80))),
-             r"masks are \(60, 80\), the video is \(120, 160\)"),
+             "masks.npz: the mask is 80 x 60, the video 160 x 120"),
             (lambda f: np.savez(f / "masks.npz", masks=np.zeros((FRAMES, 120, 160))), "are empty"),
             (lambda f: (f / "tracks.npz").write_bytes(b"no"), "unreadable"),
             (lambda f: (f / "dense_3d_track.pkl").write_bytes(pickle.dumps(print)), "no plain pi"),

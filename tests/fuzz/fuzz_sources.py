@@ -6,6 +6,7 @@ Their valid inputs are written by the same writers as the tests of these readers
 import dataclasses
 from pathlib import Path
 
+import arctic_files
 import foreign_rigs
 import lerobot_sets
 import mesh_files
@@ -17,7 +18,7 @@ from fuzz_doors import Door, Values, flat
 from PIL import Image
 
 from syncmv4d_jax.data import calibrations, depth
-from syncmv4d_jax.data.sources import lerobot, mesh_sequences, monocular, taste_rob
+from syncmv4d_jax.data.sources import arctic, lerobot, mesh_sequences, monocular, taste_rob
 
 
 def make(root: Path) -> None:
@@ -27,6 +28,7 @@ def make(root: Path) -> None:
         folder.mkdir(parents=True)
         write(folder)
     meshes(root / "meshes")
+    arctic_files.write(root / "arctic")
     posed(root / "posed")
     lerobot_sets.write_3(root / "lerobot", images=("right",))
     clip = monocular_clips.make(root / "clip/plain")
@@ -76,6 +78,11 @@ def moving(root: Path, file: Path, out: Path) -> Values:
     return flat("", mesh_sequences.read(path, 8.0))
 
 
+def raw(root: Path, file: Path, out: Path) -> Values:
+    folder = root / "arctic"
+    return flat("", arctic.read(folder / HANDS, 30.0, hands=folder / "mano"))
+
+
 def distances(root: Path, file: Path, out: Path) -> Values:
     metres, lens = depth.read_file(file, (36, 48))
     return {"depth": metres} | ({} if lens is None else {"lens": lens})
@@ -106,6 +113,8 @@ def captions(root: Path, file: Path, out: Path) -> Values:
     return {"/".join(key): text for key, (_, text) in taste_rob.captions(file).items()}
 
 
+HANDS = f"raw_seqs/s01/{arctic_files.NAME}.mano.npy"
+TEMPLATE = "arctic/meta/object_vtemplates/box"
 PARQUET = "lerobot/{}/chunk-000/file-000.parquet"
 TABLE = [
     Door("colmap", "cameras of COLMAP as text", "rigs/colmap_txt/cameras.txt", rig),
@@ -120,6 +129,10 @@ TABLE = [
     Door("cache", "a PC2 cache", "meshes/a.pc2", moving),
     Door("cache", "an MDD cache", "meshes/b.mdd", moving),
     Door("glb", "a mesh that moves", "meshes/c.glb", moving),
+    Door("npy", "hands of ARCTIC", f"arctic/{HANDS}", raw),
+    Door("npy", "an object of ARCTIC", f"arctic/{HANDS}".replace("mano", "object"), raw),
+    Door("obj", "a mesh of ARCTIC", f"{TEMPLATE}/mesh.obj", raw),
+    Door("json", "parts of ARCTIC", f"{TEMPLATE}/parts.json", raw),
     Door("npz", "depth of a picture", "posed/depth.npz", distances),
     Door("json", "a data set of LeRobot", "lerobot/meta/info.json", episode),
     Door("json", "statistics of LeRobot", "lerobot/meta/stats.json", episode),

@@ -104,26 +104,51 @@ def rows(**means):
     return found, {s: s.rpartition("_")[0] for s in scenes}
 
 
-def test_bars_pass_and_fail():
+def shown():
+    """Rows that pass everything, without the trained ablations."""
     same = {"psnr_hoi": 20.0, "psnr_moving": 22.0}
-    scores, layouts = rows(
+    return rows(
         full={"follow": 0.9, "swap_margin": 0.5, "grid_index": 1.0, "psnr_moving": 25.0,
               "psnr_hoi": 20.5},
         no_control={"psnr_moving": 21.0}, wrong_control={"psnr_moving": 20.0},
-        points_only=same, tracking_only=same, held={"psnr_moving": 20.0},
+        points_only=same, tracking_only=same, noisy_points=same, half_points=same,
+        simulated={"follow": 0.89}, **{row: {"psnr_moving": 20.0} for row in hoi.TRIVIAL},
     )  # fmt: skip
-    assert all(bar["passed"] for bar in hoi.bars(scores, layouts))
-    names = [bar["name"].split(":")[0] for bar in hoi.bars(scores, layouts)]
-    assert names == ["B1", "B2", "B2", "B3", "B4", "B4", "B5", "B6", "B8", "B9"]
-    assert {bar["clusters"] for bar in hoi.bars(scores, layouts)} == {16}
+
+
+def test_bars_pass_and_fail():
+    scores, layouts = shown()
+    found = hoi.bars(scores, layouts)
+    names = [bar["name"].split(":")[0] for bar in found]
+    more = ["noise of 10 mm", "half of the points", "simulator's road"]
+    plain = ["B1", *["B2"] * 5, "B3", "B4", "B4", "B5", "B6"]
+    assert names == [*plain, *more, "B8", "B9", "B10", "B11"]
+    assert [bar["passed"] for bar in found] == [True] * 16 + [None] * 2
+    assert {bar["clusters"] for bar in found[:-2]} == {16} and found[-1]["value"] is None
+    assert [bar["must"] for bar in found] == [True] * 14 + [False] * 4
     scores["wrong_control"] = scores["no_control"]  # no difference is not beyond 2 errors
     scores["held"] = rows(held={"psnr_moving": 26.0})[0]["held"]
+    scores["simulated"] = rows(simulated={"follow": 0.85})[0]["simulated"]
     scores["full"]["s_00_0"]["follow"] = None
     failed = {bar["name"] for bar in hoi.bars(scores, layouts) if not bar["passed"]}
-    assert failed == {
-        "B5: psnr_moving, wrong_control - no_control", "B2: psnr_moving, full - held"
+    assert failed - {bar["name"] for bar in found[-2:]} == {
+        "B5: psnr_moving, wrong_control - no_control", "B2: psnr_moving, full - held",
+        "simulator's road: follow, simulated - full",
     }  # fmt: skip
     assert hoi.bars(scores, layouts)[0]["n"] == 31
+
+
+def test_a_difference_within_two_errors_of_its_layouts_is_not_shown():
+    """The two scenes of a layout are one case."""
+    scores, layouts = shown()
+    for i, scene in enumerate(scores["full"]):
+        value = 20.3 if i // 2 % 2 else 19.8  # both scenes of every other layout are worse
+        scores["full"][scene]["psnr_hoi"], scores["points_only"][scene]["psnr_hoi"] = value, 20.0
+    (bar,) = [b for b in hoi.bars(scores, layouts) if b["name"].startswith("B9")]
+    assert 0 < bar["value"] < 2 * bar["se"] and bar["passed"] is False
+    alone = hoi.bars(scores, {scene: scene for scene in layouts})
+    (other,) = [b for b in alone if b["name"].startswith("B9")]
+    assert other["se"] < bar["se"] and other["clusters"] == 32
 
 
 def test_networks_have_names_of_their_own():

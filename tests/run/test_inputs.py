@@ -103,3 +103,38 @@ def test_a_matcher_without_weights_says_where_they_are_from():
     assert matched.load(sections.SampleConfig()) is None
     with pytest.raises(ValueError, match="config.sample.anchors: wanted one of"):
         sections.SampleConfig(anchors="record")
+
+
+def cloud(points=40):
+    rng = np.random.default_rng(1)
+    valid = np.ones((5, points), bool)
+    valid[:, 0] = False
+    return {"points": rng.normal(size=(5, points, 3)).astype(np.float32), "point_valid": valid}
+
+
+def test_points_that_are_off_by_so_much():
+    """By themselves in every frame, always in the same way; nothing else is touched."""
+    own = cloud(4000)
+    found = inputs.disturbed("a", own, noise=0.01, drop=0.0)
+    error = found["points"] - own["points"]
+    np.testing.assert_allclose(error.std((0, 1)), 0.01, rtol=0.05)
+    assert abs(np.corrcoef(error[0].ravel(), error[1].ravel())[0, 1]) < 0.05
+    np.testing.assert_array_equal(found["point_valid"], own["point_valid"])
+    again, other = (inputs.disturbed(name, own, noise=0.01, drop=0.0) for name in "ab")
+    np.testing.assert_array_equal(again["points"], found["points"])
+    assert found["points"].dtype == np.float32 and np.any(other["points"] != found["points"])
+
+
+def test_half_of_the_points_are_left_out_of_all_frames():
+    own = cloud()
+    found = inputs.disturbed("a", own, noise=0.0, drop=0.5)
+    np.testing.assert_array_equal(found["points"], own["points"])
+    left = found["point_valid"]
+    assert left.any(0).sum() in (19, 20) and not left[:, 0].any()
+    np.testing.assert_array_equal(left, np.repeat(left[:1], 5, 0))
+    with pytest.raises(ValueError, match="wanted examples with points, a has none"):
+        inputs.disturbed("a", {"images": 0}, noise=0.0, drop=0.5)
+    with pytest.raises(ValueError, match="wanted 0 <= share < 1, got 1"):
+        sections.SampleConfig(point_drop=1.0)
+    with pytest.raises(ValueError, match="point_noise"):
+        sections.SampleConfig(point_noise=-1.0)

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import arctic_files
 import export_lerobot
 import fake_samples
 import folders
 import foreign_rigs
+import import_arctic
 import import_cameras
 import import_hot3d
 import import_lerobot
@@ -147,6 +149,27 @@ class Meshes(Command):
         assert not import_meshes.main(told)
 
 
+class Arctic(Command):
+    more = {"text": "another"}
+    changes = {
+        "other prompt": {"text": "another"},
+        "other records": {"higher": 10.0},
+        "other size": {"fps": 15.0},
+    }
+
+    def prepare(self):
+        self.path = arctic_files.write(self.home / "in")
+        self.counted(import_arctic.surfaces, "write", die=1)
+
+    def run(self, out, *, text="a box opens", higher=0.0, fps=30.0):
+        _, placed = arctic_files.motion()
+        placed[:, 6] += higher
+        np.save(self.path.with_name(f"{arctic_files.NAME}.object.npy"), placed)
+        (image,) = self.home.glob("in/images/*/*/*/*.jpg")
+        told = flags(arctic=self.home / "in", mano=self.home / "in/mano", image=image, out=out)
+        assert not import_arctic.main([*told, *flags(text=text, fps=fps)])
+
+
 class Hot3d(Command):
     more = {"action": "lift"}
     changes = {
@@ -280,6 +303,7 @@ COMMANDS = {
     "make_text_encoder.py": TextEncoder,
     "import_cameras.py": Cameras,
     "import_meshes.py": Meshes,
+    "import_arctic.py": Arctic,
     "import_hot3d.py": Hot3d,
     "import_lerobot.py": Episodes,
     "import_monocular.py": Monocular,

@@ -92,6 +92,27 @@ def test_plain_pickle_of_arrays(protocol):
         torch_pickle.load(pickle.dumps(np.array([{}], object), protocol))
 
 
+def test_npy_of_one_object():
+    """What numpy.save writes of a dictionary; of arrays of objects, or code, nothing."""
+    value = {"left": {"rot": np.ones((2, 3)), "name": "x"}, "n": np.float32(2)}
+    got = torch_pickle.npy(saved(value))
+    np.testing.assert_array_equal(got["left"]["rot"], np.ones((2, 3)))
+    assert got["left"]["name"] == "x" and got["n"] == 2
+    np.testing.assert_array_equal(torch_pickle.npy(saved(np.arange(3))), np.arange(3))
+    with pytest.raises(ValueError, match="wanted one object"):
+        torch_pickle.npy(saved(np.array([{}, {}], object)))
+    with pytest.raises(torch_pickle.Refused, match="refused the global"):
+        torch_pickle.npy(saved(print))
+    with pytest.raises(ValueError, match="truncated"):
+        torch_pickle.npy(saved(value)[:-30])
+
+
+def saved(value):
+    file = io.BytesIO()
+    np.save(file, value, allow_pickle=True)
+    return file.getvalue()
+
+
 def test_any_damage_is_an_error():
     bases = [torch_writer.dumps(STATE), pickle.dumps({"a": np.arange(3), "b": np.ones(2)}, 4)]
     for trial in range(600):

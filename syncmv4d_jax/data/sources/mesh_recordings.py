@@ -5,6 +5,7 @@ where others have a video.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,13 +24,15 @@ class Meshes:
 
     fps: frames a second to read.  unit: metres of a unit of theirs.  up: "y" or "z"; "" is y of
     glTF, z of others.  labels: {mesh: one of surfaces.LABELS}; names with left or right in them
-    are hands, others objects, where nothing is said.
+    are hands, others objects, where nothing is said.  occluders: names of meshes that hide others
+    and are not followed.
     """
 
     fps: float = 30.0
     unit: float = 1.0
     up: str = ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    occluders: Sequence[str] = ()
 
     def read(self, paths: Sequence[str | Path]) -> list[surfaces.Surface]:
         """Reads them all, of one number of frames.
@@ -37,50 +40,67 @@ class Meshes:
         Raises:
           FileNotFoundError, ValueError: meshes that cannot be used, or do not fit each other.
         """
+        read = functools.partial(mesh_sequences.read, fps=self.fps, unit=self.unit, up=self.up)
+        return self.joined({str(path): read(path) for path in paths})
+
+    def joined(self, files: Mapping[str, mesh_sequences.Meshes]) -> list[surfaces.Surface]:
+        """The meshes {name: moving} of all files, of one number of frames.
+
+        Raises:
+          ValueError: as `read`.
+        """
         found: list[surfaces.Surface] = []
-        for path in paths:
-            meshes = mesh_sequences.read(path, self.fps, unit=self.unit, up=self.up)
+        for path, meshes in files.items():
             for name, (faces, vertices) in meshes.items():
-                label = self.labels.get(name, "")
-                found.append(surfaces.Surface(name.replace("/", "_"), faces, vertices, label=label))
-                surfaces.check(found[-1], where=f"{path}, {name}")
+                kind = surfaces.OCCLUDER if name in self.occluders else surfaces.TRACKED
+                told = self.labels.get(name, "")
+                made = surfaces.Surface(_plain(name), faces, vertices, kind=kind, label=told)
+                surfaces.check(made, where=f"{path}, {name}")
+                found.append(made)
         lengths = {s.name: s.frames for s in found}
         longest = max(lengths.values(), default=0)
         for i, s in enumerate(found):
             if s.frames == 1:  # it does not move
-                vertices = np.repeat(s.vertices, longest, axis=0)
-                found[i] = surfaces.Surface(s.name, s.faces, vertices, label=s.label)
+                still = np.repeat(s.vertices, longest, axis=0)
+                found[i] = dataclasses.replace(s, vertices=still)
         if len({s.frames for s in found}) != 1:
             raise ValueError(f"the meshes have different numbers of frames: {lengths}")
         if len(lengths) < len(found):
             raise ValueError(f"several meshes of one name: {[s.name for s in found]}")
-        if unknown := sorted(set(self.labels) - set(lengths)):
-            raise ValueError(f"labels: no meshes {unknown}; there are {sorted(lengths)}")
+        for key, names in (("labels", self.labels), ("occluders", self.occluders)):
+            if unknown := sorted(set(map(_plain, names)) - set(lengths)):
+                raise ValueError(f"{key}: no meshes {unknown}; there are {sorted(lengths)}")
         if strange := sorted(set(self.labels.values()) - set(surfaces.LABELS)):
             raise ValueError(f"labels: wanted some of {surfaces.LABELS}, got {strange}")
-        return found
+        return list(surfaces.in_order(found))
+
+
+def _plain(name: str) -> str:
+    """A mesh's name as the name of a file."""
+    return name.replace("/", "_")
 
 
 def write(
     target: Path,
-    meshes: Meshes,
-    paths: Sequence[str | Path],
+    found: Sequence[surfaces.Surface],
+    fps: float,
     rig: Mapping[str, rigs.Camera],
     images: Mapping[str, np.ndarray],
     *,
     text: str,
     where: str,
-) -> list[surfaces.Surface]:
-    """Writes the recording `target`, whole or not at all; returns its surfaces.
+) -> None:
+    """Writes the recording `target`, whole or not at all.
 
     Args:
+      found: the surfaces that move, of `Meshes`. fps: their frames a second.
       rig: in the meshes' world.
       images: [h w 3] uint8 of each camera, what the video begins with.
       text: the prompt.
       where: the cameras are from, for messages.
 
     Raises:
-      ValueError: meshes, pictures or cameras that cannot be used, or do not fit each other.
+      ValueError: pictures or cameras that cannot be used, or do not fit each other or the meshes.
     """
     for name, camera in rig.items():
         size = images[name].shape[:2]
@@ -89,11 +109,12 @@ def write(
                 f"{where}: imgSize is {camera.size[1]} x {camera.size[0]}, the picture "
                 f"{size[1]} x {size[0]}"
             )
-    found = meshes.read(paths)
-    rigs.check(dict(rig), [s.at(0) for s in found], where=f"{where} and the meshes")
+    followed = [s for s in found if s.kind == surfaces.TRACKED]
+    rigs.check(dict(rig), [s.at(0) for s in followed], where=f"{where} and the meshes")
     description = {
-        "fps": meshes.fps, "action": "follow", "tool": found[0].name, "target": found[-1].name,
-        "text": text, "labels": dict(meshes.labels), "provenance": "sim",
+        "fps": fps, "action": "follow", "tool": followed[0].name, "target": followed[-1].name,
+        "text": text, "labels": {s.name: s.label for s in found if s.label}, "provenance": "sim",
+        "occluders": [s.name for s in found if s.kind == surfaces.OCCLUDER],
     }  # fmt: skip
     with disk.whole(target) as partial:
         (partial / "surfaces").mkdir(parents=True)
@@ -104,4 +125,3 @@ def write(
         (partial / "cameras.json").write_text(json.dumps(plain, indent=1))
         for name, pixels in images.items():
             Image.fromarray(pixels).save(partial / f"{name}.png")
-    return found

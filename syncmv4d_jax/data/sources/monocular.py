@@ -165,15 +165,29 @@ def _masks(folder: Path, size: tuple[int, int]) -> np.ndarray:
         files = [path for path in inside if path.suffix.lower() == ".png"]
         if not files:
             raise FileNotFoundError(f"{folder}: wanted masks/00000.png, ... or masks.npz")
-        found = np.stack([np.array(Image.open(path)) for path in files])
-    if found.ndim != 3:
+        each = {str(path): np.array(Image.open(path)) for path in files}
+        for name, mask in each.items():
+            _check_mask(mask, size, name)
+        found = np.stack(list(each.values()))
+    if found.ndim != 3 or not len(found):
+        raise ValueError(f"{folder}: wanted masks [n h w] of ids, got {found.shape}")
+    _check_mask(found[0], size, f"{folder}/masks.npz")
+    if found.min() < 0 or found.max() > 255:
+        raise ValueError(f"{folder}: masks: wanted ids of 0..255, got {found.min()}..{found.max()}")
+    return found.astype(np.uint8)
+
+
+def _check_mask(mask: np.ndarray, size: tuple[int, int], where: str) -> None:
+    if mask.ndim != 2:
         raise ValueError(
-            f"{folder}: wanted masks [n h w] of ids (palette images), got {found.shape}: coloured "
+            f"{where}: wanted a mask [h w] of ids (palette images), got {mask.shape}: coloured "
             "overlays do not say which object a pixel is"
         )
-    if found.shape[1:] != tuple(size):
-        raise ValueError(f"{folder}: masks are {found.shape[1:]}, the video is {tuple(size)}")
-    return found.astype(np.uint8)
+    if mask.shape != tuple(size):
+        raise ValueError(
+            f"{where}: the mask is {mask.shape[1]} x {mask.shape[0]}, the video {size[1]} x "
+            f"{size[0]}: masks of another size lie elsewhere; save them as large as the video"
+        )
 
 
 def nearest(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
