@@ -65,8 +65,9 @@ def write(args: argparse.Namespace) -> tuple[Path, list[surfaces.Surface]]:
     images = dict.fromkeys(cameras, pictures.read(args.image))
     target = args.out / (args.name or args.image.stem)
     told = mesh_recordings.Meshes(args.fps, args.unit, args.up, args.labels)
-    found = mesh_recordings.write(
-        target, told, args.meshes, cameras, images, text=args.text, where=str(args.camera)
+    found = told.read(args.meshes)
+    mesh_recordings.write(
+        target, told, found, cameras, images, text=args.text, where=str(args.camera)
     )
     return target, found
 

@@ -16,6 +16,8 @@ from syncmv4d_jax import disk
 from syncmv4d_jax.data import rigs, surfaces
 from syncmv4d_jax.data.sources import mesh_sequences
 
+Row = tuple[str, np.ndarray, np.ndarray, str]  # name, faces [q 3], vertices [n p 3], where from
+
 
 @dataclasses.dataclass(frozen=True)
 class Meshes:
@@ -37,13 +39,24 @@ class Meshes:
         Raises:
           FileNotFoundError, ValueError: meshes that cannot be used, or do not fit each other.
         """
-        found: list[surfaces.Surface] = []
+        rows: list[Row] = []
         for path in paths:
             meshes = mesh_sequences.read(path, self.fps, unit=self.unit, up=self.up)
-            for name, (faces, vertices) in meshes.items():
-                label = self.labels.get(name, "")
-                found.append(surfaces.Surface(name.replace("/", "_"), faces, vertices, label=label))
-                surfaces.check(found[-1], where=f"{path}, {name}")
+            rows += [(name, *mesh, f"{path}, {name}") for name, mesh in meshes.items()]
+        return self.fit(rows)
+
+    def fit(self, rows: Sequence[Row]) -> list[surfaces.Surface]:
+        """Meshes that are at hand: metres, z up, `fps` frames a second; all of one number of
+        frames, or of one.
+
+        Raises:
+          ValueError: meshes that cannot be used, or do not fit each other.
+        """
+        found: list[surfaces.Surface] = []
+        for name, faces, vertices, where in rows:
+            label = self.labels.get(name, "")
+            found.append(surfaces.Surface(name.replace("/", "_"), faces, vertices, label=label))
+            surfaces.check(found[-1], where=where)
         lengths = {s.name: s.frames for s in found}
         longest = max(lengths.values(), default=0)
         for i, s in enumerate(found):
@@ -64,16 +77,17 @@ class Meshes:
 def write(
     target: Path,
     meshes: Meshes,
-    paths: Sequence[str | Path],
+    found: Sequence[surfaces.Surface],
     rig: Mapping[str, rigs.Camera],
     images: Mapping[str, np.ndarray],
     *,
     text: str,
     where: str,
-) -> list[surfaces.Surface]:
-    """Writes the recording `target`, whole or not at all; returns its surfaces.
+) -> None:
+    """Writes the recording `target`, whole or not at all.
 
     Args:
+      meshes: what was told of them.  found: what it read.
       rig: in the meshes' world.
       images: [h w 3] uint8 of each camera, what the video begins with.
       text: the prompt.
@@ -89,7 +103,6 @@ def write(
                 f"{where}: imgSize is {camera.size[1]} x {camera.size[0]}, the picture "
                 f"{size[1]} x {size[0]}"
             )
-    found = meshes.read(paths)
     rigs.check(dict(rig), [s.at(0) for s in found], where=f"{where} and the meshes")
     description = {
         "fps": meshes.fps, "action": "follow", "tool": found[0].name, "target": found[-1].name,
@@ -104,4 +117,3 @@ def write(
         (partial / "cameras.json").write_text(json.dumps(plain, indent=1))
         for name, pixels in images.items():
             Image.fromarray(pixels).save(partial / f"{name}.png")
-    return found
