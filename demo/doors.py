@@ -16,16 +16,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
+from demo import shipped
 from syncmv4d_jax import pipeline
 from syncmv4d_jax.data import reading, user
 from syncmv4d_jax.results import rig_sheet, samples
 from syncmv4d_jax.results.web import report
-from syncmv4d_jax.weights import store
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "demo" / "weights"
+SHIPPED = shipped.FOLDER
 CONFIG = "configs/demo.py"
 
 
@@ -66,10 +65,7 @@ def weights(folder: Path) -> dict[str, str]:
     """
     if not (SHIPPED / "model.safetensors").is_file():
         raise FileNotFoundError(f"{SHIPPED / 'model.safetensors'}: not there; make demo-train")
-    if not (folder / "vae").is_dir():  # float32, as the demo has it
-        config, params = store.load("vae", SHIPPED, dtype=np.float32)
-        source = {"by": "demo/weights"}
-        store.save("vae", config, params, folder, source=source, dtype=np.float32)
+    shipped.unpack(folder)
     if not (folder / "umt5").is_dir():
         command = [sys.executable, "data_prep/make_text_encoder.py", "--out", str(folder)]
         subprocess.run(command, cwd=ROOT, check=True)
