@@ -19,9 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
 from demo import shipped
 from syncmv4d_jax import pipeline
-from syncmv4d_jax.data import reading, user
-from syncmv4d_jax.results import rig_sheet, samples
+from syncmv4d_jax.data import reading
+from syncmv4d_jax.results import samples
 from syncmv4d_jax.results.web import report
+from syncmv4d_jax.run import assembly, rig
+from syncmv4d_jax.tasks import base
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
@@ -92,16 +94,9 @@ def mine(args: argparse.Namespace, parts: dict[str, str]) -> int:
         folder = Path(args.images[0])
         if len(args.images) > 1 or not folder.is_dir():
             folder = gather(args.images, args.cameras, Path(scratch) / "views")
-        task = config.task
-        views = user.read(folder, views=task.views, size=tuple(task.size))
-        every = list(reading.values(folder / "cameras.json"))
-        sheet = args.out / f"{args.name}_rig.png"
-        rig_sheet.write(sheet, views.images, views.intrinsics, views.extrinsics, views.names)
-        for v, name in enumerate(views.names):
-            print(f"view {v}: {name}")
-        if left := every[len(views.names) :]:
-            print(f"left out: {', '.join(left)} (the model takes {task.views} views)")
-        print(f"{sheet}: how they are cut, and where their cameras stand", flush=True)
+        task = base.serves(assembly.task(config), base.Sampled, "mine")
+        for line in rig.show(folder, task, args.out / f"{args.name}_rig.png"):
+            print(line, flush=True)
         pipe = pipeline.SyncMV4DPipeline.load(parts, config)
         result = pipe(folder, args.prompt, seed=args.seed, name=args.name,
                       num_inference_steps=args.steps)  # fmt: skip

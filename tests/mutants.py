@@ -3435,6 +3435,17 @@ SERVE = [
         ),
     ),
     *of(
+        "syncmv4d_jax/run/rig.py",
+        "tests/run/test_rig.py",
+        (
+            "serve",
+            "what is left out of a user's cameras is not said",
+            "[len(views.names) :]:",
+            "[len(views.names) + 9 :]:",
+            "test_views_and_what_is_left_out_are_said_with_a_sheet",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/serve/meshes.py",
         SHAPES,
         (

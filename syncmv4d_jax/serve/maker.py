@@ -19,7 +19,6 @@ from syncmv4d_jax.serve import requests, worker
 from syncmv4d_jax.tasks import base
 
 NAME = "sample"  # of every sample, part of its seed: equal requests give equal samples
-KINDS = ("glb", "usda", "ply")
 SMALLEST = 256  # pixels, height of a preview
 
 
@@ -100,6 +99,9 @@ class Made:
             on_compile=compiles,
             preview=preview if request["preview"] else None,
         )
+        names = json.loads((folder / "job.json").read_text(encoding="utf-8"))["cameras"]
+        if names:  # inputs have numbers
+            result = dataclasses.replace(result, meta={**result.meta, "views": names})
         tell("progress", phase="writing", done=steps, steps=steps)
         write(result, target, tell)
 
@@ -142,7 +144,7 @@ def write(result: pipeline.Result, target: Path, tell: worker.Tell) -> None:
     text = json.dumps(sample["meta"], indent=1)
     report.write(target / "report.html", pages, None, [], text, "made by the server")
     pack(target / "sample.zip", [target / name for name in names])
-    for kind in KINDS if "tracks" in sample else ():
+    for kind in export.kinds() if "tracks" in sample else ():
         tell("progress", phase="writing")
         written = export.write(kind, target, target / f"tracks.{kind}")
         if written.is_dir():

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 import syncmv4d_jax
 from syncmv4d_jax.serve.errors import Refused
 
-SECONDS = 60.0  # for the files of one request
+SECONDS = 180.0  # by the clock, for the files of one request; of a processor: serve/decode.py
 TOLD, SUFFIXED = 60, 200  # characters of a name in a sentence; of one that must keep its end
 
 
