@@ -186,7 +186,8 @@ function drawRig(fill = true) {
   if (fill) for (const field of FIELDS) $(field).value = +camera[field].toFixed(2);
   const far = Math.max(...cameras.map(one => one.distance));
   const frusta = cameras.map(one => rig.frustum(one, 0.25 * one.distance));
-  const {points, colours} = wants.meshes ? meshes.cloud() : {};
+  const told = wants.meshes ? meshes.cloud() : {};
+  const {points, colours, centre = camera.target} = told;
   space.show({
     frusta,
     points,
@@ -194,9 +195,9 @@ function drawRig(fill = true) {
     images: views.images,
     names: views.names,
     chosen: views.chosen,
-    centre: camera.target,
+    centre,
     radius: 0.75 * far,
-    floor: camera.target[2] - 0.1,
+    floor: centre[2] - 0.1,
   });
   if (wants.meshes) meshes.draw();
 }
