@@ -62,6 +62,7 @@ setup(
         # Planning for GPUs that are not there; of jax's own version (docs/pods.md).
         "plan-gpu": ["jax-cuda12-plugin>=0.10,<0.13", "jax-cuda12-pjrt>=0.10,<0.13"],
         "viz": ["rerun-sdk>=0.23"],
+        "serve": ["rerun-sdk>=0.23"],  # jobs give .rrd too
         "eval": ["scikit-image>=0.25"],
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],

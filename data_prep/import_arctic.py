@@ -53,7 +53,7 @@ def write(args: argparse.Namespace) -> tuple[Path, list[surfaces.Surface]]:
     shown, camera = arctic.picture(args.image, args.arctic)
     path = args.arctic / "raw_seqs" / shown.subject / f"{shown.sequence}{arctic.END}"
     meshes = arctic.read(path, args.fps, hands=args.mano, first=shown.frame)
-    found = mesh_recordings.Meshes(args.fps).joined({str(path): meshes})
+    found = mesh_recordings.Meshes(args.fps).fit(mesh_recordings.rows(path, meshes))
     target = args.out / f"{shown.subject}_{shown.sequence}_{shown.view}_{args.image.stem}"
     images = {camera.name: pictures.read(args.image)}
     mesh_recordings.write(

@@ -16,16 +16,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
+from demo import shipped
 from syncmv4d_jax import pipeline
-from syncmv4d_jax.data import reading, user
-from syncmv4d_jax.results import rig_sheet, samples
+from syncmv4d_jax.data import reading
+from syncmv4d_jax.results import samples
 from syncmv4d_jax.results.web import report
-from syncmv4d_jax.weights import store
+from syncmv4d_jax.run import assembly, rig
+from syncmv4d_jax.tasks import base
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "demo" / "weights"
+SHIPPED = shipped.FOLDER
 CONFIG = "configs/demo.py"
 
 
@@ -66,10 +67,7 @@ def weights(folder: Path) -> dict[str, str]:
     """
     if not (SHIPPED / "model.safetensors").is_file():
         raise FileNotFoundError(f"{SHIPPED / 'model.safetensors'}: not there; make demo-train")
-    if not (folder / "vae").is_dir():  # float32, as the demo has it
-        config, params = store.load("vae", SHIPPED, dtype=np.float32)
-        source = {"by": "demo/weights"}
-        store.save("vae", config, params, folder, source=source, dtype=np.float32)
+    shipped.unpack(folder)
     if not (folder / "umt5").is_dir():
         command = [sys.executable, "data_prep/make_text_encoder.py", "--out", str(folder)]
         subprocess.run(command, cwd=ROOT, check=True)
@@ -96,16 +94,9 @@ def mine(args: argparse.Namespace, parts: dict[str, str]) -> int:
         folder = Path(args.images[0])
         if len(args.images) > 1 or not folder.is_dir():
             folder = gather(args.images, args.cameras, Path(scratch) / "views")
-        task = config.task
-        views = user.read(folder, views=task.views, size=tuple(task.size))
-        every = list(reading.values(folder / "cameras.json"))
-        sheet = args.out / f"{args.name}_rig.png"
-        rig_sheet.write(sheet, views.images, views.intrinsics, views.extrinsics, views.names)
-        for v, name in enumerate(views.names):
-            print(f"view {v}: {name}")
-        if left := every[len(views.names) :]:
-            print(f"left out: {', '.join(left)} (the model takes {task.views} views)")
-        print(f"{sheet}: how they are cut, and where their cameras stand", flush=True)
+        task = base.serves(assembly.task(config), base.Sampled, "mine")
+        for line in rig.show(folder, task, args.out / f"{args.name}_rig.png"):
+            print(line, flush=True)
         pipe = pipeline.SyncMV4DPipeline.load(parts, config)
         result = pipe(folder, args.prompt, seed=args.seed, name=args.name,
                       num_inference_steps=args.steps)  # fmt: skip

@@ -19,14 +19,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
+from demo import shipped
 from syncmv4d_jax import disk
 from syncmv4d_jax.metrics import hoi, tables
-from syncmv4d_jax.weights import store
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "demo" / "weights"
+SHIPPED = shipped.FOLDER
 SIZE = "64x96"
 ROWS = {  # name -> what the run is told
     "full": [],
@@ -66,10 +65,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Runs the stages; returns the exit status of the first that fails."""
     args, begin = parse(argv), time.time()
-    if (SHIPPED / "vae").is_dir() and not (args.out / "weights" / "vae").is_dir():
-        config, params = store.load("vae", SHIPPED, dtype=np.float32)
-        source = {"by": "demo/weights"}
-        store.save("vae", config, params, args.out / "weights", source=source, dtype=np.float32)
+    shipped.unpack(args.out / "weights")
     for title, command in stages(args):
         if title.startswith("ablation"):
             share(args.out, title.split()[-1])

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
+from demo import shipped
 from syncmv4d_jax import disk
 from syncmv4d_jax.data.scenes import scene
 from syncmv4d_jax.metrics import summary
@@ -26,7 +28,7 @@ from syncmv4d_jax.run import evaluate
 from syncmv4d_jax.weights import store
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "demo" / "weights"
+SHIPPED = shipped.FOLDER
 SIZE = "64x96"
 
 
@@ -49,13 +51,11 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     if args.ship:
         return ship(args.out)
-    begin, vae = time.time(), args.out / "weights" / "vae"
+    begin = time.time()
     if (SHIPPED / "model.safetensors").is_file() and not args.train:
         print(footing(json.loads((SHIPPED / "scenes.json").read_text())["version"]))
-    if (SHIPPED / "vae").is_dir() and not args.train and not vae.is_dir():
-        config, params = store.load("vae", SHIPPED, dtype=np.float32)
-        source = {"by": "demo/weights"}
-        store.save("vae", config, params, vae.parent, source=source, dtype=np.float32)
+    if not args.train:
+        shipped.unpack(args.out / "weights")
     for title, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode
@@ -161,9 +161,9 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     run = ["-m", "syncmv4d_jax.main", f"--config=configs/demo.py:{variant}", f"--workdir={out}",
            f"--config.data.records={records / SIZE}", f"--config.data.cache={out / 'cache' / SIZE}",
            f"--config.weights.vae={parts}", f"--config.text.weights={parts}"]  # fmt: skip
-    shipped = SHIPPED / "model.safetensors"
-    if shipped.is_file() and not args.train:
-        run += [f"--config.weights.{part}={shipped}" for part in ("dit", "dpa", "prior")]
+    trained = SHIPPED / "model.safetensors"
+    if trained.is_file() and not args.train:
+        run += [f"--config.weights.{part}={trained}" for part in ("dit", "dpa", "prior")]
     taught = SHIPPED / "priors.npz"  # of all scenes that the shipped weights were trained on
     if taught.is_file() and not args.train:
         run += [f"--config.evaluate.priors={taught}"]

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
+from demo import shipped
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import records
 from syncmv4d_jax.results import samples, video
-from syncmv4d_jax.weights import store
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "demo" / "weights"
+SHIPPED = shipped.FOLDER
 SIZE = "64x96"
 
 
@@ -136,11 +137,7 @@ def _inline(clip: np.ndarray) -> str:
 def main(argv: list[str]) -> int:
     """Runs the stages; returns the exit status of the first that fails."""
     args, begin = parse(argv), time.time()
-    vae = args.out / "weights" / "vae"
-    if (SHIPPED / "vae").is_dir() and not vae.is_dir():
-        config, params = store.load("vae", SHIPPED, dtype=np.float32)
-        store.save("vae", config, params, vae.parent, source={"by": "demo/weights"},
-                   dtype=np.float32)  # fmt: skip
+    shipped.unpack(args.out / "weights")
     for title, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
+from demo import shipped
 from syncmv4d_jax.data import records
-from syncmv4d_jax.weights import store
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "demo" / "weights"
+SHIPPED = shipped.FOLDER
 SIMULATOR = ROOT / ".cache" / "metaworld" / "bin" / "python"
 SIZE = "64x96"
 HELD_OUT = "(assemble, ring, peg)"  # a task that no training episode shows
@@ -44,11 +45,8 @@ def main(argv: list[str]) -> int:
     if not SIMULATOR.is_file():
         print(f"{SIMULATOR}: not there; `make robots` makes it", file=sys.stderr)
         return 1
-    begin, vae = time.time(), args.out / "weights" / "vae"
-    if not vae.is_dir():
-        config, params = store.load("vae", SHIPPED, dtype=np.float32)
-        source = {"by": "demo/weights"}
-        store.save("vae", config, params, vae.parent, source=source, dtype=np.float32)
+    begin = time.time()
+    shipped.unpack(args.out / "weights")
     for title, program, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         status = subprocess.run([str(program), *map(str, command)], cwd=ROOT).returncode
@@ -87,12 +85,12 @@ def stages(args: argparse.Namespace) -> Iterator[tuple[str, Path | str, list]]:
          "--size", SIZE, "--text-length", 48],
     )  # fmt: skip
     mean, std = scales(made / SIZE)
-    shipped = SHIPPED / "model.safetensors"
+    trained = SHIPPED / "model.safetensors"
     own = ["-m", "syncmv4d_jax.main", "--config=configs/demo.py:tune",
            f"--config.data.records={made / SIZE}", f"--config.data.cache={out / 'cache' / SIZE}",
            f"--config.weights.vae={parts}", f"--config.text.weights={parts}",
            f"--config.task.scale_mean={mean}", f"--config.task.scale_std={std}"]  # fmt: skip
-    first = [f"--config.weights.{part}={shipped}" for part in ("dit", "dpa", "prior")]
+    first = [f"--config.weights.{part}={trained}" for part in ("dit", "dpa", "prior")]
     run = [*own, *first, f"--workdir={out}", f"--config.train.steps={args.steps}"]
     yield "training", sys.executable, run
     tuned = out / "weights.safetensors"

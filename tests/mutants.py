@@ -3487,6 +3487,7 @@ VERSIONS = [
 ]
 
 SERVER = "tests/serve/test_server.py"
+SHAPES = "tests/serve/test_server_shapes.py"
 SERVE = [
     *of(
         "syncmv4d_jax/serve/jobs.py",
@@ -3542,6 +3543,75 @@ SERVE = [
             """if not request.scope["tail"][0].rstrip(b"\\r\\n").endswith(b"--"):""",
             """if not request.scope["tail"]:""",
             "test_bodies_that_lie_are_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/rig.py",
+        "tests/run/test_rig.py",
+        (
+            "serve",
+            "what is left out of a user's cameras is not said",
+            "[len(views.names) :]:",
+            "[len(views.names) + 9 :]:",
+            "test_views_and_what_is_left_out_are_said_with_a_sheet",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/meshes.py",
+        SHAPES,
+        (
+            "serve",
+            "an archive is unpacked whatever its size",
+            "                        if left < 0:",
+            "                        if left < -(10**12):",
+            "test_meshes_that_cannot_be_used_are_refused_by_their_own_names",
+        ),
+        (
+            "serve",
+            "meshes may have any number of vertices",
+            "    if total > VERTICES:",
+            "    if total > 10**9:",
+            "test_too_many_vertices_are_refused",
+        ),
+        (
+            "serve",
+            "cameras of meshes that they do not see are taken",
+            "            _seen(rigs.read(rig), found)",
+            "            rigs.read(rig)",
+            "test_meshes_that_cannot_be_used_are_refused_by_their_own_names",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/gltf_reader.py",
+        SHAPES,
+        (
+            "serve",
+            "a glTF file reads what lies outside of its folder",
+            "if not file.is_relative_to(folder) or not file.is_file():",
+            "if not file.exists():",
+            "test_meshes_that_cannot_be_used_are_refused_by_their_own_names",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/requests.py",
+        SHAPES,
+        (
+            "serve",
+            "a file of the server is a camera path",
+            '        if text[0] != "{":',
+            '        if text[0] not in "{/":',
+            "test_camera_paths_are_named_drawn_or_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/deep.py",
+        SHAPES,
+        (
+            "serve",
+            "the field of view is that of half the image",
+            "focal = 0.5 * size[1] / np.tan(0.5 * np.radians(wide))",
+            "focal = size[1] / np.tan(0.5 * np.radians(wide))",
+            "test_a_job_with_depth_is_read_and_its_path_is_checked",
         ),
     ),
     *of(

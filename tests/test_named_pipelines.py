@@ -2,8 +2,8 @@
 
 import json
 
+import drawn_weights
 import fake_samples
-import jax
 import mesh_files
 import numpy as np
 import pytest
@@ -16,42 +16,7 @@ from data_prep import import_meshes
 from syncmv4d_jax import pipeline
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly, embedded, sample
-from syncmv4d_jax.weights import exports
-
-
-def drawn(config, path, seed):
-    """Random weights of a configuration's task in one file; the configuration reads them there.
-
-    Nothing is compiled for them, and no map is zero.
-    """
-    rng = np.random.default_rng(seed)
-
-    def one(way, leaf):
-        around = 1.0 if way[-1].key in ("scale", "gamma", "std") else 0.0
-        return (around + 0.1 * rng.normal(size=leaf.shape)).astype(np.float32)
-
-    shapes = jax.eval_shape(assembly.task(config).init, jax.random.key(0))
-    params = jax.tree_util.tree_map_with_path(one, shapes)
-    said = {"config": config.to_json_best_effort()}
-    exports.write(params, path, dtype="float32", metadata=said)
-    for part in params:
-        config.weights[part] = str(path)
-    return config
-
-
-def plain(found):
-    """A configuration that one may change, of two steps."""
-    config = found.copy_and_resolve_references().unlock()
-    config.task.sample_steps, config.task.guidance = 2, 1.0
-    config.stages, config.data.name = (), "taco"
-    return config
-
-
-def with_text(config, folder):
-    embedded.text_encoder(folder, dim=config.task.dit.text_dim, layers=1, seed=0)
-    config.text.weights, config.text.max_length = str(folder), config.task.dit.text_len
-    return config
+from syncmv4d_jax.run import sample
 
 
 @pytest.fixture
@@ -74,8 +39,9 @@ def meshes(tmp_path):
 
 @pytest.mark.slow
 def test_meshes_are_followed_as_those_of_the_command_lines_recording(meshes, tmp_path):
-    config = with_text(plain(hvg3d.get_config("debug")), tmp_path / "text")
-    drawn(config, tmp_path / "weights.safetensors", 0)
+    config = drawn_weights.plain(hvg3d.get_config("debug"))
+    drawn_weights.with_text(config, tmp_path / "text")
+    drawn_weights.drawn(config, tmp_path / "weights.safetensors", 0)
     flags = {"meshes": tmp_path / "objs", "image": tmp_path / "photo.png",
              "camera": tmp_path / "cameras.json", "out": tmp_path / "recordings",
              "text": "Stir.", "name": "mine"}  # fmt: skip
@@ -103,10 +69,11 @@ def test_meshes_are_followed_as_those_of_the_command_lines_recording(meshes, tmp
 
 @pytest.mark.slow
 def test_points_of_one_image_and_its_path_are_the_command_lines(tmp_path):
-    config = with_text(plain(strag.get_config("debug")), tmp_path / "text")
-    drawn(config, tmp_path / "points.safetensors", 1)
-    other = plain(vism.get_config("debug"))
-    drawn(other, tmp_path / "views.safetensors", 2)
+    config = drawn_weights.plain(strag.get_config("debug"))
+    drawn_weights.with_text(config, tmp_path / "text")
+    drawn_weights.drawn(config, tmp_path / "points.safetensors", 1)
+    other = drawn_weights.plain(vism.get_config("debug"))
+    drawn_weights.drawn(other, tmp_path / "views.safetensors", 2)
     size = tuple(config.task.size)
     camera, _, colours = views.scene(1, size)
     Image.fromarray(colours).save(tmp_path / "one.png")

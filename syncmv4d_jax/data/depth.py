@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from syncmv4d_jax.data import pictures, reading, rigs, user
-from syncmv4d_jax.data.scenes import scene
 from syncmv4d_jax.geometry import cameras, paths
 
 TOOLS = (
@@ -156,6 +155,8 @@ def _alone(own: np.ndarray | None, file: str | Path, rig: str):
 def _taco(own: np.ndarray | None, depth: np.ndarray, size: tuple[int, int]):
     """The three cameras, drawn in or out until they look at what the image's middle shows; the
     image's own is turned to look there with its own lens."""
+    from syncmv4d_jax.data.scenes import scene  # loads what makes meshes: only here
+
     made = list(scene.rig(size, scene.THREE).values())
     source = len(made) // 2
     lenses = np.stack([camera.intrinsics for camera in made])

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import frames, pictures, reading, rigs
+from syncmv4d_jax.data import pictures, reading, rigs
 from syncmv4d_jax.geometry import cameras
 
 
@@ -127,6 +127,8 @@ def from_videos(
       FileExistsError: `out` is there already.
       ValueError: a broken entry or video, another aspect, or a video without that frame.
     """
+    from syncmv4d_jax.data import frames  # loads a program for videos
+
     videos, calibration, out = Path(videos), Path(calibration), Path(out)
     if not calibration.is_file():
         raise FileNotFoundError(f"{calibration}: not found; wanted a JSON of calibrated cameras")

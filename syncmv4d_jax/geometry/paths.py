@@ -99,6 +99,13 @@ def _towards(s: float, pose: np.ndarray, goal: np.ndarray, pivot: np.ndarray) ->
     return _pose(rotation, pivot + arm)
 
 
+def bound(name: str) -> tuple[float, str]:
+    """The most that an amount of a named path may be, and what it is measured in."""
+    if name in LIMITS:
+        return LIMITS[name], "of the pivot's depth"
+    return (np.inf if name == "to_view" else FARTHEST), "degrees"
+
+
 def parse_name(text: str) -> tuple[str, float]:
     """The path and its amount of a text such as "orbit" or "orbit:-20".
 
@@ -115,9 +122,8 @@ def parse_name(text: str) -> tuple[str, float]:
         amount = float(given) if given else AMOUNTS[name]
     except ValueError:
         raise ValueError(f"camera path {text!r}: wanted a number behind the colon") from None
-    limit = LIMITS.get(name, np.inf if name == "to_view" else FARTHEST)
+    limit, unit = bound(name)
     if not abs(amount) <= limit:
-        unit = "of the pivot's depth" if name in LIMITS else "degrees"
         raise ValueError(
             f"camera path {text!r}: wanted at most {limit:g} {unit}, got {amount:g}: nothing is "
             "known of what lies so far round the scene"

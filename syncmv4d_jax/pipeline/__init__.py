@@ -20,6 +20,7 @@ from syncmv4d_jax.pipeline.named import (
     MoRe4DPipeline,
     SyncMV4DPipeline,
     WanTI2VPipeline,
+    of,
 )
 from syncmv4d_jax.pipeline.result import Result
 
@@ -30,5 +31,6 @@ __all__ = [
     "Result",
     "SyncMV4DPipeline",
     "WanTI2VPipeline",
+    "of",
     "read_config",
 ]

@@ -1,6 +1,7 @@
 """What all pipelines share: `load`, then a call that goes the way of `--config.mode=sample`."""
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,6 @@ from syncmv4d_jax.weights import encoders
 Result = result.Result
 StepEnd = Callable[["Pipeline", int, float, dict[str, Any]], Any]
 Preview = Callable[[int, Result], Any]
-Lay = Callable[[Path, base.Sampled], Mapping[str, str]]
 
 
 class Hooks(NamedTuple):
@@ -94,7 +94,7 @@ class Pipeline:
 
     def __call__(
         self,
-        images: given.Pictures | None = None,
+        images: given.Pictures | given.Lay | None = None,
         prompt: str = "",
         *,
         cameras: given.Rig | None = None,
@@ -115,7 +115,8 @@ class Pipeline:
         Args:
           images: of all views: in the order of the cameras, or by their names; a folder with
             cameras.json; one image where the task wants one, nothing where it wants none. Files
-            are read as sampling reads them; arrays are [h w 3] uint8.
+            are read as sampling reads them; arrays are [h w 3] uint8. Or a function that lays down
+            inputs of another kind (`given.Lay`).
           cameras: a file in the form of cameras.json, or what it holds (docs/data.md).
           negative_prompt, num_inference_steps, guidance_scale: None: the configuration's.
           best_of: draws of each, of which the one whose views agree best is given.
@@ -134,45 +135,6 @@ class Pipeline:
           ValueError: what sampling refuses: wrong sizes, numbers or names of images, cameras that
             are none, an empty prompt; draws to be compared of a task without tracks.
         """
-        return self._samples(
-            lambda folder, task: {"images": given.images(images, cameras, folder, task)},
-            prompt,
-            negative_prompt=negative_prompt,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            num_videos=num_videos,
-            best_of=best_of,
-            name=name,
-            switches=switches,
-            callback_on_step_end=callback_on_step_end,
-            preview=preview,
-            on_compile=on_compile,
-        )
-
-    def _samples(
-        self,
-        lay: Lay,
-        prompt: str,
-        *,
-        negative_prompt: str | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int = 0,
-        num_videos: int = 1,
-        best_of: int | None = None,
-        name: str = "sample",
-        switches: Mapping[str, float] | None = None,
-        callback_on_step_end: StepEnd | None = None,
-        preview: Preview | None = None,
-        on_compile: compiling.Told | None = None,
-    ) -> Any:
-        """What a call does, with inputs of any kind.
-
-        Args:
-          lay: lays them down in a folder that is not there yet; returns what `config.sample` then
-            says of them.
-        """
         if num_videos < 1:
             raise ValueError(f"num_videos: wanted at least 1, got {num_videos}")
         reading.prompt(prompt, where="prompt")
@@ -181,6 +143,20 @@ class Pipeline:
         changes: dict[str, Any] = {key: x for key, x in known.items() if x is not None}
         changes |= {"prompt": prompt, "prompts": "", "seed": seed, "name": name}
         changes["seeds"] = tuple(range(seed, seed + num_videos)) if num_videos > 1 else ()
+        lay = images if callable(images) else functools.partial(given.views, images, cameras)
+        hooks = Hooks(callback_on_step_end, preview, on_compile)
+        found = self._samples(own, task, lay, changes, hooks)
+        return found if num_videos > 1 else found[0]
+
+    def _samples(
+        self,
+        own: sections.Sections,
+        task: base.Sampled,
+        lay: given.Lay,
+        changes: dict[str, Any],
+        hooks: Hooks,
+    ) -> list[Result]:
+        """All samples of a call; changes: of `config.sample`."""
         self._texts = self._texts or encoders.TextEncoder(
             own.text.weights, max_length=own.text.max_length, precision=own.text.precision
         )
@@ -188,9 +164,7 @@ class Pipeline:
             changes |= lay(Path(folder) / "images", task)
             own = dataclasses.replace(own, sample=dataclasses.replace(own.sample, **changes))
             inputs = run_inputs.of_config(own, task, texts=self._texts)
-            hooks = Hooks(callback_on_step_end, preview, on_compile)
-            found = [self._made(own, task, *job, hooks) for job in sample.jobs(own.sample, inputs)]
-        return found if num_videos > 1 else found[0]
+            return [self._made(own, task, *job, hooks) for job in sample.jobs(own.sample, inputs)]
 
     def _settled(
         self, steps: int | None, guidance: float | None, switches: Mapping[str, float]

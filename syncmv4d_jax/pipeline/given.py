@@ -4,7 +4,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from syncmv4d_jax.tasks import base
 Picture = str | Path | Image.Image | np.ndarray
 Pictures = str | Path | Picture | Sequence[Picture] | Mapping[str, Picture]
 Rig = str | Path | Mapping[str, Any]
+# Lays inputs down in a folder that is not there yet; returns what `config.sample` says of them.
+Lay = Callable[[Path, base.Sampled], Mapping[str, str]]
 
 
 def switch(config: ml_collections.ConfigDict, values: Mapping[str, float]) -> None:
@@ -75,6 +77,11 @@ def own_config(config: str | Path | ml_collections.ConfigDict) -> ml_collections
     """A copy, unlocked, of a configuration or of what `read_config` reads; raises as that does."""
     found = config if isinstance(config, ml_collections.ConfigDict) else read_config(config)
     return found.copy_and_resolve_references().unlock()
+
+
+def views(given: Any, cameras: Rig | None, folder: Path, task: base.Sampled) -> Mapping[str, str]:
+    """`Lay` of pictures and cameras; raises as `images`."""
+    return {"images": images(given, cameras, folder, task)}
 
 
 def images(given: Any, cameras: Rig | None, folder: Path, task: base.Sampled) -> str:

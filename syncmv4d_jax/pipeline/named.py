@@ -41,7 +41,7 @@ class HVG3DPipeline(door.Pipeline):
         prompt: str,
         *,
         cameras: given.Rig,
-        meshes: str | Path | Sequence[str | Path],
+        meshes: str | Path | Sequence[str | Path] | Mapping[str, tuple[np.ndarray, np.ndarray]],
         fps: float = 30.0,
         unit: float = 1.0,
         up: str = "",
@@ -55,6 +55,7 @@ class HVG3DPipeline(door.Pipeline):
           images: the picture that the video begins with; one a view of a task with several.
           cameras: that took them, in the meshes' world; a file as cameras.json, or what it holds.
           meshes: glTF, a folder of an OBJ sequence, .pc2 or .mdd beside an .obj; one or several.
+            Or {name: (faces [q 3], vertices [n p 3])}, metres, z up, `fps` frames a second.
           fps: frames a second to read of them.  unit: metres of a unit of theirs.  up: "y" or "z";
             "" is y of glTF, z of others.
           labels: {mesh: "left hand", "right hand", "object" or "other object"}.
@@ -64,19 +65,21 @@ class HVG3DPipeline(door.Pipeline):
           As `door.Pipeline.__call__`; ValueError too where meshes, picture and camera do not fit.
         """
         told = mesh_recordings.Meshes(fps, unit, up, dict(labels or {}))
-        files = [meshes] if isinstance(meshes, str | Path) else list(meshes)
+        if isinstance(meshes, Mapping):
+            found = told.fit(mesh_recordings.rows("meshes", meshes))
+        else:
+            found = told.read([meshes] if isinstance(meshes, str | Path) else list(meshes))
 
         def lay(folder: Path, task: base.Sampled) -> dict[str, str]:
             views = Path(given.images(images, cameras, folder / "given", task))
             rig = rigs.read(views / "cameras.json")
             pixels = {name: pictures.read(pictures.named(views, name)) for name in rig}
-            found = told.read(files)
             mesh_recordings.write(
                 folder / "recording", found, fps, rig, pixels, text=prompt, where="cameras"
             )
             return {"recording": str(folder / "recording"), "images": ""}
 
-        return self._samples(lay, prompt, **settings)
+        return super().__call__(lay, prompt, **settings)
 
 
 class MoRe4DPipeline(door.Pipeline):
@@ -156,7 +159,7 @@ class MoRe4DPipeline(door.Pipeline):
                 self._viewer = self._viewer or viewpoints.load(assembly.read(self._config))
             return found | {"camera_path": str(path)}
 
-        return self._samples(lay, prompt, **settings)
+        return super().__call__(lay, prompt, **settings)
 
     def _followed(
         self, own: sections.Sections, task: base.Sampled, found: result.Result, seed: int
@@ -176,3 +179,11 @@ class MoRe4DPipeline(door.Pipeline):
             made_from = common | sample.path_recipe(own.sample, source)
             made, meta = sample.along(viewer, source, name, rng, made_from, progress=bar.advance)
         return dataclasses.replace(found, along=result.Result(made, {}, meta))
+
+
+def of(config: ml_collections.ConfigDict, workdir: str | Path = "") -> door.Pipeline:
+    """The pipeline of a configuration, by what its task reads; raises as `door.Pipeline`."""
+    task = assembly.task(config)
+    if isinstance(task, base.Followed):
+        return HVG3DPipeline(config, workdir)
+    return (MoRe4DPipeline if isinstance(task, base.Deep) else door.Pipeline)(config, workdir)

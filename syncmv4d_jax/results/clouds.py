@@ -1,6 +1,7 @@
 """Tracks as point clouds to draw: which points, without gaps, in which colours."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,11 @@ def colours(tracks: np.ndarray) -> np.ndarray:
     light = 0.85 + 0.15 * height[:, None]
     found[kept] = np.round(255 * light * (0.3 + 0.7 * wave)).astype(np.uint8)
     return found
+
+
+def views(count: int, names: Sequence[str]) -> list[str]:
+    """What cameras are called in files for other programs: view_1, ..., and behind it the name that
+    the user's camera has, where it is known, in letters that all of them take."""
+    plain = [re.sub(r"\W", "_", name, flags=re.ASCII) for name in names]
+    told = [f"_{name}" for name in plain] if len(plain) == count else [""] * count
+    return [f"view_{v + 1}{name}" for v, name in enumerate(told)]

@@ -6,6 +6,7 @@ ply   a folder: frame_0000.ply, ..., and tracks.npz: MeshLab, Blender, CloudComp
 rrd   points, trails, cameras and videos on one time line: rerun (needs rerun-sdk)
 """
 
+import importlib.util
 import re
 import shutil
 from collections.abc import Mapping
@@ -32,6 +33,11 @@ property uchar green
 property uchar blue
 end_header
 """
+
+
+def kinds() -> tuple[str, ...]:
+    """KINDS, without rrd where rerun-sdk is not installed."""
+    return KINDS if importlib.util.find_spec("rerun") else KINDS[:-1]
 
 
 def write(kind: str, source: str | Path, target: str | Path, *, views: bool = False) -> Path:
@@ -99,7 +105,15 @@ def _rig(sample: Mapping[str, Any]) -> dict[str, Any] | None:
     if "extrinsics" not in sample:
         return None
     keys = ("intrinsics", "extrinsics")
-    return {key: sample[key] for key in keys} | {"size": sample["video"].shape[2:4]}
+    size = sample["video"].shape[2:4]
+    return {key: sample[key] for key in keys} | {
+        "size": size,
+        "names": sample["meta"].get("views", ()),
+    }
+
+
+def _names(sample: Mapping[str, Any]) -> list[str]:
+    return point_clouds.views(len(sample["video"]), sample["meta"].get("views", ()))
 
 
 def rerun(
@@ -134,14 +148,15 @@ def rerun(
             if len(past) > 1:
                 trails = rr.LineStrips3D(strips, colors=paint[whole], radii=0.0008)
                 stream.log(f"world/{name}_trails", trails)
-        for v in range(len(sample["video"])):
+        for view in _names(sample):
             moment = rr.VideoFrameReference(seconds=(n + 0.5) / fps)
-            stream.log(f"world/view_{v + 1}/image", moment)
+            stream.log(f"world/{view}/image", moment)
     stream.flush()
 
 
 def _rerun_cameras(rr: Any, stream: Any, source: Path, sample: Mapping[str, Any]) -> None:
     height, width = sample["video"].shape[2:4]
+    names = _names(sample)
     for v, pose in enumerate(sample.get("extrinsics", ())):
         every = np.asarray(pose).reshape(-1, 3, 4)
         lens = rr.Pinhole(
@@ -156,8 +171,8 @@ def _rerun_cameras(rr: Any, stream: Any, source: Path, sample: Mapping[str, Any]
                 stream.set_time("frame", sequence=n)
                 stream.set_time("time", duration=n / fps)
             place = rr.Transform3D(translation=-turn @ x[:, 3], mat3x3=turn)
-            stream.log(f"world/view_{v + 1}", place, static=len(every) == 1)
-        stream.log(f"world/view_{v + 1}/image", lens, static=True)
-    for v in range(len(sample["video"])):
+            stream.log(f"world/{names[v]}", place, static=len(every) == 1)
+        stream.log(f"world/{names[v]}/image", lens, static=True)
+    for v, view in enumerate(names):
         clip = rr.AssetVideo(path=source / f"view_{v}.mp4")
-        stream.log(f"world/view_{v + 1}/image", clip, static=True)
+        stream.log(f"world/{view}/image", clip, static=True)

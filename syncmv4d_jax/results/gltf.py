@@ -78,7 +78,7 @@ def write(
       colours: [k 3] uint8 sRGB.
       fps: frames a second.
       cameras: intrinsics [v 3 3] pixels, extrinsics [v 3 4] world to camera, [v n 3 4] of cameras
-        that move, size (h, w); or None.
+        that move, size (h, w), and perhaps names of the views; or None.
       radius: of a drawn point, metres.
 
     Raises:
@@ -98,13 +98,14 @@ def write(
                              "target": {"node": len(nodes) - 1, "path": "weights"}})  # fmt: skip
             samplers.append(_sampler(buffer, len(points), fps))
     if cameras is not None:
+        names = point_clouds.views(len(cameras["intrinsics"]), cameras.get("names", ()))
         content["cameras"] = [_camera(k, cameras["size"]) for k in cameras["intrinsics"]]
         rig = zip(cameras["intrinsics"], cameras["extrinsics"], strict=True)
         for v, (k, pose) in enumerate(rig):
             every = [
                 _place(k, x, cameras["size"]) for x in (pose if np.ndim(pose) == 3 else [pose])
             ]
-            node: dict[str, Any] = {"name": f"view_{v + 1}", "camera": v}
+            node: dict[str, Any] = {"name": names[v], "camera": v}
             if len(every) > 1:
                 node |= _moving(buffer, every, fps, len(nodes), channels, samplers)
             else:

@@ -41,7 +41,7 @@ POINTS = """    def Points "{name}"
         )
     }}
 """
-CAMERA = """    def Camera "view_{number}"
+CAMERA = """    def Camera "{name}"
     {{
         float2 clippingRange = (0.01, 100)
         float focalLength = {focal:.6g}
@@ -77,10 +77,10 @@ def write(
             POINTS.format(name=name, samples=samples, width=2 * radius, colours=_tuples(paint))
         )
     if cameras is not None:
-        for number, (k, pose) in enumerate(
-            zip(cameras["intrinsics"], cameras["extrinsics"], strict=True), 1
-        ):
-            parts.append(CAMERA.format(number=number, **_lens(k, pose, cameras["size"])))
+        names = point_clouds.views(len(cameras["intrinsics"]), cameras.get("names", ()))
+        rig = zip(names, cameras["intrinsics"], cameras["extrinsics"], strict=True)
+        for name, k, pose in rig:
+            parts.append(CAMERA.format(name=name, **_lens(k, pose, cameras["size"])))
     text = HEAD.format(fps=fps, last=last) + "".join(parts) + "}\n"
     with disk.whole(path) as partial:
         partial.write_text(text)

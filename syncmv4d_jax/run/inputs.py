@@ -213,9 +213,9 @@ def _prompts(own: sections.SampleConfig) -> list[str]:
         raise type(error)(f"config.sample.prompts={error}") from error
 
 
-def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:
-    """Reads a user's images: a folder with cameras, or for a task that needs none a folder with an
-    image a view, one image for all, or nothing."""
+def _images(path: str, task: base.Sampled) -> dict[str, Any]:
+    """Reads a user's images: a folder with cameras, whose names are `views`, a line each; or for a
+    task that needs none a folder with an image a view, one image for all, or nothing."""
     frames, size, count = task.clip
     order = {
         "view_index": np.arange(count, dtype=np.int32),
@@ -238,6 +238,7 @@ def _images(path: str, task: base.Sampled) -> dict[str, np.ndarray]:
         "images": views.images,
         "intrinsics": views.intrinsics,
         "extrinsics": views.extrinsics,
+        "views": "\n".join(views.names),
     } | order
 
 

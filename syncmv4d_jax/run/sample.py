@@ -36,7 +36,7 @@ from syncmv4d_jax.data import reading
 from syncmv4d_jax.geometry import anchors, paths
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import export, samples
-from syncmv4d_jax.run import assembly, checkpoint, compiling, sections, viewpoints
+from syncmv4d_jax.run import assembly, checkpoint, compiling, rig, sections, viewpoints
 from syncmv4d_jax.run import inputs as run_inputs
 from syncmv4d_jax.tasks import base
 
@@ -61,6 +61,9 @@ def run(config: Any, workdir: str | Path) -> None:
     target = workdir / "samples"
     target.mkdir(parents=True, exist_ok=True)
     done = made = 0
+    name = settings.name or Path(settings.images).name
+    for line in rig.show(settings.images, task, workdir / f"{name}_rig.png"):
+        log.info(line)
     inputs = run_inputs.of_config(own, task)
     viewer = None
     times = compiling.Times(workdir)
@@ -307,10 +310,12 @@ def own_recipe(
 def _meta(
     own: sections.Sections, task: base.Sampled, name: str, arrays: dict[str, Any]
 ) -> dict[str, Any]:
+    named = {"views": str(arrays["views"]).split("\n")} if "views" in arrays else {}
     return {
         "id": name,
         "prompt": str(arrays.get("prompt", "")),
         "anchors": own.sample.anchors if "anchors" in arrays else "own",
+        **named,
         "fps": own.data.fps,
         "size": list(task.clip.size),
         "frames": task.clip.frames,

@@ -5,6 +5,8 @@
     POST   /v1/videos                      a job: multipart, answered when it is on disk
     GET    /v1/videos                      the newest jobs
     GET    /v1/videos/{id}                 one
+    POST   /v1/looks                       what is in meshes or depth, to be drawn; nothing is kept
+    GET    /v1/path                        where a named camera path leads
     POST   /v1/videos/{id}/cancel          stops it and keeps what it was asked
     DELETE /v1/videos/{id}                 stops and removes it
     GET    /v1/videos/{id}/events          what happens to it, as server-sent events
@@ -36,26 +38,25 @@ from syncmv4d_jax.serve import (
     files,
     forms,
     gate,
+    inputs,
     jobs,
     limits,
     openapi,
     requests,
     routing,
     session,
-    uploads,
 )
 from syncmv4d_jax.serve.errors import Refused
 
 LISTED = 100  # newest jobs
 STREAMS = 64  # of events at once
 LOOK, BEAT = 0.2, 15.0  # seconds between two looks at a job, and two signs of life
-DECODED = 2  # requests whose pictures are decoded at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a request may have: bytes in all, images, pixels of each; jobs that wait; jobs a minute
-    from one client."""
+    """What a request may have: bytes in all, files of a field, pixels of each image; jobs that
+    wait; jobs a minute from one client."""
 
     bytes: int = 64 * 2**20
     images: int = 16
@@ -75,7 +76,8 @@ class Studio:
         self.limits, self._door = own, session.Door(secret)
         self.answers: collections.Counter[tuple[str, int]] = collections.Counter()
         self._jobs_of = limits.Rate(own.per_minute, max(1, round(own.per_minute)))
-        self._decoding, self._streams = asyncio.Semaphore(DECODED), 0
+        self._reader = inputs.Reader(wants, images=own.images, pixels=own.pixels)
+        self._streams = 0
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -87,6 +89,8 @@ class Studio:
             Route("/v1/session", self._door.enter, methods=["POST"]),
             Route("/v1/videos", self.submit, methods=["POST"]),
             Route("/v1/videos", self.list, methods=["GET"]),
+            Route("/v1/looks", self.look, methods=["POST"]),
+            Route("/v1/path", self.path),
             Route(one, self.show, methods=["GET"]),
             Route(one, self.remove, methods=["DELETE"]),
             Route(f"{one}/cancel", self.cancel, methods=["POST"]),
@@ -120,22 +124,18 @@ class Studio:
 
     async def submit(self, request: Request) -> Response:
         """Takes a job; it is on disk when this is answered."""
-        limits.claimed(request.headers, self.limits.bytes)
         if self.dispatcher.broken:
             raise Refused("unavailable", self.dispatcher.broken)
-        client = request.client.host if request.client else ""
-        if wait := self._jobs_of.take(client):
-            raise Refused("too_many_requests", f"too many jobs: wait {wait:.0f} s")
-        own = self.limits
-        fields, images = await forms.read(request, images=own.images)
+        client, own = self._admit(request), self.limits
+        fields, files = await forms.read(request, self.wants, each=own.images)
         asked = requests.parameters(fields, self.wants)
         every = [asked | {"seed": seed} for seed in requests.seeds(fields, asked["seed"])]
         if len(every) > 1 and (wait := self._jobs_of.take(client, len(every) - 1)):
             words = f"too many jobs: wait {wait:.0f} s, or ask for fewer videos"
             raise Refused("too_many_requests", words, "num_videos")
-        incoming = self.store.root / f".incoming-{secrets.token_hex(8)}"
+        incoming = self._incoming()
         try:
-            names = await self._inputs(fields, images, incoming)
+            names = await self._inputs(fields, files, incoming)
             made = await run_in_threadpool(self.store.add, every, names, incoming, most=own.waiting)
         finally:
             await run_in_threadpool(shutil.rmtree, incoming, ignore_errors=True)
@@ -147,47 +147,51 @@ class Studio:
         return JSONResponse(self._told(made[0]) | others, 202, where)
 
     async def _inputs(
-        self, fields: Mapping[str, str], images: list[forms.File], folder: Path
+        self, fields: Mapping[str, str], files: inputs.Files, folder: Path
     ) -> tuple[str, ...]:
-        """Lays the job's pictures and cameras down in `folder`; returns the views' names."""
-        if "inputs_of" in fields:
-            other = self.store.get(fields["inputs_of"])
-            if other is None:
-                raise Refused("bad_input", "inputs_of: there is no such job", "inputs_of")
-            if images or "cameras" in fields:
-                words = "inputs_of: the other job has its images and cameras: wanted no others"
-                raise Refused("bad_input", words, "inputs_of")
-            source = self.store.folder(other) / "inputs"
-            await run_in_threadpool(shutil.copytree, source, folder)
-            return other.cameras
-        if len(images) > self.limits.images:
-            words = f"images: wanted at most {self.limits.images}, got {len(images)}"
-            raise Refused("bad_input", words, "images")
-        rig = None
-        if self.wants.cameras or "cameras" in fields:
-            text = fields.get("cameras", "")
-            if not text:
-                raise Refused("bad_input", "cameras: wanted cameras.json, got none", "cameras")
-            if not self.wants.cameras:
-                raise Refused("bad_input", "cameras: this task reads none", "cameras")
-            rig = await run_in_threadpool(requests.cameras, text, self.wants)
-            stems = [uploads.stem(name) for name, _ in images]
-            images = [images[i] for i in requests.order(stems, rig)]
-        elif len(images) > 1:
-            raise Refused("bad_input", f"images: wanted one, or none, got {len(images)}", "images")
-        folder.mkdir()
-        for i, (_, data) in enumerate(images):
-            await run_in_threadpool((folder / f"{i:03d}.upload").write_bytes, data)
-        sizes = []
-        if images:
-            async with self._decoding:
-                names = [name for name, _ in images]
-                sizes = await uploads.decode(folder, names, pixels=self.limits.pixels)
-        if rig is None:
-            return ()
-        requests.fit(rig, sizes)
-        (folder / "cameras.json").write_text(json.dumps(requests.plain(rig)), encoding="utf-8")
-        return tuple(rig)
+        """Lays the job's inputs down in `folder`; returns the views' names."""
+        if "inputs_of" not in fields:
+            return await self._reader.job(fields, files, folder)
+        other = self.store.get(fields["inputs_of"])
+        if other is None:
+            raise Refused("bad_input", "inputs_of: there is no such job", "inputs_of")
+        if any(files.values()) or set(requests.INPUTS) & set(fields):
+            words = "inputs_of: the other job has its files and cameras: wanted no others"
+            raise Refused("bad_input", words, "inputs_of")
+        source = self.store.folder(other) / "inputs"
+        await run_in_threadpool(shutil.copytree, source, folder)
+        return other.cameras
+
+    async def look(self, request: Request) -> Response:
+        """What the page draws of meshes or depth before a job is sent."""
+        self._admit(request)
+        fields, files = await forms.read(request, self.wants, each=self.limits.images)
+        incoming = self._incoming()
+        try:
+            return JSONResponse(await self._reader.look(fields, files, incoming))
+        finally:
+            await run_in_threadpool(shutil.rmtree, incoming, ignore_errors=True)
+
+    async def path(self, request: Request) -> Response:
+        """Where a named camera path leads."""
+        told = request.query_params
+        text, pivot = told.get("camera_path", ""), told.get("pivot", "")
+        return JSONResponse({"eyes": requests.eyes(text, pivot, self.wants)})
+
+    def _admit(self, request: Request) -> str:
+        """The client, where it may send files now.
+
+        Raises:
+          Refused: too large, or too often.
+        """
+        limits.claimed(request.headers, self.limits.bytes)
+        client = request.client.host if request.client else ""
+        if wait := self._jobs_of.take(client):
+            raise Refused("too_many_requests", f"too many jobs: wait {wait:.0f} s")
+        return client
+
+    def _incoming(self) -> Path:
+        return self.store.root / f".incoming-{secrets.token_hex(8)}"
 
     async def list(self, request: Request) -> Response:
         """The newest jobs."""

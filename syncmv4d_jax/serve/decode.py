@@ -1,16 +1,20 @@
-"""Decodes other people's pictures in a process of its own, which can run out of time and memory.
+"""Decodes other people's files in a process of its own, which can run out of time and memory.
 
     python -m syncmv4d_jax.serve.decode FOLDER --pixels N      (serve/uploads.py starts it)
 
-FOLDER/*.upload -> FOLDER/*.png, read as data/pictures.py reads them; prints a JSON list with a row
-a picture, [height, width] or a sentence.
+FOLDER/given/*.image -> FOLDER/*.png, read as data/pictures.py reads them; meshes and depth that
+FOLDER/given/told.json names as serve/meshes.py and serve/deep.py say. Prints JSON: `images`, a row
+a picture, [height, width] or a sentence; `meshes` and `depth`, where they are given, what the page
+draws of them, or {error, where}.
 """
 
 import argparse
+import functools
 import json
 import resource
 import warnings
 from pathlib import Path
+from typing import Any
 
 MEMORY = 3 * 2**30  # bytes of addresses
 PROCESSOR = 60  # seconds
@@ -26,11 +30,32 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, PROCESSOR))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
-    print(json.dumps([one(path, flags.pixels) for path in sorted(flags.folder.glob("*.upload"))]))
+    print(json.dumps(read(flags.folder, flags.pixels)))
+
+
+def read(folder: Path, most: int) -> dict[str, Any]:
+    """Decodes all that is given in a folder; what is wrong with the pictures comes first."""
+    given = folder / "given"
+    rows = [one(path, most) for path in sorted(given.glob("*.image"))]
+    found: dict[str, Any] = {"images": rows}
+    if any(isinstance(row, str) for row in rows):
+        return found
+    told = json.loads((given / "told.json").read_text(encoding="utf-8"))
+    if told["meshes"]:
+        from syncmv4d_jax.serve import drawn, meshes
+
+        files = [(name, given / f"{i:03d}.mesh") for i, name in enumerate(told["meshes"])]
+        found["meshes"] = drawn.answered(functools.partial(meshes.read, folder, files, told))
+    if told["depth"]:
+        from syncmv4d_jax.serve import deep, drawn
+
+        file, (name, *_) = given / "000.depth", told["depth"]
+        found["depth"] = drawn.answered(functools.partial(deep.read, folder, name, file, told))
+    return found
 
 
 def one(path: Path, most: int) -> list[int] | str:
-    """Decodes one picture beside its upload; returns its (h, w), or what is wrong."""
+    """Decodes one picture of FOLDER/given into FOLDER; returns its (h, w), or what is wrong."""
     from PIL import Image
 
     from syncmv4d_jax.data import pictures
@@ -46,7 +71,8 @@ def one(path: Path, most: int) -> list[int] | str:
             return f"{path}: more than {most} pixels"
     try:
         pixels = pictures.read(path)
-        Image.fromarray(pixels).save(path.with_suffix(".png"), compress_level=1)
+        target = path.parents[1] / f"{path.stem}.png"
+        Image.fromarray(pixels).save(target, compress_level=1)
     except MemoryError:
         return f"{path}: takes more memory than a picture may"
     except (ValueError, OSError) as error:

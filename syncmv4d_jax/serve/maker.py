@@ -14,11 +14,11 @@ from syncmv4d_jax import disk, pipeline
 from syncmv4d_jax.results import export, samples, video
 from syncmv4d_jax.results.web import report, tracks
 from syncmv4d_jax.run import assembly
+from syncmv4d_jax.serve import meshes as mesh_files
 from syncmv4d_jax.serve import requests, worker
 from syncmv4d_jax.tasks import base
 
 NAME = "sample"  # of every sample, part of its seed: equal requests give equal samples
-KINDS = ("glb", "usda", "ply")
 SMALLEST = 256  # pixels, height of a preview
 
 
@@ -34,24 +34,28 @@ def wants(config: ml_collections.ConfigDict) -> requests.Wants:
     for switch in task.switches if isinstance(task, base.Switched) else ():
         rows.append({k: x for k, x in switch._asdict().items() if k != "key"})
     frames, size, views = task.clip
+    deep = isinstance(task, base.Deep)  # of one image, whose depth says where its camera is
     return requests.Wants(
-        views=views,
+        views=1 if deep else views,
         size=(int(size[0]), int(size[1])),
         frames=frames,
         fps=float(own.data.fps),
-        cameras=task.cameras,
+        cameras=task.cameras and not deep,
         steps=task.sampling.steps,
         guidance=float(task.sampling.guidance),
         negative_prompt=own.sample.negative_prompt,
         switches=tuple(rows),
         previews=isinstance(task, base.Previewed),
         compares=base.compared(task),
+        meshes=isinstance(task, base.Followed),
+        depth=deep,
+        paths=requests.named_paths() if deep and own.sample.synthesis else (),
     )
 
 
 def load(config: ml_collections.ConfigDict, workdir: Path) -> worker.Maker:
     """Loads the weights; a worker calls it."""
-    return Made(pipeline.Pipeline(config, workdir))
+    return Made(pipeline.of(config, workdir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Made:
         self, request: dict[str, Any], folder: Path, target: Path, tell: worker.Tell
     ) -> None:
         """Makes one."""
-        given, each = _inputs(folder / "inputs"), int(request["num_inference_steps"])
+        given, each = _inputs(folder / "inputs", request), int(request["num_inference_steps"])
         steps, done = each * int(request.get("best_of", 1)), 0
         tell("progress", phase="preparing", done=0, steps=steps)
 
@@ -95,36 +99,52 @@ class Made:
             on_compile=compiles,
             preview=preview if request["preview"] else None,
         )
+        names = json.loads((folder / "job.json").read_text(encoding="utf-8"))["cameras"]
+        if names:  # inputs have numbers
+            result = dataclasses.replace(result, meta={**result.meta, "views": names})
         tell("progress", phase="writing", done=steps, steps=steps)
         write(result, target, tell)
 
 
-def _inputs(folder: Path) -> dict[str, Any]:
+def _inputs(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     images: list[Any] = []
     for path in sorted(folder.glob("*.png")):
         with Image.open(path) as image:
             images.append(image.convert("RGB"))
-    rig = folder / "cameras.json"
-    if rig.is_file():
-        return {"images": images, "cameras": rig}
-    return {"images": images[0] if images else None}
+    if (depth := folder / "depth.npz").is_file():
+        path = request["camera_path"]
+        whole = json.loads(path) if path[:1] == "{" else path
+        return {"images": images[0], "depth": depth, "camera_path": whole}
+    rig, meshes = folder / "cameras.json", folder / "meshes.npz"
+    if not rig.is_file():
+        return {"images": images[0] if images else None}
+    given = {"images": images, "cameras": rig}
+    if meshes.is_file():
+        given |= {"meshes": mesh_files.stored(meshes), "up": "z"}
+        given |= {key: request[key] for key in ("fps", "labels")}
+    return given
 
 
 def write(result: pipeline.Result, target: Path, tell: worker.Tell) -> None:
     """Writes a sample into `target` as the command line does, with a page, archives, and its tracks
     for other programs."""
     made = result.save(target / "made")
+    sample = samples.read(made)
+    pages = [{"id": NAME, **sample}]
+    if result.along is not None:
+        beside = made.with_name(str(result.along.meta["id"]))
+        pages.append({"id": beside.name, **samples.read(beside)})
+        for path in sorted(beside.iterdir()):
+            path.rename(target / f"path_{path.name}")
     for path in sorted(made.iterdir()):
         path.rename(target / path.name)
     shutil.rmtree(target / "made")
     names = sorted(path.name for path in target.iterdir())
-    sample = samples.read(target)
     tell("progress", phase="writing")
-    page = {"id": NAME, **sample}
     text = json.dumps(sample["meta"], indent=1)
-    report.write(target / "report.html", [page], None, [], text, "made by the server")
+    report.write(target / "report.html", pages, None, [], text, "made by the server")
     pack(target / "sample.zip", [target / name for name in names])
-    for kind in KINDS if "tracks" in sample else ():
+    for kind in export.kinds() if "tracks" in sample else ():
         tell("progress", phase="writing")
         written = export.write(kind, target, target / f"tracks.{kind}")
         if written.is_dir():

@@ -3,7 +3,9 @@
 from typing import Any
 
 import syncmv4d_jax
-from syncmv4d_jax.serve import errors, jobs, requests
+from syncmv4d_jax.data import surfaces
+from syncmv4d_jax.data.sources import mesh_sequences
+from syncmv4d_jax.serve import errors, jobs, meshes, requests
 
 ID = {
     "name": "id",
@@ -53,6 +55,21 @@ def document(wants: requests.Wants, own: Any) -> dict[str, Any]:
                         "multipart/form-data": {"schema": _form(wants, own)}}},
                 },
             },
+            "/v1/looks": {
+                "post": {
+                    **_does("look", "What is in meshes or depth, to be drawn; nothing is kept",
+                            "Any", "too_large", "too_many_requests"),
+                    "requestBody": {"required": True, "content": {
+                        "multipart/form-data": {"schema": {**_form(wants, own), "required": []}}}},
+                },
+            },
+            "/v1/path": {
+                "get": {
+                    **_does("path", "Where a named camera path leads: eyes [n 3], metres", "Any"),
+                    "parameters": [_asked("camera_path", "a name, with an amount behind a colon"),
+                                   _asked("pivot", "x,y,z: what it turns about, metres")],
+                },
+            },
             one: {
                 "parameters": [ID],
                 "get": _does("show", "A job", "Job", "not_found"),
@@ -84,6 +101,12 @@ def document(wants: requests.Wants, own: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _asked(name: str, text: str) -> dict[str, Any]:
+    """A parameter of a query."""
+    return {"name": name, "in": "query", "required": True, "description": text,
+            "schema": {"type": "string"}}  # fmt: skip
+
+
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
@@ -113,6 +136,9 @@ def _form(wants: requests.Wants, own: Any) -> dict[str, Any]:
         return {"type": kind, "minimum": least, "maximum": most, "default": default}
 
     required = ["prompt", *(["images", "cameras"] if wants.cameras else [])]
+    if wants.depth:
+        required.append("images")
+    required += [kind for kind in wants.files if kind != "images"]
     switches = {
         row["name"]: {
             "type": "boolean" if isinstance(row["least"], bool) else "integer",
@@ -148,9 +174,49 @@ def _form(wants: requests.Wants, own: Any) -> dict[str, Any]:
                          "contentSchema": {"type": "object", "properties": switches}},
             "preview": {"type": "boolean", "default": wants.previews},
             "inputs_of": {"type": "string",
-                          "description": "a job whose images and cameras are taken, instead"},
+                          "description": "a job whose files and cameras are taken, instead"},
+            **(_meshes(own) if wants.meshes else {}),
+            **(_depth(wants) if wants.depth else {}),
         },
         "additionalProperties": False,
+    }  # fmt: skip
+
+
+def _meshes(own: Any) -> dict[str, Any]:
+    """Fields of a task that follows meshes."""
+    rate, unit = ({"type": "number", "minimum": low, "maximum": high}
+                  for low, high in (requests.RATE, requests.UNIT))  # fmt: skip
+    return {
+        "meshes": {
+            "type": "array", "maxItems": own.images,
+            "items": {"type": "string", "format": "binary"},
+            "description": "meshes that move: .glb, .pc2 or .mdd with the .obj of the same name, "
+            "name_000000.obj, ..., or a .zip of these; at most "
+            f"{meshes.VERTICES} vertices in all frames",
+        },
+        "fps": rate | {"default": 30.0, "description": "frames a second to read of them"},
+        "unit": unit | {"default": 1.0, "description": "metres of a unit of theirs"},
+        "up": {"enum": ["", *mesh_sequences.UPS], "default": "",
+               "description": "the axis that points up; empty is y of glTF, z of others"},
+        "labels": {"type": "string", "contentMediaType": "application/json",
+                   "contentSchema": {"type": "object", "additionalProperties": {
+                       "enum": list(surfaces.LABELS)}},
+                   "description": "what the meshes are, where their names do not tell"},
+    }  # fmt: skip
+
+
+def _depth(wants: requests.Wants) -> dict[str, Any]:
+    """Fields of a task that reads its image's depth."""
+    low, high = requests.WIDE
+    named = ", ".join(row["name"] for row in wants.paths) or "none here"
+    return {
+        "depth": {"type": "string", "format": "binary",
+                  "description": ".npz with depth [h w], metres, and intrinsics [3 3]; or .npy"},
+        "field_of_view": {"type": "number", "minimum": low, "maximum": high,
+                          "description": "degrees across the image, where the file has no lens"},
+        "camera_path": {"type": "string",
+                        "description": f"{named}, with an amount behind a colon; or the JSON of a "
+                        "camera_path.json (docs/more4d.md)"},
     }  # fmt: skip
 
 

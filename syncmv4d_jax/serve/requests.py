@@ -6,7 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from syncmv4d_jax.data import reading, rigs, user
+import numpy as np
+
+from syncmv4d_jax.data import depth as depths
+from syncmv4d_jax.data import reading, rigs, surfaces, user
+from syncmv4d_jax.data.sources import mesh_sequences
+from syncmv4d_jax.geometry import cameras as geometry
+from syncmv4d_jax.geometry import paths
 from syncmv4d_jax.serve.errors import Refused
 
 WORDS = 2000  # characters of a prompt
@@ -16,6 +22,10 @@ FIELDS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "num_videos",
     "best_of", "switches", "preview", "cameras", "inputs_of",
 )  # fmt: skip
+MESHES = ("fps", "unit", "up", "labels")  # fields of a task that follows meshes
+DEPTH = ("field_of_view", "camera_path")  # of one that reads the depth of its image
+INPUTS = ("cameras", "unit", "up", "field_of_view")  # say how files are read, and nothing later
+RATE, UNIT, WIDE = (1.0, 240.0), (1e-6, 1e3), (5.0, 150.0)  # of fps, unit, field_of_view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +39,10 @@ class Wants:
       switches: rows of name, least, most, value, text (`tasks.base.Switch`).
       previews: whether it shows clean estimates on the way.
       compares: whether the best of several draws can be told.
+      meshes: whether it follows meshes.  depth: whether it reads its image's depth; then it takes
+        one image, and no cameras.
+      paths: the named camera paths that its sample can be seen along, rows of name, amount, most,
+        unit; () where it can be seen along none.
     """
 
     views: int
@@ -42,6 +56,19 @@ class Wants:
     switches: tuple[Mapping[str, Any], ...] = ()
     previews: bool = False
     compares: bool = False
+    meshes: bool = False
+    depth: bool = False
+    paths: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that a form may have."""
+        return FIELDS + MESHES * self.meshes + DEPTH * self.depth
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of those that are files."""
+        return ("images", *["meshes"] * self.meshes, *["depth"] * self.depth)
 
 
 def parameters(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
@@ -51,8 +78,9 @@ def parameters(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
       Refused: an unknown field, or a value that cannot be; `where` is the field.
     """
     for name in fields:
-        if name not in FIELDS:
-            raise Refused("bad_input", f"no field {name[:40]!r}, there are {[*FIELDS, 'images']}")
+        if name not in wants.fields:
+            there = [*wants.fields, *wants.files]
+            raise Refused("bad_input", f"no field {name[:40]!r}, there are {there}")
     try:
         prompt = reading.prompt(fields.get("prompt", ""), where="prompt")
     except ValueError as error:
@@ -76,7 +104,111 @@ def parameters(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
         "best_of": draws,
         "switches": _switches(fields.get("switches", "{}"), wants),
         "preview": _truth(fields, "preview", wants.previews),
+        **shapes(fields, wants),
     }
+
+
+def shapes(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
+    """The parameters that say of meshes and depth what a sample is made with.
+
+    Raises:
+      Refused: as `parameters`.
+    """
+    found: dict[str, Any] = {}
+    if wants.meshes:
+        found["fps"] = _number(fields, "fps", 30.0, *RATE)
+        found["labels"] = _labels(fields.get("labels", "") or "{}")
+    if wants.depth:
+        found["camera_path"] = _path(fields.get("camera_path", ""), wants)
+    return found
+
+
+def told(fields: Mapping[str, str], wants: Wants) -> dict[str, Any]:
+    """What says how files of meshes and depth are read.
+
+    Raises:
+      Refused: as `parameters`.
+    """
+    found: dict[str, Any] = {}
+    if wants.meshes:
+        up = fields.get("up", "").strip()
+        if up not in ("", *mesh_sequences.UPS):
+            words = f"up: wanted one of {mesh_sequences.UPS}, or nothing, got {up[:40]!r}"
+            raise Refused("bad_input", words, "up")
+        found = {"unit": _number(fields, "unit", 1.0, *UNIT), "up": up}
+    if wants.depth and fields.get("field_of_view", "").strip():
+        found["field_of_view"] = _number(fields, "field_of_view", WIDE[0], *WIDE)
+    return found
+
+
+def _labels(text: str) -> dict[str, str]:
+    found = _json(text, "labels")
+    if not isinstance(found, dict) or not set(map(str, found.values())) <= set(surfaces.LABELS):
+        words = f"labels: wanted a JSON object of meshes, each one of {surfaces.LABELS}"
+        raise Refused("bad_input", words, "labels")
+    return found
+
+
+def _path(text: str, wants: Wants) -> str:
+    """The text of a camera path, checked: a name with its amount, or JSON."""
+    text = text.strip()
+    if not text:
+        return ""
+    if not wants.paths:
+        words = (
+            "camera_path: wanted none, this server has no weights that draw other views "
+            "(config.sample.synthesis)"
+        )
+        raise Refused("bad_input", words, "camera_path")
+    try:
+        if text[0] != "{":
+            paths.parse_name(text[:40])
+        else:
+            content = _json(text, "camera_path")
+            paths.of_file(content, frames=wants.frames, size=wants.size, where="camera_path")
+    except Refused:
+        raise
+    except ValueError as error:
+        raise Refused("bad_input", str(error), "camera_path") from error
+    return text
+
+
+def named_paths() -> tuple[dict[str, Any], ...]:
+    """Named camera paths of a sample of one view."""
+    rows = []
+    for name, amount in paths.AMOUNTS.items():
+        most, unit = paths.bound(name)
+        if np.isfinite(most):  # else it leads to another view
+            rows.append({"name": name, "amount": amount, "most": most, "unit": unit})
+    return tuple(rows)
+
+
+def eyes(text: str, pivot: str, wants: Wants) -> list[list[float]]:
+    """Where a named path leads a level camera that stands in the origin and looks along +y:
+    [n 3] metres.
+
+    Args:
+      pivot: three numbers with commas between them, metres: what the path turns about.
+
+    Raises:
+      Refused: another path, or no such point.
+    """
+    try:
+        point = np.array([float(x) for x in pivot.split(",")])
+    except ValueError:
+        point = np.zeros(0)
+    if point.shape != (3,) or not np.isfinite(point).all() or point[1] <= 0:
+        words = f"pivot: wanted x,y,z in metres, y above 0, got {pivot[:40]!r}"
+        raise Refused("bad_input", words, "pivot")
+    name = _path(text, wants)
+    if not name or name[0] == "{":
+        raise Refused("bad_input", "camera_path: wanted the name of one", "camera_path")
+    pose = np.concatenate([depths.UPRIGHT, np.zeros((3, 1))], axis=1)[None]
+    try:
+        path = paths.named(name, wants.frames, np.eye(3)[None], pose, point)
+    except ValueError as error:
+        raise Refused("bad_input", str(error), "camera_path") from error
+    return [geometry.camera_centre(x).round(4).tolist() for x in path.extrinsics]
 
 
 def seeds(fields: Mapping[str, str], first: int) -> list[int]:

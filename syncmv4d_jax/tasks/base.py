@@ -8,6 +8,7 @@ merge by path.
     Task       init, loss, grow                 train
     Sampled    encode, sample, decode           sample, pictures while training
     Deep       reads_depth                      images with their depth
+    Followed   follows_surfaces                 meshes that move
     Synthesis  fold                             other views of a scene, camera paths
     Priced     cost                             tokens/s, TFLOP/s and MFU in the log
     Planned    programs                         plan
@@ -261,6 +262,17 @@ class Deep(Protocol):
 
     @property
     def reads_depth(self) -> bool: ...
+
+
+@runtime_checkable
+class Followed(Protocol):
+    """A `Sampled` task whose video follows surfaces that move (`config.sample.recording`).
+
+    follows_surfaces: that it does.
+    """
+
+    @property
+    def follows_surfaces(self) -> bool: ...
 
 
 @runtime_checkable

@@ -127,6 +127,25 @@ def test_usd_points_and_cameras(sample, tmp_path):
         np.testing.assert_allclose(got, arrays["tracks_per_view"][1, n], atol=1e-5)
 
 
+def test_rrd_is_a_kind_where_it_can_be_written(monkeypatch):
+    for there, wanted in ((object(), export.KINDS), (None, ("glb", "usda", "ply"))):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, x=there: x)
+        assert export.kinds() == wanted
+
+
+def test_cameras_keep_the_names_that_users_gave_them(tmp_path):
+    assert clouds.views(2, ()) == ["view_1", "view_2"]
+    rig = {"intrinsics": np.array([[[50.0, 0, 24], [0, 50, 16], [0, 0, 1]]]), "size": (32, 48)}
+    rig |= {"extrinsics": np.eye(4)[None, :3], "names": ["left/caf\u00e9 1"]}
+    tracks = np.zeros((2, 1, 3))
+    how = {"fps": 8, "cameras": rig}
+    gltf.write(tmp_path / "a.glb", {"a": tracks}, clouds.colours(tracks), **how)
+    names = [node["name"] for node in Glb((tmp_path / "a.glb").read_bytes()).content["nodes"]]
+    assert names == ["world", "a", "view_1_left_caf__1"]
+    usd.write(tmp_path / "a.usda", {"a": tracks}, clouds.colours(tracks), **how)
+    assert 'def Camera "view_1_left_caf__1"' in (tmp_path / "a.usda").read_text()
+
+
 def test_usd_cameras_see_what_ours_see(tmp_path):
     k = np.array([[[500.0, 0, 20], [0, 480, -250], [0, 0, 1]]])
     pose = fake_samples.cameras_of_rig((48, 64))[1][1:2].astype(float)

@@ -17,6 +17,7 @@ def test_draws_are_more_steps_of_the_job_and_not_of_each(tmp_path, monkeypatch):
                 settings["callback_on_step_end"](self, step, 0.0, {})
 
     (tmp_path / "inputs").mkdir()
+    (tmp_path / "job.json").write_text('{"cameras": []}')
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "inputs" / "000.png")
     monkeypatch.setattr(maker, "write", lambda *_: None)
     request = {

@@ -1,6 +1,7 @@
 """A server on a free port of this machine, asked by HTTP."""
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import threading
@@ -26,6 +27,9 @@ WANTS = requests.Wants(
     previews=True,
     compares=True,
 )
+ALONE = dataclasses.replace(WANTS, views=1, compares=False)
+MOVING = dataclasses.replace(ALONE, meshes=True)
+DEEP = dataclasses.replace(ALONE, cameras=False, depth=True, paths=requests.named_paths())
 
 
 @contextlib.contextmanager
@@ -101,10 +105,10 @@ def job(port, name):
     return json.loads(ask(port, f"/v1/videos/{name}")[1])
 
 
-def until(port, name, *states, seconds=60):
+def until(port, name, *states, seconds=60, pause=0.03):
     """Waits for a state of a job, and returns the job."""
     end = time.monotonic() + seconds
     while (found := job(port, name)).get("state") not in states:
         assert time.monotonic() < end, found
-        time.sleep(0.03)
+        time.sleep(pause)
     return found

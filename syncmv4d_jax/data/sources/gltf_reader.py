@@ -90,8 +90,19 @@ class _File:
             elif uri.startswith("data:"):
                 self.buffers[index] = base64.b64decode(uri.partition(",")[2])
             else:
-                self.buffers[index] = (self.path.parent / uri).read_bytes()
+                self.buffers[index] = self._beside(uri)
         return self.buffers[index]
+
+    def _beside(self, uri: str) -> bytes:
+        """A buffer in the file's folder: a file of other people names no other place."""
+        folder = self.path.parent.resolve()
+        file = (folder / uri).resolve()
+        if not file.is_relative_to(folder) or not file.is_file():
+            raise ValueError(
+                f"{self.path}: its buffer {uri[:60]!r} is not in its folder; export it as .glb, "
+                "which has all in one file"
+            )
+        return file.read_bytes()
 
     def _view(self, view: int, offset: int, count: int, dtype: Any, width: int) -> np.ndarray:
         told = self.json["bufferViews"][view]

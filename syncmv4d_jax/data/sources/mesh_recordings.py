@@ -5,7 +5,6 @@ where others have a video.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from PIL import Image
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import rigs, surfaces
 from syncmv4d_jax.data.sources import mesh_sequences
+
+Row = tuple[str, np.ndarray, np.ndarray, str]  # name, faces [q 3], vertices [n p 3], where from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +41,25 @@ class Meshes:
         Raises:
           FileNotFoundError, ValueError: meshes that cannot be used, or do not fit each other.
         """
-        read = functools.partial(mesh_sequences.read, fps=self.fps, unit=self.unit, up=self.up)
-        return self.joined({str(path): read(path) for path in paths})
+        found: list[Row] = []
+        for path in paths:
+            found += rows(path, mesh_sequences.read(path, self.fps, unit=self.unit, up=self.up))
+        return self.fit(found)
 
-    def joined(self, files: Mapping[str, mesh_sequences.Meshes]) -> list[surfaces.Surface]:
-        """The meshes {name: moving} of all files, of one number of frames.
+    def fit(self, rows: Sequence[Row]) -> list[surfaces.Surface]:
+        """Meshes that are at hand: metres, z up, `fps` frames a second; all of one number of
+        frames, or of one.
 
         Raises:
-          ValueError: as `read`.
+          ValueError: meshes that cannot be used, or do not fit each other.
         """
         found: list[surfaces.Surface] = []
-        for path, meshes in files.items():
-            for name, (faces, vertices) in meshes.items():
-                kind = surfaces.OCCLUDER if name in self.occluders else surfaces.TRACKED
-                told = self.labels.get(name, "")
-                made = surfaces.Surface(_plain(name), faces, vertices, kind=kind, label=told)
-                surfaces.check(made, where=f"{path}, {name}")
-                found.append(made)
+        for name, faces, vertices, where in rows:
+            kind = surfaces.OCCLUDER if name in self.occluders else surfaces.TRACKED
+            told = self.labels.get(name, "")
+            made = surfaces.Surface(_plain(name), faces, vertices, kind=kind, label=told)
+            surfaces.check(made, where=where)
+            found.append(made)
         lengths = {s.name: s.frames for s in found}
         longest = max(lengths.values(), default=0)
         for i, s in enumerate(found):
@@ -73,6 +76,11 @@ class Meshes:
         if strange := sorted(set(self.labels.values()) - set(surfaces.LABELS)):
             raise ValueError(f"labels: wanted some of {surfaces.LABELS}, got {strange}")
         return list(surfaces.in_order(found))
+
+
+def rows(path: str | Path, meshes: mesh_sequences.Meshes) -> list[Row]:
+    """The meshes {name: moving} of a file, as `Meshes.fit` takes them."""
+    return [(name, *mesh, f"{path}, {name}") for name, mesh in meshes.items()]
 
 
 def _plain(name: str) -> str:

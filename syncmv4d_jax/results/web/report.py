@@ -156,6 +156,7 @@ def _sample(sample: Mapping[str, Any], tallest: int, quality: int) -> dict[str, 
         "scene": scene,
         "depth": depth,
         "scale": scale,
+        "names": list(sample.get("meta", {}).get("views", ())),
     }
 
 

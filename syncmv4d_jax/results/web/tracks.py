@@ -54,7 +54,7 @@ def scene(
     if not there or not np.isfinite(there[0]).all(-1).any():
         return None
     reference = there[0]
-    centre, radius = _extent(reference)
+    centre, radius = extent(reference)
     unit = radius / 8000
     limit = min(POINTS, max(PLACES // len(reference), 32))
     keep = {count: clouds.chosen(count, limit) for count in {x.shape[1] for x in there}}
@@ -84,7 +84,7 @@ def scene(
     }
 
 
-def _extent(tracks: np.ndarray) -> tuple[np.ndarray, float]:
+def extent(tracks: np.ndarray) -> tuple[np.ndarray, float]:
     """The middle [3] of the finite points and the radius that holds 98% of them, metres."""
     points = np.asarray(tracks, np.float64)[np.isfinite(tracks).all(-1)]
     centre = np.median(points, axis=0)

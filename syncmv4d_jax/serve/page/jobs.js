@@ -71,7 +71,8 @@ function words(job) {
     return job.position > 1 ? `waits, ${job.position - 1} before it` : "is next";
   if (job.state === "failed") return "failed";
   if (job.state !== "running") return job.state;
-  if (phase === "sampling" && done === steps) return "decoding";
+  if (phase === "sampling" && done === steps)
+    return job.request.camera_path ? "decoding, then seen along the path" : "decoding";
   if (phase === "sampling" && done) {
     const left = eta === null || eta === undefined ? "" : `, about ${time(eta)} left`;
     return `step ${done} of ${steps}${left}`;
@@ -159,7 +160,7 @@ function actions(job) {
 function clips(job) {
   const found = {};
   for (const [name, file] of Object.entries(job.files ?? {})) {
-    const match = name.match(/^(preview_(\d+)_)?(view|motion)_(\d+)\.mp4$/);
+    const match = name.match(/^(preview_(\d+)_)?(path_view|view|motion)_(\d+)\.mp4$/);
     if (!match || Boolean(match[1]) === (job.state === "done")) continue;
     const kind = match[3];
     found[kind] ??= [];
@@ -196,9 +197,9 @@ async function beside(job, other) {
   const differ = Object.keys(job.request).filter(
     name => JSON.stringify(job.request[name]) !== JSON.stringify(whole.request[name]),
   );
+  const short = value => JSON.stringify(value ?? null).slice(0, 60);
   const rows = differ.map(
-    name =>
-      `${name} ${JSON.stringify(job.request[name])} and ${JSON.stringify(whole.request[name])}`,
+    name => `${name} ${short(job.request[name])} and ${short(whole.request[name])}`,
   );
   $("compare-text").textContent = rows.length
     ? `They differ in ${rows.join(", ")}.`
@@ -209,8 +210,12 @@ async function beside(job, other) {
 function column(job) {
   const part = make("div");
   const found = clips(job);
-  const titles = {view: "Videos", motion: "Motion as pictures"};
-  for (const kind of ["view", "motion"]) {
+  const titles = {
+    view: "Videos",
+    motion: "Motion as pictures",
+    path_view: "Seen along the path",
+  };
+  for (const kind of Object.keys(titles)) {
     if (!found[kind]) continue;
     const so = job.state === "done" ? `, seed ${job.request.seed}` : ", as known so far";
     part.append(make("h3", titles[kind] + so));

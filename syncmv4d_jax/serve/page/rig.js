@@ -12,19 +12,24 @@ const cross = (a, b) => [
 ];
 const unit = a => a.map(x => x / Math.max(Math.hypot(...a), 1e-9));
 const RADIANS = Math.PI / 180;
-const CENTRE = [0, 0, 0.1];
+const CENTRE = [0, 0, 0.1]; // what placed cameras look at, where nothing else is known
 const TACO = [
   [70.6, 13.5, 1.89, 38.2],
   [98.3, 15.0, 1.78, 39.8],
   [106.6, 26.4, 2.03, 33.3],
 ];
 
-function placed(name, azimuth, elevation, distance, wide, size) {
-  return {name, azimuth, elevation, distance, wide, size, target: CENTRE};
-}
-
-export function preset(kind, names, sizes) {
+export function preset(kind, names, sizes, target = CENTRE) {
   const count = names.length;
+  const placed = (name, azimuth, elevation, distance, wide, size) => ({
+    name,
+    azimuth,
+    elevation,
+    distance,
+    wide,
+    size,
+    target,
+  });
   return names.map((name, v) => {
     if (kind === "taco" && count === TACO.length) return placed(name, ...TACO[v], sizes[v]);
     const middle = v - (count - 1) / 2;
@@ -116,8 +121,19 @@ export function read(json, count) {
   });
 }
 
+const numbers = camera => (camera.given ? still(camera.given) : matrices(camera));
+
+// World point, metres -> [x, y] pixels of the camera's image; null behind it.
+export function projector(camera) {
+  const {K, R, T} = numbers(camera);
+  return p => {
+    const [x, y, z] = [0, 3, 6].map((row, i) => dot(R.slice(row, row + 3), p) + T[i]);
+    return z > 0 ? [(K[0] * x + K[1] * y) / z + K[2], (K[4] * y) / z + K[5]] : null;
+  };
+}
+
 export function frustum(camera, depth) {
-  const {K, R, T, imgSize} = camera.given ? still(camera.given) : matrices(camera);
+  const {K, R, T, imgSize} = numbers(camera);
   const back = p => [0, 1, 2].map(i => dot([R[i], R[3 + i], R[6 + i]], sub(p, T)));
   const corner = (x, y) => back([((x - K[2]) / K[0]) * depth, ((y - K[5]) / K[4]) * depth, depth]);
   const [w, h] = imgSize;

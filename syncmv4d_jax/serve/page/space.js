@@ -10,12 +10,13 @@ export class Space {
     this.home = {turn: 0.5, tilt: 0.5, zoom: 1};
     this.view = {...this.home};
     this.scene = null;
+    this.lead = null; // (dx, dy): takes what the pointer and the arrow keys do, in radians
     this.listen();
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
   // scene: frusta [[eye, four corners]], images (or null) of them, chosen, centre, radius, floor,
-  // points [[x, y, z]] or null.
+  // points [[x, y, z]] or null, colours of them or null, trail: points of a line or null.
   show(scene) {
     this.scene = scene;
     this.draw();
@@ -50,9 +51,16 @@ export class Space {
     this.ground(ink, place);
     for (const v of scene.frusta.keys()) this.frustum(ink, place, scene.frusta[v], v, ratio);
     ink.fillStyle = css("--made");
-    for (const p of scene.points ?? []) {
+    for (const [k, p] of (scene.points ?? []).entries()) {
       const [x, y] = place(p);
+      if (scene.colours) ink.fillStyle = scene.colours[k];
       ink.fillRect(x - 1.5, y - 1.5, 3, 3);
+    }
+    if (scene.trail) {
+      ink.strokeStyle = css("--accent");
+      ink.lineWidth = 2.5;
+      line(ink, scene.trail.map(place));
+      ink.lineWidth = 1;
     }
     const [x, y] = place(scene.centre);
     ink.strokeStyle = css("--ink");
@@ -119,6 +127,10 @@ export class Space {
   }
 
   turn(dx, dy) {
+    if (this.lead) {
+      this.lead(dx, dy);
+      return;
+    }
     this.view.turn -= dx;
     this.view.tilt = Math.max(-1.5, Math.min(1.5, this.view.tilt + dy));
     this.draw();
@@ -180,7 +192,8 @@ function line(ink, points, close) {
   ink.stroke();
 }
 
-// Points of every frame of a scene as results/web/tracks.py packs it: [frame][point][x, y, z].
+// Points of every frame of a scene as results/web/tracks.py packs it: [frame][point][x, y, z],
+// from its centre.
 export function unpack(scene) {
   const bytes = Uint8Array.from(atob(scene.generated), c => c.charCodeAt(0));
   const steps = new Int16Array(bytes.buffer);

@@ -2,6 +2,8 @@
 
 import {$, make} from "./elements.js";
 import * as jobs from "./jobs.js";
+import * as meshes from "./meshes.js";
+import * as path from "./path.js";
 import * as pictures from "./pictures.js";
 import * as rig from "./rig.js";
 import {Space} from "./space.js";
@@ -21,15 +23,22 @@ const PLACES = {
   num_videos: "wrong-settings",
   best_of: "wrong-settings",
   switches: "wrong-settings",
+  meshes: "wrong-meshes",
+  fps: "wrong-meshes",
+  unit: "wrong-meshes",
+  up: "wrong-meshes",
+  labels: "wrong-meshes",
+  depth: "wrong-depth",
+  field_of_view: "wrong-depth",
+  camera_path: "wrong-path",
 };
 
 async function start() {
   const told = await jobs.ask("/v1");
   wants = told.wants;
   const [height, width] = wants.size;
-  const each = wants.cameras ? `${wants.views} images with their cameras` : "an image, or none";
   $("wants").textContent =
-    `Takes ${each}, makes ${wants.views} × ${wants.frames} frames of ${width} × ${height} pixels. ` +
+    `Takes ${taken()}, makes ${wants.views} × ${wants.frames} frames of ${width} × ${height} pixels. ` +
     "Everything stays on this server.";
   const count = wants.cameras ? wants.views : 1;
   pictures.start(
@@ -47,6 +56,8 @@ async function start() {
   $("preview-part").hidden = !wants.previews;
   switches();
   if (wants.cameras) placeCameras();
+  if (wants.meshes) meshes.start(wants, projected, aimed);
+  if (wants.depth) path.start(wants, () => views.files[0]);
   $("form").onsubmit = event => {
     event.preventDefault();
     send();
@@ -56,6 +67,14 @@ async function start() {
   };
   jobs.start(again);
   document.body.dataset.ready = "1";
+}
+
+function taken() {
+  if (wants.depth) return "an image with its depth";
+  if (!wants.cameras) return "an image, or none";
+  const each =
+    wants.views === 1 ? "an image with its camera" : `${wants.views} images with their cameras`;
+  return wants.meshes ? `${each} and meshes that move` : each;
 }
 
 function drawn() {
@@ -105,7 +124,8 @@ function sizeOf(v) {
 
 function preset() {
   const sizes = views.names.map((_, v) => sizeOf(v));
-  cameras = rig.preset($("preset").value, views.names, sizes);
+  const target = wants.meshes ? meshes.cloud().centre : undefined;
+  cameras = rig.preset($("preset").value, views.names, sizes, target);
   $("wrong-cameras").textContent = "";
   drawRig();
 }
@@ -128,9 +148,25 @@ function loaded(text) {
 
 // An image was put to a view: a camera that is placed takes its size.
 function sized() {
+  if (wants.depth) path.refresh();
   if (!wants.cameras) return;
   cameras = cameras.map((camera, v) => (camera.given ? camera : {...camera, size: sizeOf(v)}));
   drawRig();
+}
+
+// Meshes were chosen: cameras that are placed look at them.
+function aimed() {
+  const {centre} = meshes.cloud();
+  if (centre)
+    cameras = cameras.map(camera => (camera.given ? camera : {...camera, target: centre}));
+  drawRig();
+}
+
+function projected() {
+  const v = views.chosen;
+  const camera = cameras[v];
+  const own = {name: camera.name, image: views.images[v], size: sizeOf(v)};
+  return {...own, project: rig.projector(camera)};
 }
 
 function moved() {
@@ -150,15 +186,20 @@ function drawRig(fill = true) {
   if (fill) for (const field of FIELDS) $(field).value = +camera[field].toFixed(2);
   const far = Math.max(...cameras.map(one => one.distance));
   const frusta = cameras.map(one => rig.frustum(one, 0.25 * one.distance));
+  const told = wants.meshes ? meshes.cloud() : {};
+  const {points, colours, centre = camera.target} = told;
   space.show({
     frusta,
+    points,
+    colours,
     images: views.images,
     names: views.names,
     chosen: views.chosen,
-    centre: camera.target,
+    centre,
     radius: 0.75 * far,
-    floor: camera.target[2] - 0.1,
+    floor: centre[2] - 0.1,
   });
+  if (wants.meshes) meshes.draw();
 }
 
 // Jobs.
@@ -206,6 +247,8 @@ async function post(form) {
 async function send() {
   const form = settings(new FormData(), $("seed").value);
   if (wants.cameras) form.set("cameras", rig.text(cameras));
+  if (wants.meshes) meshes.fill(form);
+  if (wants.depth) path.fill(form);
   views.files.forEach((file, v) => {
     if (!file) return;
     const suffix = file.name.match(/\.[^.]*$/)?.[0] ?? "";
@@ -217,7 +260,7 @@ async function send() {
 async function again(job) {
   const form = new FormData();
   for (const [name, value] of Object.entries(job.request))
-    form.set(name, name === "switches" ? JSON.stringify(value) : String(value));
+    form.set(name, typeof value === "object" ? JSON.stringify(value) : String(value));
   form.set("seed", drawn());
   form.set("inputs_of", job.id);
   await post(form);

@@ -47,7 +47,7 @@ class HVG3D(video.Coded):
     """The task; see `tasks.base.Task`."""
 
     name = "hvg3d"
-    cameras = True
+    cameras = follows_surfaces = True
     trainable = r"^(control|points)/"
     beside = ("dit",)
 

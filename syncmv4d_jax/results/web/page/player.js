@@ -46,11 +46,13 @@ function clipLine(panel, key, label, kind) {
   const views = make("div", null, {class: "views"});
   line.append(make("span", label), views);
   state.sample.clips[key].forEach((clip, v) => {
+    const name = state.sample.names[v] ?? `view ${v + 1}`;
     const video = make("video", null, {
+      title: name,
       muted: "",
       playsinline: "",
       preload: "auto",
-      "aria-label": `${panel}, ${label}, view ${v + 1}`,
+      "aria-label": `${panel}, ${label}, ${name}`,
     });
     video.muted = true;
     video.addEventListener("loadeddata", () => seek(video));

@@ -1,0 +1,18 @@
+"""The weights that the demo ships, and what it makes of them where they are to be used."""
+
+from pathlib import Path
+
+import numpy as np
+
+from syncmv4d_jax.weights import store
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+def unpack(weights: Path) -> None:
+    """Puts the shipped autoencoder into the folder `weights`, where none is in it: float32, as the
+    demo trains it. Without a shipped one nothing is done: a stage of the demo makes it."""
+    if (FOLDER / "vae").is_dir() and not (weights / "vae").is_dir():
+        config, params = store.load("vae", FOLDER, dtype=np.float32)
+        source = {"by": "demo/weights"}
+        store.save("vae", config, params, weights, source=source, dtype=np.float32)
