@@ -865,7 +865,7 @@ DATA = [
         (
             "A4",
             "what stands behind a surface is visible",
-            "return inside & (depth - hits.depth < settings.visible)",
+            "return inside & (depth - hits.depth < behind)",
             "return inside",
             "test_visibility_agrees_with_the_surfaces",
         ),

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 # Settings that earlier versions did not write down.
 BEFORE: dict[str, Any] = {
     "representation": "point_tracks", "controls": [], "cloud": 2048, "provenance": "real",
-    "fields": [], "depth": "", "paths": [],
+    "fields": [], "depth": "", "paths": [], "action_names": [], "action_mean": [],
+    "action_std": [],
 }  # fmt: skip
 
 
