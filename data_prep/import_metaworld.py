@@ -320,6 +320,7 @@ def main(argv: list[str]) -> int:
     add("--frames", type=int, default=49)
     add("--stride", type=int, default=2, help="control steps a frame")
     add("--size", default="240x320", help="height x width of the videos")
+    add("--shard", default="0/1", help="i/n: every n-th episode, on any machine")
     add("--mirrored", action="store_true", help="a second episode of each reset")
     add("--check", type=int, default=0, help="keep what the simulator shows at the tracks' points "
         "in every CHECK-th frame, 0: in none")  # fmt: skip
@@ -328,8 +329,11 @@ def main(argv: list[str]) -> int:
     if unknown := sorted(set(tasks) - set(SENTENCES)):
         sys.exit(f"unknown tasks {unknown}; there are {sorted(SENTENCES)}")
     height, width = (int(x) for x in args.size.split("x"))
+    index, count = (int(x) for x in args.shard.split("/"))
+    if not 0 <= index < count:
+        sys.exit(f"--shard: wanted i/n with 0 <= i < n, got {args.shard!r}")
     made, failed = 0, []
-    for i in range(args.episodes):
+    for i in range(index, args.episodes, count):
         task, seed = tasks[i % len(tasks)], args.seed + i // len(tasks)
         for mirrored in (False, True)[: 1 + args.mirrored]:
             place = args.out / f"{task}_{seed:04d}{'x' * mirrored}"

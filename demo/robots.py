@@ -7,11 +7,11 @@
 
 Every stage is one of the project's own commands, printed before it runs, and continues where a
 stopped run left it. Held out are episodes of other seeds (the split `val`, in OUT) and, apart from
-them, a whole task (the split `test`, in OUT/tasks). With actions (OUT/actions) the same is trained
-with what the robot is commanded, and sampled on pairs of rollouts from one reset: a rollout's video
-must follow its own commands, not the other's. The simulator runs in an environment of its own
-(requirements/metaworld.txt). The hand's camera is among the records, the fourth view; the demo's
-networks have three.
+them, a whole task (the split `test`, in OUT/tasks). With actions (OUT/acting) the same is trained
+with what the robot is commanded, and sampled on pairs of rollouts from one reset (OUT/actions): a
+rollout's video must follow its own commands, not the other's. The simulator runs in an environment
+of its own (requirements/metaworld.txt). The hand's camera is among the records, the fourth view;
+the demo's networks have three.
 """
 
 import argparse
@@ -152,9 +152,10 @@ def _runs(args: argparse.Namespace) -> Iterator[Stage]:
     yield from _scored(
         OTHERS["apart"], [DEMO, *own, *alone, f"--workdir={out / 'apart'}", *few], "val"
     )
-    acting = [ACTING, *shipped, f"--workdir={out / 'actions'}", *steps]
-    yield "training with actions", sys.executable, [*MAIN, *own, *acting]
-    yield from _scored("pairs of one reset", [*pairs, *acting], "val")
+    acting, trained = [ACTING, f"--workdir={out / 'acting'}"], out / "acting/weights.safetensors"
+    yield "training with actions", sys.executable, [*MAIN, *acting, *own, *shipped, *steps]
+    rollouts = [ACTING, *pairs, *_weights(trained), f"--workdir={out / 'actions'}"]
+    yield from _scored("pairs of one reset", rollouts, "val")
 
 
 def _data(out: Path, name: str, cache: str) -> list[str]:
