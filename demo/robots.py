@@ -2,7 +2,8 @@
 
     scripted episodes -> records -> latents -> fine-tuning of the demo's weights
     -> samples of held-out episodes -> evaluation -> report
-    -> the same of the weights before, of views that do not see each other, and with actions
+    -> the same of the weights before, and of views that do not see each other
+    -> pairs of rollouts of one reset -> the same with actions
     -> robots.md: all rows, paired; who sees a point, against the simulator
 
 Every stage is one of the project's own commands, printed before it runs, and continues where a
@@ -56,7 +57,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/robots"))
     parser.add_argument("--episodes", type=int, default=60)
     parser.add_argument("--steps", type=int, default=200, help="of fine-tuning")
-    parser.add_argument("--short", action="store_true", help="four episodes, two steps, one sample")
+    parser.add_argument("--short", action="store_true", help="three episodes, two steps, a sample")
     return parser.parse_args(argv)
 
 
@@ -88,40 +89,23 @@ def stages(args: argparse.Namespace) -> Iterator[Stage]:
     """Yields (title, program, its arguments) of every stage, each when the one before is done."""
     out, short = args.out.resolve(), args.short
     out.mkdir(parents=True, exist_ok=True)
-    tasks = "sweep" if short else TRAINED
-    count = 4 if short else args.episodes
-    yield _played("scripted episodes", out / "episodes", count, f"{tasks},{HELD_OUT[0]}", [])
-    pairs = [*["--seed", 500], "--mirrored"]  # seeds that no episode above has
-    yield _played("pairs of one reset", out / "pairs", 1 if short else 8, tasks, pairs)
     (out / "heldout.txt").write_text(HELD_OUT[1] + "\n")
-    for title, name, share in (
-        ("tracks, pseudo videos, crops", "records", 0.5 if short else 0.4),
-        ("the same of the pairs", "pair_records", 1),
-    ):
-        source = "episodes" if name == "records" else "pairs"
-        yield (
-            title, sys.executable,
-            ["data_prep/prepare_taco.py", "--folder", out / source, "--out", out / name,
-             "--size", SIZE, "--frames", 13, "--points", 256, "--clusters", 4,
-             "--val-share", share, "--heldout-tools", "", "--heldout-actions", "",
-             "--heldout-triplets", out / "heldout.txt", "--surfaces", "all", "--actions"],
-        )  # fmt: skip
-    parts = out / "weights"
+    tasks, parts = "sweep" if short else TRAINED, out / "weights"
+    every, count = f"{tasks},{HELD_OUT[0]}", 3 if short else args.episodes
+    yield _played("scripted episodes", out / "episodes", count, every, [])
+    yield _prepared("tracks, pseudo videos, crops", out, "episodes", 0.5 if short else 0.4)
     text = ["data_prep/make_text_encoder.py", "--out", parts]
     yield "a small text encoder", sys.executable, text
-    for title, source, target, more in (
-        ("latents and text features", "records", "cache", []),
-        ("text features of the pairs", "pair_records", "pair_cache", ["--texts-only"]),
-    ):
-        yield (
-            title, sys.executable,
-            ["data_prep/cache_latents.py", "--data", out / source, "--weights", parts,
-             "--out", out / target, "--size", SIZE, "--text-length", 48, *more],
-        )  # fmt: skip
+    yield _cached("latents and text features", out, "episodes", [])
     yield from _runs(args)
-    yield _played("episodes to check", out / "checked", 1 if short else 7,
-                  "sweep" if short else f"{TRAINED},{HELD_OUT[0]}",
-                  ["--seed", 900, "--check", 4])  # fmt: skip
+    pairs = ["--seed", 500, "--mirrored"]  # seeds that no episode above has
+    yield _played("pairs of one reset", out / "pairs", 1 if short else 8, tasks, pairs)
+    yield _prepared("the same of the pairs", out, "pairs", 1)
+    yield _cached("text features of the pairs", out, "pairs", ["--texts-only"])
+    yield from _acting(args)
+    own = ["--seed", 900, "--check", 4]
+    tasks = "sweep" if short else every
+    yield _played("episodes to check", out / "checked", 1 if short else 7, tasks, own)
     check = ["benchmarks/visibility.py", out / "checked"]
     yield "who sees a point, by ray casting and by the simulator", sys.executable, check
 
@@ -134,35 +118,63 @@ def _played(title: str, out: Path, episodes: int, tasks: str, more: list) -> Sta
     )  # fmt: skip
 
 
+def _prepared(title: str, out: Path, name: str, share: float) -> Stage:
+    return (
+        title, sys.executable,
+        ["data_prep/prepare_taco.py", "--folder", out / name, "--out", out / f"{name}_records",
+         "--size", SIZE, "--frames", 13, "--points", 256, "--clusters", 4, "--val-share", share,
+         "--heldout-tools", "", "--heldout-actions", "",
+         "--heldout-triplets", out / "heldout.txt", "--surfaces", "all", "--actions"],
+    )  # fmt: skip
+
+
+def _cached(title: str, out: Path, name: str, more: list) -> Stage:
+    return (
+        title, sys.executable,
+        ["data_prep/cache_latents.py", "--data", out / f"{name}_records",
+         "--weights", out / "weights", "--out", out / f"{name}_cache", "--size", SIZE,
+         "--text-length", 48, *more],
+    )  # fmt: skip
+
+
 def _runs(args: argparse.Namespace) -> Iterator[Stage]:
     """Training, sampling and evaluation."""
     out = args.out.resolve()
-    own, pairs = _data(out, "records", "cache"), _data(out, "pair_records", "pair_cache")
-    steps = [f"--config.train.steps={2 if args.short else args.steps}"]
-    few = ["--config.sample.count=1"] if args.short else []
+    own = [DEMO, *_data(out, "episodes")]
+    steps, few = _sizes(args)
     shipped, tuned = _weights(SHIPPED / "model.safetensors"), out / "weights.safetensors"
-    run = [DEMO, *own, *shipped, f"--workdir={out}", *steps]
+    run = [*own, *shipped, f"--workdir={out}", *steps]
     yield "training", sys.executable, [*MAIN, *run]
     yield from _scored("held-out episodes", [*run, *few], "val")
-    task = [DEMO, *own, *_weights(tuned), f"--workdir={out / 'tasks'}", *few]
+    task = [*own, *_weights(tuned), f"--workdir={out / 'tasks'}", *few]
     yield from _scored("a held-out task", task, "test")
-    before = [DEMO, *own, *shipped, f"--workdir={out / 'untuned'}", *few]
+    before = [*own, *shipped, f"--workdir={out / 'untuned'}", *few]
     yield from _scored(OTHERS["untuned"], before, "val")
     alone = _weights(without_inter_view(tuned, out / "apart.safetensors"))
-    yield from _scored(
-        OTHERS["apart"], [DEMO, *own, *alone, f"--workdir={out / 'apart'}", *few], "val"
-    )
-    acting, trained = [ACTING, f"--workdir={out / 'acting'}"], out / "acting/weights.safetensors"
-    yield "training with actions", sys.executable, [*MAIN, *acting, *own, *shipped, *steps]
-    rollouts = [ACTING, *pairs, *_weights(trained), f"--workdir={out / 'actions'}"]
+    yield from _scored(OTHERS["apart"], [*own, *alone, f"--workdir={out / 'apart'}", *few], "val")
+
+
+def _acting(args: argparse.Namespace) -> Iterator[Stage]:
+    """The same with actions, on pairs of rollouts."""
+    out, (steps, _) = args.out.resolve(), _sizes(args)
+    run = [ACTING, *_data(out, "episodes"), *_weights(SHIPPED / "model.safetensors"), *steps]
+    yield "training with actions", sys.executable, [*MAIN, *run, f"--workdir={out / 'acting'}"]
+    trained = _weights(out / "acting" / "weights.safetensors")
+    rollouts = [ACTING, *_data(out, "pairs"), *trained, f"--workdir={out / 'actions'}"]
     yield from _scored("pairs of one reset", rollouts, "val")
 
 
-def _data(out: Path, name: str, cache: str) -> list[str]:
+def _sizes(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Flags for the steps of training, and for few samples where it is to be short."""
+    steps = f"--config.train.steps={2 if args.short else args.steps}"
+    return [steps], ["--config.sample.count=1"] if args.short else []
+
+
+def _data(out: Path, name: str) -> list[str]:
     """Records, cache and what is the same for all runs."""
-    mean, std = scales(out / "records" / SIZE)
-    return [f"--config.data.records={out / name / SIZE}",
-            f"--config.data.cache={out / cache / SIZE}",
+    mean, std = scales(out / "episodes_records" / SIZE)
+    return [f"--config.data.records={out / f'{name}_records' / SIZE}",
+            f"--config.data.cache={out / f'{name}_cache' / SIZE}",
             f"--config.weights.vae={out / 'weights'}", f"--config.text.weights={out / 'weights'}",
             f"--config.task.scale_mean={mean}", f"--config.task.scale_std={std}"]  # fmt: skip
 
