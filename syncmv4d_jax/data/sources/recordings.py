@@ -185,7 +185,7 @@ def actions_of(sources: Sequence[Source]) -> Actions:
     for source in sources:
         told = _description(Path(source.root) / source.id) if source.layout == "folder" else {}
         found.setdefault(told.get("actions"), source.id)
-    (first, *more) = found
+    first, *more = list(found) or [None]
     if more or first is None:
         raise ValueError(
             "wanted actions of one kind in every recording (docs/data.md), got "
