@@ -11,7 +11,9 @@ Three named views in step, from Wan's weights; nothing but videos and texts is r
 the pose of each view at each latent frame, `:rays` the rays of its tokens (records with
 calibration), `:actions` the robot's actions (records with --actions; set
 `--config.task.dit.actions` to how many numbers an action has). `:debug` runs `:rays` on embedded
-scenes, tiny, in about a minute on a CPU. Not trained at full size so far.
+scenes, tiny, in about a minute on a CPU. Not trained at full size so far. `:demo` is the demo's
+configuration with the four actions of a Meta-World episode, tracks and pseudo videos included: what
+`make robots` tunes a second time.
 """
 
 import ml_collections
@@ -28,13 +30,17 @@ CONDITIONS = {
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
-    """Returns the configuration; `variant` is a key of CONDITIONS.
+    """Returns the configuration; `variant` is a key of CONDITIONS, or "demo".
 
     Raises:
       ValueError: an unknown variant.
     """
+    if variant == "demo":
+        return bases.override("demo", task={"dit": {"actions": 4}})
     if variant not in CONDITIONS:
-        raise ValueError(f"configs/robots.py: wanted one of {tuple(CONDITIONS)}, got {variant!r}")
+        raise ValueError(
+            f"configs/robots.py: wanted one of {(*CONDITIONS, 'demo')}, got {variant!r}"
+        )
     off = {"joint_motion": False, "dpa": False, "cycle": False}
     config = bases.override(
         "debug" if variant == "debug" else "taco",

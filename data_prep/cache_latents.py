@@ -3,15 +3,17 @@
     python data_prep/cache_latents.py --data RECORDS --weights WEIGHTS --out CACHE
 
 Run it again to continue. On several hosts start it everywhere with --shard i/n; the last to finish
-completes the cache. Then train with --config.data.cache=CACHE.
+completes the cache. With --beam the workers of a pipeline encode the videos. Then train with
+--config.data.cache=CACHE.
 """
 
 import argparse
 import logging
+import shlex
 import sys
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import cache
+from syncmv4d_jax.data import cache, engine
 from syncmv4d_jax.weights import encoders
 
 
@@ -26,7 +28,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=disk.local, required=True, help="folder of the cache")
     parser.add_argument("--size", help="height x width, where the records have several")
-    parser.add_argument("--shard", default="0/1", help="this process's part, i/n")
+    parser.add_argument(
+        "--shard", type=engine.part, default=(0, 1), help="i/n: this process's part, on any machine"
+    )
+    parser.add_argument("--beam", help='options of Apache Beam: --beam="--runner=DirectRunner"')
     parser.add_argument("--text-length", type=int, default=512, help="longest text, tokens")
     parser.add_argument("--texts-only", action="store_true", help="leave the latents out")
     return parser.parse_args(argv)
@@ -37,18 +42,18 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        index, count = (int(x) for x in args.shard.split("/"))
         folder = cache.run(
             args.data,
             args.out,
-            encode_video=None if args.texts_only else encoders.video_encoder(args.weights),
+            encode_video=None if args.texts_only else encoders.VideoEncoder(args.weights),
             encode_text=encoders.text_encoder(args.weights, max_length=args.text_length),
             weights_hash=encoders.weights_hash(args.weights),
             size=tuple(int(x) for x in args.size.split("x")) if args.size else None,
-            shard_index=index,
-            shard_count=count,
+            shard_index=args.shard[0],
+            shard_count=args.shard[1],
+            beam=None if args.beam is None else shlex.split(args.beam),
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"cache_latents: {type(error).__name__}: {error}")
     whole = (folder / "cache.json").is_file()
     print(folder if whole else f"{folder}: this part is done; the last part completes the cache")

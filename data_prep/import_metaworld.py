@@ -7,11 +7,20 @@ it). Three cameras stand around the table, one is fixed to the hand. Places of c
 colours are drawn anew for every episode by its seed. DIR/<task>_<seed>/ has what
 prepare_taco.py --folder reads (docs/data.md), and the exact
 
-    tracks.npz    tracks [n k 3] metres, world; visibility [v n k] by the simulator's own depth, for
-                  tests; cameras, names [k]
+    tracks.npz    tracks [n k 3] metres, world, of points on the tracked parts; owner [k], the index
+                  in parts of the part that each lies on; parts, cameras: names. With --check what
+                  the simulator shows there in the frames `checked` [c], every CHECK-th, at
+                  FINER times the size: depth [v c k 4] metres and part [v c k 4] (-1: none) of the
+                  four pixels around each point, 0 and -2 outside of the image.
+                  benchmarks/visibility.py reads it, nothing else does
 
-World: metres, z up. Control runs at 80 Hz and a frame is --stride steps, shown at 8 a second: slow
-motion. An episode in which the expert fails is left out and named.
+    actions.npz   actions [n 4]: mean of what is commanded from a frame to the next, of the hand's
+                  way in x, y and z and of the gripper, each -1 to 1
+
+With --mirrored every episode has a second one, <task>_<seed>x: the same reset, and so the same
+first pictures, whose commands in x are turned round. World: metres, z up. Control runs at 80 Hz and
+a frame is --stride steps, shown at 8 a second: slow motion. An episode in which the expert fails is
+left out and named.
 """
 
 import argparse
@@ -21,7 +30,7 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 warnings.filterwarnings("ignore")
@@ -32,6 +41,7 @@ import mujoco
 import numpy as np
 import trimesh
 from metaworld.policies import ENV_POLICY_MAP
+from metaworld_points import FINER, Check, Part, Points, pinhole
 
 SENTENCES = {  # action, tool, target of the recording, and its prompt
     "hammer": ("hammer", "hammer", "nail", "A robot hammers a nail into a block."),
@@ -42,7 +52,9 @@ SENTENCES = {  # action, tool, target of the recording, and its prompt
     "peg-insert-side": ("insert", "peg", "hole", "A robot puts a peg into a hole in a block."),
     "pick-place": ("place", "gripper", "puck", "A robot picks up a puck and holds it in place."),
 }
-FPS, POINTS, NEAR = 8, 500, 0.01
+FPS = 8
+# They are within -1 and 1 already; half of that is the spread that is said of them.
+ACTIONS = {"names": ["x", "y", "z", "gripper"], "mean": [0.0] * 4, "std": [0.5] * 4}
 EYES = {"left": (0.85, 0.15, 0.75), "middle": (0.0, 1.55, 0.85), "right": (-0.85, 0.15, 0.75)}
 TARGET = np.array([0.05, 0.62, 0.1])
 HAND_EYE, HAND_TARGET = (0.0, -0.17, 0.13), (0.0, 0.07, -0.12)  # beside the hand's centre
@@ -59,16 +71,6 @@ HAND = (
     "right_hand",
 )
 ROOM = ("world", "base", "tablelink", "RetainingWall", "mocap", "controller_box", "pedestal_feet")
-FLIP = np.diag([1.0, -1.0, -1.0])  # a camera of MuJoCo looks along -z with y up
-
-
-class Part(NamedTuple):
-    """A geom that is drawn: index, surface's name, mesh in the geom's frame, whether tracked."""
-
-    geom: int
-    name: str
-    mesh: trimesh.Trimesh
-    tracked: bool
 
 
 def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -114,15 +116,6 @@ def randomise(model: Any, parts: list[Part], rng: np.random.Generator) -> None:
             model.geom_rgba[part.geom, :3] = np.clip(
                 model.geom_rgba[part.geom, :3] * colour, 0.05, 1
             )
-
-
-def pinhole(model: Any, data: Any, camera: int, size: tuple[int, int]):
-    """K [3 3] pixels, R [3 3], T [3] world to camera of a camera, OpenCV axes."""
-    height, width = size
-    focal = height / 2 / np.tan(np.radians(model.cam_fovy[camera]) / 2)
-    rotation = FLIP @ data.cam_xmat[camera].reshape(3, 3).T
-    intrinsics = np.array([[focal, 0, width / 2 - 0.5], [0, focal, height / 2 - 0.5], [0, 0, 1]])
-    return intrinsics, rotation, -rotation @ data.cam_xpos[camera]
 
 
 def geom_mesh(model: Any, geom: int) -> trimesh.Trimesh | None:
@@ -178,35 +171,46 @@ def poses_of(data: Any, parts: list[Part]) -> np.ndarray:
 
 
 class Film:
-    """Pictures, depth and poses of all cameras, and of all parts, frame by frame."""
+    """Pictures and poses of all cameras, and of all parts and points, frame by frame."""
 
-    def __init__(self, model: Any, cameras: dict[str, int], parts: list[Part], size):
+    def __init__(self, model: Any, cameras: dict[str, int], parts: list[Part], size, seed, check):
         self.model, self.cameras, self.parts, self.size = model, cameras, parts, size
-        model.vis.global_.offheight, model.vis.global_.offwidth = size
+        scale = FINER if check else 1
+        model.vis.global_.offheight, model.vis.global_.offwidth = (scale * x for x in size)
         self.colour = mujoco.Renderer(model, *size)
-        self.depth = mujoco.Renderer(model, *size)
-        self.depth.enable_depth_rendering()
+        self.check = Check(model, parts, tuple(FINER * x for x in size)) if check else None
+        self.every, self.checked = check, list[int]()
         self.option = mujoco.MjvOption()
         self.option.sitegroup[:] = 0  # no markers of goals
+        self.points = Points.on(parts, seed)
         self.videos: dict[str, list] = {name: [] for name in cameras}
-        self.depths: dict[str, list] = {name: [] for name in cameras}
+        self.shown: dict[str, list] = {name: [] for name in cameras}
         self.rigs: dict[str, list] = {name: [] for name in cameras}
         self.poses: list[np.ndarray] = []
+        self.commands: list[np.ndarray] = []
+        self.tracks: list[np.ndarray] = []
 
     def take(self, data: Any) -> None:
+        look = self.check if self.every and len(self.poses) % self.every == 0 else None
+        self.checked += [len(self.poses)] if look else []
         self.poses.append(poses_of(data, self.parts))
+        self.tracks.append(self.points.at(self.poses[-1]))
         for name, camera in self.cameras.items():
             self.rigs[name].append(pinhole(self.model, data, camera, self.size))
-            for renderer, kept in ((self.colour, self.videos), (self.depth, self.depths)):
-                renderer.update_scene(data, camera, self.option)
-                kept[name].append(renderer.render().copy())
+            self.colour.update_scene(data, camera, self.option)
+            self.videos[name].append(self.colour.render().copy())
+            if look:
+                found = look.look(data, camera, self.option, self.tracks[-1])
+                self.shown[name].append(found)
 
     def close(self) -> None:
         self.colour.close()
-        self.depth.close()
+        if self.check:
+            self.check.close()
 
 
-def play(task: str, seed: int, *, frames: int, stride: int, size: tuple[int, int]):
+def play(task: str, seed: int, *, frames: int, stride: int, size: tuple[int, int], check: int,
+         mirrored: bool = False):  # fmt: skip
     """Plays an expert's episode; returns its film and whether it succeeded."""
     name = f"{task}-v3"
     suite = metaworld.MT1(name, seed=seed)
@@ -218,7 +222,7 @@ def play(task: str, seed: int, *, frames: int, stride: int, size: tuple[int, int
     parts = drawn(model)
     cameras = place_cameras(model, env.data, rng)
     randomise(model, parts, rng)
-    film = Film(model, cameras, parts, size)
+    film = Film(model, cameras, parts, size, seed, check)
     for step in range((frames - 1) * stride + 1):
         if step % stride == 0:
             # After a step the simulator's own poses are those before it.
@@ -226,39 +230,30 @@ def play(task: str, seed: int, *, frames: int, stride: int, size: tuple[int, int
             now.mocap_quat[:] = env.data.mocap_quat
             mujoco.mj_fwdPosition(model, now)
             film.take(now)
-        seen, _, _, _, info = env.step(np.clip(policy.get_action(seen), -1, 1))
+        command = np.clip(policy.get_action(seen), -1, 1) * ([-1, 1, 1, 1] if mirrored else 1)
+        film.commands.append(command)
+        seen, _, _, _, info = env.step(command)
         done = done or bool(info["success"])
     film.close()
     return film, done
 
 
-def tracks_of(film: Film, seed: int) -> dict[str, np.ndarray]:
-    """Exact tracks of points on the tracked parts, and who sees them by the rendered depth."""
-    rng = np.random.default_rng(seed)
-    tracked = [i for i, part in enumerate(film.parts) if part.tracked]
-    weight = np.sqrt([film.parts[i].mesh.area for i in tracked])  # small parts get points as well
-    owner = np.array(tracked)[rng.choice(len(tracked), POINTS, p=weight / weight.sum())]
-    local = np.stack([
-        trimesh.sample.sample_surface(film.parts[i].mesh, 1, seed=int(rng.integers(2**31)))[0][0]
-        for i in owner
-    ])  # fmt: skip
-    poses = np.stack(film.poses)[:, owner]
-    tracks = np.einsum("nkij,kj->nki", poses[..., :3, :3], local) + poses[..., :3, 3]
-    seen = np.zeros((len(film.cameras), *tracks.shape[:2]), bool)
-    height, width = film.size
-    for v, name in enumerate(film.cameras):
-        for n, (k, rotation, shift) in enumerate(film.rigs[name]):
-            y = tracks[n] @ rotation.T + shift
-            uv = y[:, :2] / y[:, 2:] * k[0, 0] + k[:2, 2]
-            column, row = np.clip(np.round(uv), 0, [width - 1, height - 1]).astype(int).T
-            inside = ((uv >= -0.5) & (uv < [width - 0.5, height - 0.5])).all(1) & (y[:, 2] > NEAR)
-            seen[v, n] = inside & (y[:, 2] - film.depths[name][n][row, column] < 0.01)
-    names = np.array([film.parts[i].name for i in owner])
-    return {"tracks": tracks.astype(np.float32), "visibility": seen, "names": names,
-            "cameras": np.array(list(film.cameras))}  # fmt: skip
+def tracks_of(film: Film) -> dict[str, np.ndarray]:
+    """What tracks.npz holds; see the docstring above."""
+    found = {
+        "tracks": np.stack(film.tracks).astype(np.float32),
+        "owner": film.points.owner.astype(np.int16),
+        "parts": np.array([f"{part.name}_{part.geom}" for part in film.parts]),
+        "cameras": np.array(list(film.cameras)),
+    }
+    if film.check:
+        depth, part = zip(*(zip(*film.shown[name], strict=True) for name in film.cameras),
+                          strict=True)  # fmt: skip
+        found |= {"depth": np.array(depth), "part": np.array(part), "checked": film.checked}
+    return found
 
 
-def write(folder: Path, film: Film, task: str, seed: int) -> None:
+def write(folder: Path, film: Film, task: str, stride: int) -> None:
     """Writes the recording; see the docstring above and docs/data.md."""
     (folder / "surfaces").mkdir(parents=True)
     height, width = film.size
@@ -283,16 +278,21 @@ def write(folder: Path, film: Film, task: str, seed: int) -> None:
         )  # fmt: skip
     action, tool, target, text = SENTENCES[task]
     described = {"fps": FPS, "action": action, "tool": tool, "target": target, "text": text}
+    described["actions"] = ACTIONS
+    commands = [film.commands[n * stride : (n + 1) * stride] for n in range(len(poses))]
+    actions = np.array([np.mean(some, 0) for some in commands], np.float32)
+    np.savez_compressed(folder / "actions.npz", actions=actions)
     for name, content in (
         ("cameras", calibration), ("recording", described | {"occluders": occluders}),
     ):  # fmt: skip
         (folder / f"{name}.json").write_text(json.dumps(content))
-    np.savez_compressed(folder / "tracks.npz", **tracks_of(film, seed))
+    np.savez_compressed(folder / "tracks.npz", **tracks_of(film))
 
 
 def write_video(path: Path, pictures: list[np.ndarray]) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "12"})
+        # A constant quantiser: the first picture does not depend on those that follow.
+        stream = container.add_stream("libx264", rate=FPS, options={"qp": "12"})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
@@ -320,27 +320,36 @@ def main(argv: list[str]) -> int:
     add("--frames", type=int, default=49)
     add("--stride", type=int, default=2, help="control steps a frame")
     add("--size", default="240x320", help="height x width of the videos")
+    add("--shard", default="0/1", help="i/n: every n-th episode, on any machine")
+    add("--mirrored", action="store_true", help="a second episode of each reset")
+    add("--check", type=int, default=0, help="keep what the simulator shows at the tracks' points "
+        "in every CHECK-th frame, 0: in none")  # fmt: skip
     args = parser.parse_args(argv)
     tasks = args.tasks.split(",")
     if unknown := sorted(set(tasks) - set(SENTENCES)):
         sys.exit(f"unknown tasks {unknown}; there are {sorted(SENTENCES)}")
     height, width = (int(x) for x in args.size.split("x"))
+    index, count = (int(x) for x in args.shard.split("/"))
+    if not 0 <= index < count:
+        sys.exit(f"--shard: wanted i/n with 0 <= i < n, got {args.shard!r}")
     made, failed = 0, []
-    for i in range(args.episodes):
+    for i in range(index, args.episodes, count):
         task, seed = tasks[i % len(tasks)], args.seed + i // len(tasks)
-        place = args.out / f"{task}_{seed:04d}"
-        if not place.is_dir():
-            film, done = play(
-                task, seed, frames=args.frames, stride=args.stride, size=(height, width)
-            )
-            if not done:
-                failed.append(place.name)
-                continue
-            partial = args.out / f".{place.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            write(partial, film, task, seed)
-            partial.rename(place)
-        made += 1
+        for mirrored in (False, True)[: 1 + args.mirrored]:
+            place = args.out / f"{task}_{seed:04d}{'x' * mirrored}"
+            if not place.is_dir():
+                film, done = play(
+                    task, seed, frames=args.frames, stride=args.stride, size=(height, width),
+                    check=args.check, mirrored=mirrored,
+                )  # fmt: skip
+                if not done and not mirrored:
+                    failed.append(place.name)
+                    break
+                partial = args.out / f".{place.name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                write(partial, film, task, args.stride)
+                partial.rename(place)
+            made += 1
     print(f"{made} episodes in {args.out}; the expert failed in {len(failed)}: {failed}")
     return 0 if made else 1
 

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import reading, reconstructed
+from syncmv4d_jax.data import engine, reading, reconstructed
 
 DEFAULTS = reconstructed.Settings()
 
@@ -37,13 +37,16 @@ def main(argv: list[str]) -> int:
     add("--cloud", type=int, default=DEFAULTS.cloud, help="points of a frame")
     add("--test", type=float, default=DEFAULTS.test, help="share of the clips to test on")
     add("--seed", type=int, default=DEFAULTS.seed)
+    add(
+        "--shard", type=engine.part, default=(0, 1), help="i/n: this process's part, on any machine"
+    )
     args = vars(parser.parse_args(argv))
-    folder, out = args.pop("clips"), args.pop("out")
+    folder, out, shard = args.pop("clips"), args.pop("out"), args.pop("shard")
     try:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
         clips = [path for path in reading.entries(folder) if (path / "clip.json").is_file()]
-        index = reconstructed.run(clips, out, reconstructed.Settings(**args))
+        index = reconstructed.run(clips, out, reconstructed.Settings(**args), shard=shard)
     except (ValueError, OSError) as error:
         sys.exit(f"import_monocular: {type(error).__name__}: {error}")
     for entry in index["skipped"]:

@@ -11,6 +11,7 @@ import json
 import sys
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.data import engine
 from syncmv4d_jax.data.sources import taste_rob
 
 SCENES = "Office,Dining,Bedroom,Kitchen,DressingTable"
@@ -27,11 +28,19 @@ def main(argv: list[str]) -> int:
     add("--subset", choices=tuple(taste_rob.SHEETS), default="SingleHand")
     add("--scenes", default=SCENES, help="comma separated, as the zips are called")
     add("--labels", type=json.loads, default={"1": "right", "2": "object"}, help="of the masks")
+    add(
+        "--shard", type=engine.part, default=(0, 1), help="i/n: this process's part, on any machine"
+    )
     args = parser.parse_args(argv)
     scenes = tuple(name.strip() for name in args.scenes.split(",") if name.strip())
     try:
         made, without = taste_rob.folders(
-            args.taste, args.out, subset=args.subset, scenes=scenes, labels=args.labels
+            args.taste,
+            args.out,
+            subset=args.subset,
+            scenes=scenes,
+            labels=args.labels,
+            shard=args.shard,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"import_taste_rob: {type(error).__name__}: {error}")

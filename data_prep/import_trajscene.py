@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import one_camera, pixel_flow, reading, records
+from syncmv4d_jax.data import engine, one_camera, pixel_flow, reading, records
 from syncmv4d_jax.data.sources import trajscene
 from syncmv4d_jax.geometry import cameras, flow_map
 
@@ -32,17 +32,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--out", type=disk.local, required=True)
     add("--size", default="480x704", help="height x width of the records")
     add("--limit", type=int, default=0, help="first samples only")
+    add("--shard", type=engine.part, default=(0, 1),
+        help="i/n: every n-th archive, on any machine")  # fmt: skip
     args = parser.parse_args(argv)
     if (args.records if args.inverse else args.trajscene) is None:
         parser.error("wanted --trajscene DIR, or --inverse with --records DIR")
     return args
 
 
-def archives(path: Path):
-    """Yields (id, clip or why there is none) of all archives at a path."""
+def archives(path: Path, shard: tuple[int, int] = (0, 1)):
+    """Yields (id, clip or why there is none) of every n-th archive at a path from the i-th on."""
     inside = reading.entries(path) if path.is_dir() else []
     parts = [p for p in inside if p.is_dir() or p.name.endswith((".tar.gz", ".tar"))]
-    for part in parts or [path]:
+    for part in (parts or [path])[shard[0] :: shard[1]]:
         yield from trajscene.samples(part)
 
 
@@ -78,10 +80,10 @@ def main(argv: list[str]) -> int:
         settings = one_camera.Settings(
             (height, width), trajscene.FRAMES, trajscene.FPS, camera_motion=True
         )
-        found = archives(args.trajscene)
+        found = archives(args.trajscene, args.shard)
         if args.limit:
             found = (pair for _, pair in zip(range(args.limit), found, strict=False))
-        index = one_camera.write(args.out, found, settings)
+        index = one_camera.write(args.out, found, settings, shard=args.shard)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     for skipped in index["skipped"]:

@@ -72,6 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--with", type=names, default=DEFAULTS.controls, dest="more",
         help="points,das for controlled videos; flow: where frame 0's pixels go")  # fmt: skip
     add("--cloud", type=int, default=DEFAULTS.cloud, help="points of a cloud (--with points)")
+    add("--actions", action="store_true", help="keep the recordings' actions (with --folder)")
     add("--provenance", choices=("real", "sim"), default=DEFAULTS.provenance)
     add("--val-share", "--val", dest="val", type=float, default=DEFAULTS.val, help="of sequences")
     add("--seed", type=int, default=0)
@@ -90,6 +91,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.taco and not args.mano:
         parser.error("--taco needs --mano: MANO's files come from mano.is.tue.mpg.de")
+    if args.actions and not args.folder:
+        parser.error("--actions needs --folder: TACO has no actions")
     return args
 
 
@@ -133,6 +136,10 @@ def main(argv: list[str]) -> int:
         else:
             sources = recordings.taco_sources(args.taco, args.mano, flip_left=args.flip_left)
         sources = choose(sources, args)[: args.limit or None]
+        if args.actions:
+            told = recordings.actions_of(sources)._asdict()
+            own = {f"action_{key}": values for key, values in told.items()}
+            settings = dataclasses.replace(settings, **own)
         summary = prepare.run(
             sources, args.out, settings, jobs=args.jobs, shard=args.shard,
             beam=None if args.beam is None else shlex.split(args.beam),

@@ -865,7 +865,7 @@ DATA = [
         (
             "A4",
             "what stands behind a surface is visible",
-            "return inside & (depth - hits.depth < settings.visible)",
+            "return inside & (depth - hits.depth < behind)",
             "return inside",
             "test_visibility_agrees_with_the_surfaces",
         ),
@@ -2810,6 +2810,72 @@ ROBOTS = [
             "kept = [window for window in reader.windows if len(window.views) >= views]",
             "kept = list(reader.windows)",
             "test_clips_with_too_few_views_are_left_out",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/clips.py",
+        "tests/data/test_actions.py",
+        (
+            "robots",
+            "actions are those of the recording's first frames",
+            "return have[index].astype(np.float32)",
+            "return have[: len(index)].astype(np.float32)",
+            "test_actions_are_kept_by_frame_and_standardised",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/scene.py",
+        "tests/data/test_actions.py",
+        (
+            "robots",
+            "a swapped video is asked only where the own truth moves",
+            "here | video.moving_region(other)",
+            "here",
+            "test_a_video_that_follows_its_own_actions_has_a_margin",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/clips.py",
+        "tests/test_visibility.py",
+        (
+            "robots",
+            "a point may lie far behind what is met on its ray",
+            "return inside & (depth - hits.depth < behind)",
+            "return inside & (depth - hits.depth < 20 * behind)",
+            "test_the_same_surfaces_are_seen_alike_and_occluders_count",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/engine.py",
+        "tests/data/test_prepare_parts.py",
+        (
+            "robots",
+            "what a killed worker left is not given to another pipeline",
+            "if not found:",
+            "if True:",
+            "test_what_a_dead_worker_left_is_given_to_another_pipeline",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/prepare.py",
+        "tests/data/test_import_parts.py",
+        (
+            "robots",
+            "the index is of the part that ended last",
+            'names = {name for part in parts for name in part["listed"]}',
+            "names = set(own['listed'])",
+            "test_parts_of_clips_of_one_camera_make_the_whole[order0]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/cache.py",
+        "tests/data/test_cache.py",
+        (
+            "robots",
+            "a cache is whole although workers could not encode a file",
+            "    if failed:",
+            "    if False:",
+            "test_what_a_pipeline_could_not_encode_is_named_and_done_again",
         ),
     ),
 ]

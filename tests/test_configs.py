@@ -27,7 +27,7 @@ MAIN = {
     "flow_codec": ("full", "learned", "demo", "debug"),
     "strag": ("full", "lora", "demo", "debug"),
     "vism": ("full", "lora", "full_parameters", "demo", "debug"),
-    "robots": ("full", "cameras", "rays", "actions", "debug"),
+    "robots": ("full", "cameras", "rays", "actions", "debug", "demo"),
 }
 # Rows and readings of a system's own configurations: what they change of it.
 OF_ONE = {

@@ -13,6 +13,8 @@ finished one by one, so that a stopped run continues. With several hosts each ta
 The reference frame's latent is latent frame 0 (the VAE is causal): it needs no cache of its own.
 """
 
+import dataclasses
+import functools
 import json
 import logging
 import time
@@ -25,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from syncmv4d_jax import recipe, schema
-from syncmv4d_jax.data import controls, records
+from syncmv4d_jax.data import controls, engine, records
 from syncmv4d_jax.geometry import masks
 from syncmv4d_jax.weights import store
 
@@ -45,6 +47,7 @@ def run(
     size: tuple[int, int] | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
+    beam: Sequence[str] | None = None,
 ) -> Path:
     """Caches all views and texts of a folder of records.
 
@@ -55,6 +58,8 @@ def run(
       encode_text: b texts -> features [b l d], lengths [b].
       weights_hash: of the weights behind both, "vae:<hash>,umt5:<hash>" (see `weights_hash`).
       shard_index, shard_count: this process's part of the files.
+      beam: options of an Apache Beam pipeline whose workers encode the files; `encode_video` must
+        be picklable then. None: this process does.
 
     Returns:
       The folder of this size.
@@ -62,7 +67,7 @@ def run(
     Raises:
       StaleCache: `out` was made of other records or weights.
       recipe.Held: another process fills this part.
-      records.CorruptRecord: a damaged record.
+      records.CorruptRecord: a damaged record; of a pipeline what its workers could not encode.
     """
     reader = records.Reader(data, size=size)
     folder = Path(out) / reader.root.name
@@ -74,8 +79,64 @@ def run(
     }
     with recipe.Lock(folder, f"cache-{shard_index}-of-{shard_count}"):
         _claim(folder, made_of)
-        _fill(folder, reader, made_of, encode_video, encode_text, (shard_index, shard_count))
+        shard = shard_index, shard_count
+        _fill(folder, reader, made_of, encode_video, encode_text, shard, beam)
     return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file of a folder of records, to be encoded anywhere: picklable."""
+
+    name: str
+
+    @property
+    def id(self) -> str:
+        return Path(self.name).stem
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """How files are encoded: the folder of the records, what encodes, and the cache's own id, of
+    which two runs of one process must not share a reader."""
+
+    records: str
+    encode: Callable[[np.ndarray], Any]
+    mark: str
+
+
+@functools.lru_cache(2)
+def _opened(folder: str, mark: str) -> tuple[records.Reader, dict[str, list[records.Window]]]:
+    reader = records.Reader(folder)
+    return reader, _by_file(reader)
+
+
+def _by_file(reader: records.Reader) -> dict[str, list[records.Window]]:
+    found: dict[str, list[records.Window]] = {}
+    for window in reader.windows:
+        found.setdefault(window.file, []).append(window)
+    return found
+
+
+def _encode(source: File, root: Path, job: _Job) -> engine.Answer:
+    """Encodes a file; {"error": reason} where it cannot be."""
+    try:
+        reader, windows = _opened(job.records, job.mark)
+        rows = _rows(reader, windows[source.name], job.encode)
+        return {"bytes": records.write_file(root / source.name, rows)}
+    except Exception as error:  # it must not stop the others
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _encode_by_beam(todo: Sequence[str], folder: Path, job: _Job, options: Sequence[str]) -> None:
+    files = [File(name) for name in todo]
+    found = engine.beam(files, folder, job, options=options, work=_encode)
+    failed = [f"{name}: {answer['error']}" for name, answer in found if "error" in answer]
+    if failed:
+        raise records.CorruptRecord(
+            f"{folder}: {len(failed)} of {len(files)} files are not encoded, the others are (run "
+            f"the same command again for these): {'; '.join(failed[:3])}"
+        )
 
 
 def _fill(
@@ -85,18 +146,21 @@ def _fill(
     encode_video: Callable[[np.ndarray], Any] | None,
     encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
     shard: tuple[int, int],
+    beam: Sequence[str] | None,
 ) -> None:
     """Encodes what is not there; the last process to finish writes cache.json."""
-    by_file: dict[str, list[records.Window]] = {}
-    for window in reader.windows:
-        by_file.setdefault(window.file, []).append(window)
+    by_file = _by_file(reader)
     if encode_video is not None:
         mine = list(by_file)[shard[0] :: shard[1]]
         todo = [name for name in mine if not (folder / name).is_file()]
         begun = time.perf_counter()
-        for name in tqdm(todo, unit="sequence", desc="latents"):
-            rows = _rows(reader, by_file[name], encode_video)
-            records.write_file(folder / name, rows)
+        if beam is not None:
+            job = _Job(str(reader.root), encode_video, made_of["records"])
+            _encode_by_beam(todo, folder, job, beam)
+        else:
+            for name in tqdm(todo, unit="sequence", desc="latents"):
+                rows = _rows(reader, by_file[name], encode_video)
+                records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
         if shard[0] == 0 and "das" in reader.settings.get("controls", ()):
             clip = np.zeros((reader.settings["frames"], *reader.settings["size"], 3), np.uint8)

@@ -67,6 +67,7 @@ class Settings:
       seed: of the split, the points and the jitter.
       controls: of controls.WITH: what is stored for videos that are controlled.
       cloud: points of a cloud.
+      action_names, action_mean, action_std: of a recording's actions, () to leave them out.
       provenance: "real" or "sim"; a recording's own wins.
     """
 
@@ -95,6 +96,9 @@ class Settings:
     controls: tuple[str, ...] = ()
     cloud: int = 2048
     provenance: str = "real"
+    action_names: tuple[str, ...] = ()
+    action_mean: tuple[float, ...] = ()
+    action_std: tuple[float, ...] = ()
 
     def __post_init__(self):
         if unknown := sorted(set(self.controls) - set(controls.WITH)):
@@ -235,6 +239,8 @@ def make(
         "text": recording.text or settings.prompt(recording.triplet),
         "names": "\n".join(s.name for s in recording.surfaces[: len(clip.faces)]),
     }
+    if settings.action_names:
+        values["actions"] = _actions(recording, index, settings)
     if "points" in settings.controls:
         own_rng = transforms.seeded(settings.seed, clip.mark(), variant, "cloud")
         meshes = [clip.tracked(n) for n in range(len(index))]
@@ -274,6 +280,15 @@ class Clip:
         for vertices in self.tracked(0):
             first.update(np.ascontiguousarray(vertices, np.float32).tobytes())
         return first.hexdigest()
+
+
+def _actions(recording, index, settings) -> np.ndarray:
+    """[n a] float32: what is commanded at each frame of the clip."""
+    wanted, have = len(settings.action_names), recording.actions
+    if have is None or have.shape[1] != wanted:
+        got = "none" if have is None else have.shape[1]
+        raise taco.BadSequence(f"{recording.id}: wanted {wanted} actions a frame, got {got}")
+    return have[index].astype(np.float32)
 
 
 def _start(recording, fps, settings, variant) -> int:
@@ -454,7 +469,10 @@ def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarra
                 scene, count, origins[name], now, scales[name], settings.size, kinds
             )
             pixels, depth = (x[n] for x in projected[name])
-            visible[name][n] = _seen(scene, pixels, depth, now, settings)
+            visible[name][n] = seen(
+                scene, pixels, depth, now.intrinsics, now.extrinsics,
+                size=settings.size, behind=settings.visible,
+            )  # fmt: skip
         done.setdefault(i, n)
     for view in views:
         anchors = projected[view.serial][0][0]
@@ -468,11 +486,32 @@ def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarra
     return [{name: clips[i] for name, clips in painted.items()} for i in range(len(kinds))] + [{}]
 
 
-def _seen(scene, pixels, depth, view, settings) -> np.ndarray:
-    height, width = settings.size
+def seen(
+    scene: raycast.Scene,
+    pixels: np.ndarray,
+    depth: np.ndarray,
+    intrinsics: np.ndarray,
+    extrinsics: np.ndarray,
+    *,
+    size: tuple[int, int],
+    behind: float,
+) -> np.ndarray:
+    """Which points a camera sees: inside its image, and nothing in front of them.
+
+    Args:
+      scene: everything that hides, at that instant.
+      pixels: [k 2] and depth [k], metres, of the points in the camera.
+      intrinsics: [3 3], pixels. extrinsics: [3 4], world to camera, metres.
+      size: (height, width) of the image.
+      behind: metres that a point may lie behind the surface met on its ray.
+
+    Returns:
+      [k] bool.
+    """
+    height, width = size
     inside = ((pixels >= -0.5) & (pixels < np.array([width, height]) - 0.5)).all(-1) & (depth > 0)
-    hits = scene.cast_pixels(pixels, view.intrinsics, view.extrinsics)
-    return inside & (depth - hits.depth < settings.visible)
+    hits = scene.cast_pixels(pixels, intrinsics, extrinsics)
+    return inside & (depth - hits.depth < behind)
 
 
 def _origins(first, intrinsics, extrinsics) -> np.ndarray:

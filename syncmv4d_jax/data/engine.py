@@ -7,8 +7,11 @@ through the folder as well, not through the runner: any runner does, if its work
 
 import argparse
 import concurrent.futures
+import importlib.util
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any, Protocol
 from syncmv4d_jax.data import records
 
 DIED = {"error": "the process that prepared it died"}
+LOST = 86  # exit status of a pipeline's process whose worker died
 Answer = dict[str, Any]
 
 
@@ -67,36 +71,73 @@ def _pool(todo, root, settings, jobs, work) -> Iterator[tuple[str, Answer]]:
 def beam(
     todo: Sequence[Source], root: Path, settings: Any, *, options: Sequence[str], work: Work
 ) -> Iterator[tuple[str, Answer]]:
-    """Yields (id, answer) of every source, once the pipeline is done.
+    """Yields (id, answer) of every source, once a pipeline is done.
+
+    It runs in a process of its own: Beam's local runner waits for ever where a worker of it was
+    killed. What has no answer then is given to another pipeline, as long as that gets on.
 
     Args:
       options: of the pipeline, as on Beam's command lines: "--runner=DirectRunner" and so on.
 
     Raises:
       ImportError: Beam is not installed; names the extra.
+      ChildProcessError: the pipeline failed; what it says stands above.
     """
-    try:
-        import apache_beam
-        from apache_beam.options import pipeline_options
-    except ImportError as error:
+    if importlib.util.find_spec("apache_beam") is None:
         raise ImportError(
             "--beam needs Apache Beam: pip install 'syncmv4d_jax[beam]' (or leave it out: a pool "
             "of processes runs the same functions)"
-        ) from error
+        )
     answers = root / "answers"
+    left = {source.id: source for source in todo}
     for source in todo:
         _answer(answers, source).unlink(missing_ok=True)
-    one = _Step(work, root, settings, answers)
-    made = pipeline_options.PipelineOptions(list(options))
-    with apache_beam.Pipeline(options=made) as pipeline:
-        spread = pipeline | apache_beam.Create(list(todo)) | apache_beam.Reshuffle()
-        spread | apache_beam.Map(one)
-    for source in todo:
-        path = _answer(answers, source)
-        yield source.id, json.loads(path.read_text()) if path.is_file() else DIED
-        path.unlink(missing_ok=True)
+    status = LOST
+    while left and status == LOST:
+        status = _watched(list(left.values()), _Step(work, root, settings, answers), options)
+        paths = {name: _answer(answers, source) for name, source in left.items()}
+        found = [name for name, path in paths.items() if path.is_file()]
+        for name in found:
+            del left[name]
+            yield name, json.loads(paths[name].read_text())
+            paths[name].unlink()
+        if not found:
+            break
     if answers.is_dir() and not any(answers.iterdir()):
         answers.rmdir()
+    if status not in (0, LOST):
+        raise ChildProcessError(f"the pipeline of {list(options)} ended with status {status}")
+    for name in left:
+        yield name, DIED
+
+
+def _watched(todo: Sequence[Source], step: "_Step", options: Sequence[str]) -> int:
+    """Runs a pipeline in a process of its own; its exit status, LOST where a worker died."""
+    arguments = (list(todo), step, list(options))
+    child = multiprocessing.get_context("spawn").Process(target=_pipeline, args=arguments)
+    child.start()
+    try:
+        child.join()
+    finally:
+        child.terminate()
+    status = child.exitcode
+    return LOST if status is None or status < 0 else status
+
+
+def _pipeline(todo: list[Source], step: "_Step", options: list[str]) -> None:
+    import apache_beam
+    from apache_beam.options import pipeline_options
+
+    def noticed(args: threading.ExceptHookArgs) -> None:
+        threading.__excepthook__(args)
+        if "Worker subprocess exited" in str(args.exc_value):
+            os._exit(LOST)  # nothing would end this process else
+
+    threading.excepthook = noticed
+    made = pipeline_options.PipelineOptions(options)
+    with apache_beam.Pipeline(options=made) as pipeline:
+        spread = pipeline | apache_beam.Create(todo) | apache_beam.Reshuffle()
+        spread | apache_beam.Map(step)
 
 
 class _Step:

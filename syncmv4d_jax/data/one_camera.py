@@ -103,12 +103,17 @@ def _seen(points, lens, poses, size) -> np.ndarray:
 
 
 def write(
-    out: str | Path, clips: Iterable[tuple[str, dense.Clip | ValueError]], settings: Settings
+    out: str | Path,
+    clips: Iterable[tuple[str, dense.Clip | ValueError]],
+    settings: Settings,
+    *,
+    shard: tuple[int, int] = (0, 1),
 ) -> dict[str, Any]:
     """Writes records of clips to `out`/<h>x<w>; what is there of the same clip is left alone.
 
     Args:
-      clips: (id, clip), or (id, why there is none).
+      clips: (id, clip), or (id, why there is none); those of this part.
+      shard: which part of how many they are; the index is of all parts that are done.
 
     Returns:
       The index.
@@ -119,14 +124,17 @@ def write(
     root = Path(out) / f"{settings.size[0]}x{settings.size[1]}"
     own = json.loads(json.dumps(dataclasses.asdict(settings)))
     own |= {"version": schema.VERSION, "clusters": 1, "fields": ["flow"], "paths": []}
-    with recipe.Lock(root, "prepare"):
+    with recipe.Lock(root, prepare.lock_name(shard)):
         recipe.claim(root / "recipe.json", recipe.of(settings=own), way="use another --out")
         records.write_json(root / "settings.json", own)
-        return _write(root, clips, settings)
+        return _write(root, clips, settings, shard)
 
 
 def _write(
-    root: Path, clips: Iterable[tuple[str, dense.Clip | ValueError]], settings: Settings
+    root: Path,
+    clips: Iterable[tuple[str, dense.Clip | ValueError]],
+    settings: Settings,
+    shard: tuple[int, int],
 ) -> dict[str, Any]:
     skipped: list[dict[str, str]] = []
     met, listed = set[str](), set[str]()
@@ -157,4 +165,4 @@ def _write(
         }  # fmt: skip
         records.write_json(place, {"windows": [entry], "bytes": size, "source": mark})
         listed.add(name)
-    return records.gather_index(root, skipped, only=listed)
+    return prepare.joined(root, listed, skipped, shard)

@@ -146,7 +146,8 @@ def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) 
     """Lists (id, unbatched example with video, motion, prompt, triplet) in order, first cameras.
 
     Where the surfaces of a clip are stored, `surfaces` is a function that reads them; of records
-    for control `courses` is one of what else follows the same first frame (`Examples.courses`).
+    for control and of those with actions `courses` is one of what else follows the same first
+    frame (`Examples.courses`).
 
     Args:
       config: `config.data`.
@@ -165,7 +166,7 @@ def examples(config: DataConfig, wanted: Wanted, split: str, *, count: int = 0) 
             window = made.reader.windows[index]
             example = made.get(index, None) | {"prompt": window.text}
             example |= {"triplet": window.triplet, "filmed": window.filmed}
-            if made.wanted.cloud:
+            if made.wanted.cloud or "actions" in example:
                 example["courses"] = functools.partial(made.courses, index)
             if window.surfaces >= 0:
                 example["surfaces"] = functools.partial(made.reader.surfaces, window)
@@ -297,8 +298,9 @@ class Examples:
         mean, std = (np.asarray(have[f"action_{key}"], np.float32) for key in ("mean", "std"))
         return (actions - mean) / std
 
-    def courses(self, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Videos and masks [v n h w ...] of other clips that begin with the same frames and text.
+    def courses(self, index: int) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Videos and masks [v n h w ...] of other clips that begin with the same frames and text;
+        None of records without masks.
 
         Of the embedded scenes these are the other courses of a layout (data_prep/make_scenes.py).
         """
@@ -313,8 +315,9 @@ class Examples:
                 np.array_equal(a, self._first(window, b)) for a, b in zip(first, views, strict=True)
             ):
                 values = [self._view(window, view) for view in views]
-                video, mask = (np.stack([x[key] for x in values]) for key in ("video", "mask"))
-                found.append((video, mask))
+                masks = [x["mask"] for x in values if "mask" in x]
+                video = np.stack([x["video"] for x in values])
+                found.append((video, np.stack(masks) if masks else None))
         return found
 
     def _first(self, window: records.Window, view: records.View) -> np.ndarray:

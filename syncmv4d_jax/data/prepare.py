@@ -15,7 +15,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 # Settings that earlier versions did not write down.
 BEFORE: dict[str, Any] = {
     "representation": "point_tracks", "controls": [], "cloud": 2048, "provenance": "real",
-    "fields": [], "depth": "", "paths": [],
+    "fields": [], "depth": "", "paths": [], "action_names": [], "action_mean": [],
+    "action_std": [],
 }  # fmt: skip
 
 
@@ -85,9 +86,7 @@ def run(
     repeated = [i for i, n in collections.Counter(s.id for s in sources).items() if n > 1]
     if not sources or repeated:
         raise ValueError(f"wanted sequences with distinct ids, got {len(sources)}, {repeated[:5]}")
-    index, count = shard
-    own = "prepare" if count == 1 else f"prepare-{index}of{count}"
-    with recipe.Lock(root, own):
+    with recipe.Lock(root, lock_name(shard)):
         _claim(root, settings, sources)
         work = work or prepare_sequence
         if beam is None:
@@ -145,6 +144,34 @@ def _index(
         every.sort(key=lambda x: order[x["sequence"]])
         found = records.gather_index(root, every, only=ids - {x["sequence"] for x in every})
         if _state(root, count) == there:
+            return found
+
+
+def lock_name(shard: tuple[int, int]) -> str:
+    """What a preparation is called in its folder: parts do not disturb each other."""
+    return "prepare" if shard[1] == 1 else f"prepare-{shard[0]}of{shard[1]}"
+
+
+def joined(
+    root: Path, listed: Iterable[str], skipped: list[dict[str, str]], shard: tuple[int, int]
+) -> dict[str, Any]:
+    """Writes the index of what this part and those that are done have listed, and returns it.
+
+    Args:
+      listed: ids of this part's sequences that are there.
+      skipped: those that are not, with their reasons.
+    """
+    if shard[1] == 1:
+        return records.gather_index(root, skipped, only=set(listed))
+    own = {"listed": sorted(listed), "skipped": skipped}
+    records.write_json(root / "shards" / f"{shard[0]}of{shard[1]}.json", own)
+    while True:  # another part may finish meanwhile: the last to look has seen all
+        there = _state(root, shard[1])
+        parts = [json.loads(p.read_text()) for p in sorted(there) if p.parent.name == "shards"]
+        names = {name for part in parts for name in part["listed"]}
+        every = sorted((x for part in parts for x in part["skipped"]), key=lambda x: x["sequence"])
+        found = records.gather_index(root, every, only=names)
+        if _state(root, shard[1]) == there:
             return found
 
 

@@ -44,10 +44,15 @@ class Settings:
             raise ValueError(f"wanted frames = 4 m + 1, got {self.frames}")
 
 
-def run(clips: list[Path], out: str | Path, settings: Settings) -> dict[str, Any]:
+def run(
+    clips: list[Path], out: str | Path, settings: Settings, *, shard: tuple[int, int] = (0, 1)
+) -> dict[str, Any]:
     """Makes the records of folders of clips in `out`/<h>x<w>; returns the index.
 
     A clip that cannot be used is left out with its reason; whole ones are left alone.
+
+    Args:
+      shard: (i, n): every n-th clip from the i-th on; the index is of all parts that are done.
 
     Raises:
       ValueError: no clips, a folder that other settings have made, or one that another process
@@ -61,11 +66,12 @@ def run(clips: list[Path], out: str | Path, settings: Settings) -> dict[str, Any
         "version": schema.VERSION, "clusters": 1, "representation": "das_tracking",
         "controls": list(controls.WITH), "provenance": "real", "cameras": "first",
     }  # fmt: skip
-    with recipe.Lock(root, "prepare"):
+    mine = clips[shard[0] :: shard[1]]
+    with recipe.Lock(root, prepare.lock_name(shard)):
         recipe.claim(root / "recipe.json", recipe.of(settings=told), way="use another --out")
         records.write_json(root / "settings.json", told)
         skipped = []
-        for folder in clips:
+        for folder in mine:
             name, mark = folder.name, functools.partial(recipe.content, folder)
             if prepare.finished(root, name, mark):
                 continue
@@ -76,7 +82,7 @@ def run(clips: list[Path], out: str | Path, settings: Settings) -> dict[str, Any
             except (ValueError, OSError) as error:
                 skipped.append({"sequence": name, "reason": f"{type(error).__name__}: {error}"})
         gone = {entry["sequence"] for entry in skipped}
-        return records.gather_index(root, skipped, only={f.name for f in clips} - gone)
+        return prepare.joined(root, {f.name for f in mine} - gone, skipped, shard)
 
 
 def _part(folder: Path, root: Path, settings: Settings) -> dict[str, Any]:

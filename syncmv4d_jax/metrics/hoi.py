@@ -51,15 +51,26 @@ def score(
     values: dict[str, float | None] = {name: video.mean(x) for name, x in found.items()}
     values |= over_time(pred, true)
     values["follow"] = video.temporal(pred, true, np.asarray(mask.any(1)))[0]
+    regions = [(other, np.asarray((mask | its).any(1))) for other, its in others]
+    values["swap_margin"] = swap_margin(pred, true, regions)
+    values["grid_index"] = grid_index(pred, true)
+    return values
+
+
+def swap_margin(
+    pred: np.ndarray, true: np.ndarray, others: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> float | None:
+    """How much better a video follows its own truth than another; None where neither is defined.
+
+    Args:
+      others: what else could have followed, each with the pixels [v h w] bool that count.
+    """
     margins = []
-    for other, its in others:
-        region = np.asarray((mask | its).any(1))
+    for other, region in others:
         right, wrong = (video.temporal(pred, x, region)[0] for x in (true, other))
         if right is not None and wrong is not None:
             margins.append(right - wrong)
-    values["swap_margin"] = video.mean(margins) if margins else None
-    values["grid_index"] = grid_index(pred, true)
-    return values
+    return video.mean(margins) if margins else None
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> float:

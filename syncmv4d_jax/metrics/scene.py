@@ -35,7 +35,7 @@ def score(
     *,
     points: Mapping[str, Any] | None,
     others: Mapping[str, np.ndarray] | None = None,
-    courses: Sequence[hoi.Other] = (),
+    courses: Sequence[tuple[np.ndarray, np.ndarray | None]] = (),
 ) -> tuple[Scores, dict[float, dict[str, float | None]]]:
     """Scores one sample and its rivals.
 
@@ -46,7 +46,8 @@ def score(
         the record's. None where nothing is known of them: then only what needs no point is scored.
       others: {row: fused tracks [n k 3]} of the same points, rows of baselines.py; of a row with
         several settings "row/setting".
-      courses: videos and masks of what else could have followed the same frame 0.
+      courses: videos and masks of what else could have followed the same frame 0; of records
+        without masks None, what moves counts then.
 
     Returns:
       {row: {metric: value}}, in which `best_setting` is to choose, and the blurred baseline's video
@@ -67,9 +68,13 @@ def score(
     n = int(valid.sum())
     rows, blurred = video_rows(sample["video"][:, :n], truth["video"][:, :n])
     if "mask" in truth:
-        pairs = [(clip[:, :n], mask[:, :n]) for clip, mask in courses]
+        pairs = [(clip[:, :n], mask[:, :n]) for clip, mask in courses if mask is not None]
         for row, values in hoi_rows(sample["video"][:, :n], truth, n, pairs).items():
             rows[row] |= values
+    elif courses:
+        clips = [clip[:, :n] for clip, _ in courses]
+        for row, margin in swapped(sample["video"][:, :n], truth["video"][:, :n], clips).items():
+            rows[row]["swap_margin"] = margin
     found: Scores = {}
     if "tracks_per_view" in sample and "tracks" in truth:
         if points is not None and sample["tracks"].shape != points["tracks"].shape:
@@ -137,6 +142,17 @@ def hoi_rows(
         for row, x in clips.items():
             found[row]["point_ade"] = hoi.point_ade(x, truth, mask[:, 1:], first)
     return found
+
+
+def swapped(
+    pred: np.ndarray, true: np.ndarray, others: Sequence[np.ndarray]
+) -> dict[str, float | None]:
+    """`hoi.swap_margin` of the rows that are videos [v n h w 3] and change, where anything moves in
+    the truth or in the other one."""
+    here = video.moving_region(true)
+    regions = [(other[:, 1:], here | video.moving_region(other)) for other in others]
+    clips = {"model": pred[:, 1:], "frame_0": baselines.repeat(true[:, 0], true.shape[1] - 1)}
+    return {row: hoi.swap_margin(x, true[:, 1:], regions) for row, x in clips.items()}
 
 
 def best_blur(scores: Mapping[str, Scores], blurred: Mapping[str, dict]) -> float:

@@ -1,5 +1,6 @@
 """Frozen encoders from converted weights: text, tokenizer, video."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,19 +31,34 @@ def weights_hash(folder: str | Path) -> str:
     return ",".join(parts)
 
 
-def video_encoder(folder: str | Path) -> Callable[[np.ndarray], jax.Array]:
-    """Returns encode_video for `run`: clips go to this host's devices in turn.
+class VideoEncoder:
+    """encode_video for `cache.run`: clips go to this host's devices in turn.
 
-    Raises:
-      FileNotFoundError, ValueError: no VAE there, or one that does not fit its config.
+    What is pickled of it is the folder: a process that gets it reads the weights once.
     """
+
+    def __init__(self, folder: str | Path):
+        """Loads them.
+
+        Raises:
+          FileNotFoundError, ValueError: no VAE there, or one that does not fit its config.
+        """
+        self._folder = str(folder)
+        _video_encoder(self._folder)
+
+    def __call__(self, video: np.ndarray) -> jax.Array:
+        """video: [n h w 3] uint8 -> normalised latents [f h w c]."""
+        return _video_encoder(self._folder)(video)
+
+
+@functools.lru_cache(1)
+def _video_encoder(folder: str) -> Callable[[np.ndarray], jax.Array]:
     config, params = store.load("vae", folder)
     devices = jax.local_devices()
     copies = [jax.device_put(params, device) for device in devices]
     turn = itertools.cycle(range(len(devices)))
 
     def encode(video: np.ndarray) -> jax.Array:
-        """video: [n h w 3] uint8 -> normalised latents [f h w c]."""
         index = next(turn)
         clip = jax.device_put(video[None].astype(np.float32) / 127.5 - 1, devices[index])
         return models.apply("vae", config, copies[index], encode=clip)[0]

@@ -1,5 +1,7 @@
 """The cache of latents and text features, with two-line encoders."""
 
+import pickle
+
 import fake_records
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import (
     cache,
+    engine,
     records,
 )
 from syncmv4d_jax.weights import (
@@ -112,6 +115,70 @@ def test_hosts_share_the_work(root, tmp_path):
     assert len(CALLS) == 24 and not list(tmp_path.rglob("cache.json"))
     folder = make(root, tmp_path / "cache", shard_index=0, shard_count=2)
     assert len(CALLS) == 48 and (folder / "cache.json").is_file()
+
+
+def same(one, two):
+    """Whether two caches have the same files with the same bytes."""
+    first, second = (
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in (one, two)
+    )
+    return first == second and len(first) > 5
+
+
+@pytest.fixture
+def pipeline_of_one(monkeypatch):
+    """In the place of Beam: `work` of pickled sources and settings, one after the other."""
+
+    def beam(todo, root, settings, *, options, work):
+        assert options == ["--runner=Fake"]
+        for source in reversed(todo):
+            own = pickle.loads(pickle.dumps((source, root, settings)))
+            yield source.id, work(*own)
+
+    monkeypatch.setattr(engine, "beam", beam)
+
+
+def test_a_pipeline_encodes_the_same_bytes(root, tmp_path, pipeline_of_one):
+    one = make(root, tmp_path / "one")
+    assert same(one, make(root, tmp_path / "two", beam=["--runner=Fake"]))
+    half = make(root, tmp_path / "three", beam=["--runner=Fake"], shard_index=1, shard_count=2)
+    assert not (half / "cache.json").exists()
+    assert same(one, make(root, tmp_path / "three", shard_index=0, shard_count=2))
+
+
+def test_what_a_pipeline_could_not_encode_is_named_and_done_again(
+    root, tmp_path, pipeline_of_one, monkeypatch
+):
+    def broken(source, folder, job):
+        if source.id == "s1":
+            return {"error": "OSError: no space"}
+        return encode(source, folder, job)
+
+    encode = cache._encode
+    monkeypatch.setattr(cache, "_encode", broken)
+    with pytest.raises(records.CorruptRecord, match="1 of 4 files.*s1: OSError: no space"):
+        make(root, tmp_path / "two", beam=["--runner=Fake"])
+    assert not list(tmp_path.rglob("cache.json"))
+    monkeypatch.setattr(cache, "_encode", encode)
+    CALLS.clear()
+    two = make(root, tmp_path / "two", beam=["--runner=Fake"])
+    assert len(CALLS) == 12 and same(make(root, tmp_path / "one"), two)
+
+
+def test_damaged_records_are_what_a_worker_says(root, tmp_path):
+    reader = records.Reader(root)
+    job = cache._Job(str(reader.root), encode_video, "mark")
+    path = reader.root / "sequences/s0.array_record"
+    path.write_bytes(path.read_bytes()[:100])
+    answer = cache._encode(cache.File("sequences/s0.array_record"), tmp_path, job)
+    assert "s0.array_record" in answer["error"]
+
+
+def test_beam_makes_the_same_bytes(root, tmp_path):
+    pytest.importorskip("apache_beam")
+    one = make(root, tmp_path / "one")
+    assert same(one, make(root, tmp_path / "two", beam=["--runner=DirectRunner"]))
 
 
 def test_texts_alone_can_be_cached(root, tmp_path):

@@ -103,6 +103,50 @@ def test_without_beam_its_extra_is_named(tmp_path, monkeypatch):
         prepare.run(sources(), tmp_path, SETTINGS, work=work, beam=[])
 
 
+@pytest.fixture
+def pipelines(monkeypatch):
+    """In the place of pipelines: what each does before its process ends, and with what status."""
+    ran, plan = [], []
+
+    def watched(todo, step, options):
+        ran.append([source.id for source in todo])
+        done, status = plan.pop(0)
+        for source in todo:
+            if source.id in done:
+                step(source)
+        return status
+
+    monkeypatch.setattr(engine, "_watched", watched)
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: True)
+    return plan, ran
+
+
+def test_what_a_dead_worker_left_is_given_to_another_pipeline(tmp_path, whole, pipelines):
+    plan, ran = pipelines
+    plan += [({"s0", "s1", "s3"}, engine.LOST), ({"s2", "s4", "s5", "s6"}, 0)]
+    summary = prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
+    assert files(tmp_path / "out") == whole and summary["prepared_now"] == 6
+    assert ran == [[f"s{i}" for i in range(7)], ["s2", "s4", "s5", "s6"]]
+    assert not (tmp_path / "out/16x24/answers").exists()
+
+
+def test_what_kills_every_worker_is_named_and_done_by_the_next_run(tmp_path, whole, pipelines):
+    plan, ran = pipelines
+    plan += [({"s0", "s1", "s3", "s4", "s5", "s6"}, engine.LOST), ((), engine.LOST)]
+    summary = prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
+    reasons = {x["sequence"]: x["reason"] for x in summary["skipped"]}
+    assert reasons["s2"] == engine.DIED["error"] and len(ran) == 2
+    plan += [({"s2", "s3"}, 0)]
+    prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
+    assert files(tmp_path / "out") == whole and ran[2] == ["s2", "s3"]
+
+
+def test_a_pipeline_that_fails_is_an_error(tmp_path, pipelines):
+    pipelines[0].append(({"s0"}, 1))
+    with pytest.raises(ChildProcessError, match=r"\['--runner=None'\] ended with status 1"):
+        prepare.run(sources(), tmp_path, SETTINGS, work=work, beam=["--runner=None"])
+
+
 def test_beam_makes_the_same_bytes(tmp_path, whole):
     pytest.importorskip("apache_beam")
     out = tmp_path / "out"

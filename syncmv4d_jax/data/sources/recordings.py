@@ -7,7 +7,8 @@ the worker that prepares it. The plain layout, for recordings of HOT3D, ARCTIC o
     <root>/<sequence>/recording.json    {"fps": 30, "action": "...", "tool": "...", "target": "..."}
                                         and, where wanted, "text": prompt, "occluders": [names],
                                         "labels": {surface: one of surfaces.LABELS}, "provenance":
-                                        "real" or "sim"
+                                        "real" or "sim", "actions": {"names", "mean", "std"} of
+                                        the numbers of actions.npz
     <root>/<sequence>/cameras.json      TACO's calibration form: {camera: {K, R, T, imgSize}}; of
                                         a camera that moves R [n 9] and T [n 3]
     <root>/<sequence>/<camera>.mp4      frame n of the video is frame n of the surfaces; or, of a
@@ -15,19 +16,31 @@ the worker that prepares it. The plain layout, for recordings of HOT3D, ARCTIC o
                                         begins with
     <root>/<sequence>/surfaces/<name>.npz   faces [q 3]; vertices [n p 3] metres, world frame, or
                                         vertices [p 3] with poses [n 4 4] (surface to world)
+    <root>/<sequence>/actions.npz       actions [n a]: what a robot is commanded at each frame
 
 A surface named in "occluders" hides the others and is not tracked (see `surfaces`).
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from syncmv4d_jax import recipe
 from syncmv4d_jax.data import reading, rigs, surfaces
 from syncmv4d_jax.data.sources import mano, taco
 from syncmv4d_jax.data.surfaces import Surface
+
+
+class Actions(NamedTuple):
+    """Of the numbers of an action: names, and what they are standardised by."""
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Recording(Protocol):
@@ -36,7 +49,7 @@ class Recording(Protocol):
     id: unique in the data set. triplet: (action, tool, object). text: the prompt, "" where the
     triplet says it all. filmed: the cameras have videos, not a picture each. frames: of the
     surfaces. cameras: {name: rigs.Camera}. paths: those that move, their extrinsics are
-    [frames 3 4]. surfaces: those that are tracked first.
+    [frames 3 4]. surfaces: those that are tracked first. actions: [frames a], or None.
     """
 
     @property
@@ -62,6 +75,9 @@ class Recording(Protocol):
 
     @property
     def surfaces(self) -> tuple[Surface, ...]: ...
+
+    @property
+    def actions(self) -> np.ndarray | None: ...
 
     def video_path(self, camera: str) -> Path:
         """The video of a camera."""
@@ -159,6 +175,37 @@ def folder_sources(root: str | Path) -> list[Source]:
     return sources
 
 
+def actions_of(sources: Sequence[Source]) -> Actions:
+    """What all recordings in the plain layout say of their actions.
+
+    Raises:
+      ValueError: some have none, or they differ.
+    """
+    found: dict[Actions | None, str] = {}
+    for source in sources:
+        told = _description(Path(source.root) / source.id) if source.layout == "folder" else {}
+        found.setdefault(told.get("actions"), source.id)
+    first, *more = list(found) or [None]
+    if more or first is None:
+        raise ValueError(
+            "wanted actions of one kind in every recording (docs/data.md), got "
+            + "; ".join(f"{name}: {x or 'none'}" for x, name in found.items())
+        )
+    return first
+
+
+def _actions(told: Any) -> Actions:
+    made = Actions(
+        tuple(str(name) for name in told["names"]),
+        *(tuple(float(x) for x in told[key]) for key in ("mean", "std")),
+    )
+    if not made.names or not len(made.names) == len(made.mean) == len(made.std):
+        raise ValueError(f"actions: wanted a name, a mean and a std of each number, got {made}")
+    if not (np.isfinite([*made.mean, *made.std]).all() and min(made.std) > 0):
+        raise ValueError(f"actions: wanted finite means and std above 0, got {made}")
+    return made
+
+
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / "recording.json"
     try:
@@ -174,6 +221,7 @@ def _description(folder: Path) -> dict[str, Any]:
             raise ValueError(f"labels: wanted some of {surfaces.LABELS}, got {strange}")
         if found["provenance"] not in ("", "real", "sim"):
             raise ValueError(f"provenance: wanted real or sim, got {found['provenance']!r}")
+        found["actions"] = _actions(text["actions"]) if "actions" in text else None
         if "text" in text:
             found["text"] = reading.prompt(text["text"], where="text")
         words = {k: str(text[k]) for k in ("action", "tool", "target")}
@@ -196,6 +244,7 @@ class Folder:
     cameras: dict[str, rigs.Camera]
     surfaces: tuple[surfaces.Surface, ...]
     paths: dict[str, rigs.Camera] = dataclasses.field(default_factory=dict)
+    actions: np.ndarray | None = None
 
     @property
     def filmed(self) -> bool:
@@ -239,6 +288,7 @@ def read_folder(folder: Path) -> Folder:
                 f"{folder}/cameras.json: camera {name!r} moves for {len(camera.path)} frames, the "
                 f"surfaces for {found[0].frames}: wanted a pose a frame"
             )
+    rows = _rows(folder, text["actions"], found[0].frames) if text["actions"] else None
     return Folder(
         folder,
         folder.name,
@@ -247,4 +297,16 @@ def read_folder(folder: Path) -> Folder:
         found[0].frames,
         cameras,
         found,
+        actions=rows,
     )
+
+
+def _rows(folder: Path, told: Actions, frames: int) -> np.ndarray:
+    path, wanted = folder / "actions.npz", (frames, len(told.names))
+    try:
+        rows = reading.arrays(path)["actions"].astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise taco.BadSequence(f"{path}: wanted actions [n a], got {error!r}") from error
+    if rows.shape != wanted or not np.isfinite(rows).all():
+        raise taco.BadSequence(f"{path}: wanted finite actions {wanted}, got {rows.shape}")
+    return rows

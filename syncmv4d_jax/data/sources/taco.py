@@ -72,6 +72,7 @@ class Sequence:
     """
 
     filmed = True
+    actions = None
 
     entry: Entry
     frames: int

@@ -105,9 +105,18 @@ def _rows(file: zipfile.ZipFile, name: str, strings: list[str]) -> list[dict[str
 
 
 def folders(
-    root: Path, out: Path, *, subset: str, scenes: tuple[str, ...], labels: dict[str, str]
+    root: Path,
+    out: Path,
+    *,
+    subset: str,
+    scenes: tuple[str, ...],
+    labels: dict[str, str],
+    shard: tuple[int, int] = (0, 1),
 ) -> tuple[list[Path], list[str]]:
     """Makes a folder with clip.json and video.mp4 (a link) for every clip of some scenes.
+
+    Args:
+      shard: (i, n): every n-th video from the i-th on.
 
     Returns:
       The folders, and videos that have no caption or cannot be read.
@@ -125,7 +134,7 @@ def folders(
     if not videos:
         raise FileNotFoundError(f"{root / subset}: no <id>.mp4 in {list(scenes)}: unpack the zips")
     made, without = [], []
-    for path in videos:
+    for path in videos[shard[0] :: shard[1]]:
         caption = told.get((subset, path.stem))
         try:
             step = frames.Video(path).step if caption else 0.0

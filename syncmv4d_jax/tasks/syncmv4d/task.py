@@ -346,7 +346,7 @@ class SyncMV4D(video.Coded):
             raise ValueError(
                 f"task {self.name}, {door}: config.task.dit.actions="
                 f"{self.mjd_config.actions}, but there are no actions [b n a]: import them with "
-                "data_prep/import_lerobot.py --actions (docs/robots.md)"
+                "import_lerobot.py or prepare_taco.py, --actions (docs/robots.md)"
             )
         if missing := [key for key in wanted if arrays.get(key) is None]:
             raise ValueError(
