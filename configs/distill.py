@@ -13,6 +13,7 @@ part `dit`, with `--config.task.sampler=euler --config.task.sample_steps=4
                 writes them for other programs)
     :mjd        MJD in its closed loop, from a run of configs/taco.py:
                 --config.weights.dit=out/taco/high.safetensors and the same for dpa, and vae
+    :mjd_lora   the same by adapters of rank 64 of the layers that MJD has of Wan
     :demo       that at the sizes of configs/demo.py: 16 steps of the teacher to 4, from the shipped
                 weights (docs/speed.md says how long and how well)
     :debug      MJD, tiny, the same code path; :debug_wan the same of Wan
@@ -25,7 +26,7 @@ import ml_collections
 
 from configs import demo, sections, taco, wan_ti2v
 
-VARIANTS = ("full", "lora", "mjd", "demo", "debug", "debug_wan")
+VARIANTS = ("full", "lora", "mjd", "mjd_lora", "demo", "debug", "debug_wan")
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
@@ -37,6 +38,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "lora": lambda: wan_ti2v.get_config("lora"),
         "debug_wan": lambda: wan_ti2v.get_config("debug"),
         "mjd": lambda: taco.get_config("full"),
+        "mjd_lora": lambda: taco.get_config("full"),
         "debug": lambda: taco.get_config("debug"),
         "demo": lambda: demo.get_config("tune"),
     }[variant]()
@@ -59,9 +61,9 @@ def _teach(config: ml_collections.ConfigDict) -> None:
 
 def _size(config: ml_collections.ConfigDict, variant: str) -> None:
     """What a variant has of its own."""
-    if variant == "lora":
-        ranks = tuple((pattern, 64) for pattern, _ in config.task.lora.ranks)
-        config.task.lora = {"ranks": ranks, "alpha": 64.0}
+    if variant in ("lora", "mjd_lora"):
+        config.task.lora = {"ranks": ((wan_ti2v.LINEAR, 64),), "alpha": 64.0}
+        config.weights.lora = ""
         config.optim.learning_rate, config.train.export = 5e-5, "float32"
         config.train.new = r"^lora/"
     if variant == "demo":

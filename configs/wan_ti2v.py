@@ -34,6 +34,7 @@ NEGATIVE_PROMPT = (
 )
 # fmt: on
 VARIANTS = ("full", "lora", "debug")
+LINEAR = r"^blocks/((self|cross)_attn/[qkvo]|ffn/linear_[02])/kernel$"  # what adapters adapt
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
@@ -67,8 +68,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.train.batch_size = 8
     config.train.steps = 5000
     if variant == "lora":
-        linear = r"^blocks/((self|cross)_attn/[qkvo]|ffn/linear_[02])/kernel$"
-        config.task.lora = {"ranks": ((linear, 32),), "alpha": 32.0}
+        config.task.lora = {"ranks": ((LINEAR, 32),), "alpha": 32.0}
         config.optim.learning_rate, config.optim.weight_decay = 1e-4, 0.0
         config.train.frozen_dtype, config.train.export = "bfloat16", "float32"
         config.weights.lora = ""

@@ -1543,8 +1543,8 @@ TASKS = [
         (
             "8",
             "the autoencoder is trained",
-            'parts = ["dit", *["dpa"] * self.settings.dpa]',
-            'parts = ["dit", "vae", *["dpa"] * self.settings.dpa]',
+            'return ("dit", *["dpa"] * self.settings.dpa, *["prior"] * data)',
+            'return ("dit", "vae", *["dpa"] * self.settings.dpa, *["prior"] * data)',
             "test_the_autoencoder_is_not_trained",
         ),
         (
@@ -2095,6 +2095,35 @@ ATTENTION = [
         ),
     ),
     *of(
+        "syncmv4d_jax/run/plan.py",
+        "tests/run/test_plan.py",
+        (
+            "plan",
+            "a plan of 8-bit weights is taken for one of float32",
+            """        made["precision"] = own.sample.precision""",
+            """        made["precision"] = \"\"""",
+            "test_what_was_compiled_for_another_configuration_is_not_taken",
+        ),
+        (
+            "plan",
+            "links within a host are taken for those between hosts",
+            "gpus_of_one_host or devices % (topology.near or 1)",
+            "devices % (topology.near or 1)",
+            "test_a_compiled_step_is_timed_with_other_numbers_of_copies",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/machines/planning/report.py",
+        "tests/run/test_plan.py",
+        (
+            "plan",
+            "the same batch on more devices is compared with the slowest mesh",
+            """key=lambda x: x["expected_s"], reverse=True""",
+            """key=lambda x: x["expected_s"]""",
+            "test_scaling_is_shown_by_devices_and_by_batch",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/machines/planning/schedule.py",
         "tests/machines/planning/test_schedule.py",
         (
@@ -2110,6 +2139,22 @@ ATTENTION = [
             "now + (times - 2) * (now - x)",
             "now",
             "test_a_loop_counts_as_often_as_it_runs",
+        ),
+        (
+            "plan",
+            "more copies of the model send no more",
+            "ratio *= one.group / group",
+            "ratio = 1.0",
+            "test_more_copies_of_the_model_send_round_a_longer_ring",
+        ),
+        (
+            "plan",
+            "what is gathered from more copies stays as large",
+            """        if one.kind != "all-gather":
+            ratio *=""",
+            """        if one.kind:
+            ratio *=""",
+            "test_more_copies_gather_more_and_change_nothing_else",
         ),
         (
             "plan",
@@ -3821,6 +3866,30 @@ FEW_STEPS = [
             "            scales = (guidance,)\n        rows",
             "            scales = (1.0,)\n        rows",
             "test_targets_are_the_guided_steps_of_the_ordinary_sampler",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/loop.py",
+        "tests/tasks/distill/test_distill.py",
+        (
+            "few steps",
+            "MJD runs without its adapters",
+            """        if "lora" in params:
+            lora.attach(model, params["lora"], alpha=self.alpha)
+""",
+            "",
+            "test_adapters_of_mjd_leave_it_as_it_is",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/task.py",
+        "tests/tasks/distill/test_distill.py",
+        (
+            "few steps",
+            "the aligner is trained beside adapters of MJD",
+            'return r"^lora/" if self.lora_config.ranks else',
+            'return r"^(lora|dpa)/" if self.lora_config.ranks else',
+            "test_with_an_aligner_and_adapters_only_these_are_trained",
         ),
     ),
     *of(

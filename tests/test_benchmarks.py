@@ -113,3 +113,40 @@ def test_rows_that_did_not_look_tell_what_the_crop_tells(load):
         assert means["constant velocity"] < 1e-6 and means["held"] > 20
         assert (r2 > 0.95).all() if told else (r2 < 0.2).all()
         assert (means["crop ridge"] < 0.2 * means["mean path"]) == told
+
+
+def test_a_student_is_asked_beside_both_teachers(load):
+    """Paired by scene: no worse than many steps, better than the same few."""
+    few = load("few_steps")
+    assert few.names([4, 2]) == {
+        "teacher-16": ("teacher", 16), "teacher-4": ("teacher", 4), "teacher-2": ("teacher", 2),
+        "student-4": ("student", 4), "student-2": ("student", 2),
+    }  # fmt: skip
+    scenes = {"a": 0.0, "b": 1.0, "c": 2.0, "d": 3.0}
+
+    def evaluation(error, slope=0.0):
+        values = {s: error + x + slope * x for s, x in scenes.items()}
+        cells = {"error_mm": {"per_sample": values}, "psnr_moving": {"per_sample": values}}
+        return {"rows": {"model": cells}, "triplets": {s: s for s in scenes}}
+
+    rows = {"teacher-16": evaluation(10.0), "teacher-4": evaluation(15.0),
+            "student-4": evaluation(9.0, slope=0.5)}  # fmt: skip
+    lines = few.tables(rows, [4]).splitlines()
+    assert lines[0] == "| | error_mm | psnr_moving |"
+    near, far = lines[-2:]
+    # Gains 1, 0.5, 0, -0.5 against 16 steps; 6, 5.5, 5, 4.5 against 4.
+    assert near.startswith("| 4 steps | teacher-16 | error_mm | 0.25 ± 0.32 (n = 4) |")
+    assert far.startswith("| 4 steps | teacher-4 | error_mm | 5.25 ± 0.32 (n = 4) |")
+    assert near.endswith("| holds |") and far.endswith("| holds |")
+    assert few.verdict({"value": -1.0, "se": 0.4}, beyond=False) == "does not hold"
+    assert few.verdict({"value": 0.7, "se": 0.4}, beyond=True) == "does not hold"
+    assert few.verdict({"value": 5.0, "se": None}, beyond=True) == "too few triplets"
+
+
+def test_seconds_of_a_step_leave_out_the_lines_that_compile(load, tmp_path):
+    lines = ['{"step": 1}', '{"seconds_per_step": 60.0}', '{"seconds_per_step": 2.0}',
+             '{"seconds_per_step": 4.0}']  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert load("few_steps").seconds(tmp_path / "metrics.jsonl") == 3.0
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines[:2]))
+    assert load("few_steps").seconds(tmp_path / "metrics.jsonl") is None

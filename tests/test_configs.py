@@ -20,7 +20,7 @@ MAIN = {
     "dpa": ("full", "demo", "debug"),
     "wan_ti2v": ("full", "lora", "debug"),
     "wan_vae": ("demo", "debug"),
-    "distill": ("full", "lora", "mjd", "demo", "debug", "debug_wan"),
+    "distill": ("full", "lora", "mjd", "mjd_lora", "demo", "debug", "debug_wan"),
     "motion_codec": ("full", "demo", "debug"),
     "silhouette": ("full", "demo", "debug"),
     "hvg3d": hvg3d.VARIANTS,

@@ -80,8 +80,9 @@ def _write(path: Path, text: str) -> None:
 
 def _table(config: ml_collections.ConfigDict, report: Mapping[str, Any]) -> str:
     """The rows of this configuration."""
-    mine = _recipe(config)
-    return plan_report.show([row for row in report["entries"] if row.get("recipe") == mine])
+    recipe_of = _recipe(config)
+    mine = [row for row in report["entries"] if row.get("recipe") == recipe_of]
+    return "\n\n".join([plan_report.show(mine), *plan_report.scaling(mine)])
 
 
 def _recipe(config: ml_collections.ConfigDict) -> str:
@@ -89,6 +90,8 @@ def _recipe(config: ml_collections.ConfigDict) -> str:
     own = assembly.read(config)
     train = {key: getattr(own.train, key) for key in ("frozen_dtype", "attention", "sequence")}
     made = {"task": own.task, "optim": own.optim, "sharding": own.sharding, "train": train}
+    if own.sample.precision:
+        made["precision"] = own.sample.precision
     return recipe.mark(recipe.of(**made, jax=jax.__version__))
 
 
@@ -346,7 +349,31 @@ def _times(
         "utilised": round(flops / (each * chip.flops), 3),
         "device_s_per_sample": round(each, 3),
         "device_hours": round(times * each / 3600, 3),
+        "scaled": _scaled(topology, chip, row, program) if own.step is None else [],
     }
+
+
+def _scaled(
+    topology: pods.Topology, chip: pods.Chip, row: Mapping[str, Any], program: schedule.Program
+) -> list[dict[str, Any]]:
+    """Returns what the step takes with other numbers of copies of the model (`schedule.Copies`).
+
+    None where the program has one copy, or where the links between more of them would be others.
+    """
+    made = row["mesh"]["data"]
+    devices = topology.devices // made
+    found: list[dict[str, Any]] = []
+    gpus_of_one_host = topology.chip in pods.CARDS and topology.hosts == 1
+    if made == 1 or topology.slices > 1 or gpus_of_one_host or devices % (topology.near or 1):
+        return []
+    for power in range((pods.most(topology.chip) // devices).bit_length()):
+        copies = schedule.Copies(devices, made, 2**power)
+        time = program.on(pods.reached(chip), slice_devices=topology.near, copies=copies)
+        batch = row["batch"] // made * copies.wanted
+        mesh = row["mesh"] | {"data": copies.wanted}
+        one = {"mesh": mesh, "batch": batch, "expected_s": round(time.seconds, 4)}
+        found.append(one | {"hidden": round(time.hidden, 3)})
+    return found
 
 
 def _advice(

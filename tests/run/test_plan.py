@@ -24,7 +24,7 @@ from configs import (
     wan_vae,
 )
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.machines.planning import bounds, hlo, pods, report
+from syncmv4d_jax.machines.planning import bounds, hlo, pods, report, schedule
 from syncmv4d_jax.run import assembly, plan, programs, sections
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
@@ -330,10 +330,69 @@ def test_what_was_compiled_for_another_configuration_is_not_taken(tmp_path, monk
     rows = json.loads((tmp_path / "plan.json").read_text())["entries"]
     assert len(rows) == 2 and len({row["recipe"] for row in rows}) == 2
     assert (tmp_path / "plan.md").read_text() == "1\n" and capsys.readouterr().out == "1\n" * 3
+    low = config.copy_and_resolve_references()
+    low.sample.precision = "int8"  # sampling steps read other weights
+    assert plan._recipe(low) != plan._recipe(config)
     rows[1]["kind"] = "memory"  # of a run that stopped there: not what is asked for now
     (tmp_path / "plan.json").write_text(json.dumps({"entries": rows}))
     plan.run(config, tmp_path)
     assert len(made) == 3
+
+
+SUMMED = """HloModule m, is_scheduled=true
+ENTRY %main (p: f32[2500000000]) -> f32[2500000000] {
+  %p = f32[2500000000]{0} parameter(0)
+  %r = f32[2500000000]{0} all-reduce(%p), replica_groups=[8,2]<=[2,8]T(1,0), to_apply=%add
+}
+"""
+
+
+def scaled(topology, *sizes):
+    found = pods.find(topology)
+    row = {"mesh": dict(zip(pods.AXES, sizes, strict=True)), "batch": sizes[0] * sizes[1]}
+    program = schedule.Program(SUMMED)
+    return row, plan._scaled(found, pods.chip_of(found.chip), row, program)
+
+
+def test_a_compiled_step_is_timed_with_other_numbers_of_copies():
+    """A sum over two hosts of eight: with one copy nothing is sent, with many twice the bytes."""
+    _, found = scaled("h100-16", 2, 8, 1, 1)
+    assert [one["mesh"]["data"] for one in found] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert [one["batch"] for one in found] == [8 * one["mesh"]["data"] for one in found]
+    one, two, *_, most = (one["expected_s"] for one in found)
+    assert one < 1e-3 and two == pytest.approx(1e10 / (0.75 * 50e9) + one, rel=0.01)
+    assert most - one == pytest.approx((two - one) * 2 * 127 / 128, rel=0.01)
+    assert len(scaled("v5p-32", 2, 8, 1, 1)[1]) == 8  # of 1,024 chips
+    assert scaled("v5e-64", 2, 4, 1, 8)[1][-1]["mesh"]["data"] == 8  # of 256
+    for none in (("h100-8", 2, 4, 1, 1), ("h100-16", 1, 16, 1, 1), ("h100-16", 4, 4, 1, 1),
+                 ("2xv5e-64", 2, 8, 1, 8)):  # fmt: skip
+        assert scaled(*none)[1] == []
+
+
+def test_scaling_is_shown_by_devices_and_by_batch():
+    rows = []
+    compiled_ones = (
+        ("h100-16", (2, 8, 1, 1), 4.0),
+        ("h100-32", (2, 16, 1, 1), 4.4),
+        ("h100-32", (2, 8, 1, 2), 2.5),
+    )
+    for topology, sizes, seconds in compiled_ones:
+        row, found = scaled(topology, *sizes)
+        for one in found:
+            one["expected_s"] = seconds
+        rows.append(row | {"topology": topology, "entry": "mjd_step", "scaled": found})
+    more, faster = (table.splitlines() for table in report.scaling(rows))
+    assert more[0].startswith("| chip | entry | devices |") and len(more) == 2 + 8 + 7 + 7
+    assert "| h100 | mjd_step | 8 | 8 | 1,8,1,1 | 4.00 |" in more[2] and more[2].endswith("4.00 |")
+    # 16 devices: 4.0 s and 4.4 s of 16 samples, 2.5 s of 8.
+    meshes_of_16 = [line.split(" | ")[4] for line in more[3:6]]
+    assert meshes_of_16 == ["2,8,1,1", "1,16,1,1", "1,8,1,2"] and more[5].endswith("5.00 |")
+    cells = [line.strip("| ").split(" | ")[2:] for line in faster[2:]]
+    assert cells[0] == ["8", "8", "1,8,1,1", "4.00", "1.00", "100%"]
+    assert cells[1] == ["8", "16", "1,8,1,2", "2.50", "1.60", "80%"]
+    [fastest] = [one for one in cells if one[:2] == ["32", "32"]]
+    assert fastest[2:4] == ["4,8,1,1", "4.00"]
+    assert report.scaling([{"topology": "h100-8", "entry": "mjd_step"}]) == []
 
 
 def test_refused_programs_say_what_to_change(monkeypatch):
@@ -342,6 +401,12 @@ def test_refused_programs_say_what_to_change(monkeypatch):
     row = {"entry": "closed_loop_step", "mesh": dict.fromkeys(pods.AXES, 1), "batch": 1}
     found = report.advice(config, pods.find("v5e-8"), row, training=True, codec=True)
     assert any("vae_chunk" in line for line in found)
+    assert not any("sample.precision" in line for line in found)
+    row["entry"] = "sample_step"
+    for given, wanted in (("", '="bfloat16"'), ("bfloat16", '="int8"'), ("int8", None)):
+        config.sample.precision = given
+        first = report.advice(config, pods.find("4090-1"), row, training=False, codec=True)[0]
+        assert first.startswith(f"config.sample.precision{wanted}") == (wanted is not None)
     assert found[-1] == "more devices: v5e-64, v5e-256, 2xv5e-64"
 
 

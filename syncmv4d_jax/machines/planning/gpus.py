@@ -56,8 +56,8 @@ class Spec:
     bandwidth: float
 
 
-# The numbers of XLA's own descriptions; those of L4 and 4090, which it has none of, are NVIDIA's
-# data sheets', their memory what users see.
+# The numbers of XLA's own descriptions; those of L4, 4090 and 4080, which it has none of, are
+# NVIDIA's data sheets', their memory what users see (4080: of another card of 16 GB).
 SPECS = {
     "a100": Spec("NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 167936, 166912, 2048, 41943040, 1.41,
                  85100068864, 2.03904e12),
@@ -71,6 +71,8 @@ SPECS = {
                23580639232, 3.0e11),
     "4090": Spec("NVIDIA GeForce RTX 4090", (8, 9), 128, 128, 102400, 101376, 1536, 75497472, 2.52,
                  25393692672, 1.008e12),
+    "4080": Spec("NVIDIA GeForce RTX 4080", (8, 9), 76, 128, 102400, 101376, 1536, 67108864, 2.505,
+                 16761110528, 7.168e11),
 }  # fmt: skip
 
 

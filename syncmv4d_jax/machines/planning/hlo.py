@@ -79,6 +79,7 @@ class Collective:
       across: whether a group spans slices.
       local: devices of a group that one slice has, which share what is sent across.
       source: see `Instruction.source`.
+      copies: of the model that a group spans, 1 where nobody asked.
     """
 
     kind: str
@@ -89,6 +90,7 @@ class Collective:
     across: bool
     source: str
     local: int = 1
+    copies: int = 1
 
 
 def size(shape: tuple[str, tuple[int, ...]]) -> float:
@@ -206,12 +208,19 @@ def collectives(text: str, *, slice_devices: int = 0) -> list[Collective]:
 
 
 def begun(
-    line: Instruction, computations: dict[str, list[Instruction]], slice_devices: int
+    line: Instruction,
+    computations: dict[str, list[Instruction]],
+    slice_devices: int,
+    copy_devices: int = 0,
 ) -> list[Collective]:
-    """Returns the collectives that one instruction begins, itself or in what it wraps."""
+    """Returns the collectives that one instruction begins, itself or in what it wraps.
+
+    Args:
+      copy_devices: of one copy of the model, which follow each other; 0: of one copy.
+    """
     kind = line.op.removesuffix("-start")
     if kind in COLLECTIVES:
-        return [_collective(kind, line, 1, slice_devices)]
+        return [_collective(kind, line, 1, slice_devices, copy_devices)]
     if line.op == "send" and (between := _MEGASCALE.search(line.rest)):
         target, form = between.groups()
         return [_between_slices(target, form, line, 1)]
@@ -220,7 +229,7 @@ def begun(
         one
         for name in wrapped
         for inner in computations.get(name, ())
-        for one in begun(inner, computations, slice_devices)
+        for one in begun(inner, computations, slice_devices, copy_devices)
     ]
 
 
@@ -245,16 +254,20 @@ def _called_by(computations: dict[str, list[Instruction]], ops: Sequence[str]) -
     }
 
 
-def _collective(kind: str, line: Instruction, times: int, slice_devices: int) -> Collective:
+def _collective(
+    kind: str, line: Instruction, times: int, slice_devices: int, copy_devices: int = 0
+) -> Collective:
     groups = _groups(line.rest)
     n = max((len(group) for group in groups), default=1)
     total = sum(size(shape) for shape in line.shapes)
     slices = [[device // (slice_devices or sys.maxsize) for device in g] for g in groups]
     across = any(len(set(one)) > 1 for one in slices)
     local = max((one.count(one[0]) for one in slices if one), default=1)
+    spanned = (len({device // (copy_devices or sys.maxsize) for device in g}) for g in groups)
     return Collective(
-        kind, line.shapes, n, times, _sent(kind, total, n), across, line.source, local
-    )
+        kind, line.shapes, n, times, _sent(kind, total, n), across, line.source, local,
+        max(spanned, default=1),
+    )  # fmt: skip
 
 
 def _between_slices(target: str, kind: str, line: Instruction, times: int) -> Collective:

@@ -65,6 +65,7 @@ CHIPS = {
     "b200": _card(178.4, 2250e12, 7672e9, 900e9, 50e9),
     "l4": _card(21.96, 121e12, 300e9, 32e9),
     "4090": _card(23.65, 165e12, 1008e9, 32e9),
+    "4080": _card(15.61, 97.5e12, 716.8e9, 32e9),
 }
 # What large programs reach of these: assumed, and what the difference between "paper s" and
 # "expected s" in a plan is. Dense language models report 0.6 to 0.65 of TPUs' products (MaxText).
@@ -75,6 +76,7 @@ KINDS = {
     "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU7x": "tpu7x", "NVIDIA A100": "a100",
     "NVIDIA A800": "a100", "NVIDIA H100": "h100", "NVIDIA H200": "h200", "NVIDIA B200": "b200",
     "NVIDIA L4": "l4", "NVIDIA GeForce RTX 4090": "4090",
+    "NVIDIA GeForce RTX 4080": "4080",
 }  # fmt: skip
 
 
@@ -119,6 +121,7 @@ def _gpus(name: str) -> Topology | None:
 
 CARDS = tuple(name for name, chip in CHIPS.items() if chip.single < 1)
 HOSTS = (1, 2, 4, 8)  # GPUs of one host
+LARGEST = 1024  # of GPUs, as far as times on paper go
 
 TOPOLOGIES = {
     topology.name: topology
@@ -195,6 +198,14 @@ def larger(topology: Topology) -> list[str]:
         for other in TOPOLOGIES.values()
         if other.chip == topology.chip and other.devices > topology.devices
     ]
+
+
+def most(chip: str) -> int:
+    """Returns the devices of the largest machine of a chip here; of GPUs LARGEST, 0 of others."""
+    if chip in CARDS:
+        return LARGEST
+    known = (x.devices for x in TOPOLOGIES.values() if x.chip == chip and x.slices == 1)
+    return max(known, default=0)
 
 
 def meshes(

@@ -1,5 +1,6 @@
 """What `plan` says in words and as a table: findings, what to change, plan.md."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ COLUMNS = (
     "link s", "paper s", "expected s", "hidden", "utilised", "device-s/sample", "device-h",
     "sent GB", "findings",
 )  # fmt: skip
+
+MORE = ("chip", "entry", "devices", "batch", "mesh", "expected s", "hidden", "device-s/sample")
+FASTER = ("chip", "entry", "batch", "devices", "mesh", "expected s", "times as fast", "of ideal")
 
 
 def findings(whole: Sequence[hlo.Collective]) -> list[str]:
@@ -32,6 +36,9 @@ def advice(
       codec: the step runs the autoencoder.
     """
     task, mesh, found = config.task, row["mesh"], []
+    lower = {"": "bfloat16", "bfloat16": "int8"}.get(config.sample.precision)
+    if lower and not training:
+        found.append(f'config.sample.precision="{lower}": half the bytes of the weights')
     if task.get("dit", {}).get("remat", "none") != "full" and training:
         found.append('config.task.dit.remat="full"')
     if codec:
@@ -60,6 +67,46 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
                        r.get("device_s_per_sample", r["bound_s_per_sample"])),
     )  # fmt: skip
     return table([_cells(row) for row in order], COLUMNS)
+
+
+def scaling(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns tables of what compiled steps take with more copies of the model, if there are any.
+
+    The first has, of every number of devices, the best mesh first; the second, of every batch that
+    several numbers of devices share, the fastest mesh of each, beside the smallest number.
+    """
+    found: list[dict[str, Any]] = [
+        {"chip": pods.find(row["topology"]).chip, "entry": row["entry"], **one,
+         "devices": math.prod(one["mesh"].values())}
+        for row in rows
+        for one in row.get("scaled", ())
+    ]  # fmt: skip
+    if not found:
+        return []
+    for one in found:
+        one["each"] = one["expected_s"] * one["devices"] / one["batch"]
+    found.sort(key=lambda x: (x["chip"], x["entry"], x["devices"], x["each"]))
+    more = [_scaled(one) | {"device-s/sample": f"{one['each']:.2f}"} for one in found]
+    fastest: dict[tuple[Any, ...], dict[int, Any]] = {}
+    for one in sorted(found, key=lambda x: x["expected_s"], reverse=True):
+        same = fastest.setdefault((one["chip"], one["entry"], one["batch"]), {})
+        same[one["devices"]] = one
+    faster = []
+    for _, same in sorted(fastest.items()):
+        first = same[min(same)]
+        for devices, one in sorted(same.items()) if len(same) > 1 else ():
+            times = first["expected_s"] / one["expected_s"]
+            ideal = times * first["devices"] / devices
+            faster.append(
+                _scaled(one) | {"times as fast": f"{times:.2f}", "of ideal": f"{ideal:.0%}"}
+            )
+    return [table(more, MORE), *[table(faster, FASTER)] * bool(faster)]
+
+
+def _scaled(one: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {key: one[key] for key in ("chip", "entry", "devices", "batch")}
+    shown |= {"mesh": pods.show(one["mesh"]), "expected s": f"{one['expected_s']:.2f}"}
+    return shown | {"hidden": f"{one['hidden']:.0%}"}
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Any]:

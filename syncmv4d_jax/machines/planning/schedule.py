@@ -56,6 +56,33 @@ class Timeline:
         return 1.0 - self.waited / self.link if self.link else 1.0
 
 
+class Copies(NamedTuple):
+    """Of the model, one after the other: `devices` of each; `made`, that a program was compiled
+    for; `wanted` instead of these.
+    """
+
+    devices: int
+    made: int
+    wanted: int
+
+    def widened(self, one: hlo.Collective) -> hlo.Collective | None:
+        """Returns a collective among as many copies as are wanted, None where it has one device.
+
+        What a device gives to a sum, or has of what is exchanged, stays as it is; of what is
+        gathered from other copies each has its own part, so that the whole grows.
+        """
+        if one.copies == 1 or one.kind == "collective-permute":
+            return one
+        group = one.group // one.copies * self.wanted * one.copies // self.made
+        if group <= 1:
+            return None
+        ratio = (group - 1) / (one.group - 1)
+        if one.kind != "all-gather":
+            ratio *= one.group / group
+        across = one.across and group > one.local
+        return dataclasses.replace(one, group=group, sent=ratio * one.sent, across=across)
+
+
 class Cost(NamedTuple):
     """half, single: FLOPs of products of 16 bits and of float32; moved: bytes."""
 
@@ -71,14 +98,17 @@ class Program:
         self.computations, self.entry = hlo.parse(text)
         self.costs: dict[tuple[str, str], Cost] = {}
 
-    def on(self, chip: pods.Chip, *, slice_devices: int = 0) -> Timeline:
+    def on(
+        self, chip: pods.Chip, *, slice_devices: int = 0, copies: Copies | None = None
+    ) -> Timeline:
         """Returns the program's timeline.
 
         Args:
           chip: its rates are taken as they are: peaks, or what is reached of them.
           slice_devices: devices that the fast links join, 0 for all.
+          copies: of the model, where they are to be others than the program was compiled for.
         """
-        run = _Run(self, chip, slice_devices)
+        run = _Run(self, chip, slice_devices, copies)
         run.walk(self.entry)
         run.wait(run.free)
         return Timeline(**{name: getattr(run, name) for name in FIELDS})
@@ -103,8 +133,8 @@ class _Run:
     free: when the links are through with all that they were given; done: {start: when it is}.
     """
 
-    def __init__(self, program: Program, chip: pods.Chip, near: int):
-        self.program, self.chip, self.near = program, chip, near
+    def __init__(self, program: Program, chip: pods.Chip, near: int, copies: Copies | None):
+        self.program, self.chip, self.near, self.copies = program, chip, near, copies
         self.computations = program.computations
         self.seconds = self.products = self.memory = self.link = self.waited = self.flops = 0.0
         self.free, self.done = 0.0, dict[str, float]()
@@ -156,7 +186,10 @@ class _Run:
         """The collectives that an instruction begins; a fusion may only go on with one."""
         if line.op == "fusion" and not self.holds(called, "AsyncCollectiveStart"):
             return []
-        return hlo.begun(line, self.computations, self.near)
+        if self.copies is None:
+            return hlo.begun(line, self.computations, self.near)
+        found = hlo.begun(line, self.computations, self.near, self.copies.devices)
+        return [one for one in map(self.copies.widened, found) if one is not None]
 
     def holds(self, called: Sequence[str], target: str) -> bool:
         """Whether a kernel of this name is in what an instruction calls."""

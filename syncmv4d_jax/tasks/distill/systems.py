@@ -155,7 +155,9 @@ class MJD:
 
     @property
     def taught(self) -> tuple[str, ...]:
-        """MJD; the aligner stays as it is."""
+        """MJD, or adapters of it; the aligner stays as it is."""
+        if self.task.lora_config.ranks:
+            return ("lora",)
         return ("dit", "prior") if self.task.options.prediction == "data" else ("dit",)
 
     @property

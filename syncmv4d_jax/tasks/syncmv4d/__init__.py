@@ -3,7 +3,7 @@
 from typing import Any
 
 from syncmv4d_jax.configuration import section
-from syncmv4d_jax.models import motion_codec, silhouette
+from syncmv4d_jax.models import lora, motion_codec, silhouette
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.nn import protocol
@@ -13,7 +13,7 @@ from syncmv4d_jax.tasks.syncmv4d import options as task_options
 
 
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> task.SyncMV4D:
-    """Builds the task from `config.task`: `options.Options` and sections dit, dpa, vae, cycle.
+    """Builds the task from `config.task`: `options.Options`, sections dit, dpa, vae, cycle, lora.
 
     With a section `codec` the loop uses the learned motion codec (maps.py), with `silhouette` what
     it paints is cut by the reference images' silhouette (`loop.Loop.warp`).
@@ -25,7 +25,7 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> task
         codec = section(motion_codec.CodecConfig, codec, "config.task.codec")
     if cut:
         cut = section(silhouette.SilhouetteConfig, cut, "config.task.silhouette")
-    parts = {key: values.pop(key, {}) for key in ("dit", "dpa", "vae", "cycle")}
+    parts = {key: values.pop(key, {}) for key in ("dit", "dpa", "vae", "cycle", "lora")}
     return task.SyncMV4D(
         options=section(task_options.Options, values, "config.task"),
         mjd_config=section(mjd_config.MJDConfig, parts["dit"], "config.task.dit"),
@@ -34,5 +34,6 @@ def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> task
         settings=section(cycle.Settings, parts["cycle"], "config.task.cycle"),
         codec_config=codec or None,
         silhouette_config=cut or None,
+        lora_config=section(lora.LoRAConfig, parts["lora"], "config.task.lora"),
         placement=placement,
     )

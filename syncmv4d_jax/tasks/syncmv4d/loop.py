@@ -20,7 +20,7 @@ import numpy as np
 from syncmv4d_jax import flow, schema
 from syncmv4d_jax.geometry import cameras, corruption
 from syncmv4d_jax.geometry import tracks as world_tracks
-from syncmv4d_jax.models import flops, reuse, silhouette
+from syncmv4d_jax.models import flops, lora, reuse, silhouette
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import mjd
@@ -48,6 +48,7 @@ class Loop:
     motion: maps.Motion
     placement: protocol.Placement
     silhouette_config: silhouette.SilhouetteConfig | None = None
+    alpha: float = 1.0  # of adapters, where the parameters have some ("lora")
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
@@ -136,7 +137,7 @@ class Loop:
         if actions and scales:  # guidance is away from a robot that does nothing, too
             rows = len(inputs.t) // (1 + len(scales))
             inputs = inputs._replace(acts=jnp.arange(len(inputs.t)) < rows)
-        model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
+        model = self._mjd(params)
         run = functools.partial(model.run, placement=self.placement)
         text = self._text(context, branches=1 + len(scales))
         tokens = model.prepare(inputs, text, placement=self.placement)
@@ -185,6 +186,12 @@ class Loop:
         text = [video.rows(x, count) for x in text]
         return mjd.Text(jnp.concatenate(text), jnp.concatenate(lengths))
 
+    def _mjd(self, params: Params) -> mjd.MJD:
+        model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
+        if "lora" in params:
+            lora.attach(model, params["lora"], alpha=self.alpha)
+        return model
+
     def text_keys(self, params: Params, context: Context, *, guided: bool) -> dit_block.Keys:
         """Returns keys and values of the text in all blocks [layers b l heads k], for `context`.
 
@@ -192,7 +199,7 @@ class Loop:
           guided: those of the null text behind them, [layers 2b l heads k].
         """
         text = self._text(context, branches=1 + guided)
-        model = module.bind(mjd.MJD, self.mjd_config, params["dit"])
+        model = self._mjd(params)
         return model.text_keys(*text, placement=self.placement)
 
     def empty_memory(self, rows: int) -> reuse.Memory:

@@ -26,7 +26,7 @@ import numpy as np
 
 from syncmv4d_jax import flow, schema, tree
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.models import flops, motion_codec, silhouette
+from syncmv4d_jax.models import flops, lora, motion_codec, silhouette
 from syncmv4d_jax.models.dpa import aligner
 from syncmv4d_jax.models.dpa import config as dpa_config
 from syncmv4d_jax.models.mjd import config as mjd_config
@@ -62,6 +62,7 @@ class SyncMV4D(video.Coded):
     """The task; see `tasks.base.Task`.
 
     codec_config, silhouette_config: of networks in the loop, trained by tasks of their own.
+    lora_config: adapters of MJD, which alone are trained where there are some.
     """
 
     name = "syncmv4d"
@@ -73,6 +74,7 @@ class SyncMV4D(video.Coded):
     settings: cycle.Settings
     codec_config: motion_codec.CodecConfig | None = None
     silhouette_config: silhouette.SilhouetteConfig | None = None
+    lora_config: lora.LoRAConfig = lora.LoRAConfig()
     placement: protocol.Placement = protocol.LOCAL
 
     def __post_init__(self):
@@ -116,19 +118,26 @@ class SyncMV4D(video.Coded):
             maps.Motion(way, o.points, place),
             place,
             self.silhouette_config,
+            self.lora_config.alpha,
         )
 
     @property
     def trainable(self) -> str:
         """Regex over parameter paths."""
-        parts = ["dit", *["dpa"] * self.settings.dpa]
-        return rf"^({'|'.join([*parts, *['prior'] * (self.options.prediction == 'data')])})/"
+        return r"^lora/" if self.lora_config.ranks else rf"^({'|'.join(self._networks)})/"
 
     @property
     def frozen_parts(self) -> tuple[str, ...]:
         """See `tasks.base.Task`."""
         given = {"codec": self.codec_config, "silhouette": self.silhouette_config}
-        return ("vae", *(part for part, config in given.items() if config))
+        adapted = self._networks if self.lora_config.ranks else ()
+        return ("vae", *adapted, *(part for part, config in given.items() if config))
+
+    @property
+    def _networks(self) -> tuple[str, ...]:
+        """Parts that are trained where there are no adapters."""
+        data = self.options.prediction == "data"
+        return ("dit", *["dpa"] * self.settings.dpa, *["prior"] * data)
 
     @property
     def clip(self) -> base.Clip:
@@ -177,6 +186,9 @@ class SyncMV4D(video.Coded):
             params["codec"] = module.init(motion_codec.Codec, self.codec_config, rng)
         if self.silhouette_config:
             params["silhouette"] = module.init(silhouette.Silhouette, self.silhouette_config, rng)
+        if self.lora_config.ranks:
+            key = jax.random.fold_in(rng, 1)
+            params["lora"] = lora.init(self.lora_config, params["dit"], key)
         return params
 
     def grow(self, params: Params, given: frozenset[str]) -> Params:
@@ -440,7 +452,7 @@ class SyncMV4D(video.Coded):
         """A step without the aligner reads no autoencoder: latents are cached."""
         parts = set(jax.eval_shape(self.init, jax.random.key(0)))
         way = {self.loop.motion.maps.part, "silhouette"} if self.settings.dpa else set()
-        parts -= set(self.frozen_parts) - way
+        parts -= set(self.frozen_parts) - way - set(self._networks)
         work = functools.partial(self._work, training=step is None)
         return base.Program(self, tuple(sorted(parts)), step, inputs, work)
 

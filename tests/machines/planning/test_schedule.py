@@ -81,6 +81,46 @@ def test_what_crosses_hosts_is_shared_by_the_devices_of_one():
     assert both.link == near(GATHER * 10 / 2 + HOP) and far.link == near(GATHER * 10 + HOP)
 
 
+WIDE = {
+    "all-reduce": ("f32[2000,1000]", 2 * 8e6),
+    "reduce-scatter": ("f32[500,1000]", 8e6),
+    "all-to-all": ("f32[2000,1000]", 8e6),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_more_copies_of_the_model_send_round_a_longer_ring(kind):
+    """Two copies of two devices each, summed in groups of four: what eight groups' devices send."""
+    shape, whole = WIDE[kind]
+    line = f"  %g = {shape}{{1,0}} {kind}(%p), replica_groups=[1,4]<=[4], dimensions={{0}}"
+    text = schedule.Program(program(line))
+
+    def link(wanted, slice_devices=0):
+        copies = schedule.Copies(devices=2, made=2, wanted=wanted)
+        return text.on(CHIP, slice_devices=slice_devices, copies=copies).link
+
+    assert link(2) == near(text.on(CHIP).link) == near(whole * 3 / 4 / 1e9 + HOP)
+    assert link(8) == near(whole * 15 / 16 / 1e9 + HOP)
+    assert link(1) == near(whole / 2 / 1e9 + HOP)  # the two of a copy are left
+    assert link(2, 2) == near(whole * 3 / 4 / 2 / 1e8 + HOP)
+    assert link(1, 2) == near(whole / 2 / 1e9 + HOP)  # nothing crosses hosts any more
+
+
+def test_more_copies_gather_more_and_change_nothing_else():
+    def link(line, wanted, devices=2):
+        copies = schedule.Copies(devices=devices, made=2, wanted=wanted)
+        return schedule.Program(program(line)).on(CHIP, copies=copies).link
+
+    whole = "  %h = f32[2000,1000]{1,0} all-gather(%p), replica_groups=[1,4]<=[4], dimensions={0}"
+    assert link(whole, 8) == near(8e6 / 4 * 15 / 1e9 + HOP)  # each of 16 has its own part
+    own = whole.replace("[1,4]<=[4]", "[2,2]<=[4]")
+    assert link(own, 8) == link(own, 1) == near(4e6 / 1e9 + HOP)  # within a copy
+    across = own.replace("[2,2]<=[4]", "[2,2]<=[2,2]T(1,0)")
+    assert link(across, 1) == 0  # one copy has nobody to send to
+    hand = "  %h = f32[500,1000]{1,0} collective-permute(%p), source_target_pairs={{0,2},{2,0}}"
+    assert link(hand, 8) == link(hand, 2)
+
+
 def test_a_loop_counts_as_often_as_it_runs():
     body = """
 %turn (s: (s32[], bf16[1000,1000])) -> (s32[], bf16[1000,1000]) {

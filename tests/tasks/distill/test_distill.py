@@ -258,6 +258,45 @@ def test_adapters_are_taught_by_the_transformer_that_they_adapt(tmp_path):
     )
 
 
+def test_adapters_of_mjd_leave_it_as_it_is(tmp_path):
+    """Its frozen transformer is the teacher; a file in diffusers' layout, merged, samples alike."""
+    rank = {"ranks": ((r"^blocks/(self_attn/[qkvo]|ffn/linear_2)/kernel$", 2),), "alpha": 4.0}
+    config = distill_config.get_config("debug").copy_and_resolve_references().unlock()
+    config.task.lora, config.task.distill = rank, once(guidance=1.0)
+    config.task.cycle.update({"cycle": False, "dpa": False})
+    task = distill.make(config)
+    assert task.trainable == "^(lora)/" and task.teachers == ()
+    assert set(task.frozen_parts) == {"dit", "vae"}
+    params, batch = weights(task), mjd_batch(task)
+    fresh = {**params, "lora": jax.tree.map(jnp.zeros_like, params["lora"])}
+    assert loss_of(task, fresh, batch)[0] < 1e-9 < loss_of(task, params, batch)[0]
+    lora_files.save(tmp_path / "a.safetensors", params["lora"], alpha=4.0, layout="diffusers")
+    again = lora_files.load(tmp_path / "a.safetensors", alpha=4.0)
+    base_ = {"dit": params["dit"], "vae": params["vae"]}
+    merged = {**base_, "dit": lora.merge(params["dit"], again, alpha=4.0)}
+    plain = dataclasses.replace(task.inner, lora_config=lora.LoRAConfig())
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(inner, params):
+        case = systems.MJD(inner).case(params, batch, jax.random.key(0))
+        case = case._replace(conditions={**case.conditions, "feedback": 0 * case.data["motion"]})
+        time = task.grid.time(jnp.array([1]))
+        return systems.MJD(inner).velocity(params, case, case.data, time, 1.0)[0]
+
+    found, wanted = run(task.inner, params), run(plain, merged)
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-4)
+        assert np.abs(run(plain, base_)[name] - wanted[name]).max() > 1e-3
+
+
+def test_with_an_aligner_and_adapters_only_these_are_trained():
+    task = distill.make(distill_config.get_config("mjd_lora"))
+    assert task.trainable == "^(lora)/" and set(task.frozen_parts) == {"dit", "dpa", "vae"}
+    assert task.inner.trainable == "^lora/"
+    step = task.programs()["train_step"]
+    assert set(step.parts) == {"dit", "dpa", "lora", "vae"}
+
+
 # What is refused, and whole runs.
 
 

@@ -1,0 +1,151 @@
+"""A student of few steps beside its teacher, at the demo's size: what it keeps, paired by scene.
+
+    python benchmarks/few_steps.py --demo out/demo --out out/few              # all of it
+    python benchmarks/few_steps.py --demo out/demo --out out/few --table      # the table only
+
+Teaches students of `--steps` (4 and 2) by `configs/distill.py:demo` from `--weights` (the shipped
+ones) on the training scenes of a finished `make demo`, samples its held-out scenes with the teacher
+at 16 and at the students' steps and with the students, evaluates, and prints Markdown
+(docs/few_steps.md). What is there is kept, so a stopped run continues. `--features` is a folder of
+published weights (docs/metrics.md), which LPIPS wants; without it that column is left out.
+
+Two questions of every student and metric, by paired differences over triplets (scenes of one move
+alike): is it no worse than the teacher at 16 by more than two standard errors, and is it better by
+two than the teacher at the same steps. PSNR is shown and not asked: fewer steps raise it by
+blurring. Seconds a training step are a mean over a run without its first lines, which compile.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from syncmv4d_jax.metrics import summary
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE, TEACHER = "64x96", 16
+ASKED = ("gradient_energy", "lpips_alex", "error_mm")
+SHOWN = (*ASKED, "psnr_moving")
+Table = Mapping[str, Mapping[str, Any]]  # metric -> cell of eval.json
+
+
+def call(*arguments: Any) -> None:
+    """Runs one of the project's commands; stops the benchmark where it fails."""
+    command = [sys.executable, *map(str, arguments)]
+    print("  ".join(command[1:]), flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def names(steps: list[int]) -> dict[str, tuple[str, int]]:
+    """{row: (who samples, with how many steps)}; the teacher of all comes first."""
+    rows = {f"teacher-{n}": ("teacher", n) for n in (TEACHER, *steps)}
+    return rows | {f"student-{n}": ("student", n) for n in steps}
+
+
+def run(args: argparse.Namespace, row: str) -> None:
+    """Teaches, samples and evaluates one row, whatever of it is not there."""
+    (who, steps), own = names(args.steps)[row], args.out / row
+    if (own / "eval.json").is_file():
+        return
+    parts, config = args.demo / "weights", "demo.py" if who == "teacher" else "distill.py:demo"
+    command = ["-m", "syncmv4d_jax.main", f"--config=configs/{config}", f"--workdir={own}",
+               f"--config.data.records={args.demo / 'records' / SIZE}",
+               f"--config.data.cache={args.demo / 'cache' / SIZE}",
+               f"--config.weights.vae={parts}", f"--config.text.weights={parts}",
+               f"--config.task.sample_steps={steps}"]  # fmt: skip
+    command += [f"--config.weights.{part}={args.weights}" for part in ("dit", "dpa", "prior")]
+    if who == "student":
+        command += [f"--config.train.steps={args.train}",
+                    f"--config.task.distill.substeps={TEACHER // steps}"]  # fmt: skip
+        call(*command)
+    call(*command, "--config.mode=sample", f"--config.sample.count={args.scenes}")
+    call(*command, "--config.mode=evaluate", "--config.evaluate.priors=",
+         f"--config.evaluate.features={args.features}")  # fmt: skip
+
+
+def asked(rows: Mapping[str, Table], better: str, other: str, metric: str, triplets: Any) -> Any:
+    """Paired gain of one row over another: mean, se, clusters; None where a row has no such."""
+    if any(metric not in rows[row] for row in (better, other)):
+        return None
+    own, theirs = (rows[row][metric]["per_sample"] for row in (better, other))
+    gains = {s: summary.gain(metric, own[s], theirs[s]) for s in own.keys() & theirs.keys()}
+    return summary.mean(gains, triplets)
+
+
+def verdict(found: Mapping[str, Any], *, beyond: bool) -> str:
+    """What a paired gain says; beyond: it is to be above two standard errors, not above minus."""
+    if found["se"] is None:
+        return "too few triplets"
+    bound = 2 * found["se"]
+    holds = found["value"] > bound if beyond else found["value"] >= -bound
+    return "holds" if holds else "does not hold"
+
+
+def tables(evaluations: Mapping[str, Mapping[str, Any]], steps: list[int]) -> str:
+    """The means of all rows and the answers, in Markdown; evaluations: {row: its eval.json}."""
+    rows = {row: one["rows"]["model"] for row, one in evaluations.items()}
+    triplets = next(iter(evaluations.values())).get("triplets")
+    used = [metric for metric in SHOWN if all(metric in one for one in rows.values())]
+    lines = ["| | " + " | ".join(used) + " |", "|---|" + "---|" * len(used)]
+    for row, cells in rows.items():
+        found = [summary.mean(cells[metric]["per_sample"], triplets) for metric in used]
+        shown = [f"{x['value']:.3g} ± {x['se'] or np.nan:.2g}" for x in found]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+    lines += [
+        "",
+        "| student | beside | metric | paired gain | asked | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for n in steps:
+        for other, beyond in ((f"teacher-{TEACHER}", False), (f"teacher-{n}", True)):
+            for metric in ASKED:
+                own = asked(rows, f"student-{n}", other, metric, triplets)
+                if own is None:
+                    continue
+                gain = f"{own['value']:.3g} ± {own['se'] or np.nan:.2g} (n = {own['clusters']})"
+                bar = "> 2 s.e." if beyond else ">= -2 s.e."
+                answer = verdict(own, beyond=beyond)
+                lines.append(f"| {n} steps | {other} | {metric} | {gain} | {bar} | {answer} |")
+    return "\n".join(lines)
+
+
+def seconds(path: Path) -> float | None:
+    """Seconds of a training step by a run's metrics.jsonl; None of a run of a few lines."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
+    return float(np.mean(found[1:])) if len(found) > 1 else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--demo", type=Path, default=Path("out/demo"))
+    parser.add_argument("--out", type=Path, default=Path("out/few"))
+    parser.add_argument("--weights", type=Path, default=ROOT / "demo/weights/model.safetensors")
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 2], choices=(1, 2, 4, 8))
+    parser.add_argument("--train", type=int, default=200, help="steps of a student's training")
+    parser.add_argument("--scenes", type=int, default=0, help="held out, 0 = all")
+    parser.add_argument("--features", default="", help="folder of published weights, for LPIPS")
+    parser.add_argument("--table", action="store_true", help="teach nothing")
+    args = parser.parse_args()
+    for name in ("demo", "out", "weights"):
+        setattr(args, name, getattr(args, name).resolve())
+    if not (args.demo / "cache" / SIZE / "cache.json").is_file():
+        sys.exit(f"{args.demo}: wanted what `make demo` leaves there, found no cache/{SIZE}")
+    for row in names(args.steps) if not args.table else ():
+        run(args, row)
+    paths = {row: args.out / row / "eval.json" for row in names(args.steps)}
+    if missing := [row for row, path in paths.items() if not path.is_file()]:
+        sys.exit(f"{args.out}: no eval.json of {', '.join(missing)}: run without --table")
+    print(tables({row: json.loads(path.read_text()) for row, path in paths.items()}, args.steps))
+    for n in args.steps:
+        took = seconds(args.out / f"student-{n}" / "metrics.jsonl")
+        print(f"\nstudent-{n}: {'-' if took is None else f'{took:.1f}'} s a training step")
+
+
+if __name__ == "__main__":
+    main()
