@@ -62,7 +62,7 @@ setup(
         # Planning for GPUs that are not there; of jax's own version (docs/pods.md).
         "plan-gpu": ["jax-cuda12-plugin>=0.10,<0.13", "jax-cuda12-pjrt>=0.10,<0.13"],
         "viz": ["rerun-sdk>=0.23"],
-        "eval": ["scikit-image>=0.25"],
+        "eval": ["scikit-image>=0.25", "opencv-python-headless>=4.9"],
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],
         "cameras": ["opencv-python-headless>=4.9"],  # takes lenses out of pictures

@@ -3340,6 +3340,10 @@ MORE4D = [
             "            same = [True] if not any(same) else same\n",
             "test_a_path_that_starts_elsewhere_holds_no_frame",
         ),
+    ),
+    *of(
+        "syncmv4d_jax/run/drawn.py",
+        "tests/run/test_viewpoints.py",
         (
             "views",
             "a path turns about what stands still",

@@ -4,7 +4,8 @@
     DIR/<h>x<w>/sequences/<id>.array_record     the records' rows: video_latents, motion_latents
                                                 [f h w c] bfloat16, and the small values of the
                                                 view; of records for control tracking_latents and
-                                                hoi_mask [f h w 1] float16 too
+                                                hoi_mask [f h w 1] float16 too; appearance
+                                                [14 14 768] float16 where it was asked for
     DIR/<h>x<w>/black.array_record              of these: black_latents [f h w c] bfloat16
     DIR/<h>x<w>/texts.array_record              features [l d] bfloat16 of each text, and of ""
 
@@ -18,7 +19,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -35,6 +36,13 @@ BLACK = "black.array_record"
 TEXTS = 8  # encoded at once
 
 
+class Appearance(NamedTuple):
+    """encode: image [h w 3] uint8 -> [14 14 768] float16. mark: of its weights."""
+
+    encode: Callable[[np.ndarray], np.ndarray]
+    mark: str
+
+
 def run(
     data: str | Path,
     out: str | Path,
@@ -42,6 +50,7 @@ def run(
     encode_video: Callable[[np.ndarray], Any] | None,
     encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
     weights_hash: str,
+    appearance: Appearance | None = None,
     size: tuple[int, int] | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
@@ -54,6 +63,7 @@ def run(
       encode_video: clip [n h w 3] uint8 -> latents [f h w c]; None caches texts only.
       encode_text: b texts -> features [b l d], lengths [b].
       weights_hash: of the weights behind both, "vae:<hash>,umt5:<hash>" (see `weights_hash`).
+      appearance: encodes frame 0, None: not at all; it wants `encode_video`.
       shard_index, shard_count: this process's part of the files.
 
     Returns:
@@ -63,7 +73,10 @@ def run(
       StaleCache: `out` was made of other records or weights.
       recipe.Held: another process fills this part.
       records.CorruptRecord: a damaged record.
+      ValueError: appearance without latents.
     """
+    if appearance is not None and encode_video is None:
+        raise ValueError("cache: appearance is kept beside latents, wanted both or texts only")
     reader = records.Reader(data, size=size)
     folder = Path(out) / reader.root.name
     made_of = {
@@ -72,9 +85,12 @@ def run(
         "weights_hash": weights_hash,
         "latents": encode_video is not None,
     }
+    if appearance is not None:
+        made_of["appearance"] = appearance.mark
     with recipe.Lock(folder, f"cache-{shard_index}-of-{shard_count}"):
         _claim(folder, made_of)
-        _fill(folder, reader, made_of, encode_video, encode_text, (shard_index, shard_count))
+        encoders = encode_video, encode_text, appearance
+        _fill(folder, reader, made_of, encoders, (shard_index, shard_count))
     return folder
 
 
@@ -82,11 +98,11 @@ def _fill(
     folder: Path,
     reader: records.Reader,
     made_of: dict[str, Any],
-    encode_video: Callable[[np.ndarray], Any] | None,
-    encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    encoders: tuple[Callable | None, Callable, Appearance | None],
     shard: tuple[int, int],
 ) -> None:
     """Encodes what is not there; the last process to finish writes cache.json."""
+    encode_video, encode_text, appearance = encoders
     by_file: dict[str, list[records.Window]] = {}
     for window in reader.windows:
         by_file.setdefault(window.file, []).append(window)
@@ -95,7 +111,7 @@ def _fill(
         todo = [name for name in mine if not (folder / name).is_file()]
         begun = time.perf_counter()
         for name in tqdm(todo, unit="sequence", desc="latents"):
-            rows = _rows(reader, by_file[name], encode_video)
+            rows = _rows(reader, by_file[name], encode_video, appearance)
             records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
         if shard[0] == 0 and "das" in reader.settings.get("controls", ()):
@@ -126,7 +142,10 @@ def _claim(folder: Path, made_of: dict[str, Any]) -> None:
 
 
 def _rows(
-    reader: records.Reader, windows: Sequence[records.Window], encode: Callable
+    reader: records.Reader,
+    windows: Sequence[records.Window],
+    encode: Callable,
+    appearance: Appearance | None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the rows of a file in the records' order; those that are no view's stay empty."""
     for window in windows:
@@ -142,6 +161,8 @@ def _rows(
             }
             if "mask" in values:
                 row["hoi_mask"] = _mask(values, row["video_latents"].shape[:3])
+            if appearance is not None:
+                row["appearance"] = appearance.encode(records.decode_first(values["video"]))
             yield row | {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
         if window.surfaces >= 0:
             yield {}
@@ -195,6 +216,7 @@ class Cache:
                 "run data_prep/cache_latents.py again"
             )
         self.latents = bool(self.meta["latents"])
+        self.appearance = "appearance" in self.meta
         self._files = records.Files(folder)
         self._texts: dict[str, np.ndarray] = {}
 

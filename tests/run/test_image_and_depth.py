@@ -20,7 +20,7 @@ class Task:
 
 
 class DeepTask(Task):
-    reads_depth = True
+    reads_depth, reads_appearance = True, False
 
 
 @pytest.fixture

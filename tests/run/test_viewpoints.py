@@ -11,7 +11,7 @@ import views
 
 from syncmv4d_jax.data import depth
 from syncmv4d_jax.geometry import cameras, flow_map
-from syncmv4d_jax.run import sections, viewpoints
+from syncmv4d_jax.run import drawn, sections, viewpoints
 from syncmv4d_jax.tasks import base
 
 SIZE, FRAMES = (24, 36), 5
@@ -90,11 +90,11 @@ def test_a_path_that_starts_elsewhere_holds_no_frame(seen, tmp_path):
 
 def test_the_pivot_is_the_middle_of_what_moves():
     sample = of_flow()
-    scene = viewpoints.of_sample(sample, "a")
+    scene = drawn.of_sample(sample, "a")
     moves = np.linalg.norm(sample["tracks"][-1] - sample["tracks"][0], axis=-1) > 0.02
     np.testing.assert_allclose(scene.pivot, np.median(sample["tracks"][0][moves], axis=0))
     sample["tracks"] = np.repeat(sample["tracks"][:1], FRAMES, 0)
-    still = viewpoints.of_sample(sample, "a")
+    still = drawn.of_sample(sample, "a")
     np.testing.assert_allclose(still.pivot, np.median(sample["tracks"][0], axis=0))
 
 
@@ -124,7 +124,7 @@ def of_tracks():
 
 def test_a_sample_with_tracks_moves_its_pixels_in_front_of_a_table():
     sample, block = of_tracks()
-    scene = viewpoints.of_sample(sample, "a")
+    scene = drawn.of_sample(sample, "a")
     (cloud,) = scene.clouds
     points = np.asarray(cloud.points).reshape(FRAMES, 32, 48, 3)
     y, x = np.mgrid[:32, :48]
@@ -144,11 +144,11 @@ def test_a_sample_with_tracks_moves_its_pixels_in_front_of_a_table():
 def test_samples_that_cannot_be_drawn():
     sample = of_flow()
     with pytest.raises(ValueError, match="wanted tracks or flow, and cameras"):
-        viewpoints.of_sample({"meta": {}, "video": 0}, "b")
+        drawn.of_sample({"meta": {}, "video": 0}, "b")
     made = viewpoints.Viewer(Echo(), {}, SimpleNamespace(sample=sections.SampleConfig()))
     with pytest.raises(ValueError, match="config.sample.camera_path: wanted a path"):
         made.along(sample, "a", jax.random.key(0))
-    far = viewpoints.of_sample(sample, "a")
+    far = drawn.of_sample(sample, "a")
     with pytest.raises(ValueError, match="at most 60 degrees"):
         viewpoints.path_of("orbit:80", far, SIZE)
     with pytest.raises(FileNotFoundError):
