@@ -180,3 +180,17 @@ def test_without_a_fill_nothing_is_shown():
     _, found = bars.checked(novel_views.checks, good(), without=("fill_telea",))
     lacking = [c for c in found if "not shown: no values of fill_telea" in c["why_not"]]
     assert [c["name"][:2] for c in lacking] == ["V1", "V2", "V4", "V4"]
+
+
+def test_without_opencv_its_rows_are_missing(monkeypatch):
+    true, covered = ramp()
+    monkeypatch.setattr(novel_views.importlib.util, "find_spec", lambda name: None)
+    made = {row.split("/")[0] for row in novel_views.fills(true, covered)}
+    assert made == {"splat", "fill_nearest", "fill_time", "fill_blur"}
+
+
+def test_the_best_sigma_is_by_holes_of_still_cameras_where_there_are():
+    assert novel_views.best_by({"psnr_hole", "psnr_hole_path"}) == "psnr_hole"
+    assert novel_views.best_by({"psnr_hole_path"}) == "psnr_hole_path"
+    assert novel_views.has_views({"own_view_correlation", "x"})
+    assert not novel_views.has_views({"psnr"})
