@@ -165,10 +165,10 @@ def settle(scores: Mapping[str, scene.Scores]) -> dict[str, str | None]:
 def checks(
     table: Mapping[str, Any], clusters: summary.Clusters | None = None
 ) -> list[dict[str, Any]]:
-    """The criteria of the kinds of metrics that the model has; those of tracks where no other."""
-    cells, found = table.get("model", {}), list[dict[str, Any]]()
-    if "flow_epe_mm" in cells:
-        found += flow3d.checks(table, clusters)
-    if novel_views.has_views(cells):
-        found += novel_views.checks(table, clusters)
-    return found or summary.checks(table, clusters)
+    """The criteria of the kinds of metrics that the model has."""
+    cells = table.get("model", {})
+    flows, views = "flow_epe_mm" in cells, novel_views.has_views(cells)
+    found = flow3d.checks(table, clusters) if flows else []
+    if not flows and ("psnr" in cells or not views):  # videos, and tracks that views share
+        found = summary.checks(table, clusters)
+    return found + (novel_views.checks(table, clusters) if views else [])

@@ -215,3 +215,17 @@ def test_a_task_s_weights_are_read_for_its_rebuilt_truth_alone(tmp_path, monkeyp
     assert "no row of what the latents lose: no weights for ['vae']" in caplog.text
     monkeypatch.setattr(assembly, "task", lambda config: object())
     assert scoring.Rebuilder(SimpleNamespace(source=config), tmp_path)({}) is None
+
+
+def test_criteria_are_of_the_metrics_that_there_are():
+    cell = {"value": 1.0, "n": 1, "per_sample": {"a": 1.0}}
+    told = {
+        (): "PSNR moving", ("psnr",): "PSNR moving", ("flow_epe_mm", "error_mm"): "S4",
+        ("psnr_view",): "V1", ("psnr", "psnr_view_path"): "V4", ("flow_epe_mm", "psnr_view"): "C1",
+    }  # fmt: skip
+    for metrics, wanted in told.items():
+        found = scoring.checks({"model": dict.fromkeys(metrics, cell)})
+        names = " ".join(check["name"] for check in found)
+        assert wanted in names
+        assert ("PSNR moving" in names) == ("psnr" in metrics or not metrics)
+        assert ("E1" in names) == any("view" in metric for metric in metrics)
