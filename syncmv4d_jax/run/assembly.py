@@ -193,8 +193,9 @@ def load_params(
         for name, leaf in flat.items()
     }
     params = precision.load(found, wanted, settings.sample.precision)
-    own = tree.flatten(tree.split(shapes, task.trainable)[0])
-    initial.check_beside(task, [found[name] for name in own], params)
+    if parts is None:  # what is trained, and what it belongs to, are there
+        own = tree.flatten(tree.split(shapes, task.trainable)[0])
+        initial.check_beside(task, [found[name] for name in own], params)
     return params
 
 
