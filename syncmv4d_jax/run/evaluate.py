@@ -155,7 +155,8 @@ def _results(
         "recipe": _recipe(settings, {name: found[name] for name in scores}),
     }  # fmt: skip
     filmed = {n: found[n] for n in scores if "flow_epe_mm" not in scores[n]["model"]}
-    pairs = (_pair(filmed[n], t, n) for n, t in _matched(settings, examples, filmed, quiet=True))
+    matched = _matched(settings, examples, filmed, quiet=True)
+    pairs = (pair for n, t in matched if (pair := _pair(filmed[n], t, n)) is not None)
     networks = evaluators.run(
         pairs, count=len(filmed), features=wanted.features if filmed else "",
         matcher=wanted.matcher if filmed else "",
@@ -287,7 +288,8 @@ def add_hoi(
 ) -> None:
     """Adds the networks' metrics of hands and objects (metrics/hoi.py) to the rows."""
     matched = _matched(settings, examples, found, quiet=True)
-    pairs = (_pair(found[n], t, n, hands=True) for n, t in matched if "mask" in t)
+    made = (_pair(found[n], t, n, hands=True) for n, t in matched if "mask" in t)
+    pairs = (pair for pair in made if pair is not None)
     networks = evaluators.run(pairs, count=len(found), features=settings.evaluate.features)
     extra = hoi.renamed(networks)
     for row, cells in extra["rows"].items():
@@ -297,10 +299,14 @@ def add_hoi(
 
 def _pair(
     path: Path, truth: Mapping[str, Any], name: str, *, hands: bool = False
-) -> evaluators.Pair:
-    """A sample's and the record's video without padded frames; hands: black but for the mask."""
+) -> evaluators.Pair | None:
+    """A sample's and the record's video without padded frames, None where some of its cameras are
+    not the record's; hands: black but for the mask."""
     sample = samples.read(path)
-    true = np.asarray(scoring.shown_truth(sample, truth)["video"])
+    shown = scoring.shown_truth(sample, truth)
+    if "video" not in shown:
+        return None
+    true = np.asarray(shown["video"])
     n = int(np.sum(truth.get("frame_valid", np.ones(true.shape[1], bool))))
     made, true = sample["video"][:, :n], true[:, :n]
     if hands:
