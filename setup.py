@@ -63,7 +63,7 @@ setup(
         "plan-gpu": ["jax-cuda12-plugin>=0.10,<0.13", "jax-cuda12-pjrt>=0.10,<0.13"],
         "viz": ["rerun-sdk>=0.23"],
         "serve": ["rerun-sdk>=0.23"],  # jobs give .rrd too
-        "eval": ["scikit-image>=0.25"],
+        "eval": ["scikit-image>=0.25", "opencv-python-headless>=4.9"],
         "convert": ["huggingface-hub>=0.30"],
         "xmanager": ["xmanager>=0.7"],
         "cameras": ["opencv-python-headless>=4.9"],  # takes lenses out of pictures

@@ -14,6 +14,7 @@ import sys
 
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import cache, engine
+from syncmv4d_jax.metrics.networks.features import appearance
 from syncmv4d_jax.weights import encoders
 
 
@@ -34,6 +35,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--beam", help='options of Apache Beam: --beam="--runner=DirectRunner"')
     parser.add_argument("--text-length", type=int, default=512, help="longest text, tokens")
     parser.add_argument("--texts-only", action="store_true", help="leave the latents out")
+    parser.add_argument(
+        "--appearance", type=disk.local,
+        help="folder with DINO's published weights: features of first frames, for configs/strag.py",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -42,12 +47,16 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
+        looks = None
+        if args.appearance:
+            looks = cache.Appearance(*appearance.encoder(str(args.appearance)))
         folder = cache.run(
             args.data,
             args.out,
             encode_video=None if args.texts_only else encoders.VideoEncoder(args.weights),
             encode_text=encoders.text_encoder(args.weights, max_length=args.text_length),
             weights_hash=encoders.weights_hash(args.weights),
+            appearance=looks,
             size=tuple(int(x) for x in args.size.split("x")) if args.size else None,
             shard_index=args.shard[0],
             shard_count=args.shard[1],

@@ -1,22 +1,27 @@
 """MoRe4D's embedded demo from nothing to a page: `make demo-more4d`.
 
-    scenes with a moving camera -> records with flow -> autoencoder, text -> cache
-    -> flow statistics -> flow codec -> ViSM -> STraG -> samples along an orbit -> evaluation
-    -> page
+    scenes with cameras that move -> records with flow -> autoencoder, text -> cache
+    -> flow statistics -> flow codec -> ViSM -> STraG
+    -> what ViSM makes of true points, STraG's samples seen by their own cameras and along an orbit
+    -> an evaluation of each -> page
 
 Every stage is one of the project's own commands, printed before it runs; each continues where a
 stopped run left it. Nothing is shipped: all networks start from random values, but for the
-autoencoder of demo/weights where it is there. `more4d.html` shows of each sample the drawn points,
-their holes, the result and, where a record has it, what a camera on that path really sees.
+autoencoder of demo/weights where it is there. `more4d.html` has of every evaluation its rows and
+bars (met, not met, not shown) and shows of each video the drawn points, their holes, the result and
+what the same camera really sees.
 """
 
 import argparse
 import base64
 import html
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +29,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
 from demo import shipped
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import records
+from syncmv4d_jax.geometry import cameras
+from syncmv4d_jax.metrics import definitions, novel_views, tables
 from syncmv4d_jax.results import samples, video
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
 SIZE = "64x96"
+PATHS = ("orbit", "head")  # cameras that move
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -49,13 +57,13 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         (
             "embedded scenes, with a camera that moves",
             ["data_prep/make_scenes.py", "--out", data, "--scenes", train, "--test-scenes", test,
-             "--cameras", 3, "--drawn", 8, "--paths", "orbit"],
+             "--cameras", 3, "--drawn", 8, "--paths", ",".join(PATHS)],
         ),
         (
             "records with the flow of frame 0's pixels",
             ["data_prep/prepare_taco.py", "--taco", data / "taco", "--mano", data / "mano",
              "--out", kept, "--size", SIZE, "--frames", 13, "--points", 256, "--val", 0,
-             "--with", "flow", "--paths", "orbit",
+             "--with", "flow", "--paths", ",".join(PATHS), "--surfaces", "test",
              "--heldout-triplets", data / "heldout_triplets.txt"],
         ),
         ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", parts]),
@@ -76,57 +84,150 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
              "--out", stats, "--clips", 4 if args.short else 60],
         ),
     ]  # fmt: skip
-    codec, vism = out / "flow_codec", out / "vism"
+    codec, vism, chain = (out / name for name in ("flow_codec", "vism", "chain"))
     common = [f"--config.data.records={kept / SIZE}", f"--config.weights.vae={parts}"]
     texts = [f"--config.data.cache={cache / SIZE}", f"--config.text.weights={parts}"]
     flow = [f"--config.weights.flow_stats={stats}"]
     steps = ["--config.train.steps=2"] if args.short else []
+    few = ["--config.sample.count=1"] if args.short else []
     main = ["-m", "syncmv4d_jax.main"]
+    exported = vism / "weights.safetensors"
     decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}", *common, *flow]
-    views = [*main, "--config=configs/vism.py:demo", f"--workdir={vism}", *common, *texts]
-    result.append(("the flow's decoder", [*decoder, *steps]))
-    result.append(("ViSM", [*views, *steps, "--config.task.views=4"]))
+    every = f"--config.task.views={3 + len(PATHS)}"  # the cameras that move are views
+    views = [*main, "--config=configs/vism.py:demo", *common, *texts, every]
+    own, along = [*views, f"--workdir={vism}"], [*views, f"--workdir={chain}",
+                                                 f"--config.weights.dit={exported}"]  # fmt: skip
     strag = [*main, "--config=configs/strag.py:demo", f"--workdir={out}", *common, *texts, *flow,
              f"--config.weights.codec={codec / 'weights.safetensors'}"]  # fmt: skip
-    sampled = [*strag, "--config.mode=sample", "--config.sample.camera_path=orbit",
-               f"--config.sample.synthesis={vism / 'weights.safetensors'}"]  # fmt: skip
-    if args.short:
-        sampled.append("--config.sample.count=1")
+    sample, evaluate = "--config.mode=sample", "--config.mode=evaluate"
     return result + [
+        ("the flow's decoder", [*decoder, *steps]),
+        ("ViSM", [*own, *steps]),
         ("STraG", [*strag, *steps]),
-        ("samples along an orbit", sampled),
-        ("evaluation of the tracks", [*strag, "--config.mode=evaluate"]),
-    ]
+        ("what ViSM makes of true points", [*own, sample, *few]),
+        ("STraG's samples, seen by their own camera",
+         [*strag, sample, *few, "--config.sample.camera_path=static",
+          f"--config.sample.synthesis={exported}"]),
+        ("the same along an orbit",
+         [*along, sample, f"--config.sample.sources={out / 'samples'}",
+          "--config.sample.camera_path=record:orbit"]),
+        ("evaluation of ViSM", [*own, evaluate]),
+        ("evaluation of STraG, and of both", [*strag, evaluate]),
+        ("evaluation of both along the orbit", [*along, evaluate]),
+    ]  # fmt: skip
+
+
+RUNS = (  # folder, what it is
+    ("vism", "ViSM on true points of one view"),
+    ("", "STraG, and ViSM on its points from their own camera"),
+    ("chain", "ViSM on STraG's points, along an orbit"),
+)
+STYLE = (
+    "body{font:14px sans-serif;max-width:1250px;margin:auto}figure{display:inline-block;margin:4px}"
+    "video,img{width:288px;image-rendering:pixelated}table{border-collapse:collapse}"
+    "td,th{border:1px solid #bbb;padding:2px 6px;text-align:right}td:first-child{text-align:left}"
+)
+HEAD = f"<!doctype html><meta charset=utf-8><title>MoRe4D</title><style>{STYLE}</style>"
 
 
 def page(out: Path) -> Path:
-    """Writes out/more4d.html: each path's points, holes, result and truth, side by side."""
+    """Writes out/more4d.html: of every run its bars and rows, and each video's points, holes,
+    result and truth, side by side."""
     reader = records.Reader(out / "records" / SIZE, "test")
     windows = {window.id: window for window in reader.windows}
-    rows = []
-    for name, folder in samples.find(out / "samples").items():
-        if not name.endswith("_path"):
-            continue
-        sample = samples.read(folder)
-        clips = {"points": sample["render"], "holes": sample["holes"], "result": sample["video"]}
-        window = windows.get(name.removesuffix("_path"))
-        views = [] if window is None else [v for v in window.views if v.serial == "orbit"]
-        for view in views:
-            clips["true camera (its own crop)"] = records.decode(
-                reader.view(window, view)["video"]
-            )[None]
-        cells = "".join(
-            f"<figure><video loop autoplay muted src='{_inline(clip[0])}'></video>"
-            f"<figcaption>{html.escape(title)}</figcaption></figure>"
-            for title, clip in clips.items()
-        )
-        told = f"{sample['meta']['camera_path']}, {sample['meta']['covered']:.0%} covered"
-        rows.append(f"<h2>{html.escape(name)}</h2><p>{told}</p><div>{cells}</div>")
-    style = "figure{display:inline-block;margin:4px}video{width:288px;image-rendering:pixelated}"
-    text = f"<!doctype html><meta charset=utf-8><title>paths</title><style>{style}</style>"
+    parts = [HEAD, "<h1>One image to 4D, and any camera</h1>"]
+    for folder, title in RUNS:
+        parts.append(f"<h2>{html.escape(title)}</h2>")
+        evaluated = out / folder / "eval.json"
+        if evaluated.is_file():
+            parts += tables_of(json.loads(evaluated.read_text()))
+        for name, path in samples.find(out / folder / "samples").items():
+            sample = samples.read(path)
+            if "drawn" in sample:
+                parts += _shown(name, sample, _truth(reader, windows, name, sample))
     with disk.whole(out / "more4d.html") as partial:
-        partial.write_text(text + "".join(rows), encoding="utf-8")
+        partial.write_text("".join(parts), encoding="utf-8")
     return out / "more4d.html"
+
+
+def tables_of(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """An evaluation's bars, said to be met, not met or not shown, and its rows."""
+    bars = [["bar", "wanted", "value", "scenes", "triplets", ""]]
+    for check in evaluation["checks"]:
+        why = check["why_not"]
+        short = "not shown" in why or " of " in why  # too few scenes show nothing either
+        told = "met" if check["passed"] else f"not shown: {why}" if short else "not met"
+        told = told.replace("not shown: not shown", "not shown")
+        bars.append([check["name"], check["wanted"], tables.cell(check), str(check["n"]),
+                     str(check["clusters"]), told])  # fmt: skip
+    yield _table(bars)
+    kinds = ("flow", "views")
+    there = {m for cells in evaluation["rows"].values() for m in cells}
+    known = [m for m, d in definitions.DEFINITIONS.items() if d.kind in kinds and m in there]
+    rows = [["row", *(tables.heading(m) for m in known)]]
+    for row, cells in evaluation["rows"].items():
+        if any(m in cells for m in known):
+            rows.append([row, *(tables.cell(cells.get(m)) for m in known)])
+    yield _table(rows)
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    lines = ["".join(f"<th>{cell}</th>" for cell in head)]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in body]
+    return "<p><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _truth(reader, windows, name: str, sample: Mapping[str, Any]) -> dict[int, np.ndarray]:
+    """{camera of the sample: what it really sees [n h w 3]}, of cameras that the record has."""
+    window = windows.get(str(sample["meta"].get("source", name)))
+    if window is None:
+        return {}
+    found = [reader.view(window, view) for view in window.views]
+    frames = sample["path_extrinsics"].shape[1]
+    rig = {
+        "intrinsics": np.stack([values["intrinsics"] for values in found]),
+        "extrinsics": [np.broadcast_to(records.poses(v), (frames, 3, 4)) for v in found],
+    }
+    shown = enumerate(novel_views.targets(sample, rig))
+    return {t: records.decode(found[view]["video"]) for t, view in shown if view >= 0}
+
+
+def _shown(name: str, sample: Mapping[str, Any], truth: Mapping[int, np.ndarray]) -> Iterator[str]:
+    """The figures of a sample: its path, and of every camera four videos."""
+    meta = sample["meta"]
+    told = meta.get("camera_path", "the record's other cameras")
+    share = sample["covered"].mean((1, 2, 3))
+    yield f"<h3>{html.escape(name)}</h3><p>{html.escape(told)}<div>{_path(sample)}</div>"
+    for t, clip in enumerate(sample["video"]):
+        clips = {f"points, {share[t]:.0%} covered": sample["render"][t],
+                 "holes": sample["holes"][t], "result": clip}  # fmt: skip
+        clips |= {"true camera": truth[t]} if t in truth else {}
+        yield "<div>" + "".join(
+            f"<figure><video loop autoplay muted src='{_inline(one)}'></video>"
+            f"<figcaption>{html.escape(title)}</figcaption></figure>"
+            for title, one in clips.items()
+        ) + "</div>"  # fmt: skip
+
+
+def _path(sample: Mapping[str, Any]) -> str:
+    """Where the cameras go, from above, as SVG: a line a camera, a dot where it begins."""
+    poses = np.asarray(sample["path_extrinsics"], np.float64)
+    centres = cameras.camera_centre(poses)[..., :2]
+    ahead = centres[:, 0] + poses[:, 0, 2, :2]
+    low = np.minimum(centres.min((0, 1)), ahead.min(0)) - 0.1
+    side = float(np.max(np.maximum(centres.max((0, 1)), ahead.max(0)) + 0.1 - low))
+    at = lambda x: (160 * (x - low) / side * [1, -1] + [0, 160]).round(1)  # noqa: E731
+    lines = []
+    for way, end in zip(centres, ahead, strict=True):
+        points = " ".join(f"{x},{y}" for x, y in at(way))
+        (x, y), (u, v) = at(way[0]), at(end)
+        lines.append(
+            f"<line x1='{x}' y1='{y}' x2='{u}' y2='{v}' stroke='#ccc'/>"
+            f"<polyline points='{points}' fill='none' stroke='#06c'/>"
+            f"<circle cx='{x}' cy='{y}' r='3'/>"
+        )
+    return f"<svg width='160' height='160' role='img'><title>cameras</title>{''.join(lines)}</svg>"
 
 
 def _inline(clip: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """The benchmarks that no other test runs: what the runner names exists; the GPU script, tiny."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -150,3 +151,36 @@ def test_seconds_of_a_step_leave_out_the_lines_that_compile(load, tmp_path):
     assert load("few_steps").seconds(tmp_path / "metrics.jsonl") == 3.0
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines[:2]))
     assert load("few_steps").seconds(tmp_path / "metrics.jsonl") is None
+
+
+def test_one_image_is_judged_against_true_views_and_plain_points(load, tmp_path, capsys):
+    one = load("one_image")
+    rng, names = np.random.default_rng(0), [str(i) for i in range(16)]
+    values = {"given": (10.0, 25.0), "drawn": (14.0, 24.0), "points": (20.0, 21.0)}
+
+    def write(name, pair, **recipe):
+        cells = {}
+        for metric, value in zip(("mv_rpe", "psnr_moving"), pair, strict=True):
+            each = {s: float(value + rng.normal(0, 0.1)) for s in names}
+            cells[metric] = {"value": value, "se": 0.1, "per_sample": each}
+        told = {"triplets": {s: f"t{int(s) % 8}" for s in names}, "rows": {"model": cells}}
+        told |= {"recipe": {"split": "test", "samples": name} | recipe}
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "eval.json").write_text(json.dumps(told))
+
+    with pytest.raises(SystemExit, match="wanted an evaluation with references=drawn"):
+        one.main(["--out", str(tmp_path)])
+    for name, pair in values.items():
+        write(name, pair)
+    assert one.main(["--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(": met") == 4
+    for pair, failing in (((15.5, 24.0), "below 1.5 x true"), ((14.0, 23.0), "1.5 dB worse"),
+                          ((20.0, 24.0), "MV RPE: better than points"),
+                          ((14.0, 21.0), "PSNR moving: better than points")):  # fmt: skip
+        write("drawn", pair)
+        assert one.main(["--out", str(tmp_path)]) == 1
+        missed = [x for x in capsys.readouterr().out.splitlines() if x.endswith("not reached")]
+        assert any(failing in line for line in missed)
+    write("drawn", values["drawn"], split="val")
+    with pytest.raises(SystemExit, match="was evaluated on other scenes"):
+        one.main(["--out", str(tmp_path)])

@@ -1,6 +1,7 @@
 """The stages of `make demo-more4d` name what is there; its page shows every path."""
 
 import importlib
+import json
 import re
 
 import numpy as np
@@ -22,27 +23,80 @@ def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
         if hasattr(module, "parse"):
             assert module.parse([str(word) for word in words])
     runs = [[str(word) for word in command] for _, command in stages if command[0] == "-m"]
-    assert len(runs) == 5 and not [x for run in runs for x in configuration.unknown_keys(run)]
+    assert len(runs) == 9 and not [x for run in runs for x in configuration.unknown_keys(run)]
     named = {re.search(r"configs/(\w+)", word).group(1) for run in runs for word in run
              if "--config=" in word}  # fmt: skip
     assert named == {"flow_codec", "vism", "strag"}
 
 
-def test_the_page_has_points_holes_result_and_truth(tmp_path):
-    folder = tmp_path / "records" / demo.SIZE
-    clip = records.encode(np.full((5, 16, 24, 3), 90, np.uint8))
-    records.write_file(folder / "sequences/a.array_record", [{}, {"video": clip}])
+def pose(x):
+    found = np.eye(3, 4, dtype=np.float32)
+    found[0, 3] = x
+    return found
+
+
+LENS = np.array([[20.0, 0, 12], [0, 20, 8], [0, 0, 1]], np.float32)
+ORBIT = np.stack([pose(0.1 * n) for n in range(5)])
+
+
+def write_records(folder):
+    """One clip of a camera that stands and one that moves."""
+    views = [
+        {"video": records.encode(np.full((5, 16, 24, 3), grey, np.uint8)), "intrinsics": LENS,
+         "extrinsics": poses}
+        for grey, poses in ((50, pose(0.0)), (90, ORBIT))
+    ]  # fmt: skip
+    records.write_file(folder / "sequences/a.array_record", [{}, *views])
     window = {
         "id": "a-0", "sequence": "a", "triplet": ["", "", ""], "split": "test", "text": "x",
         "file": "sequences/a.array_record", "record": 0,
-        "views": [{"record": 1, "serial": "orbit", "cluster": 3}],
+        "views": [{"record": 1, "serial": "c0", "cluster": 0},
+                  {"record": 2, "serial": "orbit", "cluster": 3}],
     }  # fmt: skip
     records.write_json(folder / "settings.json", {"size": [16, 24]})
     records.write_json(folder / "sequences/a.json", {"windows": [window]})
     records.gather_index(folder)
-    clips = {key: np.zeros((1, 5, 16, 24, 3)) for key in ("video", "render", "holes")}
-    meta = {"fps": 8, "camera_path": "orbit", "covered": 0.75}
-    samples.write(tmp_path / "samples/a-0_path", clips, {}, meta)
-    samples.write(tmp_path / "samples/a-0", clips, {}, meta)
+
+
+def write_sample(path, **meta):
+    """What was made of points, for the camera that moves and for one that no record has."""
+    clips = {key: np.zeros((2, 5, 16, 24, 3)) for key in ("video", "render", "holes")}
+    clips |= {"drawn": np.zeros((2, 5, 16, 24, 3), np.uint8)}
+    covered = np.ones((2, 5, 16, 24), bool)
+    covered[0, :, :4] = False
+    clips |= {"covered": covered, "path_intrinsics": np.tile(LENS, (2, 5, 1, 1)),
+              "path_extrinsics": np.stack([ORBIT, ORBIT + pose(9.0)])}  # fmt: skip
+    samples.write(path, clips, {}, {"fps": 8, **meta})
+
+
+def test_the_page_has_points_holes_result_and_truth(tmp_path):
+    write_records(tmp_path / "records" / demo.SIZE)
+    write_sample(tmp_path / "samples/a-0_path", camera_path="orbit", source="a-0")
+    write_sample(tmp_path / "vism/samples/a-0")
+    plain = {"video": np.zeros((1, 5, 16, 24, 3))}
+    samples.write(tmp_path / "samples/a-0", plain, {}, {"fps": 8})
     text = demo.page(tmp_path).read_text()
-    assert text.count("<video") == 4 and "true camera" in text and "orbit, 75% covered" in text
+    assert text.count("<video") == 2 * (4 + 3) and text.count("true camera") == 2
+    assert text.count("points, 75% covered") == 2 and text.count("<polyline") == 4
+    assert "orbit" in text and "the record" in text
+
+
+def test_the_page_says_of_every_bar_whether_it_is_met(tmp_path):
+    write_records(tmp_path / "records" / demo.SIZE)
+    one = {"wanted": "<= 2", "value": 1.0, "se": 0.1, "n": 16, "clusters": 8}
+    checks = [
+        one | {"name": "S4", "passed": True, "why_not": ""},
+        one | {"name": "S1", "passed": False, "why_not": "not reached"},
+        one | {"name": "S2", "passed": False, "why_not": "2 of 16 scenes, 2 of 8 triplets"},
+        one | {"name": "S3", "value": None, "passed": False, "why_not": "not shown: no values"},
+    ]  # fmt: skip
+    cell = {"value": 12.5, "se": 1.5}
+    rows = {"model": {"flow_epe_mm": cell, "psnr": cell}, "truth": {"psnr": cell}}
+    (tmp_path / "eval.json").write_text(json.dumps({"checks": checks, "rows": rows}))
+    text = demo.page(tmp_path).read_text()
+    told = re.findall(r"<tr><td>(S\d)</td>.*?<td>([^<]*)</td></tr>", text)
+    assert dict(told) == {
+        "S4": "met", "S1": "not met", "S2": "not shown: 2 of 16 scenes, 2 of 8 triplets",
+        "S3": "not shown: no values",
+    }  # fmt: skip
+    assert "12.5 ± 1.5" in text and "PSNR [" not in text and "<td>truth" not in text

@@ -53,7 +53,7 @@ OUTSIDE = {
     "grain": r"data/.+",
     "safetensors": r"run/checkpoint\.py|weights/.+",
     "trimesh": r"data/.+",
-    "cv2": r"data/calibrations\.py",
+    "cv2": r"(data/calibrations|metrics/novel_views)\.py",
     "apache_beam": r"data/engine\.py",
     "pyarrow": r"data/sources/lerobot.*\.py",
     "starlette": r"serve/.+",

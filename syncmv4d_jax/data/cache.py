@@ -4,7 +4,8 @@
     DIR/<h>x<w>/sequences/<id>.array_record     the records' rows: video_latents, motion_latents
                                                 [f h w c] bfloat16, and the small values of the
                                                 view; of records for control tracking_latents and
-                                                hoi_mask [f h w 1] float16 too
+                                                hoi_mask [f h w 1] float16 too; appearance
+                                                [14 14 768] float16 where it was asked for
     DIR/<h>x<w>/black.array_record              of these: black_latents [f h w c] bfloat16
     DIR/<h>x<w>/texts.array_record              features [l d] bfloat16 of each text, and of ""
 
@@ -20,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -37,6 +38,13 @@ BLACK = "black.array_record"
 TEXTS = 8  # encoded at once
 
 
+class Appearance(NamedTuple):
+    """encode: image [h w 3] uint8 -> [14 14 768] float16. mark: of its weights."""
+
+    encode: Callable[[np.ndarray], np.ndarray]
+    mark: str
+
+
 def run(
     data: str | Path,
     out: str | Path,
@@ -44,6 +52,7 @@ def run(
     encode_video: Callable[[np.ndarray], Any] | None,
     encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
     weights_hash: str,
+    appearance: Appearance | None = None,
     size: tuple[int, int] | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
@@ -57,6 +66,7 @@ def run(
       encode_video: clip [n h w 3] uint8 -> latents [f h w c]; None caches texts only.
       encode_text: b texts -> features [b l d], lengths [b].
       weights_hash: of the weights behind both, "vae:<hash>,umt5:<hash>" (see `weights_hash`).
+      appearance: encodes frame 0, None: not at all; it wants `encode_video`.
       shard_index, shard_count: this process's part of the files.
       beam: options of an Apache Beam pipeline whose workers encode the files; `encode_video` must
         be picklable then. None: this process does.
@@ -68,7 +78,12 @@ def run(
       StaleCache: `out` was made of other records or weights.
       recipe.Held: another process fills this part.
       records.CorruptRecord: a damaged record; of a pipeline what its workers could not encode.
+      ValueError: appearance without latents, or by a pipeline.
     """
+    if appearance is not None and encode_video is None:
+        raise ValueError("cache: appearance is kept beside latents, wanted both or texts only")
+    if appearance is not None and beam is not None:
+        raise ValueError("cache: appearance is encoded by this process, not by a pipeline")
     reader = records.Reader(data, size=size)
     folder = Path(out) / reader.root.name
     made_of = {
@@ -77,10 +92,12 @@ def run(
         "weights_hash": weights_hash,
         "latents": encode_video is not None,
     }
+    if appearance is not None:
+        made_of["appearance"] = appearance.mark
     with recipe.Lock(folder, f"cache-{shard_index}-of-{shard_count}"):
         _claim(folder, made_of)
-        shard = shard_index, shard_count
-        _fill(folder, reader, made_of, encode_video, encode_text, shard, beam)
+        encoders = encode_video, encode_text, appearance
+        _fill(folder, reader, made_of, encoders, (shard_index, shard_count), beam)
     return folder
 
 
@@ -122,7 +139,7 @@ def _encode(source: File, root: Path, job: _Job) -> engine.Answer:
     """Encodes a file; {"error": reason} where it cannot be."""
     try:
         reader, windows = _opened(job.records, job.mark)
-        rows = _rows(reader, windows[source.name], job.encode)
+        rows = _rows(reader, windows[source.name], job.encode, None)
         return {"bytes": records.write_file(root / source.name, rows)}
     except Exception as error:  # it must not stop the others
         return {"error": f"{type(error).__name__}: {error}"}
@@ -143,12 +160,12 @@ def _fill(
     folder: Path,
     reader: records.Reader,
     made_of: dict[str, Any],
-    encode_video: Callable[[np.ndarray], Any] | None,
-    encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    encoders: tuple[Callable | None, Callable, Appearance | None],
     shard: tuple[int, int],
     beam: Sequence[str] | None,
 ) -> None:
     """Encodes what is not there; the last process to finish writes cache.json."""
+    encode_video, encode_text, appearance = encoders
     by_file = _by_file(reader)
     if encode_video is not None:
         mine = list(by_file)[shard[0] :: shard[1]]
@@ -159,7 +176,7 @@ def _fill(
             _encode_by_beam(todo, folder, job, beam)
         else:
             for name in tqdm(todo, unit="sequence", desc="latents"):
-                rows = _rows(reader, by_file[name], encode_video)
+                rows = _rows(reader, by_file[name], encode_video, appearance)
                 records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
         if shard[0] == 0 and "das" in reader.settings.get("controls", ()):
@@ -190,7 +207,10 @@ def _claim(folder: Path, made_of: dict[str, Any]) -> None:
 
 
 def _rows(
-    reader: records.Reader, windows: Sequence[records.Window], encode: Callable
+    reader: records.Reader,
+    windows: Sequence[records.Window],
+    encode: Callable,
+    appearance: Appearance | None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the rows of a file in the records' order; those that are no view's stay empty."""
     for window in windows:
@@ -206,6 +226,8 @@ def _rows(
             }
             if "mask" in values:
                 row["hoi_mask"] = _mask(values, row["video_latents"].shape[:3])
+            if appearance is not None:
+                row["appearance"] = appearance.encode(records.decode_first(values["video"]))
             yield row | {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
         if window.surfaces >= 0:
             yield {}
@@ -259,6 +281,7 @@ class Cache:
                 "run data_prep/cache_latents.py again"
             )
         self.latents = bool(self.meta["latents"])
+        self.appearance = "appearance" in self.meta
         self._files = records.Files(folder)
         self._texts: dict[str, np.ndarray] = {}
 

@@ -355,6 +355,8 @@ class Examples:
                 result["tracking"] = records.decode(values[own])
                 result["mask"] = controls.unpack(values["mask"], result["video"].shape[1:3])
         result |= {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
+        if self.cache and self.cache.appearance:
+            result["appearance"] = self.cache.view(window, view)["appearance"]
         if "flow" in self.fields:
             result |= pixel_flow.unpack(values if self.raw else self.reader.view(window, view))
         return result | ({"extrinsics": records.poses(values)} if "extrinsics" in values else {})

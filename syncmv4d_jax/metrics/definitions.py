@@ -16,7 +16,8 @@ class Definition:
       title: the table's heading.
       unit: of the value.
       better: "lower", "higher", or a number that is best.
-      kind: "tracks", "video", or "control" of what follows points (hoi.py).
+      kind: "tracks", "video", "control" of what follows points (hoi.py), "flow" of where all
+        pixels go (flow3d.py), or "views" of what another camera sees (novel_views.py).
       text: the definition in one line.
       alignment: what was fitted to the truth before comparing.
     """
@@ -37,6 +38,11 @@ PREPROCESSING = {
     "video": "decoded mp4 (H.264, 8 bit) against the record's frames, RGB 0..255, no resize; the "
     "given frame 0 left out",
     "control": "as video; masks and points of the record, which the sample was given",
+    "flow": "tracks.npz against the record's flow, in the frame of camera 0, at the video's size; "
+    "pixels whose truth is known, padded frames left out",
+    "views": "decoded mp4 (H.264, 8 bit) against the record's frames of the same camera, RGB "
+    "0..255, no resize, frame 0 counts; holes are those of the points as they were drawn; of the "
+    "rows that fill them the exact pixels",
 }
 _ONE = "one scale per clip and view, least squares"
 _JOINT = "one scale for all views, least squares"
@@ -56,6 +62,28 @@ def _video(key, title, unit, better, text):
 
 def _control(key, title, unit, better, text):
     return key, Definition(f"{key}/1", title, unit, better, "control", text)
+
+
+def _flow(key, title, unit, better, text):
+    return key, Definition(f"{key}/1", title, unit, better, "flow", text)
+
+
+def _view(key, title, unit, better, text):
+    return key, Definition(f"{key}/1", title, unit, better, "views", text)
+
+
+def _of_cameras(key, title, what):
+    hole, seen = "of pixels that no drawn point covers", "of pixels that drawn points cover"
+    return (
+        _view(f"psnr_view{key}", f"PSNR view{title}", "dB", "higher", f"whole frames of {what}"),
+        _view(f"psnr_hole{key}", f"PSNR holes{title}", "dB", "higher", f"{hole}, of {what}"),
+        _view(f"psnr_seen{key}", f"PSNR seen{title}", "dB", "higher", f"{seen}, of {what}"),
+        _view(f"ssim_view{key}", f"SSIM view{title}", "", "higher", f"whole frames of {what}"),
+        _view(
+            f"hole_share{key}", f"Holes{title}", "%", "lower",
+            f"share of pixels that no drawn point covers, of {what}; says how hard it is, no score",
+        ),
+    )  # fmt: skip
 
 
 DEFINITIONS: dict[str, Definition] = dict(
@@ -155,6 +183,44 @@ DEFINITIONS: dict[str, Definition] = dict(
         _control(
             "grid_index", "Grid", "", 1.0,
             "energy of luma that repeats every 8, 16 and 32 pixels, over the truth's",
+        ),
+        _flow(
+            "flow_epe_mm", "Flow error", "mm", "lower",
+            "mean distance of a pixel's point to its true one, frames from 1 on, of pixels whose "
+            "truth ever gets more than 1 mm away from its place in frame 0",
+        ),
+        _flow(
+            "flow_epe_moving_mm", "Flow error, moving", "mm", "lower",
+            "flow_epe_mm of those that get more than 2 cm away",
+        ),
+        _flow(
+            "flow_epe_late_mm", "Flow error, late", "mm", "lower",
+            "flow_epe_moving_mm of frames from 6 on",
+        ),
+        _flow(
+            "apd3d", "APD 3D", "%", "higher",
+            "share of flow_epe_mm's within d Z / f, mean over d = 1, 2, 4, 8, 16 pixels of an "
+            "image of 256 columns",
+        ),
+        _flow(
+            "flow_centroid", "Flow centroid corr.", "", "higher",
+            "correlation over time of the mean path of a surface's pixels with the true one, mean "
+            "over surfaces and views; says little by itself",
+        ),
+        _flow(
+            "flow_accel", "Flow accel. error", "m/frame^2", "lower",
+            "mean length of the difference of accelerations of flow_epe_mm's pixels",
+        ),
+        _flow(
+            "background_drift_mm", "Background drift", "mm", "lower",
+            "mean distance to its place in frame 0 of a pixel whose truth stays within 1 mm of it",
+        ),
+        *_of_cameras("", "", "cameras that stand and that no point is from"),
+        *_of_cameras("_path", ", path", "cameras that move"),
+        _view(
+            "own_view_correlation", "Own view corr.", "", "higher",
+            "correlation over time of luma in the moving region, of a camera that the points are "
+            "from, frames from 1 on",
         ),
     ]
 )  # fmt: skip

@@ -169,23 +169,30 @@ def best_blur(scores: Mapping[str, Scores], blurred: Mapping[str, dict]) -> floa
     return sigma
 
 
-def best_setting(scores: Mapping[str, Scores], row: str) -> str | None:
+def best_setting(
+    scores: Mapping[str, Scores], row: str, metric: str = summary.JUDGED
+) -> str | None:
     """Fills a row with its one setting that is best over all scenes, an advantage to it.
 
     The settings' own rows are taken out of `scores`.
+
+    Args:
+      metric: that it is the best by.
 
     Returns:
       The setting; None where no scene has any.
     """
     means = {}
     for name in sorted({r for one in scores.values() for r in one if r.startswith(f"{row}/")}):
-        values = {s: one.get(name, {}).get("error_mm") for s, one in scores.items()}
+        values = {s: one.get(name, {}).get(metric) for s, one in scores.items()}
         means[name] = summary.mean(values)["value"]
     known = {name: x for name, x in means.items() if x is not None}
-    best = min(known, key=known.__getitem__) if known else None
+    gains = {name: summary.gain(metric, x, 0.0) or 0.0 for name, x in known.items()}
+    best = max(gains, key=gains.__getitem__) if gains else None
     for one in scores.values():
         settings = {name: one.pop(name) for name in means if name in one}
-        one[row] = one[row] | (settings.get(best, {}) if best else {})
+        if row in one or settings:
+            one[row] = one.get(row, {}) | (settings.get(best, {}) if best else {})
     return best and best.split("/")[1]
 
 

@@ -136,18 +136,13 @@ def checks(table: Mapping[str, Any], clusters: Clusters | None = None) -> list[d
     """
     model = table["model"]
     found = [
-        _bound(model, "temporal_correlation", 0.6, math.inf),
-        _bound(model, "temporal_std_ratio", 0.6, 1.4),
-        _beats(table, "model", baselines.BASELINES, "psnr_moving", clusters),
-        _beats(table, "model", EQUAL, JUDGED, clusters),
+        bound(model, "temporal_correlation", 0.6, math.inf),
+        bound(model, "temporal_std_ratio", 0.6, 1.4),
+        beats(table, "model", baselines.BASELINES, "psnr_moving", clusters),
+        beats(table, "model", EQUAL, JUDGED, clusters),
     ]
-    for row, share in BARS.items():
-        own, other = _values(table, "model", JUDGED), _values(table, row, JUDGED)
-        scaled = {s: None if x is None else share * x for s, x in other.items()}
-        gains = {s: gain(JUDGED, own.get(s), x) for s, x in scaled.items()}
-        name = f"{definitions.DEFINITIONS[JUDGED].title}: below {share:g} x {row}"
-        found.append(_verdict(name, "gain > 2 SE", _judged(gains, clusters)))
-    found.append(_beats(table, baselines.NETWORK, baselines.FUSIONS, JUDGED, clusters))
+    found += [below(table, row, share, JUDGED, clusters) for row, share in BARS.items()]
+    found.append(beats(table, baselines.NETWORK, baselines.FUSIONS, JUDGED, clusters))
     return found
 
 
@@ -170,24 +165,85 @@ def _verdict(name: str, wanted: str, cell: Mapping[str, Any], holds: bool | None
     return {"name": name, "wanted": wanted} | keep | {"passed": not why, "why_not": why}
 
 
-def _bound(model: Mapping[str, Any], metric: str, low: float, high: float) -> dict[str, Any]:
-    cell = model.get(metric) or mean({})
+def bound(
+    cells: Mapping[str, Any], metric: str, low: float, high: float, *, code: str = ""
+) -> dict[str, Any]:
+    """Whether the mean of a row's metric lies within bounds; code: of the check, before its name.
+
+    Args:
+      cells: {metric: mean} of the row.
+    """
+    cell = cells.get(metric) or mean({})
     holds = cell["value"] is not None and low <= cell["value"] <= high
-    wanted = f">= {low}" if high == math.inf else f"{low} to {high}"
-    return _verdict(definitions.DEFINITIONS[metric].title, wanted, cell, holds)
+    wanted = f">= {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+    wanted = f"<= {high:g}" if low == -math.inf else wanted
+    return _verdict(code + definitions.DEFINITIONS[metric].title, wanted, cell, holds)
 
 
-def _beats(
+def below(
+    table: Mapping[str, Any],
+    row: str,
+    share: float,
+    metric: str,
+    clusters: Clusters | None,
+    *,
+    code: str = "",
+) -> dict[str, Any]:
+    """Whether the model's error is below a share of a row's, by more than 2 standard errors."""
+    own, other = _values(table, "model", metric), _values(table, row, metric)
+    scaled = {s: None if x is None else share * x for s, x in other.items()}
+    gains = {s: gain(metric, own.get(s), x) for s, x in scaled.items()}
+    name = f"{code}{definitions.DEFINITIONS[metric].title}: below {share:g} x {row}"
+    return _verdict(name, "gain > 2 SE", _judged(gains, clusters))
+
+
+def within(
+    table: Mapping[str, Any],
+    row: str,
+    room: float,
+    metric: str,
+    clusters: Clusters | None,
+    *,
+    code: str = "",
+) -> dict[str, Any]:
+    """Whether the model is, in the mean, at most `room` worse than a row, in the metric's unit."""
+    own, other = _values(table, "model", metric), _values(table, row, metric)
+    gains = {s: gain(metric, own.get(s), x) for s, x in other.items()}
+    cell, d = _judged(gains, clusters), definitions.DEFINITIONS[metric]
+    holds = cell["value"] is not None and cell["value"] >= -room
+    name = f"{code}{d.title}: at most {room:g} {d.unit} worse than {row}"
+    return _verdict(name, f">= {-room:g}", cell, holds)
+
+
+def beats(
     table: Mapping[str, Any],
     row: str,
     among: Sequence[str],
     metric: str,
     clusters: Clusters | None,
+    *,
+    by: float = 0.0,
+    whole: bool = False,
+    code: str = "",
 ) -> dict[str, Any]:
-    """Whether a row is better than the best of others."""
+    """Whether a row is better than the best of others, by more than 2 standard errors.
+
+    Args:
+      by: how much better it has to be, in the metric's unit.
+      whole: nothing is shown unless all of `among` have values.
+    """
     rival = best(table, among, metric)
     own, other = _values(table, row, metric), _values(table, rival or "", metric)
     gains = {s: gain(metric, own.get(s), x) for s, x in other.items()}
+    gains = {s: None if x is None else x - by for s, x in gains.items()}
     who = "" if row == "model" else f" of {row}"
-    name = f"{definitions.DEFINITIONS[metric].title}{who}: better than {rival or 'no row'}"
-    return _verdict(name, f"gain > 2 SE, the best of {', '.join(among)}", _judged(gains, clusters))
+    more = f" by {by:g} {definitions.DEFINITIONS[metric].unit}" if by else ""
+    title = definitions.DEFINITIONS[metric].title
+    name = f"{code}{title}{who}: better than {rival or 'no row'}{more}"
+    wanted = f"gain > 2 SE, the best of {', '.join(among)}"
+    there = (mean(_values(table, other, metric))["n"] for other in among)
+    lacking = [other for other, n in zip(among, there, strict=True) if not n]
+    found = _verdict(name, wanted, _judged(gains, clusters))
+    if whole and lacking and any(metric in cells for cells in table.values()):
+        found |= {"passed": False, "why_not": f"not shown: no values of {', '.join(lacking)}"}
+    return found

@@ -48,7 +48,11 @@ def _grid(
 
 
 def _tables(evaluation: Mapping[str, Any]) -> tuple[paper.Table, ...]:
-    """The published tables that an evaluation has columns of."""
+    """The published tables that an evaluation has columns of; none of metrics of other kinds."""
+    kinds = {d.kind for m, d in definitions.DEFINITIONS.items()
+             if any(m in cells for cells in evaluation["rows"].values())}  # fmt: skip
+    if kinds and not kinds & {"tracks", "video", "control"}:
+        return ()
     controlled = any("psnr_hoi" in cells for cells in evaluation["rows"].values())
     return hoi.TABLES if controlled else paper.TABLES
 

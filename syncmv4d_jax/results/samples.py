@@ -59,8 +59,12 @@ DENSE = (  # of a task that says where every pixel goes
     "images",  # [v h w 3] uint8, frame 0
 )
 PATH = ("path_intrinsics", "path_extrinsics")  # [v n 3 3], [v n 3 4] of cameras that move
+DRAWN = (  # of what was made of drawn points: the clips `render` and `holes`, exactly
+    "drawn",  # [v n h w 3] uint8
+    "covered",  # [v n h w] bool
+)
 # scale: [v 2] metres, nearest and farthest depth
-ARRAYS = (*CAMERAS, "scale", *POINTS, *DENSE, *PATH)
+ARRAYS = (*CAMERAS, "scale", *POINTS, *DENSE, *PATH, *DRAWN)
 NOTHING_SEEN = "no foreground in the decoded pseudo video: confidence is 0"
 
 
@@ -76,7 +80,8 @@ def write(
       path: the sample's folder; one that is there is replaced, or kept beside if it was made from
         something else than `meta["recipe"]`.
       result: video and, where there is, motion [v n h w 3] in [-1, 1]; where there are, scale,
-        DENSE, PATH, and tracks_per_view with confidence, anchors and anchor_valid as in POINTS.
+        DENSE, PATH, DRAWN, and tracks_per_view with confidence, anchors and anchor_valid as in
+        POINTS.
       inputs: of the sample; its cameras are written, where it has them.
       meta: JSON values, with fps.
 
@@ -95,7 +100,7 @@ def write(
         arrays["extrinsics"] = cameras.poses(arrays["extrinsics"])
     if "scale" in result:
         arrays["scale"] = result["scale"]
-    arrays |= {key: result[key] for key in (*DENSE, *PATH) if key in result}
+    arrays |= {key: result[key] for key in (*DENSE, *PATH, *DRAWN) if key in result}
     if "flow" in arrays:
         arrays["flow"] = np.asarray(arrays["flow"], np.float16)
     if "confidence" in arrays and not arrays["confidence"].any():

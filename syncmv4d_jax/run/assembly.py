@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,13 @@ def load_params(
     settings: sections.Sections,
     workdir: Path,
     mesh: jax.sharding.Mesh | None = None,
+    *,
+    parts: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Returns all parts: trained in `workdir`, else from `config.weights`; in their shards.
+
+    Args:
+      parts: of the task, those that are wanted; None: all.
 
     Raises:
       FileNotFoundError: a part is neither trained nor named in `config.weights`.
@@ -149,6 +154,8 @@ def load_params(
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     if isinstance(task, base.Taught):
         shapes = {part: x for part, x in shapes.items() if part not in task.teachers}
+    if parts is not None:
+        shapes = {part: x for part, x in shapes.items() if part in parts}
     found: dict[str, slices.Source] = {
         name: source
         for directory in stage_directories(settings.source, workdir)
@@ -158,6 +165,8 @@ def load_params(
     lacking = {name.split("/")[0] for name in tree.flatten(shapes) if name not in found}
     trained = {name.split("/")[0] for name in found}
     for part, path in settings.weights.items():
+        if parts is not None and part not in parts:
+            continue
         if path and (part not in trained or part in lacking):  # adapters train a part in part
             source = initial.weights(part, path)
             found = dict.fromkeys(source.shapes, source) | found
@@ -184,8 +193,9 @@ def load_params(
         for name, leaf in flat.items()
     }
     params = precision.load(found, wanted, settings.sample.precision)
-    own = tree.flatten(tree.split(shapes, task.trainable)[0])
-    initial.check_beside(task, [found[name] for name in own], params)
+    if parts is None:  # what is trained, and what it belongs to, are there
+        own = tree.flatten(tree.split(shapes, task.trainable)[0])
+        initial.check_beside(task, [found[name] for name in own], params)
     return params
 
 

@@ -4,8 +4,8 @@ Rows: the model, its rivals and the oracles of metrics/baselines.py, and the tru
 Each number carries its definition's id, its standard error over triplets and every scene's value;
 `paired` holds the model's differences against each row, `paired_network` those of the aligner's
 network, `checks` the goal's criteria. `priors.npz` keeps what training scenes taught.
-Samples of a user's own images have no ground truth: with `config.evaluate.split=""` only the page
-is written.
+What is scored of a sample is by what it holds (run/scoring.py). Samples of a user's own images have
+no ground truth: with `config.evaluate.split=""` only the page is written.
 """
 
 import json
@@ -29,12 +29,13 @@ from syncmv4d_jax.metrics.networks import definitions as network_definitions
 from syncmv4d_jax.metrics.networks import evaluators
 from syncmv4d_jax.results import curves, samples
 from syncmv4d_jax.results.web import report
-from syncmv4d_jax.run import assembly, inputs, resume, sections
+from syncmv4d_jax.run import assembly, inputs, resume, scoring, sections
 from syncmv4d_jax.run import truth as truths
 
 log = logging.getLogger(__name__)
 VERSION = 2
-ONE = ("id", "prompt", "seed", "inputs", "anchors")  # of a sample's recipe: its own
+ONE = ("id", "prompt", "seed", "inputs", "anchors", "source")  # of a sample's recipe: its own
+SEEN = "_path"  # the end of the name of a sample that is seen along a path
 Examples = Callable[[sections.Sections, str], Iterable[tuple[str, dict[str, Any]]]]
 
 
@@ -68,7 +69,8 @@ def run(
     learned = truths.training(settings)
     if learned is not None and jax.process_index() == 0:
         learned.save(workdir / "priors.npz")
-    scores, sharpness, facts = _scores(settings, examples, found, learned)
+    rebuilder = scoring.Rebuilder(settings, workdir)
+    scores, sharpness, facts = _scores(settings, examples, found, learned, rebuilder)
     if not scores:
         raise ValueError(
             f"{folder} has {len(found)} samples ({', '.join(sorted(found)[:3])}, ...), none "
@@ -86,6 +88,7 @@ def _scores(
     examples: Examples,
     found: Mapping[str, Path],
     learned: priors.Priors | None,
+    rebuilder: scoring.Rebuilder,
 ) -> tuple[dict[str, scene.Scores], dict[str, dict], dict[str, Any]]:
     """Scores this process's share of the samples; returns all processes' scores, blurs, facts.
 
@@ -101,13 +104,16 @@ def _scores(
         sample = samples.read(mine[name])
         way = way or (name, sample["meta"].get("recipe", {}))
         _same_way(way, (name, sample["meta"].get("recipe", {})))
-        points = truths.points(sample, truth, name)
-        others = truths.others(sample, truth, learned)
-        courses = truth["courses"]() if "courses" in truth else []
-        scores[name], blurred = scene.score(
-            sample, truth, name, points=points, others=others, courses=courses
-        )
-        blurs[name] = list(blurred.items())
+        rows, blurred = scoring.score(sample, truth, name, learned=learned, rebuilder=rebuilder)
+        if (path := found.get(f"{name}{SEEN}")) is not None and "drawn" not in sample:
+            seen = scoring.views(samples.read(path), truth, rebuilder=rebuilder)
+            rows = scoring.joined(rows, seen)
+        if not rows:
+            log.warning("sample %s: none of its cameras is one of the record's", name)
+            continue
+        scores[name] = rows
+        if blurred:
+            blurs[name] = list(blurred.items())
         if "triplet" in truth:
             triplets[name] = ", ".join(truth["triplet"])
         facts = facts or {"facts": _facts(sample, truth)}
@@ -137,20 +143,24 @@ def _results(
     scores, sharpness, facts = scored
     wanted = settings.evaluate
     folder = Path(wanted.samples or workdir / "samples")
-    sigma, window = scene.best_blur(scores, sharpness), scene.best_setting(scores, "robust")
+    settled = scoring.settle(scores)
+    sigma = scene.best_blur(scores, sharpness) if sharpness else None
     evaluation = assemble(scores, facts["triplets"]) | facts | {
         "samples": os.path.relpath(folder, workdir),
         "split": wanted.split,
         "best_blur_sigma": sigma,
-        "best_robust_window": window,
-        "not_evaluated": sorted(found.keys() - scores.keys()),
+        **settled,
+        "not_evaluated": sorted(found.keys() - scores.keys() - {f"{n}{SEEN}" for n in scores}),
         "command": assembly.command(),
         "recipe": _recipe(settings, {name: found[name] for name in scores}),
     }  # fmt: skip
-    pairs = (_pair(found[n], t, n) for n, t in _matched(settings, examples, found, quiet=True))
+    filmed = {n: found[n] for n in scores if "flow_epe_mm" not in scores[n]["model"]}
+    matched = _matched(settings, examples, filmed, quiet=True)
+    pairs = (pair for n, t in matched if (pair := _pair(filmed[n], t, n)) is not None)
     networks = evaluators.run(
-        pairs, count=len(scores), features=wanted.features, matcher=wanted.matcher
-    )
+        pairs, count=len(filmed), features=wanted.features if filmed else "",
+        matcher=wanted.matcher if filmed else "",
+    )  # fmt: skip
     add_networks(evaluation, networks)
     if "psnr_hoi" in evaluation["rows"].get("model", {}) and networks["networks"]["computed"]:
         add_hoi(evaluation, settings, examples, found)
@@ -251,7 +261,7 @@ def assemble(
         "rows": table,
         "paired": summary.paired(table, triplets),
         "paired_network": summary.paired(table, triplets, row=baselines.NETWORK),
-        "checks": summary.checks(table, triplets),
+        "checks": scoring.checks(table, triplets),
         "definitions": listed,
     }
 
@@ -278,7 +288,8 @@ def add_hoi(
 ) -> None:
     """Adds the networks' metrics of hands and objects (metrics/hoi.py) to the rows."""
     matched = _matched(settings, examples, found, quiet=True)
-    pairs = (_pair(found[n], t, n, hands=True) for n, t in matched if "mask" in t)
+    made = (_pair(found[n], t, n, hands=True) for n, t in matched if "mask" in t)
+    pairs = (pair for pair in made if pair is not None)
     networks = evaluators.run(pairs, count=len(found), features=settings.evaluate.features)
     extra = hoi.renamed(networks)
     for row, cells in extra["rows"].items():
@@ -288,9 +299,14 @@ def add_hoi(
 
 def _pair(
     path: Path, truth: Mapping[str, Any], name: str, *, hands: bool = False
-) -> evaluators.Pair:
-    """A sample's and the record's video without padded frames; hands: black but for the mask."""
-    sample, true = samples.read(path), np.asarray(truth["video"])
+) -> evaluators.Pair | None:
+    """A sample's and the record's video without padded frames, None where some of its cameras are
+    not the record's; hands: black but for the mask."""
+    sample = samples.read(path)
+    shown = scoring.shown_truth(sample, truth)
+    if "video" not in shown:
+        return None
+    true = np.asarray(shown["video"])
     n = int(np.sum(truth.get("frame_valid", np.ones(true.shape[1], bool))))
     made, true = sample["video"][:, :n], true[:, :n]
     if hands:
@@ -319,9 +335,10 @@ def page_sample(path: Path, truth: Mapping[str, Any], name: str) -> dict[str, An
     shown = {"id": name, "meta": sample["meta"], "video": sample["video"]}
     own = [*samples.CAMERAS, "motion", "tracks", "tracks_per_view", "scale", "confidence"]
     shown |= {key: sample[key] for key in (*own, "anchor_valid") if key in sample}
+    true = scoring.shown_truth(sample, truth) if truth else {}
     for key in ("video", "motion", "scale", "intrinsics", "extrinsics"):
-        if key in truth:
-            shown[f"true_{key}"] = np.asarray(truth[key])
+        if key in true:
+            shown[f"true_{key}"] = np.asarray(true[key])
     if "true_extrinsics" in shown:
         shown["true_extrinsics"] = cameras.poses(shown["true_extrinsics"])
     points = truths.points(sample, truth, name) if "tracks" in truth else None

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import recipe, schema
 from syncmv4d_jax.data import depth, pipeline, reading, records, user
-from syncmv4d_jax.metrics.networks.features import matcher
+from syncmv4d_jax.metrics.networks.features import appearance, matcher
 from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly, controlled, matched, sections, viewpoints
+from syncmv4d_jax.run import assembly, controlled, drawn, matched, sections, viewpoints
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders, store
 
 # Of an example of records; the first frames of its videos and its prompt besides.
 POINTS = ("anchors", "anchor_valid")  # true correspondences: only where they are asked for
 DEPTH = ("depth0", "appearance")  # of frame 0, where `config.data.fields` asks for it
+TEXT = ("text", "text_lengths", "null_text", "null_text_lengths")
 GIVEN = tuple(key for key in schema.CONDITIONS if key not in (*POINTS, "frame_valid"))
 
 
@@ -42,6 +44,8 @@ def of_config(
     if own.images or own.prompt or own.prompts or own.recording:
         return list(_from_user(settings, task, texts))
     found, match = examples(settings, own.split), matched.load(own)
+    if isinstance(task, base.Synthesis):
+        return records.Listing(len(found), lambda: (_across(pair, task) for pair in found))
     how = dict(anchors=own.anchors, match=match, count=settings.task.get("points", 0))
     off = {"noise": own.point_noise, "drop": own.point_drop}
 
@@ -49,9 +53,43 @@ def of_config(
         name, arrays = pair[0], given(pair[1], **how)
         return name, disturbed(name, arrays, **off) if any(off.values()) else arrays
 
+    if own.references != "given":
+        draws = viewpoints.load(settings) if own.references == "drawn" else None
+        return records.Listing(
+            len(found), lambda: (_of_one(*make(pair), own, draws) for pair in found)
+        )
     if own.controls == "other":
         return records.Listing(len(found), lambda: swapped([make(pair) for pair in found]))
     return records.Listing(len(found), lambda: map(make, found))
+
+
+def _of_one(
+    name: str,
+    arrays: dict[str, Any],
+    own: sections.SampleConfig,
+    draws: viewpoints.Viewer | None,
+) -> tuple[str, dict[str, Any]]:
+    """The same, of whose first frames one view's is given, with its depth; draws: the others."""
+    posed = drawn.posed(arrays["images"], arrays, f"record {name}")
+    if draws is None:
+        images = drawn.plain_references(posed)
+    else:
+        text = {key: jnp.asarray(arrays[key])[None] for key in TEXT if key in arrays}
+        key = jax.random.fold_in(jax.random.key(own.seed), stable_hash(name))
+        images = draws.references(posed, text, key)
+    return name, arrays | {"images": images, "references": own.references}
+
+
+def _across(pair: tuple[str, dict[str, Any]], task: base.Sampled) -> tuple[str, dict[str, Any]]:
+    """(id, arrays) of a record whose points are drawn, by their true flow, for its other cameras.
+
+    Its own points are more than a user has: this measures a synthesis alone.
+    """
+    name, example = pair
+    arrays = {key: example[key] for key in TEXT if key in example}
+    arrays |= drawn.across(example, task, f"record {name}")
+    frames = np.ones(len(example["frame_valid"]), bool)
+    return name, arrays | {"prompt": example.get("prompt", ""), "frame_valid": frames}
 
 
 def swapped(
@@ -98,12 +136,17 @@ def disturbed(name: str, arrays: dict[str, Any], *, noise: float, drop: float) -
 
 
 def _finished(folder: str) -> records.Listing:
-    """Lists (id, folder) of finished samples, to be seen from elsewhere.
+    """Lists (id, folder) of finished samples, to be seen from elsewhere; those that are seen along
+    a path themselves are left out.
 
     Raises:
       FileNotFoundError: there are none.
     """
-    found = samples.find(folder)
+    found = {
+        name: path
+        for name, path in samples.find(folder).items()
+        if "camera_path" not in (recipe.read(path / "meta.json") or {})
+    }
     if not found:
         raise FileNotFoundError(f"config.sample.sources={folder}: no finished samples in it")
     return records.Listing(len(found), lambda: iter((k, {"folder": x}) for k, x in found.items()))
@@ -149,7 +192,9 @@ def _from_user(
         prompts = _prompts(own) if own.prompt or own.prompts else [str(arrays["prompt"])]
     else:
         prompts, posed = _prompts(own), _posed(own, task)
-        arrays = _images(own.images, task) if posed is None else _of_posed(posed, task)
+        arrays = (
+            _images(own.images, task) if posed is None else _of_posed(posed, task, own.features)
+        )
     draws = None
     if posed is not None and not isinstance(task, base.Deep):
         draws = viewpoints.load(settings)  # the other reference views
@@ -262,10 +307,15 @@ def _posed(own: sections.SampleConfig, task: base.Sampled) -> depth.Posed | None
     return depth.read(own.images, own.depth, rig=own.rig, views=1 if deep else views, size=size)
 
 
-def _of_posed(posed: depth.Posed, task: base.Sampled) -> dict[str, np.ndarray]:
-    """What a task reads of an image with its depth; other views' images are drawn later."""
+def _of_posed(posed: depth.Posed, task: base.Sampled, features: str = "") -> dict[str, np.ndarray]:
+    """What a task reads of an image with its depth; other views' images are drawn later.
+
+    features: `config.sample.features`.
+    """
     count = len(posed.extrinsics)
     known = {"depth0": posed.depth[None]} if isinstance(task, base.Deep) else {}
+    if features and isinstance(task, base.Deep) and task.reads_appearance:
+        known["appearance"] = appearance.encoder(features)[0](posed.image)[None]
     return known | {
         "images": np.repeat(posed.image[None], count, 0),
         "intrinsics": posed.intrinsics,

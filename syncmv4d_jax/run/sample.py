@@ -36,7 +36,7 @@ from syncmv4d_jax.data import reading
 from syncmv4d_jax.geometry import anchors, paths
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.results import export, samples
-from syncmv4d_jax.run import assembly, checkpoint, compiling, rig, sections, viewpoints
+from syncmv4d_jax.run import assembly, checkpoint, compiling, drawn, rig, sections, viewpoints
 from syncmv4d_jax.run import inputs as run_inputs
 from syncmv4d_jax.tasks import base
 
@@ -70,7 +70,9 @@ def run(config: Any, workdir: str | Path) -> None:
     if settings.sources:
         base.serves(whole, base.Synthesis, "config.sample.sources")
     elif settings.camera_path:
-        if not settings.camera_path.endswith(".json"):
+        if not settings.camera_path.endswith(".json") and not settings.camera_path.startswith(
+            viewpoints.RECORDED
+        ):
             paths.parse_name(settings.camera_path)  # said before anything is sampled
         viewer = viewpoints.load(own)
     along_each = viewer.task.sampling.steps if viewer is not None else 0
@@ -146,13 +148,21 @@ def make(
     if "images" in arrays:
         batch["first"] = task.encode(params, jnp.asarray(arrays["images"])[None, :, None])
     rng = key_of(seed, str(arrays.get("id", name)))
-    drawn, chosen = _best(own.sample, task, params, batch, rng, progress, look)
-    result = shown(task.decode(params, drawn))
+    best, chosen = _best(own.sample, task, params, batch, rng, progress, look)
+    result = shown(task.decode(params, best))
     if "flow" in result:  # the colours of what moves
         result["images"] = arrays["images"]
+    if "render" in arrays:  # what it was made of, and for which cameras
+        result |= drawn.told(arrays["render"], arrays["covered"])
+        lenses = np.repeat(arrays["intrinsics"][:, None], arrays["render"].shape[1], 1)
+        result |= {"path_intrinsics": lenses, "path_extrinsics": arrays["extrinsics"]}
     if "anchor_confidence" in result:
         anchors.check_confidence(result["anchor_confidence"], where=f"sample {name}")
     meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
+    if "references" in arrays:
+        meta["references"] = str(arrays["references"])
+    if "source_view" in arrays:
+        meta |= {"source_view": int(arrays["source_view"]), "points": "of the record"}
     if "reused_steps" in result:
         meta["reused_steps"] = int(result["reused_steps"])
     return result, meta

@@ -153,7 +153,8 @@ class SampleConfig:
       recording: a folder in the plain layout (docs/data.md), whose picture begins the video and
         whose surfaces are followed, of tasks that are controlled.
       sources: a folder of finished samples to be seen from elsewhere.
-      camera_path: a file, or a name of geometry/paths.py: finished samples are seen along it.
+      camera_path: a file, a name of geometry/paths.py, or "record:NAME", a camera of the sample's
+        own record: finished samples are seen along it.
       synthesis: a file that a training of a task with `tasks.base.Synthesis` exported: draws the
         other views of one image, and what is seen along `camera_path`.
       anchors: query pixels of records: "own" are chosen in one view each, from the given images and
@@ -163,7 +164,10 @@ class SampleConfig:
         example of the split, of another first frame.
       point_noise: what points of records are off by, metres (inputs.disturbed).  point_drop: share
         of them that is left out.
-      matcher, features: of "matched": as in `config.evaluate`.
+      references: of records, their first frames: "given" all, or the middle view's alone with its
+        depth: the others "drawn" by `synthesis`, or as "points" with holes.
+      matcher, features: of "matched": as in `config.evaluate`; features also of an image of one's
+        own, where a task reads how it looks.
       precision: of the weights: "" as they are made, "bfloat16", "int8" or "float8"
         (run/precision.py).
     """
@@ -188,6 +192,7 @@ class SampleConfig:
     controls: str = "own"
     point_noise: float = 0.0
     point_drop: float = 0.0
+    references: str = "given"
     matcher: str = "xfeat"
     features: str = ""
     precision: str = ""
@@ -195,8 +200,9 @@ class SampleConfig:
     def __post_init__(self) -> None:
         one_of("config.sample", self, precision=PRECISIONS)
         one_of(
-            "config.sample", self, anchors=("own", "given", "matched"), controls=("own", "other")
-        )
+            "config.sample", self, anchors=("own", "given", "matched"), controls=("own", "other"),
+            references=("given", "drawn", "points"),
+        )  # fmt: skip
         at_least(1, "config.sample", self, "best_of")
         at_least(0, "config.sample", self, "count", "point_noise")
         if not 0 <= self.point_drop < 1:

@@ -7,9 +7,10 @@ merge by path.
 
     Task       init, loss, grow                 train
     Sampled    encode, sample, decode           sample, pictures while training
-    Deep       reads_depth                      images with their depth
+    Deep       reads_depth, reads_appearance    images with their depth
     Followed   follows_surfaces                 meshes that move
     Synthesis  fold                             other views of a scene, camera paths
+    Rebuilt    rebuild, rebuilt_by              the bound of its latents, beside a sample's scores
     Priced     cost                             tokens/s, TFLOP/s and MFU in the log
     Planned    programs                         plan
     Embedded   embedded                         `:debug` runs that name no data
@@ -257,11 +258,15 @@ def compared(task: Any) -> bool:
 class Deep(Protocol):
     """A `Sampled` task whose inputs have the depth of their images, `depth0`; any number of views.
 
-    reads_depth: that it does.
+    reads_depth: that it does. reads_appearance: whether it reads features of how the images look
+    too (`appearance`).
     """
 
     @property
     def reads_depth(self) -> bool: ...
+
+    @property
+    def reads_appearance(self) -> bool: ...
 
 
 @runtime_checkable
@@ -285,6 +290,25 @@ class Synthesis(Protocol):
 
     def fold(self, covered: jax.Array) -> jax.Array:
         """covered [b v n h w] bool -> hole_mask [b v f hl wl 4], shares of latent cells."""
+        ...
+
+
+@runtime_checkable
+class Rebuilt(Protocol):
+    """A `Sampled` task whose latents lose something, which bounds what its samples can be.
+
+    rebuilt_by: the parts of the parameters that `rebuild` reads.
+    """
+
+    @property
+    def rebuilt_by(self) -> tuple[str, ...]: ...
+
+    def rebuild(self, params: Params, truth: Batch) -> Sample:
+        """Returns the truth as the task's latents have it: encoded, and decoded again.
+
+        Args:
+          truth: of schema.BATCH, with pixels.
+        """
         ...
 
 

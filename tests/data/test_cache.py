@@ -65,6 +65,25 @@ def test_batches_carry_what_was_encoded(root, tmp_path):
     assert not batch["null_text"][:, 1:].any()
 
 
+def test_appearance_is_cached_beside_latents_and_read_where_it_is(root, tmp_path):
+    def look(image):
+        return np.full((14, 14, 768), image.mean(), np.float16)
+
+    looks = cache.Appearance(look, "mark")
+    make(root, tmp_path / "cache", appearance=looks)
+    raw = batch_of(root, tmp_path / "cache", raw=True)
+    schema.check(raw, where="the cache")
+    wanted = raw["video"][:, :, 0].mean((2, 3, 4)).astype(np.float16)
+    np.testing.assert_array_equal(raw["appearance"][..., 3, 5, 700], wanted)
+    assert "appearance" in batch_of(root, tmp_path / "cache")
+    with pytest.raises(cache.StaleCache, match="appearance"):
+        make(root, tmp_path / "cache", appearance=looks._replace(mark="another"))
+    make(root, tmp_path / "plain")
+    assert "appearance" not in batch_of(root, tmp_path / "plain", raw=True)
+    with pytest.raises(ValueError, match="appearance is kept beside latents"):
+        make(root, tmp_path / "texts", appearance=looks, encode_video=None)
+
+
 def test_a_stopped_run_continues_and_gives_the_same(root, tmp_path):
     def stop(video):
         if len(CALLS) > 20:

@@ -111,6 +111,17 @@ def test_parameters_of_a_sample_come_from_stages_then_from_weights(tmp_path, axe
     assert kernel.dtype == jnp.float32 and kernel.sharding.is_fully_replicated == (axes is None)
 
 
+def test_parts_of_the_parameters_are_loaded_alone(tmp_path):
+    config = fakes.config()
+    task = assembly.task(config)
+    init = task.init(jax.random.key(1))
+    exports.write({"eye": init["eye"]}, tmp_path / "eye.safetensors")
+    config.weights = {"eye": str(tmp_path / "eye.safetensors"), "net": str(tmp_path / "none")}
+    got = assembly.load_params(task, assembly.read(config), tmp_path, parts=("eye",))
+    assert set(got) == {"eye"}
+    np.testing.assert_array_equal(got["eye"]["in"]["kernel"], init["eye"]["in"]["kernel"])
+
+
 @pytest.mark.parametrize(
     "key", ["data.records", "sample.images", "evaluate.samples", "weights.vae"]
 )

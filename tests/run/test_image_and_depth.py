@@ -20,7 +20,7 @@ class Task:
 
 
 class DeepTask(Task):
-    reads_depth = True
+    reads_depth, reads_appearance = True, False
 
 
 @pytest.fixture
@@ -77,3 +77,20 @@ def test_several_views_get_a_rig_and_drawn_images(image, monkeypatch):
     assert name == "one" and made["images"].shape == (3, *SIZE, 3)
     np.testing.assert_array_equal(made["images"][1], posed.image)
     assert not made["images"][0].any() and made["view_index"].tolist() == [0, 1, 2]
+
+
+def test_how_an_image_looks_is_encoded_where_a_task_reads_it(image, monkeypatch):
+    class Looks(DeepTask):
+        reads_appearance = True
+
+    def encoder(folder):
+        assert folder == "dino"
+        return lambda picture: np.full((14, 14, 768), picture.mean(), np.float16), "mark"
+
+    monkeypatch.setattr(inputs.appearance, "encoder", encoder)
+    posed = inputs._posed(own(image, depth=str(image / "one.npz")), Looks())
+    made = inputs._of_posed(posed, Looks(), "dino")
+    assert made["appearance"].shape == (1, 14, 14, 768)
+    assert made["appearance"].mean() == np.float16(posed.image.mean())
+    assert "appearance" not in inputs._of_posed(posed, DeepTask(), "dino")
+    assert "appearance" not in inputs._of_posed(posed, Looks())

@@ -3,15 +3,16 @@
 import json
 from types import SimpleNamespace
 
+import fake_records
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import views
 
-from syncmv4d_jax.data import depth
-from syncmv4d_jax.geometry import cameras, flow_map
-from syncmv4d_jax.run import sections, viewpoints
+from syncmv4d_jax.data import depth, records
+from syncmv4d_jax.geometry import cameras, flow_map, paths
+from syncmv4d_jax.run import drawn, sections, viewpoints
 from syncmv4d_jax.tasks import base
 
 SIZE, FRAMES = (24, 36), 5
@@ -90,11 +91,11 @@ def test_a_path_that_starts_elsewhere_holds_no_frame(seen, tmp_path):
 
 def test_the_pivot_is_the_middle_of_what_moves():
     sample = of_flow()
-    scene = viewpoints.of_sample(sample, "a")
+    scene = drawn.of_sample(sample, "a")
     moves = np.linalg.norm(sample["tracks"][-1] - sample["tracks"][0], axis=-1) > 0.02
     np.testing.assert_allclose(scene.pivot, np.median(sample["tracks"][0][moves], axis=0))
     sample["tracks"] = np.repeat(sample["tracks"][:1], FRAMES, 0)
-    still = viewpoints.of_sample(sample, "a")
+    still = drawn.of_sample(sample, "a")
     np.testing.assert_allclose(still.pivot, np.median(sample["tracks"][0], axis=0))
 
 
@@ -124,7 +125,7 @@ def of_tracks():
 
 def test_a_sample_with_tracks_moves_its_pixels_in_front_of_a_table():
     sample, block = of_tracks()
-    scene = viewpoints.of_sample(sample, "a")
+    scene = drawn.of_sample(sample, "a")
     (cloud,) = scene.clouds
     points = np.asarray(cloud.points).reshape(FRAMES, 32, 48, 3)
     y, x = np.mgrid[:32, :48]
@@ -144,11 +145,11 @@ def test_a_sample_with_tracks_moves_its_pixels_in_front_of_a_table():
 def test_samples_that_cannot_be_drawn():
     sample = of_flow()
     with pytest.raises(ValueError, match="wanted tracks or flow, and cameras"):
-        viewpoints.of_sample({"meta": {}, "video": 0}, "b")
+        drawn.of_sample({"meta": {}, "video": 0}, "b")
     made = viewpoints.Viewer(Echo(), {}, SimpleNamespace(sample=sections.SampleConfig()))
     with pytest.raises(ValueError, match="config.sample.camera_path: wanted a path"):
         made.along(sample, "a", jax.random.key(0))
-    far = viewpoints.of_sample(sample, "a")
+    far = drawn.of_sample(sample, "a")
     with pytest.raises(ValueError, match="at most 60 degrees"):
         viewpoints.path_of("orbit:80", far, SIZE)
     with pytest.raises(FileNotFoundError):
@@ -184,3 +185,40 @@ def test_weights_of_a_synthesis_are_asked_for(tmp_path):
     missing = sections.SampleConfig(synthesis=str(tmp_path / "x.safetensors"))
     with pytest.raises(FileNotFoundError):
         viewpoints.load(SimpleNamespace(sample=missing, weights={}))
+
+
+def test_a_path_can_be_a_camera_of_the_record(seen, tmp_path, monkeypatch):
+    fake_records.write(tmp_path)
+    settings = SimpleNamespace(
+        sample=sections.SampleConfig(camera_path="record:c3"),
+        data=SimpleNamespace(records=str(tmp_path)), task={"size": fake_records.SIZE}, weights={},
+    )  # fmt: skip
+    found = viewpoints.recorded_cameras(settings, "s1-0")
+    reader = records.Reader(tmp_path)
+    window = next(w for w in reader.windows if w.id == "s1-0")
+    values = reader.view(window, window.views[3])
+    assert set(found) == {f"c{i}" for i in range(6)}
+    assert found["c3"].extrinsics.shape == (fake_records.FRAMES, 3, 4)
+    np.testing.assert_allclose(found["c3"].extrinsics[4], values["extrinsics"], atol=1e-6)
+    with pytest.raises(ValueError, match="has no record 'x'"):
+        viewpoints.recorded_cameras(settings, "x")
+    sample = of_flow()
+    scene = drawn.of_sample(sample, "a")
+    own = paths.Path(
+        np.repeat(sample["intrinsics"], FRAMES, 0), np.repeat(sample["extrinsics"], FRAMES, 0)
+    )
+    path = viewpoints.path_of("record:me", scene, SIZE, recorded={"me": own})
+    np.testing.assert_array_equal(path.extrinsics, own.extrinsics)
+    with pytest.raises(ValueError, match=r"wanted a camera of the record, it has \['me'\]"):
+        viewpoints.path_of("record:you", scene, SIZE, recorded={"me": own})
+
+
+def test_own_views_are_told(seen):
+    sample, told = of_flow(), {}
+    for name in ("static", "pan:5"):
+        made = viewpoints.Viewer(Echo(), {}, SimpleNamespace(
+            sample=sections.SampleConfig(camera_path=name)))  # fmt: skip
+        result, meta = made.along(sample, "a_path", jax.random.key(0))
+        told[name] = meta["own_views"]
+        assert result["covered"].dtype == bool and result["drawn"].dtype == np.uint8
+    assert told == {"static": [True], "pan:5": [False]}

@@ -40,12 +40,13 @@ SERVED = {
         "wan_ti2v",
         "wan_vae",
     },
+    base.Rebuilt: {"more4d.strag", "more4d.vism"},
     base.Sampled: {"distill", "hvg3d", "more4d.strag", "more4d.vism", "syncmv4d", "wan_ti2v"},
 }
 
 
 @pytest.mark.parametrize(
-    "wanted", [base.Task, base.Sampled, base.Priced, base.Planned, base.Embedded]
+    "wanted", [base.Task, base.Sampled, base.Rebuilt, base.Priced, base.Planned, base.Embedded]
 )
 def test_tasks_serve_what_they_say(wanted):
     served = SERVED.get(wanted, SERVED[base.Task])

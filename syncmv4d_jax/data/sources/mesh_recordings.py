@@ -78,7 +78,7 @@ class Meshes:
         return list(surfaces.in_order(found))
 
 
-def rows(path: str | Path, meshes: mesh_sequences.Meshes) -> list[Row]:
+def rows(path: str | Path, meshes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Row]:
     """The meshes {name: moving} of a file, as `Meshes.fit` takes them."""
     return [(name, *mesh, f"{path}, {name}") for name, mesh in meshes.items()]
 

@@ -77,6 +77,24 @@ class FlowLatents:
             made["flow_decoder"] = {key: whole[key] for key in DECODER}
         return made
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What a batch needs beside its flow, to have it in this form."""
+        return () if self.form == "depth" else ("depth0", "intrinsics", "extrinsics")
+
+    def own(self, batch: base.Batch) -> Array:
+        """The batch's flow [b v n h w 3], which is of form "depth", in this form; float32."""
+        flow = batch["flow"].astype(jnp.float32)
+        if self.form == "depth":
+            return flow
+        camera = flow_map.Camera(batch["depth0"], batch["intrinsics"], batch["extrinsics"][:, :, 0])
+        return flow_map.forward(flow_map.inverse(flow, camera), camera, form=self.form)
+
+    def plain(self, flow: Array, camera: flow_map.Camera) -> tuple[Array, Array]:
+        """Flow [b v n h w 3] of this form -> of form "depth", and its tracks (metres, world)."""
+        world = flow_map.inverse(flow, camera, form=self.form)
+        return flow_map.forward(world, camera), world
+
     @jax.named_scope("flow_encode")
     def encode(self, params: Params, flow: Array) -> Array:
         """F [b v n h w 3] -> latents [b v f hl wl c]."""
@@ -226,9 +244,9 @@ class FlowCodec:
         Raises:
           ValueError: a batch without them, or of another size.
         """
-        require(batch, ("flow", "flow_valid"), f"task {self.name}, loss")
+        require(batch, ("flow", "flow_valid", *self.maps.reads), f"task {self.name}, loss")
         params, o = {**frozen, **trainable}, self.options
-        flow = batch["flow"].astype(jnp.float32)
+        flow = self.maps.own(batch)
         true = flow_map.compand(flow, self.maps.gain)
         found = batch.get("flow_latents")
         if found is None:
@@ -240,7 +258,7 @@ class FlowCodec:
             params, found + size * jax.random.normal(noise, found.shape)
         )
         valid = batch["flow_valid"]
-        moving = jnp.abs(flow).max((2, 5)) > flow_map.MOVING
+        moving = jnp.abs(batch["flow"]).max((2, 5)) > flow_map.MOVING
         if self.maps.codec is not None:
             r = self.maps.codec.reduction
             true = true[:, :, :, r // 2 :: r, r // 2 :: r]
@@ -294,7 +312,7 @@ class FlowCodec:
     def _batch(self, samples: int) -> tuple[base.Shapes]:
         (v, f, h, w, c), o = self._latent_shape, self.options
         sizes = {"n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h, "wl": w, "c": c}
-        names = ("flow", "flow_valid", "flow_latents")
+        names = ("flow", "flow_valid", "flow_latents", *self.maps.reads)
         return (base.shapes(names, b=samples, v=v, **sizes),)
 
     def _work(self) -> base.Work:

@@ -75,6 +75,11 @@ class STraG(video.Coded):
     placement: protocol.Placement = protocol.LOCAL
 
     @property
+    def reads_appearance(self) -> bool:
+        """See `tasks.base.Deep`."""
+        return bool(self._seen())
+
+    @property
     def options(self) -> Options:
         """Its options."""
         assert isinstance(self.generator.options, Options)
@@ -144,8 +149,8 @@ class STraG(video.Coded):
         if "flow_latents" in batch:
             latents = batch["flow_latents"].astype(jnp.float32)
         else:
-            flow_codec.require(batch, ("flow",), f"task {self.name}, loss")
-            latents = jax.lax.stop_gradient(self.maps.encode(params, batch["flow"]))
+            flow_codec.require(batch, ("flow", *self.maps.reads), f"task {self.name}, loss")
+            latents = jax.lax.stop_gradient(self.maps.encode(params, self.maps.own(batch)))
         wanted = self.generator.latent_shape
         if latents.shape[1:] != wanted:
             raise ValueError(
@@ -187,8 +192,8 @@ class STraG(video.Coded):
             raise ValueError(
                 f"task {self.name}: the motion module reads features of a pretrained network, but "
                 f"there is no appearance [b v 14 14 {config.channels}]: "
-                "data_prep/cache_latents.py --appearance WEIGHTS caches DINO's, or "
-                "task.perception.source=latents"
+                "data_prep/cache_latents.py --appearance FOLDER caches DINO's (of an image of your "
+                "own config.sample.features names that folder), or task.perception.source=latents"
             )
         return batch["appearance"].astype(jnp.float32)
 
@@ -253,8 +258,7 @@ class STraG(video.Coded):
         flow = _decode(self, params, latents, inputs["depth0"])
         pose = inputs["extrinsics"][:, :, 0]
         camera = flow_map.Camera(inputs["depth0"], inputs["intrinsics"], pose)
-        world = flow_map.inverse(flow, camera, form=self.maps.form)
-        flow = flow_map.forward(world, camera)  # of samples it is of one form
+        flow, world = self.maps.plain(flow, camera)  # of samples it is of one form
         points = self._points(world, camera)
         return base.Sample(latents, flow=flow, depth0=inputs["depth0"], **points)
 
@@ -287,6 +291,21 @@ class STraG(video.Coded):
         """Returns the sample with its flow, companded, as pixels."""
         assert sample.flow is not None
         return dataclasses.replace(sample, pixels=flow_map.compand(sample.flow, self.maps.gain))
+
+    @property
+    def rebuilt_by(self) -> tuple[str, ...]:
+        """See `tasks.base.Rebuilt`."""
+        return ("vae", "flow_stats", self.maps.decoder)
+
+    def rebuild(self, params: Params, truth: base.Batch) -> base.Sample:
+        """Returns the true flow after its own latents: what the codec alone costs.
+
+        Raises:
+          ValueError: a truth without flow, or of another size.
+        """
+        flow_codec.require(truth, REBUILT, f"task {self.name}, rebuild")
+        latents, flow = _rebuild(self, params, {k: truth[k] for k in REBUILT})
+        return base.Sample(latents, flow=flow, depth0=truth["depth0"])
 
     # Costs.
 
@@ -359,6 +378,7 @@ class STraG(video.Coded):
 
 
 GIVEN = ("first", "depth0", "depth_latents", "appearance")
+REBUILT = ("flow", "depth0", "intrinsics", "extrinsics")
 
 
 def depth_picture(depth: Array) -> Array:
@@ -410,3 +430,10 @@ _prepare = jax.jit(_prepared, static_argnums=0)
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(task: STraG, params: Params, latents: Array, depth: Array) -> Array:
     return task.maps.decode(params, latents, depth)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _rebuild(task: STraG, params: Params, truth: base.Batch) -> tuple[Array, Array]:
+    latents = task.maps.encode(params, task.maps.own(truth))
+    camera = flow_map.Camera(truth["depth0"], truth["intrinsics"], truth["extrinsics"][:, :, 0])
+    return latents, task.maps.plain(task.maps.decode(params, latents, camera.depth), camera)[0]

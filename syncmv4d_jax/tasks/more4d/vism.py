@@ -259,6 +259,15 @@ class ViSM(base.Grown, video.Coded):
         found = self.generator.sample(params, noise, given, clean, progress=progress)
         return base.Sample(einops.rearrange(found, "(b v) ... -> b v ...", v=v))
 
+    @property
+    def rebuilt_by(self) -> tuple[str, ...]:
+        """See `tasks.base.Rebuilt`."""
+        return ("vae",)
+
+    def rebuild(self, params: Params, truth: base.Batch) -> base.Sample:
+        """Returns the true videos after their own latents: what the autoencoder alone costs."""
+        return self.decode(params, base.Sample(self.encode(params, truth["video"])))
+
     # Costs.
 
     def cost(self, batch: dict[str, Array]) -> dict[str, float]:

@@ -107,3 +107,18 @@ def test_what_does_not_fit_is_refused(batch):
         task = make()
         params = task.init(jax.random.key(0))
         task.loss(params, {}, {"text": batch["text"]}, jax.random.key(0))
+
+
+def test_each_form_learns_what_it_is_sampled_as(batch):
+    """The records' flow is in parts of depth: brought to the form, and back from it."""
+    depth, extent = tiny.maps(), tiny.maps(form="extent")
+    camera = flow_map.Camera(batch["depth0"], batch["intrinsics"], batch["extrinsics"][:, :, 0])
+    np.testing.assert_array_equal(depth.own(batch), batch["flow"].astype(jnp.float32))
+    own = extent.own(batch)
+    tracks = flow_map.inverse(batch["flow"].astype(jnp.float32), camera)
+    np.testing.assert_allclose(own, flow_map.forward(tracks, camera, form="extent"), atol=1e-6)
+    assert np.abs(own - batch["flow"]).max() > 0.01
+    back, world = extent.plain(own, camera)
+    np.testing.assert_allclose(back, batch["flow"].astype(jnp.float32), atol=1e-5)
+    np.testing.assert_allclose(world, tracks, atol=1e-5)
+    assert depth.reads == () and "depth0" in extent.reads

@@ -207,3 +207,18 @@ def test_refused_inputs(params, batch, cached):
 def test_refused_options(options, message):
     with pytest.raises(ValueError, match=message):
         tiny.make_strag(**options)
+
+
+@pytest.mark.parametrize("form", ["depth", "extent"])
+def test_the_truth_after_its_latents_is_decoded_as_samples_are(params, batch, form):
+    task = tiny.make_strag(form=form)
+    assert isinstance(task, base.Rebuilt) and set(task.rebuilt_by) == {"vae", "flow_stats", "codec"}
+    own = {part: params[part] for part in task.rebuilt_by}
+    found = task.rebuild(own, batch)
+    own_flow = task.maps.own(batch)
+    decoded = task.maps.decode(own, task.maps.encode(own, own_flow), batch["depth0"])
+    camera = flow_map.Camera(batch["depth0"], batch["intrinsics"], batch["extrinsics"][:, :, 0])
+    wanted = flow_map.inverse(decoded, camera, form=form)
+    np.testing.assert_allclose(flow_map.inverse(found.flow, camera), wanted, atol=1e-3)
+    with pytest.raises(ValueError, match=r"no \['depth0'\]"):
+        task.rebuild(own, {k: x for k, x in batch.items() if k != "depth0"})

@@ -200,3 +200,11 @@ def test_refused_inputs(params, batch):
         loss(task, params, {k: x for k, x in batch.items() if k != "video"})
     with pytest.raises(ValueError, match=r"no \['depth0'\]"):
         loss(task, params, {k: x for k, x in batch.items() if k != "depth0"})
+
+
+def test_the_truth_after_its_latents_is_the_autoencoders(params, batch):
+    task = tiny.make_vism()
+    assert task.rebuilt_by == ("vae",)
+    found = task.rebuild({"vae": params["vae"]}, batch).pixels
+    latents = task.vae.encode(params, batch["video"].astype(jnp.float32) / 127.5 - 1)
+    np.testing.assert_allclose(found, task.vae.decode(params, latents), atol=1e-4)

@@ -115,6 +115,14 @@ class ViT(nnx.Module):
         Raises:
           ValueError: an image smaller than a patch, or of another size than CLIP's.
         """
+        x = self.tokens(images)[:, 0]
+        return x if self.projection is None else self.projection(x)
+
+    def tokens(self, images: jax.Array) -> jax.Array:
+        """The class token and all patches, row by row, normalised: [b 1+s d] float32.
+
+        Args, raises: as `__call__`.
+        """
         self._check(images.shape)
         x = self.patch_embed(images)
         position = self._position((images.shape[1], images.shape[2]), (x.shape[1], x.shape[2]))
@@ -124,8 +132,7 @@ class ViT(nnx.Module):
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         x, _ = jax.lax.scan(lambda x, block: (block(x), None), x, self.blocks)
-        x = self.norm(x[:, 0])
-        return x if self.projection is None else self.projection(x)
+        return self.norm(x)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         p, side = self.config.patch, self.config.image
