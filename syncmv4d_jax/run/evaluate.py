@@ -108,6 +108,9 @@ def _scores(
             sample, truth, name, points=points, others=others, courses=courses
         )
         blurs[name] = list(blurred.items())
+        if "triplet" in truth and learned is not None:
+            for row, values in scene.named(sample, truth, learned.namer).items():
+                scores[name][row] |= values
         if "triplet" in truth:
             triplets[name] = ", ".join(truth["triplet"])
         facts = facts or {"facts": _facts(sample, truth)}
