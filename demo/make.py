@@ -144,12 +144,12 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", parts]),
     ]  # fmt: skip
     if args.train or not (SHIPPED / "vae" / "index.json").is_file():
-        steps = 4 if args.short else 3000 if args.train else 250
+        steps = 4 if args.short else 20_000 if args.train else 250
         result.append(
             (
                 "the autoencoder",
                 ["data_prep/make_vae.py", "--records", records / SIZE, "--out", parts,
-                 "--steps", steps, "--clips", 2 if args.short else 12],
+                 "--variant", "sharp", "--steps", steps, "--clips", 2 if args.short else 12],
             )
         )  # fmt: skip
     result.append(
@@ -160,8 +160,11 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         )
     )  # fmt: skip
     main = ["-m", "syncmv4d_jax.main"]
-    given = [f"--config.data.records={records / SIZE}",
-             f"--config.data.cache={out / 'cache' / SIZE}", f"--config.weights.vae={parts}"]  # fmt: skip
+    given = [
+        f"--config.data.records={records / SIZE}",
+        f"--config.data.cache={out / 'cache' / SIZE}",
+        f"--config.weights.vae={parts}",
+    ]
     codec = SHIPPED / "codec.safetensors"
     if args.train or not codec.is_file():
         codec = out / "codec" / "weights.safetensors"
