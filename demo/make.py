@@ -1,7 +1,7 @@
 """The embedded demo from nothing to a page: `make demo`, `make demo-train`.
 
-    scenes -> records -> autoencoder and text encoder -> cache -> training -> samples -> evaluation
-    -> report
+    scenes -> records -> autoencoder and text encoder -> cache -> motion codec -> training
+    -> samples -> evaluation -> report
 
 Every stage is one of the project's own commands, printed before it runs; each continues where a
 stopped run left it, so a second `make demo` does only what is missing. Weights in `demo/weights`
@@ -30,6 +30,7 @@ from syncmv4d_jax.weights import store
 ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
 SIZE = "64x96"
+CONFIG = "configs/readings/learned_codec.py"  # of configs/demo.py
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -88,6 +89,7 @@ def ship(out: Path) -> int:
       ValueError: scores of an earlier definition, or that are not what their scenes say.
     """
     files = {"joint.safetensors": "model.safetensors"}
+    files |= {"codec/weights.safetensors": "codec.safetensors"}
     files |= {name: name for name in ("metrics.jsonl", "eval.json", "priors.npz")}
     files |= {"data/scenes.json": "scenes.json"}  # what they were trained on
     for name in files:
@@ -142,12 +144,12 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", parts]),
     ]  # fmt: skip
     if args.train or not (SHIPPED / "vae" / "index.json").is_file():
-        steps = 4 if args.short else 3000 if args.train else 250
+        steps = 4 if args.short else 20_000 if args.train else 250
         result.append(
             (
                 "the autoencoder",
                 ["data_prep/make_vae.py", "--records", records / SIZE, "--out", parts,
-                 "--steps", steps, "--clips", 2 if args.short else 12],
+                 "--variant", "sharp", "--steps", steps, "--clips", 2 if args.short else 12],
             )
         )  # fmt: skip
     result.append(
@@ -157,10 +159,22 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
              "--out", out / "cache", "--size", SIZE, "--text-length", 48],
         )
     )  # fmt: skip
-    variant = "train" if args.train else "tune"
-    run = ["-m", "syncmv4d_jax.main", f"--config=configs/demo.py:{variant}", f"--workdir={out}",
-           f"--config.data.records={records / SIZE}", f"--config.data.cache={out / 'cache' / SIZE}",
-           f"--config.weights.vae={parts}", f"--config.text.weights={parts}"]  # fmt: skip
+    main = ["-m", "syncmv4d_jax.main"]
+    given = [
+        f"--config.data.records={records / SIZE}",
+        f"--config.data.cache={out / 'cache' / SIZE}",
+        f"--config.weights.vae={parts}",
+    ]
+    codec = SHIPPED / "codec.safetensors"
+    if args.train or not codec.is_file():
+        codec = out / "codec" / "weights.safetensors"
+        teach = [*main, "--config=configs/motion_codec.py:demo", f"--workdir={out / 'codec'}"]
+        if args.short:
+            teach.append("--config.train.steps=2")
+        result.append(("the motion codec", [*teach, *given]))
+    base = "demo-train" if args.train else "demo"
+    run = [*main, f"--config={CONFIG}:{base}", f"--workdir={out}", *given,
+           f"--config.text.weights={parts}", f"--config.weights.codec={codec}"]  # fmt: skip
     trained = SHIPPED / "model.safetensors"
     if trained.is_file() and not args.train:
         run += [f"--config.weights.{part}={trained}" for part in ("dit", "dpa", "prior")]

@@ -1138,6 +1138,24 @@ RUN = [
             "grouped.setdefault(name, [])",
             "test_few_triplets_are_few_cases_whatever_the_number_of_scenes",
         ),
+        (
+            "evidence",
+            "actions count as named where nobody can tell true ones apart",
+            'holds = holds and _judged(told, clusters)["better_beyond_2se"]',
+            "holds = bool(holds)",
+            "test_each_check_fails_for_a_fake_that_fails",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/actions.py",
+        "tests/metrics/test_actions.py",
+        (
+            "evidence",
+            "an action is told by what stands in the picture",
+            "change = np.abs(np.diff(luma, axis=1))",
+            "change = luma[:, 1:]",
+            "test_what_stands_in_the_picture_is_not_looked_at",
+        ),
     ),
     *of(
         "syncmv4d_jax/run/inputs.py",

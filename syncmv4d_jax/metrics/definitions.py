@@ -156,6 +156,11 @@ DEFINITIONS: dict[str, Definition] = dict(
             "differences of neighbouring pixels in the moving region, relative to the truth's: "
             "below 1 it is blurred, and PSNR rewards that",
         ),
+        _video(
+            "action_named", "Action named", "%", "higher",
+            "videos whose action is told from their changes (metrics/actions.py), taught by true "
+            "videos of training scenes; frame 0 included",
+        ),
         _control(
             "psnr_hoi", "PSNR HOI", "dB", "higher",
             "of the mask of hands and objects, pooled over a frame's pixels, 64 at least",

@@ -9,7 +9,7 @@ sees there, and what is given of it: its words, and its first frames. From these
 
 Nothing of the evaluated scene is looked at but its words and its first frames. The foreground's
 place is taken from the record's frame 0, as a segmentation of the given image would have it: that
-can only help the rows.
+can only help the rows. What the scenes' videos teach of actions is kept with them (actions.py).
 """
 
 import dataclasses
@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.metrics import actions
 
 RIDGE = 0.1
 GRID = (8, 12)  # cells of a picture that are compared
+PARTS = ("words", "place", "picture", "paths", "actions", "signatures")  # of the file
 THRESHOLD = 20  # of the pseudo video's first two channels, 0..255: foreground
 
 
@@ -80,26 +82,47 @@ def path(tracks: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return (chosen - chosen[:1]).mean(1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a training scene teaches.
+
+    Attributes:
+      layout: what is given of it.
+      path: [n 3] of `path`, metres.
+      action: its name.
+      signature: [d] of its true video (`actions.signature`).
+    """
+
+    layout: Layout
+    path: np.ndarray
+    action: str
+    signature: np.ndarray
+
+
 class Priors:
-    """Rows of moved points, fitted to training scenes."""
+    """Rows of moved points, fitted to training scenes.
 
-    def __init__(self, scenes: Iterable[tuple[Layout, np.ndarray]]):
-        """Fits them.
+    Attributes:
+      namer: of the actions of videos.
+    """
 
-        Args:
-          scenes: (layout, path [n 3] metres) of training scenes, all of one length.
+    def __init__(self, scenes: Iterable[Scene]):
+        """Fits them to training scenes, all of one length.
 
         Raises:
           ValueError: no scene.
         """
-        pairs = list(scenes)
-        if not pairs:
+        found = list(scenes)
+        if not found:
             raise ValueError("priors: wanted at least one training scene, got none")
-        self._layouts = [one for one, _ in pairs]
-        self._paths = np.array([p for _, p in pairs], np.float64)
+        self.namer = actions.Namer(
+            np.stack([one.signature for one in found]), [one.action for one in found]
+        )
+        self._layouts = [one.layout for one in found]
+        self._paths = np.array([one.path for one in found], np.float64)
         self._words = sorted({one.words for one in self._layouts})
         design = np.stack([self._features(one) for one in self._layouts])
-        flat = self._paths.reshape(len(pairs), -1)
+        flat = self._paths.reshape(len(found), -1)
         inner = design.T @ design + RIDGE * np.eye(design.shape[1])
         self._ridge = np.linalg.solve(inner, design.T @ flat)
 
@@ -115,6 +138,8 @@ class Priors:
                 place=np.stack([one.place for one in self._layouts]).astype(np.float32),
                 picture=np.round([255 * one.picture for one in self._layouts]).astype(np.uint8),
                 paths=self._paths.astype(np.float32),
+                actions=np.array(self.namer.actions),
+                signatures=self.namer.signatures.astype(np.float32),
             )
 
     @classmethod
@@ -126,12 +151,14 @@ class Priors:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                parts = [file[key] for key in ("words", "place", "picture", "paths")]
+                parts = [file[key] for key in PARTS]
         except (KeyError, OSError, ValueError) as error:
             raise ValueError(f"{path}: wanted priors of an evaluation, got {error!r}") from error
-        words, place, picture, paths = parts
-        rows = zip(words, place.astype(np.float64), picture / 255.0, paths, strict=True)
-        return cls((Layout(str(w), at, seen), p) for w, at, seen, p in rows)
+        words, place, picture, *others = parts
+        given = zip(words, place.astype(np.float64), picture / 255.0, strict=True)
+        layouts = [Layout(str(w), at, seen) for w, at, seen in given]
+        rows = zip(layouts, *others, strict=True)
+        return cls(Scene(one, p, str(action), s) for one, p, action, s in rows)
 
     def _features(self, one: Layout) -> np.ndarray:
         words = [float(one.words == w) for w in self._words]

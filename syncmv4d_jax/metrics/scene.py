@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.metrics import baselines, frames, hoi, motion, multiview, summary, video
+from syncmv4d_jax.metrics import (
+    actions,
+    baselines,
+    frames,
+    hoi,
+    motion,
+    multiview,
+    summary,
+    video,
+)
 
 MOVED = 0.02  # metres: a point that gets further from its place in frame 0 has moved
 INLIERS = {"inliers_2cm": 0.02, "inliers_5cm": 0.05}  # metres
@@ -26,6 +35,24 @@ ROWS = (
 )  # fmt: skip
 HOI = ("mask", "points", "point_valid", "intrinsics")  # of records for control
 Scores = dict[str, dict[str, float | None]]
+
+
+def named(
+    sample: Mapping[str, Any], truth: Mapping[str, Any], namer: actions.Namer
+) -> dict[str, dict[str, float]]:
+    """Whether a video's action is named rightly (actions.py), in percent: of the model's, of the
+    true one, and of one that stands still; padded frames count as they are.
+
+    Args:
+      truth: an example of records with `triplet`.
+    """
+    clips = {
+        "model": sample["video"],
+        "held": baselines.held(sample["video"]),
+        "truth": np.asarray(truth["video"]),
+    }
+    action = truth["triplet"][0]
+    return {row: {"action_named": 100.0 * (namer.name(x) == action)} for row, x in clips.items()}
 
 
 def score(

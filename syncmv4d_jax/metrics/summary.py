@@ -22,6 +22,8 @@ from syncmv4d_jax.metrics import baselines, definitions
 
 SCENES, TRIPLETS = 16, 8  # a check with fewer is not passed
 JUDGED = "error_mm"
+NAMED = "action_named"
+LESS = 10.0  # points of it that a generated video may be behind a true one
 # Rows that know what the model knows, without any motion that it generated.
 EQUAL = ("held", "time_mean", *baselines.PRIORS)
 BARS = {"mean_path": 0.8, "true_held": 0.5}  # row -> share of its error that is asked for
@@ -143,7 +145,21 @@ def checks(table: Mapping[str, Any], clusters: Clusters | None = None) -> list[d
     ]
     found += [below(table, row, share, JUDGED, clusters) for row, share in BARS.items()]
     found.append(beats(table, baselines.NETWORK, baselines.FUSIONS, JUDGED, clusters))
+    found.append(_as_often(table, clusters))
     return found
+
+
+def _as_often(table: Mapping[str, Any], clusters: Clusters | None) -> dict[str, Any]:
+    """Whether generated videos' actions are named as often as those of true ones, less LESS points;
+    where true ones are not named more often than videos that stand still, it says nothing."""
+    rows = {row: _values(table, row, NAMED) for row in ("model", "truth", "held")}
+    behind = {s: gain(NAMED, rows["model"].get(s), x) for s, x in rows["truth"].items()}
+    told = {s: gain(NAMED, x, rows["held"].get(s)) for s, x in rows["truth"].items()}
+    cell = _judged(behind, clusters)
+    holds = cell["value"] is not None and cell["value"] >= -LESS
+    holds = holds and _judged(told, clusters)["better_beyond_2se"]
+    name = f"{definitions.DEFINITIONS[NAMED].title}: as often as of true videos"
+    return _verdict(name, f"difference >= -{LESS:g} points, true ones told apart", cell, holds)
 
 
 def best(table: Mapping[str, Any], among: Sequence[str], metric: str) -> str | None:

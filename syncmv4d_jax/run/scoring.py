@@ -79,7 +79,10 @@ def score(
     if "flow" in sample:
         return _flow(sample, truth, name, points, others, learned, rebuilder), {}
     courses = truth["courses"]() if "courses" in truth else []
-    return scene.score(sample, truth, name, points=points, others=others, courses=courses)
+    rows, blurred = scene.score(sample, truth, name, points=points, others=others, courses=courses)
+    if "triplet" in truth and learned is not None:
+        rows = joined(rows, scene.named(sample, truth, learned.namer))
+    return rows, blurred
 
 
 def _flow(sample, truth, name, points, others, learned, rebuilder: Rebuilder) -> scene.Scores:

@@ -14,7 +14,7 @@ import numpy as np
 
 from syncmv4d_jax.data import raycast, records, surfaces
 from syncmv4d_jax.geometry import cameras
-from syncmv4d_jax.metrics import baselines_alignment, priors
+from syncmv4d_jax.metrics import actions, baselines_alignment, priors
 from syncmv4d_jax.run import assembly, sections
 
 log = logging.getLogger(__name__)
@@ -46,18 +46,16 @@ def training(settings: sections.Sections) -> priors.Priors | None:
     return priors.Priors(_learned(reader, windows[i], views) for i in chosen)
 
 
-def _learned(
-    reader: records.Reader, window: records.Window, count: int
-) -> tuple[priors.Layout, np.ndarray]:
-    """Layout and path of a training window, by the first cameras of the first clusters."""
+def _learned(reader: records.Reader, window: records.Window, count: int) -> priors.Scene:
+    """What a training window teaches, by the first cameras of the first clusters."""
     first = {view.cluster: view for view in reversed(window.views)}
     views = [reader.view(window, first[cluster]) for cluster in sorted(first)[:count]]
-    images, pseudo = (
-        np.stack([records.decode_first(view[key]) for view in views]) for key in ("video", "motion")
-    )
+    clips = np.stack([records.decode(view["video"]) for view in views])
+    pseudo = np.stack([records.decode_first(view["motion"]) for view in views])
     seen = np.any([view["anchor_valid"] for view in views], axis=0)
-    made = priors.layout(window.text, window.triplet, images, pseudo)
-    return made, priors.path(reader.tracks(window)["tracks"], seen)
+    made = priors.layout(window.text, window.triplet, clips[:, 0], pseudo)
+    way = priors.path(reader.tracks(window)["tracks"], seen)
+    return priors.Scene(made, way, window.triplet[0], actions.signature(clips))
 
 
 def points(sample: Mapping[str, Any], truth: Mapping[str, Any], name: str) -> Mapping | None:

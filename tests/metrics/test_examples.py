@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import dots
 import image_metrics
 import numpy as np
 import pytest
 
-from syncmv4d_jax.metrics import definitions, motion, multiview, scene, video
+from syncmv4d_jax.metrics import actions, definitions, motion, multiview, scene, video
 
 TEXT = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 TABLE = TEXT[TEXT.index("| key | example | value |") :].split("\n\n")[0]
@@ -88,6 +89,17 @@ def gradient_energy():
     return video.gradient_energy(stripes(140), stripes(180), region)
 
 
+def action_named():
+    """A clip of another dot that goes on, under its own name and under the other."""
+    clips = [dots.clip(way, row) for way in ("goes on", "comes back") for row in (4, 8, 12)]
+    names = ["goes on"] * 3 + ["comes back"] * 3
+    namer = actions.Namer(np.stack([actions.signature(clip) for clip in clips]), names)
+    shown = dots.clip("goes on", 10)
+    found = [scene.named({"video": shown}, {"video": shown, "triplet": (name, "", "")}, namer)
+             for name in ("goes on", "comes back")]  # fmt: skip
+    return np.mean([rows["model"]["action_named"] for rows in found])
+
+
 EXAMPLES = {
     "rpe": lambda: multiview.single(PAIR[:1], TRUE, SEEN[:1], POSE[:1])[0],
     "pi": lambda: multiview.single(
@@ -128,6 +140,7 @@ EXAMPLES = {
     "temporal_correlation": lambda: temporal(-1.0)[0],
     "temporal_std_ratio": lambda: temporal(0.5)[1],
     "gradient_energy": gradient_energy,
+    "action_named": action_named,
 }
 
 

@@ -22,24 +22,24 @@ def scene(rng, action="brush", tool="roller", gain=0.0):
     prompt = f"A person uses a {tool} to {action} a plate."
     made = priors.layout(prompt, (action, tool, "plate"), images, np.tile(pseudo, (3, 1, 1, 1)))
     way = WAYS[action] + gain * np.append(at, 0)
-    return made, RAMP * way
+    return priors.Scene(made, RAMP * way, action, rng.normal(size=4))
 
 
 def test_words_are_the_action_whatever_the_tool_is_called():
     rng = np.random.default_rng(0)
-    names = {scene(rng, tool=tool)[0].words for tool in ("roller", "brush")}
+    names = {scene(rng, tool=tool).layout.words for tool in ("roller", "brush")}
     assert names == {"A person uses a _ to brush a _."}
-    assert scene(rng, "cut")[0].words != names.pop()
+    assert scene(rng, "cut").layout.words != names.pop()
 
 
 def test_the_mean_path_is_that_of_the_same_words():
     rng = np.random.default_rng(1)
     fitted = priors.Priors([scene(rng, action) for action in ("brush", "cut") for _ in range(4)])
     for action, way in WAYS.items():
-        found = fitted.paths(scene(rng, action)[0])
+        found = fitted.paths(scene(rng, action).layout)
         np.testing.assert_allclose(found["mean_path"], RAMP * way, atol=1e-12)
         np.testing.assert_allclose(found["nearest"], RAMP * way, atol=1e-12)
-    strange = dataclasses.replace(scene(rng)[0], words="A person juggles.")
+    strange = dataclasses.replace(scene(rng).layout, words="A person juggles.")
     mean = (WAYS["brush"] + WAYS["cut"]) / 2
     np.testing.assert_allclose(fitted.paths(strange)["mean_path"], RAMP * mean, atol=1e-12)
 
@@ -49,9 +49,9 @@ def test_the_ridge_reads_a_crop_that_gives_the_future_away():
     fitted = priors.Priors([scene(rng, gain=0.2) for _ in range(60)])
     errors = {"mean_path": [], "crop_ridge": []}
     for _ in range(20):
-        made, path = scene(rng, gain=0.2)
+        one = scene(rng, gain=0.2)
         for row, values in errors.items():
-            values.append(np.linalg.norm(fitted.paths(made)[row][-1] - path[-1]))
+            values.append(np.linalg.norm(fitted.paths(one.layout)[row][-1] - one.path[-1]))
     assert np.mean(errors["crop_ridge"]) < 0.2 * np.mean(errors["mean_path"])
 
 
@@ -59,8 +59,8 @@ def test_the_nearest_scene_is_the_one_that_looks_alike():
     rng = np.random.default_rng(3)
     pairs = [scene(rng, gain=0.3) for _ in range(12)]
     fitted = priors.Priors(pairs)
-    for made, path in pairs:
-        np.testing.assert_allclose(fitted.paths(made)["nearest"], path, atol=1e-12)
+    for one in pairs:
+        np.testing.assert_allclose(fitted.paths(one.layout)["nearest"], one.path, atol=1e-12)
 
 
 def test_a_path_is_of_the_points_that_are_seen():
@@ -78,8 +78,9 @@ def test_a_file_keeps_them(tmp_path):
     rng = np.random.default_rng(4)
     fitted = priors.Priors([scene(rng, action, gain=0.1) for action in WAYS for _ in range(5)])
     fitted.save(tmp_path / "priors.npz")
-    again, made = priors.Priors.load(tmp_path / "priors.npz"), scene(rng, gain=0.1)[0]
-    assert len(again) == 10
+    again, made = priors.Priors.load(tmp_path / "priors.npz"), scene(rng, gain=0.1).layout
+    assert len(again) == 10 and again.namer.actions == fitted.namer.actions
+    np.testing.assert_allclose(again.namer.signatures, fitted.namer.signatures, rtol=1e-6)
     for row, wanted in fitted.paths(made).items():
         np.testing.assert_allclose(again.paths(made)[row], wanted, atol=1e-4)
     with pytest.raises(ValueError, match="at least one training scene"):

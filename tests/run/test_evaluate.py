@@ -8,7 +8,7 @@ import fake_samples
 import numpy as np
 import pytest
 
-from syncmv4d_jax.metrics import definitions, priors, scene, summary
+from syncmv4d_jax.metrics import actions, definitions, priors, scene, summary
 from syncmv4d_jax.run import evaluate
 
 SCENES = {f"scene-{i}": fake_samples.truth(i) for i in range(3)}
@@ -48,7 +48,7 @@ def test_every_number_says_what_it_is(result):
         assert found["definitions"][metric]["preprocessing"]
         assert cell["clusters"] == 3
     own = {m for m, d in definitions.DEFINITIONS.items() if d.kind in ("tracks", "video")}
-    assert set(found["rows"]["model"]) == own
+    assert set(found["rows"]["model"]) == own - {"action_named"}  # no training scenes
 
 
 def test_a_good_sample_beats_every_baseline_but_few_scenes_pass_no_check(result):
@@ -67,7 +67,7 @@ def test_a_good_sample_beats_every_baseline_but_few_scenes_pass_no_check(result)
     assert found["checks"] and not any(c["passed"] for c in found["checks"])
     why = [c["why_not"] for c in found["checks"]]
     assert why.count("3 of 16 scenes, 3 of 8 triplets") == 5
-    assert why.count("not shown: no values") == 2  # no training scenes, no network
+    assert why.count("not shown: no values") == 3  # no training scenes (two), no network
 
 
 def test_tables_and_page_are_written(result):
@@ -151,15 +151,18 @@ def test_a_nan_in_a_sample_is_a_miss_not_a_nan():
 
 
 MODEL = {"temporal_correlation": 0.7, "temporal_std_ratio": 0.9, "psnr_moving": 20.0,
-         "error_mm": 10.0}  # fmt: skip
+         "error_mm": 10.0, "action_named": 60.0}  # fmt: skip
 OTHERS = {
-    "held": {"psnr_moving": 15.0, "error_mm": 40.0}, "mean_path": {"error_mm": 20.0},
-    "crop_ridge": {"error_mm": 18.0}, "true_held": {"error_mm": 30.0},
+    "truth": {"action_named": 68.0},
+    "held": {"psnr_moving": 15.0, "error_mm": 40.0, "action_named": 25.0},
+    "mean_path": {"error_mm": 20.0}, "crop_ridge": {"error_mm": 18.0},
+    "true_held": {"error_mm": 30.0},
     "coarse": {"error_mm": 30.0}, "closed_form": {"error_mm": 12.0}, "network": {"error_mm": 9.0},
 }  # fmt: skip
 NAMES = ("Temporal corr.", "Temporal std", "PSNR moving: better than held",
          "Error: better than crop_ridge", "Error: below 0.8 x mean_path",
-         "Error: below 0.5 x true_held", "Error of network: better than closed_form")  # fmt: skip
+         "Error: below 0.5 x true_held", "Error of network: better than closed_form",
+         "Action named: as often as of true videos")  # fmt: skip
 
 
 def checked(changes, *, scenes=16, triplets=8):
@@ -188,7 +191,9 @@ def test_checks_pass_where_everything_is_good():
         ({("model", "error_mm"): 17.0}, NAMES[4:6]),
         ({("model", "error_mm"): 18.5}, NAMES[3:6]),  # the best rival has 18
         ({("mean_path", "error_mm"): 12.0}, ("Error: better than mean_path", NAMES[4])),
-        ({("network", "error_mm"): 12.0}, NAMES[6:]),
+        ({("network", "error_mm"): 12.0}, NAMES[6:7]),
+        ({("model", "action_named"): 57.0}, NAMES[7:]),
+        ({("truth", "action_named"): 25.0}, NAMES[7:]),  # nobody can tell them apart
     ],
 )
 def test_each_check_fails_for_a_fake_that_fails(change, failing):
@@ -223,7 +228,9 @@ def test_rivals_get_what_the_model_has(tmp_path):
     for i in range(10, 14):
         one = fake_samples.truth(i)
         made = priors.layout(one["prompt"], one["triplet"], one["video"][:, 0], one["motion"][:, 0])
-        pairs.append((made, priors.path(one["tracks"], one["anchor_valid"].any(0))))
+        way = priors.path(one["tracks"], one["anchor_valid"].any(0))
+        changes = actions.signature(one["video"])
+        pairs.append(priors.Scene(made, way, one["triplet"][0], changes))
     priors.Priors(pairs).save(tmp_path / "taught.npz")
     config = fake_samples.config()
     config.evaluate.priors = str(tmp_path / "taught.npz")
@@ -237,6 +244,8 @@ def test_rivals_get_what_the_model_has(tmp_path):
     assert found["best_robust_window"] in ("0.5", "0.8", "1.2", "2.0")
     assert 0 < rows["robust"]["error_mm"]["value"] < 2 * rows["coarse"]["error_mm"]["value"]
     assert not any("/" in row for row in rows)
+    named = {row: rows[row]["action_named"]["n"] for row in ("model", "held", "truth")}
+    assert set(named.values()) == {3}
     first = np.load(tmp_path / "samples/scene-0/tracks.npz")
     off = np.linalg.norm(first["tracks"][0] - SCENES["scene-0"]["tracks"][0], axis=-1).mean()
     moved = scene.point_scores(

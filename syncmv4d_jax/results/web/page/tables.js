@@ -168,6 +168,7 @@ const SHOWN = [
   "temporal_correlation",
   "temporal_std_ratio",
   "gradient_energy",
+  "action_named",
 ];
 function direction(m) {
   if (state.sort !== m) return "none";
