@@ -27,7 +27,7 @@ from syncmv4d_jax.tasks import base
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
-CONFIG = "configs/demo.py"
+CONFIG = "configs/readings/learned_codec.py"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -72,12 +72,13 @@ def weights(folder: Path) -> dict[str, str]:
         command = [sys.executable, "data_prep/make_text_encoder.py", "--out", str(folder)]
         subprocess.run(command, cwd=ROOT, check=True)
     own = dict.fromkeys(("dit", "dpa", "prior"), str(SHIPPED / "model.safetensors"))
+    own["codec"] = str(SHIPPED / "codec.safetensors")
     return own | {"vae": str(folder), "umt5": str(folder)}
 
 
 def studio(args: argparse.Namespace, parts: dict[str, str]) -> int:
     """Serves until it is stopped."""
-    command = [sys.executable, "-m", "syncmv4d_jax.main", f"--config={CONFIG}",
+    command = [sys.executable, "-m", "syncmv4d_jax.main", f"--config={CONFIG}:demo",
                f"--workdir={args.out}", "--config.mode=serve", f"--config.serve.port={args.port}",
                f"--config.text.weights={parts.pop('umt5')}"]  # fmt: skip
     command += [f"--config.weights.{part}={path}" for part, path in parts.items()]
@@ -89,7 +90,7 @@ def studio(args: argparse.Namespace, parts: dict[str, str]) -> int:
 
 def mine(args: argparse.Namespace, parts: dict[str, str]) -> int:
     """Makes one sample of one's own pictures."""
-    config = pipeline.read_config(ROOT / CONFIG)
+    config = pipeline.read_config(f"{ROOT / CONFIG}:demo")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.images[0])
         if len(args.images) > 1 or not folder.is_dir():

@@ -175,7 +175,8 @@ def _data(out: Path, name: str) -> list[str]:
     return [f"--config.data.records={out / f'{name}_records' / SIZE}",
             f"--config.data.cache={out / f'{name}_cache' / SIZE}",
             f"--config.weights.vae={out / 'weights'}", f"--config.text.weights={out / 'weights'}",
-            f"--config.task.scale_mean={mean}", f"--config.task.scale_std={std}"]  # fmt: skip
+            f"--config.task.scale_mean={mean}", f"--config.task.scale_std={std}",
+            "--config.task.scale_origin=camera"]  # fmt: skip
 
 
 def _weights(path: Path) -> list[str]:

@@ -37,9 +37,7 @@ HOI = ("mask", "points", "point_valid", "intrinsics")  # of records for control
 Scores = dict[str, dict[str, float | None]]
 
 
-def named(
-    sample: Mapping[str, Any], truth: Mapping[str, Any], namer: actions.Namer
-) -> dict[str, dict[str, float]]:
+def named(sample: Mapping[str, Any], truth: Mapping[str, Any], namer: actions.Namer) -> Scores:
     """Whether a video's action is named rightly (actions.py), in percent: of the model's, of the
     true one, and of one that stands still; padded frames count as they are.
 
