@@ -23,6 +23,18 @@ BASES = {
 }
 
 
+DEMOS = ("demo", "demo-train", "ablation")  # of configs/demo.py
+FROM_CAMERA = {
+    "scale_origin": "camera", "scale_mean": (1.75, 2.0), "scale_std": (0.25, 0.25),
+}  # fmt: skip
+
+
+def apart(base: str) -> dict[str, Any]:
+    """What views by themselves want of `task`: depths from the camera, as the rays of one view meet
+    those of no other."""
+    return {"dit": {"multi_view": False}, **(FROM_CAMERA if base in DEMOS else {})}
+
+
 def row(
     make: Callable[[str], ml_collections.ConfigDict], variant: str, **sections: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:

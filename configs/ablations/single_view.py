@@ -11,4 +11,4 @@ from configs import bases
 
 def get_config(base: str = "taco") -> ml_collections.ConfigDict:
     """Returns the configuration; `base` is one of bases.BASES."""
-    return bases.override(base, task={"dit": {"multi_view": False}})
+    return bases.override(base, task=bases.apart(base))
