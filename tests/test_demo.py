@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import demo as configuration
+from configs.readings import learned_codec
 from demo import make as demo
 from syncmv4d_jax import tree
 from syncmv4d_jax.data.scenes import scene
@@ -28,10 +29,10 @@ def test_the_demo_is_not_smaller_than_agreed(variant):
 
 
 def test_shipped_weights_fit_the_demo():
-    task = assembly.task(configuration.get_config())
+    task = assembly.task(learned_codec.get_config("demo"))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    found = {p: exports.read(demo.SHIPPED / "model.safetensors", p) for p in shapes
-             if p != "vae"}  # fmt: skip
+    files = dict.fromkeys(shapes, "model.safetensors") | {"codec": "codec.safetensors"}
+    found = {p: exports.read(demo.SHIPPED / f, p) for p, f in files.items() if p != "vae"}
     found["vae"] = store.load("vae", demo.SHIPPED)[1]
     tree.check_same(shapes, found, wanted_from="configs/demo.py", got_from="demo/weights")
 
@@ -72,9 +73,10 @@ def test_the_demo_says_what_its_weights_were_trained_on():
     """Weights of other scenes are not expected to pass; what is shipped says of which they are."""
     version = json.loads((demo.SHIPPED / "scenes.json").read_text())["version"]
     assert isinstance(version, int)
-    assert "not expected to pass" in demo.footing(scene.VERSION - 1)
-    assert "expected to pass" in demo.footing(scene.VERSION)
-    assert "not" not in demo.footing(scene.VERSION)
+    checks = [{"name": "x", "passed": True}, {"name": "y", "passed": False}]
+    assert "not expected to pass" in demo.footing(scene.VERSION - 1, checks)
+    assert "passed 1 of 2 checks (not y) then" in demo.footing(scene.VERSION, checks)
+    assert "passed all 1 checks then" in demo.footing(scene.VERSION, checks[:1])
 
 
 def test_shipping_an_unfinished_training_is_refused(tmp_path):
