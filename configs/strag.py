@@ -62,7 +62,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         adapters(config)
     if variant == "demo":
         small(config)
-        config.task.codec = dict(flow_codec.DEMO)
+        config.task.points, config.task.codec = 256, dict(flow_codec.DEMO)
         config.task.perception = {**LATENTS, "channels": 48, "width": 64}
     if variant == "debug":
         tiny(config)

@@ -1,12 +1,14 @@
 """The stages of `make demo-more4d` name what is there; its page shows every path."""
 
 import importlib
+import itertools
 import json
 import re
 
 import numpy as np
 import pytest
 
+from configs import flow_codec, strag, vism
 from demo import more4d as demo
 from syncmv4d_jax import configuration
 from syncmv4d_jax.data import records
@@ -27,6 +29,17 @@ def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
     named = {re.search(r"configs/(\w+)", word).group(1) for run in runs for word in run
              if "--config=" in word}  # fmt: skip
     assert named == {"flow_codec", "vism", "strag"}
+
+
+def test_the_records_have_what_the_configurations_want(tmp_path):
+    stages = dict(demo.stages(demo.parse(["--out", str(tmp_path)])))
+    prepare = [str(word) for word in stages["records with the flow of frame 0's pixels"]]
+    flags = dict(itertools.pairwise(prepare))
+    for config in (flow_codec, strag, vism):
+        task = config.get_config("demo").task
+        assert "x".join(map(str, task.size)) == flags["--size"]
+        assert task.frames == int(flags["--frames"])
+        assert task.get("points", 0) <= int(flags["--points"])
 
 
 def pose(x):
