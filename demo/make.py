@@ -32,6 +32,7 @@ from syncmv4d_jax.weights import store
 ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
 SIZE = "64x96"
+DERIVED = ("paired", "paired_network", "definitions")  # of an evaluation: its rows give them
 CONFIG = "configs/readings/learned_codec.py"  # of configs/demo.py
 
 
@@ -101,9 +102,9 @@ def ship(out: Path) -> int:
     """
     files = {"joint.safetensors": "model.safetensors"}
     files |= {"codec/weights.safetensors": "codec.safetensors"}
-    files |= {name: name for name in ("metrics.jsonl", "eval.json", "priors.npz")}
+    files |= {name: name for name in ("metrics.jsonl", "priors.npz")}
     files |= {"data/scenes.json": "scenes.json"}  # what they were trained on
-    for name in files:
+    for name in (*files, "eval.json"):
         if not (out / name).is_file():
             raise FileNotFoundError(f"{out / name}: not there; `make demo-train` makes it (hours)")
     check_scores(out / "eval.json")
@@ -113,6 +114,10 @@ def ship(out: Path) -> int:
     for name, target in files.items():
         with disk.whole(SHIPPED / target) as partial:
             shutil.copyfile(out / name, partial)
+    found = json.loads((out / "eval.json").read_text())
+    kept = {key: found[key] for key in found if key not in DERIVED}
+    with disk.whole(SHIPPED / "eval.json") as partial:
+        partial.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False))
     total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
     print(f"{SHIPPED}: {total / 1e6:.1f} MB")
     return 0

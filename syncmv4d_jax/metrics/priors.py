@@ -139,7 +139,7 @@ class Priors:
                 picture=np.round([255 * one.picture for one in self._layouts]).astype(np.uint8),
                 paths=self._paths.astype(np.float32),
                 actions=np.array(self.namer.actions),
-                signatures=self.namer.signatures.astype(np.float32),
+                signatures=self.namer.signatures.astype(np.float16),
             )
 
     @classmethod

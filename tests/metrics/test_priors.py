@@ -80,7 +80,7 @@ def test_a_file_keeps_them(tmp_path):
     fitted.save(tmp_path / "priors.npz")
     again, made = priors.Priors.load(tmp_path / "priors.npz"), scene(rng, gain=0.1).layout
     assert len(again) == 10 and again.namer.actions == fitted.namer.actions
-    np.testing.assert_allclose(again.namer.signatures, fitted.namer.signatures, rtol=1e-6)
+    np.testing.assert_allclose(again.namer.signatures, fitted.namer.signatures, rtol=1e-3)
     for row, wanted in fitted.paths(made).items():
         np.testing.assert_allclose(again.paths(made)[row], wanted, atol=1e-4)
     with pytest.raises(ValueError, match="at least one training scene"):
