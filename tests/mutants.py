@@ -983,8 +983,8 @@ CONFIGS = [
         (
             "26 28",
             "the row of single views has no motion instead",
-            '{"dit": {"multi_view": False}}',
-            '{"cycle": {"cycle": False}}',
+            "task=bases.apart(base)",
+            'task={"cycle": {"cycle": False}}',
             "test_rows_of_table_3_have_the_parts_that_they_name",
         ),
     ),
@@ -1148,7 +1148,7 @@ RUN = [
     ),
     *of(
         "syncmv4d_jax/metrics/actions.py",
-        "tests/metrics/test_actions.py",
+        "tests/metrics/test_action_names.py",
         (
             "evidence",
             "an action is told by what stands in the picture",
