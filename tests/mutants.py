@@ -2118,8 +2118,8 @@ ATTENTION = [
         (
             "plan",
             "a plan of 8-bit weights is taken for one of float32",
-            """        made["precision"] = own.sample.precision""",
-            """        made["precision"] = \"\"""",
+            "    if own.sample.precision:",
+            "    if own.sample.precision is None:",
             "test_what_was_compiled_for_another_configuration_is_not_taken",
         ),
         (
@@ -3809,13 +3809,13 @@ SERVE = [
     ),
     *of(
         "syncmv4d_jax/data/sources/gltf_reader.py",
-        SHAPES,
+        "tests/data/sources/test_mesh_sequences.py",
         (
             "serve",
             "a glTF file reads what lies outside of its folder",
             "if not file.is_relative_to(folder) or not file.is_file():",
             "if not file.exists():",
-            "test_meshes_that_cannot_be_used_are_refused_by_their_own_names",
+            "test_a_gltf_file_names_no_place_outside_of_its_folder",
         ),
     ),
     *of(

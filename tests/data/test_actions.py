@@ -99,4 +99,7 @@ def test_a_video_that_follows_its_own_actions_has_a_margin():
     own = scene.swapped(true, true, [other])
     wrong = scene.swapped(other, true, [other])
     assert own["model"] > 0.5 and wrong["model"] < -0.5
+    both = true.copy()
+    both[:, :, 4:16, 16:28] = other[:, :, 4:16, 16:28]  # as much the one as the other
+    assert abs(scene.swapped(both, true, [other])["model"]) < 0.1
     assert own["frame_0"] is None or abs(own["frame_0"]) < 0.01

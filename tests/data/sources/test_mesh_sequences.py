@@ -189,3 +189,26 @@ def test_refused_files(tmp_path):
     (tmp_path / "whole.gltf").write_text(json.dumps(content))
     found = mesh_sequences.read(tmp_path / "whole.gltf", FPS, up="z")
     np.testing.assert_allclose(found["m"].vertices, wanted[3][None], atol=NEAR)
+
+
+def test_a_gltf_file_names_no_place_outside_of_its_folder(tmp_path):
+    """Who sends one to a server reads none of the server's files by it."""
+    secret = np.zeros((3, 3), "<f4").tobytes()
+    told = {
+        "asset": {"version": "2.0"}, "buffers": [{"uri": "../secret", "byteLength": 36}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}], "nodes": [{"mesh": 0}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
+        "bufferViews": [{"buffer": 0}],
+    }  # fmt: skip
+    (tmp_path / "secret").write_bytes(secret)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.gltf"
+    for uri in ("../secret", str(tmp_path / "secret")):
+        told["buffers"][0]["uri"] = uri
+        path.write_text(json.dumps(told))
+        with pytest.raises(ValueError, match="is not in its folder"):
+            mesh_sequences.read(path, FPS)
+    (tmp_path / "in" / "secret").write_bytes(secret)
+    told["buffers"][0]["uri"] = "secret"
+    path.write_text(json.dumps(told))
+    assert len(mesh_sequences.read(path, FPS)) == 1
