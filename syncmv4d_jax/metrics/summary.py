@@ -113,15 +113,23 @@ def paired(
         if other in (row, "truth"):
             continue
         found[other] = {}
-        for metric, cell in table[other].items():
-            own = _values(table, row, metric)
-            gains = {s: gain(metric, own.get(s), x) for s, x in cell["per_sample"].items()}
+        for metric in table[other]:
+            gains = _gains(table, row, other, metric)
             found[other][metric] = _judged(gains, clusters) | {"per_sample": gains}
     return found
 
 
 def _values(table: Mapping[str, Any], row: str, metric: str) -> Values:
     return table.get(row, {}).get(metric, {"per_sample": {}})["per_sample"]
+
+
+def _gains(
+    table: Mapping[str, Any], row: str, other: str, metric: str, *, share: float = 1.0
+) -> Values:
+    """{scene: by how much `row` is better than `share` of `other`}, of the scenes of `other`."""
+    own = _values(table, row, metric)
+    scaled = {s: None if x is None else share * x for s, x in _values(table, other, metric).items()}
+    return {s: gain(metric, own.get(s), x) for s, x in scaled.items()}
 
 
 def _judged(gains: Values, clusters: Clusters | None) -> dict[str, Any]:
@@ -152,10 +160,8 @@ def checks(table: Mapping[str, Any], clusters: Clusters | None = None) -> list[d
 def _as_often(table: Mapping[str, Any], clusters: Clusters | None) -> dict[str, Any]:
     """Whether generated videos' actions are named as often as those of true ones, less LESS points;
     where true ones are not named more often than videos that stand still, it says nothing."""
-    rows = {row: _values(table, row, NAMED) for row in ("model", "truth", "held")}
-    behind = {s: gain(NAMED, rows["model"].get(s), x) for s, x in rows["truth"].items()}
-    told = {s: gain(NAMED, x, rows["held"].get(s)) for s, x in rows["truth"].items()}
-    cell = _judged(behind, clusters)
+    told = _gains(table, "truth", "held", NAMED)
+    cell = _judged(_gains(table, "model", "truth", NAMED), clusters)
     holds = cell["value"] is not None and cell["value"] >= -LESS
     holds = holds and _judged(told, clusters)["better_beyond_2se"]
     name = f"{definitions.DEFINITIONS[NAMED].title}: as often as of true videos"
@@ -206,9 +212,7 @@ def below(
     code: str = "",
 ) -> dict[str, Any]:
     """Whether the model's error is below a share of a row's, by more than 2 standard errors."""
-    own, other = _values(table, "model", metric), _values(table, row, metric)
-    scaled = {s: None if x is None else share * x for s, x in other.items()}
-    gains = {s: gain(metric, own.get(s), x) for s, x in scaled.items()}
+    gains = _gains(table, "model", row, metric, share=share)
     name = f"{code}{definitions.DEFINITIONS[metric].title}: below {share:g} x {row}"
     return _verdict(name, "gain > 2 SE", _judged(gains, clusters))
 
@@ -223,9 +227,8 @@ def within(
     code: str = "",
 ) -> dict[str, Any]:
     """Whether the model is, in the mean, at most `room` worse than a row, in the metric's unit."""
-    own, other = _values(table, "model", metric), _values(table, row, metric)
-    gains = {s: gain(metric, own.get(s), x) for s, x in other.items()}
-    cell, d = _judged(gains, clusters), definitions.DEFINITIONS[metric]
+    cell = _judged(_gains(table, "model", row, metric), clusters)
+    d = definitions.DEFINITIONS[metric]
     holds = cell["value"] is not None and cell["value"] >= -room
     name = f"{code}{d.title}: at most {room:g} {d.unit} worse than {row}"
     return _verdict(name, f">= {-room:g}", cell, holds)
@@ -249,8 +252,7 @@ def beats(
       whole: nothing is shown unless all of `among` have values.
     """
     rival = best(table, among, metric)
-    own, other = _values(table, row, metric), _values(table, rival or "", metric)
-    gains = {s: gain(metric, own.get(s), x) for s, x in other.items()}
+    gains = _gains(table, row, rival or "", metric)
     gains = {s: None if x is None else x - by for s, x in gains.items()}
     who = "" if row == "model" else f" of {row}"
     more = f" by {by:g} {definitions.DEFINITIONS[metric].unit}" if by else ""
