@@ -33,6 +33,7 @@ FPS = 30.0
 END = ".mano.npy"
 MILLIMETRE = 1e-3
 AXIS = np.array([0.0, 0.0, -1.0])  # of the object's parts, in its own frame
+FARTHEST = 1e6  # millimetres, and every other number here is smaller
 CLEAR = 0.8  # share of the points of the top that are nearest to vertices of one part
 HAND = {"rot": 3, "pose": 45, "trans": 3}
 IMAGE = re.compile(r"([^/]+)/([^/]+)/(\d)/(\d+)\.(?:jpg|png)$")
@@ -109,7 +110,7 @@ def _numbers(path: Path, given: Any, shape: tuple[int | None, ...]) -> np.ndarra
     """float64 of a shape, None: whatever it is.
 
     Raises:
-      ValueError: of another shape, or not finite.
+      ValueError: of another shape, not finite, or beyond FARTHEST.
     """
     array = np.asarray(given)
     fits = array.ndim == len(shape) and all(
@@ -121,7 +122,11 @@ def _numbers(path: Path, given: Any, shape: tuple[int | None, ...]) -> np.ndarra
     if not np.isfinite(array).all():
         frame = int(np.argwhere(~np.isfinite(array))[0, 0])
         raise ValueError(f"{path}: values that are not finite, the first in row {frame}")
-    return array.astype(np.float64)
+    array = array.astype(np.float64)
+    if (far := np.argwhere(np.abs(array) > FARTHEST)).size:
+        found = array[tuple(far[0])]
+        raise ValueError(f"{path}: {found:.3g} in row {far[0, 0]}; wanted at most {FARTHEST:.0f}")
+    return array
 
 
 def _hands(path: Path) -> dict[str, dict[str, np.ndarray]]:

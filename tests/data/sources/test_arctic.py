@@ -121,6 +121,9 @@ def broken(path, what):
     elif what == "nan":
         placed[3, 2] = np.nan
         np.save(thing, placed)
+    elif what == "far":
+        placed[2, 5] = -1e300  # finite, until it is turned
+        np.save(thing, placed)
     else:
         changed(path, *{"pose": ("pose", np.zeros((arctic_files.N, 24))),
                         "betas": ("shape", np.zeros(16))}[what])  # fmt: skip
@@ -138,6 +141,7 @@ def broken(path, what):
         ("one part", "leaves no triangle of the bottom"),
         ("both", "which part is the top"),
         ("nan", "not finite, the first in row 3"),
+        ("far", r"object.npy: -1e\+300 in row 2; wanted at most 1000000"),
         ("pose", r"mano.npy: wanted numbers \[7 45\]"),
         ("betas", r"wanted numbers \[10\]"),
     ],
