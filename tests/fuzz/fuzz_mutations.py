@@ -149,6 +149,8 @@ def deep(data: bytes, rng) -> Mutant:
 def keys(data: bytes, rng) -> Mutant:
     """Another order, a key twice, or one less."""
     tree = json.loads(data)
+    if not isinstance(tree, dict) or not tree:
+        return strange_number(data, rng)
     nodes = [tree]
     for node in nodes:
         nodes += [x for x in node.values() if isinstance(x, dict) and x]
