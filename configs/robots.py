@@ -11,14 +11,15 @@ Three named views in step, from Wan's weights; nothing but videos and texts is r
 the pose of each view at each latent frame, `:rays` the rays of its tokens (records with
 calibration), `:actions` the robot's actions (records with --actions; set
 `--config.task.dit.actions` to how many numbers an action has). `:debug` runs `:rays` on embedded
-scenes, tiny, in about a minute on a CPU. Not trained at full size so far. `:demo` is the demo's
-configuration with the four actions of a Meta-World episode, tracks and pseudo videos included: what
-`make robots` tunes a second time.
+scenes, tiny, in about a minute on a CPU. Not trained at full size so far. `:tune` is the demo's
+configuration for another kind of scenes, tracks and pseudo videos included: MJD alone, at the rate
+that made its weights (the aligner knows of points only). `:demo` is the same with the four actions
+of a Meta-World episode. `make robots` trains both.
 """
 
 import ml_collections
 
-from configs import bases
+from configs import bases, demo
 
 CONDITIONS = {
     "full": {},
@@ -30,17 +31,21 @@ CONDITIONS = {
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
-    """Returns the configuration; `variant` is a key of CONDITIONS, or "demo".
+    """Returns the configuration; `variant` is a key of CONDITIONS, "tune" or "demo".
 
     Raises:
       ValueError: an unknown variant.
     """
-    if variant == "demo":
-        return bases.override("demo", task={"dit": {"actions": 4}})
+    if variant in ("tune", "demo"):
+        config = bases.override("demo", task={"dit": {"actions": 4}} if variant == "demo" else {})
+        with config.unlocked():
+            config.optim.learning_rate = 1e-2
+            config.train.checkpoint_every = 100
+            config.stages = ({"name": "mjd", "task": {"cycle": demo.WITHOUT_LOOP}},)
+        return config
     if variant not in CONDITIONS:
-        raise ValueError(
-            f"configs/robots.py: wanted one of {(*CONDITIONS, 'demo')}, got {variant!r}"
-        )
+        known = (*CONDITIONS, "tune", "demo")
+        raise ValueError(f"configs/robots.py: wanted one of {known}, got {variant!r}")
     off = {"joint_motion": False, "dpa": False, "cycle": False}
     config = bases.override(
         "debug" if variant == "debug" else "taco",

@@ -40,7 +40,7 @@ SIMULATOR = ROOT / ".cache" / "metaworld" / "bin" / "python"
 SIZE = "64x96"
 TRAINED = "hammer,sweep,basketball,stick-push,peg-insert-side,pick-place"
 HELD_OUT = "assembly", "(assemble, ring, peg)"  # a task that no training episode shows
-PARTS = ("dit", "dpa", "prior")
+PARTS = ("dit", "prior")  # tuned; the aligner stays
 # What joins the result of inter-view attention to the tokens: without it they stay as they are.
 JOINS = r"^dit/.*inter_view_attn/o/"
 METRICS = ("temporal_correlation", "psnr_moving", "error_mm", "mv_rpe_cross")
@@ -49,7 +49,7 @@ RIVALS = (  # rows of the run's own evaluation
 )  # fmt: skip
 OTHERS = {"untuned": "the weights before", "apart": "inter-view attention off"}
 MAIN = ["-m", "syncmv4d_jax.main"]
-DEMO, ACTING = "--config=configs/demo.py:tune", "--config=configs/robots.py:demo"
+DEMO, ACTING = "--config=configs/robots.py:tune", "--config=configs/robots.py:demo"
 Stage = tuple[str, Path | str, list]
 
 
@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/robots"))
     parser.add_argument("--episodes", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning")
+    parser.add_argument("--steps", type=int, default=600, help="of fine-tuning")
     parser.add_argument("--short", action="store_true", help="three episodes, two steps, a sample")
     return parser.parse_args(argv)
 
@@ -92,7 +92,7 @@ def stages(args: argparse.Namespace) -> Iterator[Stage]:
     tasks, parts = "sweep" if short else TRAINED, out / "weights"
     every, count = f"{tasks},{HELD_OUT[0]}", 3 if short else args.episodes
     yield _played("scripted episodes", out / "episodes", count, every, [])
-    yield _prepared("tracks, pseudo videos, crops", out, "episodes", 0.5 if short else 0.4)
+    yield _prepared("tracks, pseudo videos, crops", out, "episodes", 0.5 if short else 0.45)
     text = ["data_prep/make_text_encoder.py", "--out", parts]
     yield "a small text encoder", sys.executable, text
     yield _cached("latents and text features", out, "episodes", [])
@@ -141,7 +141,7 @@ def _runs(args: argparse.Namespace) -> Iterator[Stage]:
     out = args.out.resolve()
     own = [DEMO, *_data(out, "episodes")]
     steps, few = _sizes(args)
-    first, tuned = _weights(SHIPPED / "model.safetensors"), out / "weights.safetensors"
+    first, tuned = _weights(SHIPPED / "model.safetensors"), out / "mjd.safetensors"
     run = [*own, *first, f"--workdir={out}", *steps]
     yield "training", sys.executable, [*MAIN, *run]
     yield from _scored("held-out episodes", [*run, *few], "val")
@@ -158,7 +158,7 @@ def _acting(args: argparse.Namespace) -> Iterator[Stage]:
     out, (steps, _) = args.out.resolve(), _sizes(args)
     run = [ACTING, *_data(out, "episodes"), *_weights(SHIPPED / "model.safetensors"), *steps]
     yield "training with actions", sys.executable, [*MAIN, *run, f"--workdir={out / 'acting'}"]
-    trained = _weights(out / "acting" / "weights.safetensors")
+    trained = _weights(out / "acting" / "mjd.safetensors")
     rollouts = [ACTING, *_data(out, "pairs"), *trained, f"--workdir={out / 'actions'}"]
     yield from _scored("pairs of one reset", rollouts, "val")
 
@@ -180,7 +180,8 @@ def _data(out: Path, name: str) -> list[str]:
 
 
 def _weights(path: Path) -> list[str]:
-    return [f"--config.weights.{part}={path}" for part in PARTS]
+    own = [f"--config.weights.{part}={path}" for part in PARTS]
+    return [*own, f"--config.weights.dpa={SHIPPED / 'model.safetensors'}"]
 
 
 def _scored(title: str, run: list[str], split: str) -> Iterator[Stage]:
