@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/robots"))
     parser.add_argument("--episodes", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=600, help="of fine-tuning")
+    parser.add_argument("--steps", type=int, default=350, help="of fine-tuning")
     parser.add_argument("--short", action="store_true", help="three episodes, two steps, a sample")
     return parser.parse_args(argv)
 
