@@ -1,7 +1,8 @@
 // Meshes that move: chosen or dropped, read by the server, scrubbed over the chosen image.
 
+import {takes} from "./drop.js";
 import {$, make} from "./elements.js";
-import {frames as framesOf, look, takes} from "./looks.js";
+import {frames as framesOf, look} from "./looks.js";
 
 const INKS = ["#4e9ad6", "#f08a3c", "#5cc46e", "#d868a8"];
 const FIELDS = ["fps", "unit", "up"];
@@ -18,7 +19,7 @@ export function start(told, camera, redraw) {
   project = camera;
   changed = redraw;
   $("meshes-section").hidden = false;
-  takes("meshes", found => {
+  takes("meshes", "meshes-drop", found => {
     files = found;
     refresh();
   });

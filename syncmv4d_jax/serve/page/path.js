@@ -4,9 +4,10 @@
 // The image's camera stands in the origin, level, looking along +y (data/depth.py); a path that is
 // drawn stays as far from the middle of the scene as the image's camera, and looks at it.
 
+import {takes} from "./drop.js";
 import {$, make} from "./elements.js";
 import {ask} from "./jobs.js";
-import {frames as framesOf, look, takes} from "./looks.js";
+import {frames as framesOf, look} from "./looks.js";
 import * as rig from "./rig.js";
 import {Space} from "./space.js";
 
@@ -27,7 +28,7 @@ export function start(told, chosen) {
   image = chosen;
   $("depth-section").hidden = false;
   $("path-section").hidden = !wants.paths.length;
-  takes("depth", found => {
+  takes("depth", "depth-drop", found => {
     files = found.slice(0, 1);
     refresh();
   });

@@ -1,5 +1,6 @@
 // Images of the views: chosen, dropped, or a frame of a video; views without one are empty.
 
+import {takes} from "./drop.js";
 import {$, make} from "./elements.js";
 
 export const views = {names: [], files: [], images: [], chosen: 0};
@@ -8,30 +9,17 @@ let changed = () => {};
 export function start(names, redraw) {
   changed = redraw;
   setNames(names);
-  $("images").onchange = () => {
-    add([...$("images").files]);
-    $("images").value = "";
-  };
+  takes("images", "drop", files => {
+    const clip = files.find(file => file.type.startsWith("video/"));
+    if (clip) open(clip);
+    else add(files);
+  });
   $("video").onchange = () => {
     const [file] = $("video").files;
     if (file) open(file);
     $("video").value = "";
   };
   $("take").onclick = take;
-  const drop = $("drop");
-  drop.ondragover = event => {
-    event.preventDefault();
-    drop.classList.add("over");
-  };
-  drop.ondragleave = () => drop.classList.remove("over");
-  drop.ondrop = event => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    const files = [...event.dataTransfer.files];
-    const clip = files.find(file => file.type.startsWith("video/"));
-    if (clip) open(clip);
-    else add(files);
-  };
 }
 
 export function setNames(names) {
