@@ -4,12 +4,9 @@ import json
 
 import drawn_weights
 import fake_samples
-import mesh_files
+import moving_solids
 import numpy as np
 import pytest
-import tiny
-import views
-from PIL import Image
 
 from configs import hvg3d, strag, vism
 from data_prep import import_meshes
@@ -21,19 +18,8 @@ from syncmv4d_jax.run import sample
 
 @pytest.fixture
 def meshes(tmp_path):
-    """(picture, camera, folder of OBJ files) of the tiny recording's solids."""
-    motion = tiny.poses(18)
-    name, (lens, pose) = next(iter(tiny.rig(2).items()))
-    first = []
-    for surface, (vertices, faces) in tiny.solids().items():
-        turn, shift = motion[surface][:, :3, :3], motion[surface][:, None, :3, 3]
-        moved = np.einsum("nij,pj->npi", turn, vertices) + shift
-        mesh_files.write_sequence(tmp_path / "objs", surface, moved, faces)
-        first.append((moved[0], faces))
-    Image.fromarray(tiny.draw(first, lens, pose)).save(tmp_path / "photo.png")
-    camera = {"K": lens.ravel().tolist(), "R": pose[:, :3].ravel().tolist(),
-              "T": pose[:, 3].tolist(), "imgSize": [160, 120]}  # fmt: skip
-    (tmp_path / "cameras.json").write_text(json.dumps({name: camera}))
+    """A folder with a picture, its camera and OBJ files of the tiny recording's solids."""
+    moving_solids.write(tmp_path, 18, camera="cam0")
     return tmp_path
 
 
@@ -42,7 +28,7 @@ def test_meshes_are_followed_as_those_of_the_command_lines_recording(meshes, tmp
     config = drawn_weights.plain(hvg3d.get_config("debug"))
     drawn_weights.with_text(config, tmp_path / "text")
     drawn_weights.drawn(config, tmp_path / "weights.safetensors", 0)
-    flags = {"meshes": tmp_path / "objs", "image": tmp_path / "photo.png",
+    flags = {"meshes": tmp_path / "objs", "image": tmp_path / "front.png",
              "camera": tmp_path / "cameras.json", "out": tmp_path / "recordings",
              "text": "Stir.", "name": "mine"}  # fmt: skip
     assert import_meshes.main([x for k, v in flags.items() for x in (f"--{k}", str(v))]) == 0
@@ -51,17 +37,17 @@ def test_meshes_are_followed_as_those_of_the_command_lines_recording(meshes, tmp
     sample.run(own, tmp_path)  # the prompt is the recording's
     pipe = pipeline.HVG3DPipeline.load(config=config)
     given = {"cameras": tmp_path / "cameras.json", "meshes": tmp_path / "objs"}
-    result = pipe(tmp_path / "photo.png", "Stir.", **given, seed=3, name="mine")
+    result = pipe(tmp_path / "front.png", "Stir.", **given, seed=3, name="mine")
     fake_samples.same_files(result.save(tmp_path / "ours"), tmp_path / "samples/mine")
     assert result.videos.shape == (1, 5, 32, 48, 3) and result.tracks is None
     assert result.pseudo_videos.std() > 1  # the tracking video that was followed
-    slow = pipe(tmp_path / "photo.png", "Stir.", **given, fps=15.0, seed=3, name="mine")
+    slow = pipe(tmp_path / "front.png", "Stir.", **given, fps=15.0, seed=3, name="mine")
     assert np.abs(slow.videos.astype(int) - result.videos).max() > 0  # half as fast
     rig = json.loads((tmp_path / "cameras.json").read_text())
     with pytest.raises(ValueError, match="imgSize is 160 x 120, the picture 48 x 32"):
         pipe(np.zeros((32, 48, 3), np.uint8), "a", cameras=rig, meshes=tmp_path / "objs")
     with pytest.raises(FileNotFoundError, match="nothing.glb: no such file"):
-        pipe(tmp_path / "photo.png", "a", cameras=rig, meshes=tmp_path / "nothing.glb")
+        pipe(tmp_path / "front.png", "a", cameras=rig, meshes=tmp_path / "nothing.glb")
     own.sample.images = "x.png"
     with pytest.raises(ValueError, match="a recording has its pictures"):
         sample.run(own, tmp_path)
@@ -75,9 +61,7 @@ def test_points_of_one_image_and_its_path_are_the_command_lines(tmp_path):
     other = drawn_weights.plain(vism.get_config("debug"))
     drawn_weights.drawn(other, tmp_path / "views.safetensors", 2)
     size = tuple(config.task.size)
-    camera, _, colours = views.scene(1, size)
-    Image.fromarray(colours).save(tmp_path / "one.png")
-    np.savez(tmp_path / "one.npz", depth=camera.depth, intrinsics=camera.intrinsics)
+    camera, colours = moving_solids.write_deep(tmp_path, size)
     own = config.copy_and_resolve_references()
     own.sample.update(
         images=str(tmp_path / "one.png"), depth=str(tmp_path / "one.npz"), prompt="It slides.",

@@ -67,6 +67,7 @@ def test_a_job_is_sent_followed_compared_and_removed(page, studio, images):
     page.open(url)
     fill(page, images)
     page.evaluate("document.getElementById('prompt').value = 'known, a cup'")
+    page.evaluate("document.getElementById('num_inference_steps').value = 30")  # to be seen
     click(page, "Make it")
     page.until("document.getElementById('job-text').textContent === 'compiling (about 42 s)'")
     assert not page.evaluate("document.getElementById('job-steps').hasAttribute('value')")

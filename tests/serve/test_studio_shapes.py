@@ -1,20 +1,15 @@
 """The studio in Chromium for tasks that follow meshes, or read their image's depth."""
 
 import importlib.resources
-import io
 import json
-import zipfile
 
 import chromium
 import fake_maker
-import mesh_files
+import moving_solids
 import numpy as np
 import pytest
 import serving
-import tiny
 import two_views
-import views
-from PIL import Image
 
 from syncmv4d_jax.geometry import cameras
 
@@ -28,7 +23,7 @@ TEXT = "document.getElementById('{}').textContent"
 def accessible(page):
     package = pytest.importorskip("axe_core_python", reason="no axe: pip install axe-core-python")
     page.evaluate(importlib.resources.files(package).joinpath("axe.min.js").read_text("utf-8"))
-    for width in (390, 1440):
+    for width in (390, 1280, 2560):
         for scheme in ("light", "dark"):
             page.size(width, 900, scheme)
             assert page.evaluate(AXE) == [], (width, scheme)
@@ -60,22 +55,9 @@ def ink(page, name):
 
 
 def test_meshes_are_dropped_scrubbed_over_the_image_and_sent(page, tmp_path):
-    motion, first, file = tiny.poses(12), [], io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        for name, (vertices, faces) in tiny.solids().items():
-            turn, shift = motion[name][:, :3, :3], motion[name][:, None, :3, 3]
-            moved = np.einsum("nij,pj->npi", turn, vertices) + shift
-            mesh_files.write_sequence(tmp_path / "objs", name, moved, faces)
-            first.append((moved[0], faces))
-        for path in sorted((tmp_path / "objs").iterdir()):
-            made.write(path, path.name)
-    (tmp_path / "scan.zip").write_bytes(file.getvalue())
+    moving_solids.write(tmp_path, 12)
+    (tmp_path / "scan.zip").write_bytes(moving_solids.archive(tmp_path / "objs"))
     (tmp_path / "bad.zip").write_bytes(b"PK")
-    _, (lens, pose) = next(iter(tiny.rig(2).items()))
-    Image.fromarray(tiny.draw(first, lens, pose)).save(tmp_path / "front.png")
-    camera = {"K": lens.ravel().tolist(), "R": pose[:, :3].ravel().tolist(),
-              "T": pose[:, 3].tolist(), "imgSize": [160, 120]}  # fmt: skip
-    (tmp_path / "cameras.json").write_text(json.dumps({"front": camera}))
     with serving.studio(tmp_path / "jobs", fake_maker.load, wants=serving.MOVING) as (port, _):
         page.open(f"http://127.0.0.1:{port}/")
         assert page.evaluate("document.getElementById('depth-section').hidden")
@@ -104,10 +86,8 @@ def test_meshes_are_dropped_scrubbed_over_the_image_and_sent(page, tmp_path):
 
 
 def test_a_path_is_named_or_drawn_round_an_image_with_its_depth(page, tmp_path):
-    size = (32, 48)
-    camera, _, colours = views.scene(1, size)
-    Image.fromarray(colours).save(tmp_path / "one.png")
-    np.savez(tmp_path / "one.npz", depth=camera.depth, intrinsics=camera.intrinsics)
+    size = moving_solids.SIZE
+    camera, _ = moving_solids.write_deep(tmp_path)
     np.savez(tmp_path / "bad.npz", depth=camera.depth)
     with serving.studio(tmp_path / "jobs", fake_maker.load, wants=serving.DEEP) as (port, _):
         page.size(1440, 1000)

@@ -76,19 +76,17 @@ def ask(port, path, method="GET", body=None, headers=None, timeout=60):
         connection.close()
 
 
-def form(fields, images=()):
-    """A multipart body and its headers; images: (file name, bytes)."""
+def form(fields, images=(), **files):
+    """A multipart body and its headers; images, and other fields of files: (file name, bytes)."""
     mark = uuid.uuid4().hex
     parts = []
     for name, text in fields.items():
         head = f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
         parts.append(head.encode() + (text if isinstance(text, bytes) else text.encode()) + b"\r\n")
-    for name, data in images:
-        head = (
-            f'--{mark}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n'
-            "Content-Type: image/png\r\n\r\n"
-        )
-        parts.append(head.encode() + data + b"\r\n")
+    for kind, rows in {"images": images, **files}.items():
+        for name, data in rows:
+            head = f'--{mark}\r\nContent-Disposition: form-data; name="{kind}"; filename="{name}"'
+            parts.append(f"{head}\r\n\r\n".encode() + data + b"\r\n")
     body = b"".join(parts) + f"--{mark}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={mark}"}
 
@@ -97,6 +95,12 @@ def submit(port, fields, images=(), **more):
     """Sends a job; returns (status, JSON)."""
     body, headers = form(fields, images)
     status, text, _ = ask(port, "/v1/videos", "POST", body, headers | more)
+    return status, json.loads(text)
+
+
+def send(port, path, fields, **files):
+    """Sends a form; returns (status, JSON)."""
+    status, text, _ = ask(port, path, "POST", *form(fields, **files), timeout=300)
     return status, json.loads(text)
 
 
