@@ -185,9 +185,12 @@ class _File:
 
     def world(self, node: int, times: np.ndarray) -> np.ndarray:
         """[n 4 4]: node to scene."""
-        found = self._local(node, times)
+        found, above = self._local(node, times), {node}
         while node in self.parents:
             node = self.parents[node]
+            if node in above:
+                raise ValueError(f"{self.path}: node {node} hangs below itself")
+            above.add(node)
             found = self._local(node, times) @ found
         return found
 

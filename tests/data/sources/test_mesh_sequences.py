@@ -165,6 +165,8 @@ def test_refused_files(tmp_path):
     draco = ["KHR_draco_mesh_compression"]
     file.save(tmp_path / "draco.glb", meshes=[mesh], nodes=[{"mesh": 0}], extensionsRequired=draco)
     file.save(tmp_path / "empty.glb", meshes=[mesh], nodes=[{}])
+    ring = [{"mesh": 0, "children": [1]}, {"children": [0]}]
+    file.save(tmp_path / "ring.glb", meshes=[mesh], nodes=ring)
     strip = {"name": "m", "primitives": [{**mesh["primitives"][0], "mode": 5}]}
     file.save(tmp_path / "strip.glb", meshes=[strip], nodes=[{"mesh": 0}])
     content = {"nodes": [{"mesh": 0}], "meshes": [mesh], "bufferViews": file.views,
@@ -178,6 +180,7 @@ def test_refused_files(tmp_path):
         "nan.pc2": "not finite, the first in frame 3", "scene.abc": "export it as glTF",
         "draco.glb": "Compression off", "empty.glb": "no node has a mesh",
         "strip.glb": "triangulate it", "short.gltf": "truncated",
+        "ring.glb": "node 0 hangs below itself",
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):
             mesh_sequences.read(tmp_path / name, FPS)
