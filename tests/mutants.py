@@ -3828,6 +3828,24 @@ SERVE = [
             '        if text[0] not in "{/":',
             "test_camera_paths_are_named_drawn_or_refused",
         ),
+        (
+            "serve",
+            "a path to a view that is not there is a job that fails",
+            '            if name not in (there := [row["name"] for row in wants.paths]):',
+            '            if not (there := [row["name"] for row in wants.paths]):',
+            "test_camera_paths_are_named_drawn_or_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/serve/routing.py",
+        SERVER,
+        (
+            "serve",
+            "a path is said to answer the methods of its first route alone",
+            "for route in here for method in route.methods or ()",
+            "for route in here[:1] for method in route.methods or ()",
+            "test_names_and_pages_of_others_are_refused",
+        ),
     ),
     *of(
         "syncmv4d_jax/serve/deep.py",

@@ -37,6 +37,8 @@ async def read(
                 if len(files[name]) > each:
                     raise Refused("bad_input", f"{name}: wanted at most {each} files", name)
                 continue
+            if name in files:
+                raise Refused("bad_input", f"{name}: wanted files, got a text", name)
             if name in fields:
                 raise Refused("bad_input", f"the field {where!r} twice", where)
             if isinstance(value, str):

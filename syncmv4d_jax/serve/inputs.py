@@ -51,7 +51,10 @@ class Reader:
         drawn, _ = await self._laid(fields, files, folder)
         if not drawn:
             kinds = [kind for kind in self._wants.files if kind != "images"]
-            raise Refused("bad_input", f"wanted a file in one of the fields {kinds}, got none")
+            words = f"wanted a file in one of the fields {kinds}, got none"
+            if not kinds:
+                words = "this task reads no meshes and no depth: there is nothing to look at"
+            raise Refused("bad_input", words)
         return drawn
 
     async def _laid(

@@ -7,7 +7,7 @@ from syncmv4d_jax.data import surfaces
 from syncmv4d_jax.data.sources import mesh_sequences
 from syncmv4d_jax.serve import errors, jobs, meshes, requests
 
-ID = {
+ID: dict[str, Any] = {
     "name": "id",
     "in": "path",
     "required": True,
@@ -55,21 +55,8 @@ def document(wants: requests.Wants, own: Any) -> dict[str, Any]:
                         "multipart/form-data": {"schema": _form(wants, own)}}},
                 },
             },
-            "/v1/looks": {
-                "post": {
-                    **_does("look", "What is in meshes or depth, to be drawn; nothing is kept",
-                            "Any", "too_large", "too_many_requests"),
-                    "requestBody": {"required": True, "content": {
-                        "multipart/form-data": {"schema": {**_form(wants, own), "required": []}}}},
-                },
-            },
-            "/v1/path": {
-                "get": {
-                    **_does("path", "Where a named camera path leads: eyes [n 3], metres", "Any"),
-                    "parameters": [_asked("camera_path", "a name, with an amount behind a colon"),
-                                   _asked("pivot", "x,y,z: what it turns about, metres")],
-                },
-            },
+            **(_look(wants, own) if wants.meshes or wants.depth else {}),
+            **(_path(wants) if wants.paths else {}),
             one: {
                 "parameters": [ID],
                 "get": _does("show", "A job", "Job", "not_found"),
@@ -101,10 +88,34 @@ def document(wants: requests.Wants, own: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _asked(name: str, text: str) -> dict[str, Any]:
+def _look(wants: requests.Wants, own: Any) -> dict[str, Any]:
+    """Where files of meshes and depth are shown."""
+    words = "What is in meshes or depth, to be drawn; nothing is kept"
+    form = {**_form(wants, own), "required": []}
+    return {
+        "/v1/looks": {
+            "post": {
+                **_does("look", words, "Any", "too_large", "too_many_requests"),
+                "requestBody": {"required": True, "content": {
+                    "multipart/form-data": {"schema": form}}},
+            },
+        },
+    }  # fmt: skip
+
+
+def _path(wants: requests.Wants) -> dict[str, Any]:
+    """Where named camera paths are told."""
+    number, names = r"-?\d+(\.\d+)?", "|".join(row["name"] for row in wants.paths)
+    path = _asked("camera_path", "a name, its amount behind a colon", f"^({names})(:{number})?$")
+    pivot = _asked("pivot", "x,y,z: what it turns about, metres", f"^{number},{number},{number}$")
+    words = "Where a named camera path leads: eyes [n 3], metres"
+    return {"/v1/path": {"get": {**_does("path", words, "Any"), "parameters": [path, pivot]}}}
+
+
+def _asked(name: str, text: str, pattern: str) -> dict[str, Any]:
     """A parameter of a query."""
     return {"name": name, "in": "query", "required": True, "description": text,
-            "schema": {"type": "string"}}  # fmt: skip
+            "schema": {"type": "string", "pattern": pattern}}  # fmt: skip
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +162,7 @@ def _form(wants: requests.Wants, own: Any) -> dict[str, Any]:
         "type": "object",
         "required": required,
         "properties": {
-            "prompt": {"type": "string", "maxLength": requests.WORDS},
+            "prompt": {"type": "string", "maxLength": requests.WORDS, "pattern": r"\S"},
             "negative_prompt": {"type": "string", "maxLength": requests.WORDS,
                                 "default": wants.negative_prompt},
             "images": {
@@ -161,7 +172,7 @@ def _form(wants: requests.Wants, own: Any) -> dict[str, Any]:
                 "description": f"{wants.views if wants.cameras else 1} pictures, named like their "
                 f"cameras or in their order, of at most {own.pixels} pixels each",
             },
-            "cameras": {"type": "string",
+            "cameras": {"type": "string", "contentMediaType": "application/json",
                         "description": "cameras.json: {camera: {K, R, T, imgSize}}"},
             "num_inference_steps": number("integer", 1, requests.STEPS, wants.steps),
             "guidance_scale": number("number", 0, requests.GUIDANCE, wants.guidance),
@@ -173,7 +184,7 @@ def _form(wants: requests.Wants, own: Any) -> dict[str, Any]:
             "switches": {"type": "string", "contentMediaType": "application/json",
                          "contentSchema": {"type": "object", "properties": switches}},
             "preview": {"type": "boolean", "default": wants.previews},
-            "inputs_of": {"type": "string",
+            "inputs_of": {**ID["schema"],
                           "description": "a job whose files and cameras are taken, instead"},
             **(_meshes(own) if wants.meshes else {}),
             **(_depth(wants) if wants.depth else {}),

@@ -162,7 +162,9 @@ def _path(text: str, wants: Wants) -> str:
         raise Refused("bad_input", words, "camera_path")
     try:
         if text[0] != "{":
-            paths.parse_name(text[:40])
+            name, _ = paths.parse_name(text if len(text) <= 40 else f"{text[:40]}...")
+            if name not in (there := [row["name"] for row in wants.paths]):
+                raise ValueError(f"camera_path: wanted one of {there}, got {text[:40]!r}")
         else:
             content = _json(text, "camera_path")
             paths.of_file(content, frames=wants.frames, size=wants.size, where="camera_path")

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match, Route
 
 from syncmv4d_jax.serve import gate
 from syncmv4d_jax.serve.errors import Refused
@@ -30,10 +30,19 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _other(request: Request, error: Exception) -> Response:
-    del request
     assert isinstance(error, HTTPException)
     code, words = OTHERS.get(error.status_code, ("bad_input", str(error.detail)[:200]))
-    return gate.answer(Refused(code, words))
+    found = gate.answer(Refused(code, words))
+    if code == "method_not_allowed":
+        found.headers["Allow"] = ", ".join(_methods(request))
+    return found
+
+
+def _methods(request: Request) -> list[str]:
+    """What the routes of a path answer: there may be several, of a method each."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -368,8 +368,10 @@ def test_names_and_pages_of_others_are_refused(server):
         assert status == 403 and "another server" in answer["error"]["message"]
     own = {"Origin": f"http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"}
     assert serving.submit(port, FIELDS, PAIR, **own)[0] == 202
-    status, text, _ = serving.ask(port, "/v1/videos", "PUT")
-    assert status == 405 and json.loads(text)["error"]["code"] == "method_not_allowed"
+    for path, allowed in (("/v1/videos", "GET, HEAD, POST"), ("/v1/session", "POST")):
+        status, text, headers = serving.ask(port, path, "PUT")
+        assert status == 405 and json.loads(text)["error"]["code"] == "method_not_allowed"
+        assert headers["Allow"] == allowed
 
 
 def test_files_of_a_job_by_their_names_alone(server):
@@ -466,6 +468,9 @@ def test_the_document_says_what_is_there(server):
             place = place[key]
     form = found["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["multipart/form-data"]
     assert set(form["schema"]["properties"]) == {*requests.FIELDS, "images"}
+    assert not {"/v1/looks", "/v1/path"} & set(found["paths"])  # of tasks with meshes and depth
+    status, text, _ = serving.ask(port, "/v1/looks", "POST", *serving.form({}))
+    assert status == 400 and b"reads no meshes and no depth" in text
     wanted = found["components"]["schemas"]["Job"]
     _, job = serving.submit(port, FIELDS, PAIR)
     told = serving.job(port, job["id"])

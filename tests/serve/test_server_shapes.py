@@ -8,6 +8,7 @@ import zipfile
 
 import fake_maker
 import mesh_files
+import moving_solids
 import numpy as np
 import pytest
 import serving
@@ -30,26 +31,13 @@ TOLD = {"fps": 30.0, "unit": 1.0, "up": "", "labels": {}}
 def moving(tmp_path_factory):
     """Folder of OBJ files, and the camera and the picture of what they show."""
     folder = tmp_path_factory.mktemp("meshes")
-    motion, first = tiny.poses(6), []
-    for name, (vertices, faces) in tiny.solids().items():
-        turn, shift = motion[name][:, :3, :3], motion[name][:, None, :3, 3]
-        moved = np.einsum("nij,pj->npi", turn, vertices) + shift
-        mesh_files.write_sequence(folder / "objs", name, moved, faces)
-        first.append((moved[0], faces))
-    _, (lens, pose) = next(iter(tiny.rig(2).items()))
-    camera = {"K": lens.ravel().tolist(), "R": pose[:, :3].ravel().tolist(),
-              "T": pose[:, 3].tolist(), "imgSize": [160, 120]}  # fmt: skip
-    file = io.BytesIO()
-    Image.fromarray(tiny.draw(first, lens, pose)).save(file, "PNG")
-    return folder / "objs", json.dumps({"front": camera}), file.getvalue()
+    moving_solids.write(folder, 6)
+    picture = (folder / "front.png").read_bytes()
+    return folder / "objs", (folder / "cameras.json").read_text(), picture
 
 
-def archive(folder, prefix="../scans/"):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        for path in sorted(folder.iterdir()):
-            made.write(path, prefix + path.name)
-    return file.getvalue()
+def archive(folder):
+    return moving_solids.archive(folder, "../scans/")
 
 
 def npz(**arrays):
@@ -58,31 +46,12 @@ def npz(**arrays):
     return file.getvalue()
 
 
-def body(fields, **files):
-    """A form with files of several fields."""
-    text, headers = serving.form(fields)
-    mark = text[2:34].decode()
-    parts = []
-    for kind, rows in files.items():
-        for name, data in rows:
-            head = f'--{mark}\r\nContent-Disposition: form-data; name="{kind}"; filename="{name}"'
-            parts.append(f"{head}\r\n\r\n".encode() + data + b"\r\n")
-    end = f"--{mark}--\r\n".encode()
-    return text[: -len(end)] + b"".join(parts) + end, headers
-
-
-def send(port, path, fields, **files):
-    data, headers = body(fields, **files)
-    status, text, _ = serving.ask(port, path, "POST", data, headers, timeout=300)
-    return status, json.loads(text)
-
-
 def test_a_job_with_meshes_has_what_the_command_line_reads(tmp_path, moving):
     folder, rig, picture = moving
     with serving.studio(tmp_path, fake_maker.load, wants=MOVING) as (port, _):
         files = {"images": [("a.png", picture)], "meshes": [("s.zip", archive(folder))]}
         fields = {"prompt": "stir", "cameras": rig, "fps": "15", "labels": '{"target": "object"}'}
-        status, job = send(port, "/v1/videos", fields, **files)
+        status, job = serving.send(port, "/v1/videos", fields, **files)
         assert status == 202 and job["cameras"] == ["front"], job
         assert job["request"]["fps"] == 15 and job["request"]["labels"] == {"target": "object"}
         inputs = tmp_path / job["id"] / "inputs"
@@ -94,14 +63,14 @@ def test_a_job_with_meshes_has_what_the_command_line_reads(tmp_path, moving):
             for ours, theirs in zip(found[name], mesh, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
         again = {"prompt": "b", "inputs_of": job["id"], "fps": "30"}
-        assert send(port, "/v1/videos", again)[0] == 202
-        status, answer = send(port, "/v1/videos", again | {"unit": "0.001"})
+        assert serving.send(port, "/v1/videos", again)[0] == 202
+        status, answer = serving.send(port, "/v1/videos", again | {"unit": "0.001"})
         assert status == 400 and answer["error"]["where"] == "inputs_of"
-        status, answer = send(port, "/v1/videos", {"prompt": "a", "cameras": rig},
+        status, answer = serving.send(port, "/v1/videos", {"prompt": "a", "cameras": rig},
                               images=files["images"])  # fmt: skip
         assert answer["error"]["message"] == "meshes: wanted the meshes that move, got no file"
         before = sorted(path.name for path in tmp_path.iterdir())
-        status, look = send(port, "/v1/looks", {"fps": "15"}, meshes=files["meshes"])
+        status, look = serving.send(port, "/v1/looks", {"fps": "15"}, meshes=files["meshes"])
         told = look["meshes"]
         assert status == 200 and told["frames"] == 6 and set(told["names"]) == set(wanted)
         assert sorted(path.name for path in tmp_path.iterdir()) == before  # nothing is kept
@@ -112,7 +81,7 @@ def test_a_job_with_depth_is_read_and_its_path_is_checked(tmp_path):
     files = {"images": [("a.png", two_views.png())], "depth": [("a.npz", npz(depth=depth))]}
     with serving.studio(tmp_path, fake_maker.load, wants=DEEP) as (port, _):
         fields = {"prompt": "a", "field_of_view": "60", "camera_path": "orbit:20"}
-        status, job = send(port, "/v1/videos", fields, **files)
+        status, job = serving.send(port, "/v1/videos", fields, **files)
         assert status == 202 and job["request"]["camera_path"] == "orbit:20", job
         with np.load(tmp_path / job["id"] / "inputs/depth.npz") as found:
             np.testing.assert_array_equal(found["depth"], depth)
@@ -142,6 +111,8 @@ def test_camera_paths_are_named_drawn_or_refused():
     for text, words in (
         ("/etc/passwd.json", "wanted a file or one of"),
         ("orbit:61", "wanted at most 60 degrees, got 61"),
+        ("to_view:1", "camera_path: wanted one of .'static', 'dolly'"),
+        (f"orbit:0.{'0' * 40}x", "wanted a number behind the colon"),
         (json.dumps(drawn_path(4)), "wanted 5 frames, as the video has, or 1, got 4"),
         ('{"size": [32, 48]', "camera_path: not JSON"),
         (whole.replace("50", "NaN", 1), "numbers that are not finite"),
