@@ -9,6 +9,7 @@ variant and keys, pytest's files and names.
 import ast
 import functools
 import importlib
+import itertools
 import re
 import runpy
 import shlex
@@ -205,8 +206,17 @@ def dead_settings(words: list[str]) -> Iterator[str]:
             yield f"{flag}: no configuration has this key"
 
 
+def torn(text: str) -> Iterator[str]:
+    """Lines of flags that a shell would take for a command: no backslash ends the line before."""
+    whole = re.sub(r'^(.*?)("[^"\n]*\n[^"]*")', lambda m: m[1] + "=" * 9, text, flags=re.M)
+    for before, line in itertools.pairwise(whole.splitlines()):
+        follows = before.startswith("    ") and not before.lstrip().startswith("--")
+        if re.match(r"    +--[a-z]", line) and follows and not before.endswith("\\"):
+            yield f"{before.strip()}: its next line is no part of it: wanted a backslash"
+
+
 def dead(text: str, folder: Path) -> list[str]:
-    found = list(dead_links(text, folder))
+    found = [*dead_links(text, folder), *torn(text)]
     for code in pieces(text):
         found += [*dead_names(code), *dead_commands(code)]
     return found
@@ -232,6 +242,7 @@ DEAD = {
     "    pytest tests/test_flow.py -k nothing_of_it\n": "-k nothing_of_it: nothing of that name",
     "`--config.mood=plan`": "--config.mood: no configuration has this key",
     "    x --config=configs/taco.py:dbug\n": "configs/taco.py:dbug: ",
+    "    python -m a\n        --config.mode=plan\n": "python -m a: its next line is no part of it",
 }
 
 
@@ -246,6 +257,11 @@ def test_what_is_there_is_not_found():
 
     python -m syncmv4d_jax.main --config=configs/taco.py:debug --workdir=DIR \\
         --config.mode=plan
+    RUN="python -m syncmv4d_jax.main --config=configs/taco.py
+        --config.mode=plan"
+
+    --config.mode=plan    or
+    --config.mode=train
     make test && pytest tests/test_flow.py -k "first_frame"
 """
     assert not dead(text, ROOT)
