@@ -184,7 +184,13 @@ def test_views_with_cameras_are_the_command_lines_sample(tmp_path):
     own.sample.update(images=str(folder), prompt="a cup")
     sample.run(own, tmp_path)
     pipe = pipeline.SyncMV4DPipeline.load(config=config)
-    result = pipe(list(images), "a cup", cameras=rig, name="mine")
+    said, sheet = [], tmp_path / "sheets/rig.png"
+    result = pipe(list(images), "a cup", cameras=rig, name="mine", sheet=sheet,
+                  on_views=lambda lines: said.append((lines, sheet.is_file())))  # fmt: skip
+    assert [(lines[:3], there) for lines, there in said] == [
+        (["view 0: a", "view 1: b", "view 2: c"], True)
+    ]
+    assert result.views == ("a", "b", "c")
     fake_samples.same_files(result.save(tmp_path / "ours"), tmp_path / "samples/mine")
     assert result.tracks.shape == (5, 32, 3) and result.confidence.shape == (3, 5, 32)
     assert result.pseudo_videos.shape == result.videos.shape == (3, 5, 32, 48, 3)

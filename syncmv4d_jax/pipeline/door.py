@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple, Self
 import jax
 import ml_collections
 import numpy as np
+from tqdm import tqdm
 
 from syncmv4d_jax import flow
 from syncmv4d_jax.data import reading
 from syncmv4d_jax.pipeline import given, result
-from syncmv4d_jax.run import assembly, compiling, sample, sections
+from syncmv4d_jax.run import assembly, compiling, rig, sample, sections
 from syncmv4d_jax.run import inputs as run_inputs
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders
@@ -22,6 +24,7 @@ from syncmv4d_jax.weights import encoders
 Result = result.Result
 StepEnd = Callable[["Pipeline", int, float, dict[str, Any]], Any]
 Preview = Callable[[int, Result], Any]
+Views = Callable[[list[str]], Any]
 
 
 class Hooks(NamedTuple):
@@ -30,6 +33,14 @@ class Hooks(NamedTuple):
     step_end: StepEnd | None
     preview: Preview | None
     compiles: compiling.Told | None
+    views: Views
+    sheet: Path | None
+
+
+def say(lines: list[str]) -> None:
+    """Prints lines where the bar is."""
+    for line in lines:
+        tqdm.write(line, file=sys.stderr)
 
 
 class Pipeline:
@@ -109,6 +120,8 @@ class Pipeline:
         callback_on_step_end: StepEnd | None = None,
         preview: Preview | None = None,
         on_compile: compiling.Told | None = None,
+        on_views: Views = say,
+        sheet: str | Path | None = None,
     ) -> Any:
         """Makes one sample, or `num_videos` of the seeds seed, seed + 1, ...
 
@@ -127,6 +140,10 @@ class Pipeline:
             has one; decoding it costs what decoding the sample does.
           on_compile: called, before a sample whose programs are to be compiled, with the seconds
             until its first steps were done when they were compiled last, None where not known.
+          on_views: called, before images with cameras are sampled, with the lines that say which
+            camera is which view and which are left out.
+          sheet: a picture to write then: how the images are cut, where their cameras stand and how
+            far their axes miss each other.
 
         Returns:
           A `Result`, or a list of `num_videos` > 1.
@@ -144,7 +161,8 @@ class Pipeline:
         changes |= {"prompt": prompt, "prompts": "", "seed": seed, "name": name}
         changes["seeds"] = tuple(range(seed, seed + num_videos)) if num_videos > 1 else ()
         lay = images if callable(images) else functools.partial(given.views, images, cameras)
-        hooks = Hooks(callback_on_step_end, preview, on_compile)
+        told = None if sheet is None else Path(sheet)
+        hooks = Hooks(callback_on_step_end, preview, on_compile, on_views, told)
         found = self._samples(own, task, lay, changes, hooks)
         return found if num_videos > 1 else found[0]
 
@@ -163,6 +181,8 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             changes |= lay(Path(folder) / "images", task)
             own = dataclasses.replace(own, sample=dataclasses.replace(own.sample, **changes))
+            if lines := rig.show(own.sample.images, task, hooks.sheet):
+                hooks.views(lines)
             inputs = run_inputs.of_config(own, task, texts=self._texts)
             return [self._made(own, task, *job, hooks) for job in sample.jobs(own.sample, inputs)]
 

@@ -57,6 +57,11 @@ class Result:
         return self.made.get("flow")
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """What the camera of each view is called; () where cameras have no names."""
+        return tuple(self.meta.get("views", ()))
+
+    @property
     def cameras(self) -> dict[str, np.ndarray] | None:
         """intrinsics [v 3 3] pixels of the videos, extrinsics [v 3 4] world to camera, metres, or
         [v n 3 4] where a camera moves; along a path both have a frame each."""

@@ -97,6 +97,7 @@ class Made:
             name=NAME,
             callback_on_step_end=advance,
             on_compile=compiles,
+            on_views=lambda _: None,  # whoever asked has seen them on the page
             preview=preview if request["preview"] else None,
         )
         names = json.loads((folder / "job.json").read_text(encoding="utf-8"))["cameras"]

@@ -30,6 +30,7 @@ def test_views_and_what_is_left_out_are_said_with_a_sheet(tmp_path, monkeypatch)
     assert lines[:3] == ["view 0: left", "view 1: top",
                          "left out: spare (the model takes 2 views)"]  # fmt: skip
     assert str(sheet) in lines[3]
+    assert rig.show(given, task, None) == lines[:3]
     with Image.open(sheet) as image:
         assert image.size[0] > 2 * image.size[1]
     assert inputs._images(str(given), task)["views"] == "left\ntop"
