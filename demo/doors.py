@@ -11,10 +11,12 @@ motion is a guess.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
 from demo import shipped
@@ -22,8 +24,6 @@ from syncmv4d_jax import pipeline
 from syncmv4d_jax.data import reading
 from syncmv4d_jax.results import samples
 from syncmv4d_jax.results.web import report
-from syncmv4d_jax.run import assembly, rig
-from syncmv4d_jax.tasks import base
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
@@ -53,7 +53,9 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     try:
         parts = weights(ROOT / "out" / "studio" / "weights")
-        return studio(args, parts) if args.what == "studio" else mine(args, parts)
+        if args.what == "studio":
+            studio(args, parts)
+        return mine(args, parts)
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -76,16 +78,14 @@ def weights(folder: Path) -> dict[str, str]:
     return own | {"vae": str(folder), "umt5": str(folder)}
 
 
-def studio(args: argparse.Namespace, parts: dict[str, str]) -> int:
-    """Serves until it is stopped."""
+def studio(args: argparse.Namespace, parts: dict[str, str]) -> NoReturn:
+    """Becomes the server, until it is stopped."""
     command = [sys.executable, "-m", "syncmv4d_jax.main", f"--config={CONFIG}:demo",
                f"--workdir={args.out}", "--config.mode=serve", f"--config.serve.port={args.port}",
                f"--config.text.weights={parts.pop('umt5')}"]  # fmt: skip
     command += [f"--config.weights.{part}={path}" for part, path in parts.items()]
-    try:
-        return subprocess.run(command, cwd=ROOT).returncode
-    except KeyboardInterrupt:
-        return 0
+    os.chdir(ROOT)
+    os.execv(command[0], command)  # what stops this process stops the server
 
 
 def mine(args: argparse.Namespace, parts: dict[str, str]) -> int:
@@ -95,12 +95,10 @@ def mine(args: argparse.Namespace, parts: dict[str, str]) -> int:
         folder = Path(args.images[0])
         if len(args.images) > 1 or not folder.is_dir():
             folder = gather(args.images, args.cameras, Path(scratch) / "views")
-        task = base.serves(assembly.task(config), base.Sampled, "mine")
-        for line in rig.show(folder, task, args.out / f"{args.name}_rig.png"):
-            print(line, flush=True)
         pipe = pipeline.SyncMV4DPipeline.load(parts, config)
         result = pipe(folder, args.prompt, seed=args.seed, name=args.name,
-                      num_inference_steps=args.steps)  # fmt: skip
+                      num_inference_steps=args.steps, sheet=args.out / f"{args.name}_rig.png",
+                      on_views=lambda lines: print("\n".join(lines), flush=True))  # fmt: skip
     made = result.save(args.out)
     result.export(made / "tracks.glb")
     sample = samples.read(made)

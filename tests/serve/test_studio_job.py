@@ -23,9 +23,12 @@ def port(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = next(line for line in process.stdout if "http://" in line)
-            yield int(line.split("127.0.0.1:")[1].split("/")[0])
+            here = int(line.split("127.0.0.1:")[1].split("/")[0])
+            yield here
         finally:
             process.terminate()
+    with pytest.raises(ConnectionRefusedError):  # what was started is what was stopped
+        serving.ask(here, "/")
 
 
 def test_three_images_become_videos_tracks_and_files(port, tmp_path):
