@@ -3881,6 +3881,13 @@ SERVE = [
         ),
         (
             "serve",
+            "the worker is interrupted with the server",
+            "        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
+            "        signal.pthread_sigmask(signal.SIG_BLOCK, set())",
+            "test_a_terminals_interrupt_is_for_the_server_alone",
+        ),
+        (
+            "serve",
             "a job that does not stop is waited for",
             "        if now.asked and at - now.asked > self._grace:",
             "        if now.asked and at - now.asked > 1e9:",

@@ -10,9 +10,11 @@ import collections
 import dataclasses
 import multiprocessing
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from typing import Any
 
 from syncmv4d_jax.serve import jobs, worker
@@ -136,6 +138,10 @@ class Dispatcher:
         return int(self._now is not None)
 
     def _run(self) -> None:
+        # The worker, which this thread starts, inherits it: a terminal's Ctrl-C is for the server,
+        # and would end a worker that still imports with a traceback. The tracker's start unblocks.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         checked = 0.0
         while not self._stop.wait(BEAT):
             with self._lock:

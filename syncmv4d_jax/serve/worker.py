@@ -10,7 +10,6 @@ workers make samples.
 import fcntl
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +49,6 @@ def main(pipe: connection.Connection, root: Path, load: Callable[[], Maker]) -> 
       root: of the jobs.
       load: makes the maker; it comes through a pickle.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with alone(root):
         try:

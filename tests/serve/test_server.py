@@ -6,9 +6,11 @@ import http.client
 import io
 import json
 import re
+import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import fake_maker
 import numpy as np
@@ -153,6 +155,16 @@ def test_the_inputs_of_another_job_are_taken(server):
     assert one.read_bytes() == two.read_bytes()
     assert serving.submit(port, {"prompt": "b", "inputs_of": "x" * 32})[0] == 400
     assert serving.submit(port, FIELDS | {"inputs_of": first["id"]}, PAIR)[0] == 400
+
+
+def test_a_terminals_interrupt_is_for_the_server_alone(tmp_path):
+    """A worker that is still importing would show a traceback at it."""
+    with serving.studio(tmp_path, fake_maker.load) as (_, dispatcher):
+        end = time.monotonic() + 60
+        while not dispatcher.ready and time.monotonic() < end:
+            time.sleep(0.05)
+        told = Path(f"/proc/{dispatcher._process.pid}/status").read_text()
+        assert int(re.search(r"^SigBlk:\s*(\w+)", told, re.M)[1], 16) >> (signal.SIGINT - 1) & 1
 
 
 def test_time_is_up(tmp_path):
