@@ -8,7 +8,6 @@ import moving_solids
 import numpy as np
 import pytest
 
-from configs import hvg3d, strag, vism
 from data_prep import import_meshes
 from syncmv4d_jax import pipeline
 from syncmv4d_jax.geometry import cameras
@@ -25,9 +24,7 @@ def meshes(tmp_path):
 
 @pytest.mark.slow
 def test_meshes_are_followed_as_those_of_the_command_lines_recording(meshes, tmp_path):
-    config = drawn_weights.plain(hvg3d.get_config("debug"))
-    drawn_weights.with_text(config, tmp_path / "text")
-    drawn_weights.drawn(config, tmp_path / "weights.safetensors", 0)
+    config = drawn_weights.followed(tmp_path)
     flags = {"meshes": tmp_path / "objs", "image": tmp_path / "front.png",
              "camera": tmp_path / "cameras.json", "out": tmp_path / "recordings",
              "text": "Stir.", "name": "mine"}  # fmt: skip
@@ -55,20 +52,16 @@ def test_meshes_are_followed_as_those_of_the_command_lines_recording(meshes, tmp
 
 @pytest.mark.slow
 def test_points_of_one_image_and_its_path_are_the_command_lines(tmp_path):
-    config = drawn_weights.plain(strag.get_config("debug"))
-    drawn_weights.with_text(config, tmp_path / "text")
-    drawn_weights.drawn(config, tmp_path / "points.safetensors", 1)
-    other = drawn_weights.plain(vism.get_config("debug"))
-    drawn_weights.drawn(other, tmp_path / "views.safetensors", 2)
+    config, synthesis = drawn_weights.seen(tmp_path)
     size = tuple(config.task.size)
     camera, colours = moving_solids.write_deep(tmp_path, size)
     own = config.copy_and_resolve_references()
     own.sample.update(
         images=str(tmp_path / "one.png"), depth=str(tmp_path / "one.npz"), prompt="It slides.",
-        camera_path="orbit:5", synthesis=str(tmp_path / "views.safetensors"),
+        camera_path="orbit:5", synthesis=str(synthesis),
     )  # fmt: skip
     sample.run(own, tmp_path)
-    pipe = pipeline.MoRe4DPipeline.load(config=config, synthesis=tmp_path / "views.safetensors")
+    pipe = pipeline.MoRe4DPipeline.load(config=config, synthesis=synthesis)
     call = {"depth": camera.depth, "intrinsics": camera.intrinsics, "name": "one"}
     result = pipe(colours, "It slides.", **call, camera_path="orbit:5")
     saved = result.save(tmp_path / "ours")

@@ -25,6 +25,7 @@ AMOUNTS = {
 }  # fmt: skip
 LIMITS = {"dolly": 0.6, "forward_backward": 0.6, "circle": 0.5}  # of amounts that are no angles
 FARTHEST = 60.0  # degrees from the nearest source, as the pivot sees it; and between axes
+MOST = 1e9  # of a number in a file
 TURN = 5e-3  # how far R R^T may be from 1
 
 
@@ -196,7 +197,8 @@ def of_file(content: Any, *, frames: int, size: tuple[int, int], where: str) -> 
         height, width = (float(x) for x in content["size"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: size: wanted [height, width], got {content['size']}") from error
-    if min(height, width) < 1 or abs(width / height / (size[1] / size[0]) - 1) > 0.02:
+    sized = min(height, width) >= 1 and max(height, width) < MOST
+    if not sized or not abs(width / height / (size[1] / size[0]) - 1) <= 0.02:  # NaN is refused
         raise ValueError(
             f"{where}: size is {height:g} x {width:g}, wanted the shape of {size[0]} x {size[1]}"
         )
@@ -213,8 +215,8 @@ def _entry(value: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: wanted K [9], R [9], T [3], got {error!r}") from error
     lens, rotation, shift = found
-    if not all(np.isfinite(x).all() for x in found):
-        raise ValueError(f"{where}: numbers that are not finite")
+    if not all((np.abs(x) < MOST).all() for x in found):
+        raise ValueError(f"{where}: numbers that are not finite, or not below {MOST:g}")
     if lens[0, 0] <= 0 or lens[1, 1] <= 0 or np.abs(lens[2] - np.array([0, 0, 1.0])).max() > 1e-6:
         raise ValueError(f"{where}: K wants rows (fx s cx), (0 fy cy), (0 0 1) in pixels")
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > TURN:

@@ -114,6 +114,8 @@ BROKEN = {
     "mirrors": (lambda v, e: e.update(R=(-np.array(e["R"])).tolist()), "frame 2: R .* mirrors"),
     "stretched": (lambda v, e: e.update(R=(1.1 * np.array(e["R"])).tolist()), "not orthonormal"),
     "nan": (lambda v, e: e.update(T=[0, 0, float("nan")]), "not finite"),
+    "far": (lambda v, e: e.update(T=[0, 0, 1e300]), "not below 1e.09"),
+    "no size": (lambda v, e: v.update(size=[24, float("nan")]), "size is 24 x nan"),
     "key": (lambda v, e: e.pop("K"), r"frame 2: wanted K \[9\]"),
     "focal": (lambda v, e: e["K"].__setitem__(0, -3.0), "K wants rows"),
     "shape": (lambda v, e: v.update(size=[24, 24]), "size is 24 x 24, wanted the shape of 24 x 36"),

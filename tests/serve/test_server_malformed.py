@@ -4,7 +4,6 @@ import io
 import json
 import random
 import struct
-import zipfile
 import zlib
 
 import fake_maker
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import serving
 import two_views as given
+from moving_solids import npz, zipped
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -87,20 +87,6 @@ def malformed(rng, k):
     return serving.form({k: x.encode() for k, x in fields.items()}, images)
 
 
-def zipped(*rows):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
-        for name, data in rows:
-            made.writestr(name, data)
-    return file.getvalue()
-
-
-def npz(**arrays):
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
-
-
 def claimed(shape):
     """An .npy whose head says that it is so large, with hardly anything in it."""
     head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
@@ -167,8 +153,9 @@ def drawn(*, size=SIZE, frames=serving.WANTS.frames, **changes):
 
 
 PATHS = (
-    "nowhere", "orbit:", "orbit:1e9", "orbit:nan", "orbit:x", "to_view:1", "../../etc/passwd",
+    "nowhere", "orbit:,", "orbit:1e9", "orbit:nan", "orbit:x", "to_view:1", "../../etc/passwd",
     "/etc/passwd.json", "{", "{}", '{"size": 3}', "{" * 50_000, drawn(frames=3), drawn(size=(1, 2)),
+    drawn(size=(float("nan"), 48)),
     drawn(K=[float("nan")] * 9), drawn(R=[1] * 9), drawn(T=[1e300] * 3), drawn(T="x"),
     drawn(R=None), drawn(K=[0] * 9), "\0",
 )  # fmt: skip

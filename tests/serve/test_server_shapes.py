@@ -2,9 +2,7 @@
 
 import base64
 import dataclasses
-import io
 import json
-import zipfile
 
 import fake_maker
 import mesh_files
@@ -14,6 +12,7 @@ import pytest
 import serving
 import tiny
 import two_views
+from moving_solids import npz, zipped
 from PIL import Image
 
 from configs import hvg3d, strag
@@ -38,12 +37,6 @@ def moving(tmp_path_factory):
 
 def archive(folder):
     return moving_solids.archive(folder, "../scans/")
-
-
-def npz(**arrays):
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
 
 
 def test_a_job_with_meshes_has_what_the_command_line_reads(tmp_path, moving):
@@ -124,14 +117,6 @@ def test_camera_paths_are_named_drawn_or_refused():
         taken("orbit", dataclasses.replace(DEEP, paths=()))
     with pytest.raises(errors.Refused, match="no field 'camera_path'"):
         requests.parameters({"prompt": "a", "camera_path": "orbit"}, MOVING)
-
-
-def zipped(*rows):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
-        for name, data in rows:
-            made.writestr(name, data)
-    return file.getvalue()
 
 
 def test_meshes_that_cannot_be_used_are_refused_by_their_own_names(tmp_path, moving, monkeypatch):

@@ -8,7 +8,6 @@ import moving_solids
 import pytest
 import serving
 
-from configs import hvg3d, strag, vism
 from syncmv4d_jax.serve import maker
 
 pytestmark = pytest.mark.slow
@@ -27,9 +26,7 @@ def made(config, root, fields, files):
 
 
 def test_meshes_become_the_video_that_follows_them(tmp_path):
-    config = drawn_weights.plain(hvg3d.get_config("debug"))
-    drawn_weights.with_text(config, tmp_path / "text")
-    drawn_weights.drawn(config, tmp_path / "weights.safetensors", 0)
+    config = drawn_weights.followed(tmp_path)
     moving_solids.write(tmp_path, 18)
     fields = {"prompt": "Stir.", "cameras": (tmp_path / "cameras.json").read_text(), "seed": "3"}
     files = {"images": [("a.png", (tmp_path / "front.png").read_bytes())],
@@ -41,12 +38,8 @@ def test_meshes_become_the_video_that_follows_them(tmp_path):
 
 
 def test_an_image_with_depth_becomes_motion_and_its_camera_path(tmp_path):
-    config = drawn_weights.plain(strag.get_config("debug"))
-    drawn_weights.with_text(config, tmp_path / "text")
-    drawn_weights.drawn(config, tmp_path / "points.safetensors", 1)
-    other = drawn_weights.plain(vism.get_config("debug"))
-    drawn_weights.drawn(other, tmp_path / "views.safetensors", 2)
-    config.sample.synthesis = str(tmp_path / "views.safetensors")
+    config, synthesis = drawn_weights.seen(tmp_path)
+    config.sample.synthesis = str(synthesis)
     moving_solids.write_deep(tmp_path, tuple(config.task.size))
     files = {"images": [("a.png", (tmp_path / "one.png").read_bytes())],
              "depth": [("a.npz", (tmp_path / "one.npz").read_bytes())]}  # fmt: skip

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from configs import hvg3d, strag, vism
 from syncmv4d_jax.run import assembly, embedded
 from syncmv4d_jax.weights import exports
 
@@ -39,3 +40,17 @@ def with_text(config, folder):
     embedded.text_encoder(folder, dim=config.task.dit.text_dim, layers=1, seed=0)
     config.text.weights, config.text.max_length = str(folder), config.task.dit.text_len
     return config
+
+
+def followed(folder):
+    """A configuration that follows meshes, with its weights and text encoder in a folder."""
+    config = with_text(plain(hvg3d.get_config("debug")), folder / "text")
+    return drawn(config, folder / "weights.safetensors", 0)
+
+
+def seen(folder):
+    """The same of one image's points; and the file that draws what other cameras see of them."""
+    config = with_text(plain(strag.get_config("debug")), folder / "text")
+    drawn(config, folder / "points.safetensors", 1)
+    drawn(plain(vism.get_config("debug")), folder / "views.safetensors", 2)
+    return config, folder / "views.safetensors"

@@ -1,5 +1,6 @@
 """What a task that follows meshes is given, of the tiny recording's solids, and one with depth."""
 
+import io
 import json
 import zipfile
 
@@ -27,13 +28,25 @@ def write(folder, frames, camera="front"):
     (folder / "cameras.json").write_text(json.dumps({camera: own}))
 
 
+def zipped(*rows):
+    """A .zip of (name, content), as bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, data in rows:
+            made.writestr(name, data)
+    return file.getvalue()
+
+
 def archive(folder, prefix=""):
     """A .zip of the files of a folder, as bytes; prefix: of their names in it."""
-    target = folder.with_suffix(".zip")
-    with zipfile.ZipFile(target, "w") as file:
-        for path in sorted(folder.iterdir()):
-            file.write(path, prefix + path.name)
-    return target.read_bytes()
+    return zipped(*((prefix + path.name, path.read_bytes()) for path in sorted(folder.iterdir())))
+
+
+def npz(**arrays):
+    """An .npz, as bytes."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 def write_deep(folder, size=SIZE):
