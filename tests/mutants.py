@@ -3743,6 +3743,17 @@ SERVE = [
         ),
     ),
     *of(
+        "syncmv4d_jax/serve/worker.py",
+        SERVER,
+        (
+            "serve",
+            "a worker's bar has a lock that outlives it",
+            "    tqdm.set_lock(threading.RLock())",
+            "    tqdm.get_lock()",
+            "test_a_killed_worker_leaves_nothing_that_is_told_as_a_leak",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/serve/gate.py",
         SERVER,
         (

@@ -17,6 +17,8 @@ from multiprocessing import connection, process
 from pathlib import Path
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 Tell = Callable[..., None]
 
 
@@ -50,6 +52,8 @@ def main(pipe: connection.Connection, root: Path, load: Callable[[], Maker]) -> 
       load: makes the maker; it comes through a pickle.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # The bar's own lock would be one of all processes: whoever kills this one is told of a leak.
+    tqdm.set_lock(threading.RLock())
     with alone(root):
         try:
             make = load()

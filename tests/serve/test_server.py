@@ -5,9 +5,12 @@ import functools
 import http.client
 import io
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -165,6 +168,20 @@ def test_a_terminals_interrupt_is_for_the_server_alone(tmp_path):
             time.sleep(0.05)
         told = Path(f"/proc/{dispatcher._process.pid}/status").read_text()
         assert int(re.search(r"^SigBlk:\s*(\w+)", told, re.M)[1], 16) >> (signal.SIGINT - 1) & 1
+
+
+def test_a_killed_worker_leaves_nothing_that_is_told_as_a_leak(tmp_path):
+    code = f"""if __name__ == "__main__":
+    import fake_maker, serving, two_views
+    with serving.studio({str(tmp_path / "jobs")!r}, fake_maker.load_with_bar) as (port, _):
+        job = serving.submit(port, two_views.FIELDS, two_views.PAIR)[1]
+        serving.until(port, job["id"], "done")
+"""
+    (tmp_path / "studio.py").write_text(code)
+    paths = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-W", "default", tmp_path / "studio.py"]
+    told = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE)
+    assert told.returncode == 0 and b"leaked" not in told.stderr, told.stderr
 
 
 def test_time_is_up(tmp_path):

@@ -5,10 +5,17 @@ import time
 import uuid
 from pathlib import Path
 
+from tqdm import tqdm
+
 
 def load(folder=None, seconds=0.0):
     """Makes a maker; `folder`: it writes a line of made.log there for each job that it ends."""
     return Fake(folder, seconds)
+
+
+def load_with_bar():
+    """Its jobs show a bar, as a sample's steps do."""
+    return lambda *_: tqdm(total=1, disable=False).close()
 
 
 def load_nothing():
