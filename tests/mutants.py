@@ -2829,6 +2829,42 @@ ROBOTS = [
         ),
     ),
     *of(
+        "data_prep/metaworld_pairs.py",
+        "tests/data/test_metaworld_pairs.py",
+        (
+            "23",
+            "a pair may begin with other pictures",
+            "if one.shape != two.shape or (one != two).any():",
+            "if one.shape != two.shape:",
+            "test_what_is_no_pair_is_told",
+        ),
+        (
+            "23",
+            "a pair need not part",
+            "if apart < MOVES:",
+            "if False:",
+            "test_what_is_no_pair_is_told",
+        ),
+        (
+            "23",
+            "a hand's camera counts as other where it goes another way",
+            "np.reshape(camera[key], (-1, width))[0].tolist()",
+            "np.reshape(camera[key], (-1, width))[-1].tolist()",
+            "test_a_pair_that_begins_alike_and_parts_has_no_fault",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/lerobot_writer.py",
+        "tests/data/test_video_reader.py",
+        (
+            "23",
+            "a data set's videos depend on the processor",
+            '{"crf": "18", **mp4.X264}',
+            '{"crf": "18"}',
+            "test_every_writer_of_h264_writes_the_same_on_all_processors",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/data/sources/lerobot_writer.py",
         "tests/data/sources/test_lerobot.py",
         (
