@@ -2803,6 +2803,13 @@ ROBOTS = [
             "test_another_clock_is_refused[15]",
         ),
         (
+            "23",
+            "only the frames that are asked for tell of a camera's clock",
+            "judged = seconds <= video.stamps[-1]",
+            "judged = seconds < 0",
+            "test_another_clock_is_refused[15]",
+        ),
+        (
             "robots",
             "depth is linear in its codes",
             'if info["use_log"]:',
