@@ -2961,6 +2961,20 @@ ROBOTS = [
             "if True:",
             "test_what_a_dead_worker_left_is_given_to_another_pipeline",
         ),
+        (
+            "23",
+            "a pipeline that failed by a dead worker's silence is the end",
+            "while left and status:",
+            "while left and status == LOST:",
+            "test_what_a_pipeline_that_failed_left_is_given_to_another",
+        ),
+        (
+            "23",
+            "workers of a pipeline that ended go on beside those of the next",
+            "os.killpg(child.pid, signal.SIGKILL)",
+            "pass",
+            "test_workers_end_with_their_pipeline",
+        ),
     ),
     *of(
         "syncmv4d_jax/data/prepare.py",
