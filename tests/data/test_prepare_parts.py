@@ -153,7 +153,8 @@ def test_what_a_pipeline_that_failed_left_is_given_to_another(tmp_path, whole, p
 FAKE = """
 import os, subprocess, sys
 Create = Reshuffle = Map = lambda *args: None
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+own = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(90)"], **own)
 open(os.environ["WORKER"], "w").write(str(child.pid))
 os._exit(86)
 """
@@ -169,7 +170,7 @@ def test_workers_end_with_their_pipeline(tmp_path, monkeypatch):
     step = engine._Step(work, tmp_path, SETTINGS, tmp_path / "answers")
     assert engine._watched([], step, []) == engine.LOST
     state = Path(f"/proc/{(tmp_path / 'worker').read_text()}/stat")
-    until = time.time() + 60
+    until = time.time() + 30
     while state.is_file() and state.read_text().split()[2] != "Z" and time.time() < until:
         time.sleep(0.05)
     assert not state.is_file() or state.read_text().split()[2] == "Z"
