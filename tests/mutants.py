@@ -2957,9 +2957,16 @@ ROBOTS = [
         (
             "robots",
             "what a killed worker left is not given to another pipeline",
-            "if not found:",
-            "if True:",
+            "idle = 0 if found else idle + 1",
+            "idle = IDLE",
             "test_what_a_dead_worker_left_is_given_to_another_pipeline",
+        ),
+        (
+            "23",
+            "a worker that dies before anything is answered is the end",
+            "IDLE = 2  #",
+            "IDLE = 1  #",
+            "test_a_worker_may_die_before_anything_is_answered",
         ),
         (
             "23",

@@ -23,6 +23,7 @@ from syncmv4d_jax.data import records
 
 DIED = {"error": "the process that prepared it died"}
 LOST = 86  # exit status of a pipeline's process whose worker died
+IDLE = 2  # pipelines one after the other whose worker died before anything was answered
 Answer = dict[str, Any]
 
 
@@ -77,7 +78,8 @@ def beam(
 
     It runs in a process of its own: Beam's local runner waits for ever where a worker of it was
     killed, or fails by what it no longer hears of it. What has no answer then is given to another
-    pipeline, as long as that gets on.
+    pipeline, as long as that gets on: not after IDLE that answered nothing, where workers died,
+    or one that failed.
 
     Args:
       options: of the pipeline, as on Beam's command lines: "--runner=DirectRunner" and so on.
@@ -95,7 +97,7 @@ def beam(
     left = {source.id: source for source in todo}
     for source in todo:
         _answer(answers, source).unlink(missing_ok=True)
-    status = LOST
+    status, idle = LOST, 0
     while left and status:
         status = _watched(list(left.values()), _Step(work, root, settings, answers), options)
         paths = {name: _answer(answers, source) for name, source in left.items()}
@@ -104,7 +106,8 @@ def beam(
             del left[name]
             yield name, json.loads(paths[name].read_text())
             paths[name].unlink()
-        if not found:
+        idle = 0 if found else idle + 1
+        if idle == IDLE or (idle and status != LOST):
             break
     if answers.is_dir() and not any(answers.iterdir()):
         answers.rmdir()

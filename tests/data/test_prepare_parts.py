@@ -134,13 +134,20 @@ def test_what_a_dead_worker_left_is_given_to_another_pipeline(tmp_path, whole, p
 
 def test_what_kills_every_worker_is_named_and_done_by_the_next_run(tmp_path, whole, pipelines):
     plan, ran = pipelines
-    plan += [({"s0", "s1", "s3", "s4", "s5", "s6"}, engine.LOST), ((), engine.LOST)]
+    plan += [({"s0", "s1", "s3", "s4", "s5", "s6"}, engine.LOST), *[((), engine.LOST)] * 2]
     summary = prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
     reasons = {x["sequence"]: x["reason"] for x in summary["skipped"]}
-    assert reasons["s2"] == engine.DIED["error"] and len(ran) == 2
+    assert reasons["s2"] == engine.DIED["error"] and len(ran) == 3
     plan += [({"s2", "s3"}, 0)]
     prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
-    assert files(tmp_path / "out") == whole and ran[2] == ["s2", "s3"]
+    assert files(tmp_path / "out") == whole and ran[3] == ["s2", "s3"]
+
+
+def test_a_worker_may_die_before_anything_is_answered(tmp_path, whole, pipelines):
+    plan, ran = pipelines
+    plan += [((), engine.LOST), ({f"s{i}" for i in range(7)}, 0)]
+    summary = prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
+    assert files(tmp_path / "out") == whole and summary["prepared_now"] == 6 and len(ran) == 2
 
 
 def test_what_a_pipeline_that_failed_left_is_given_to_another(tmp_path, whole, pipelines):
