@@ -18,9 +18,10 @@ prepare_taco.py --folder reads (docs/data.md), and the exact
                   way in x, y and z and of the gripper, each -1 to 1
 
 With --mirrored every episode has a second one, <task>_<seed>x: the same reset, and so the same
-first pictures, whose commands in x are turned round. World: metres, z up. Control runs at 80 Hz and
-a frame is --stride steps, shown at 8 a second: slow motion. An episode in which the expert fails is
-left out and named.
+first pictures, whose commands in x are turned round. Both are compared as they lie on disk
+(metaworld_pairs.py): a pair that does not begin alike, or does not part, ends the run. World:
+metres, z up. Control runs at 80 Hz and a frame is --stride steps, shown at 8 a second: slow motion.
+An episode in which the expert fails is left out and named.
 """
 
 import argparse
@@ -41,6 +42,7 @@ import mujoco
 import numpy as np
 import trimesh
 from metaworld.policies import ENV_POLICY_MAP
+from metaworld_pairs import unlike
 from metaworld_points import FINER, Check, Part, Points, pinhole
 
 SENTENCES = {  # action, tool, target of the recording, and its prompt
@@ -291,8 +293,10 @@ def write(folder: Path, film: Film, task: str, stride: int) -> None:
 
 def write_video(path: Path, pictures: list[np.ndarray]) -> None:
     with av.open(str(path), "w") as container:
-        # A constant quantiser: the first picture does not depend on those that follow.
-        stream = container.add_stream("libx264", rate=FPS, options={"qp": "12"})
+        # A constant quantiser: the first picture does not depend on those that follow. Nor on the
+        # processor, as syncmv4d_jax/data/mp4.py has it.
+        options = {"qp": "12", "x264-params": "cpu-independent=1"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
@@ -350,6 +354,8 @@ def main(argv: list[str]) -> int:
                 write(partial, film, task, args.stride)
                 partial.rename(place)
             made += 1
+            if mirrored and (wrong := unlike(place.with_name(place.name[:-1]), place)):
+                sys.exit(f"{place}: no pair with the one without x: {wrong}; remove both")
     print(f"{made} episodes in {args.out}; the expert failed in {len(failed)}: {failed}")
     return 0 if made else 1
 

@@ -43,7 +43,9 @@ HELD_OUT = "assembly", "(assemble, ring, peg)"  # a task that no training episod
 PARTS = ("dit", "prior")  # tuned; the aligner stays
 # What joins the result of inter-view attention to the tokens: without it they stay as they are.
 JOINS = r"^dit/.*inter_view_attn/o/"
-METRICS = ("temporal_correlation", "psnr_moving", "error_mm", "mv_rpe_cross")
+METRICS = (
+    "temporal_correlation", "psnr_moving", "error_mm", "mv_rpe_cross_truth", "mv_rpe_cross",
+)  # fmt: skip
 RIVALS = (  # rows of the run's own evaluation
     "held", "frame_0", "frame_0_blurred", "time_mean", "true_velocity", "nearest", "mean_path",
 )  # fmt: skip
@@ -269,7 +271,8 @@ def compared(
 
 def markdown(table: Mapping[str, Mapping[str, Any]]) -> str:
     """A table: values, and in brackets by how much the model is better, with 2 s.e."""
-    titles = [definitions.DEFINITIONS[metric].title for metric in METRICS]
+    every = [definitions.DEFINITIONS[metric] for metric in METRICS]
+    titles = [f"{x.title}, {x.unit}" if x.unit else x.title for x in every]
     lines = [f"| | {' | '.join(titles)} |", "|---" * (1 + len(titles)) + "|"]
     for row, cells in table.items():
         texts = []

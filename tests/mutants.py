@@ -2791,8 +2791,8 @@ ROBOTS = [
         (
             "robots",
             "an episode of a file with many begins with the file",
-            "seconds = clip.begins + self.stamps(episode)[np.asarray(index)]",
-            "seconds = self.stamps(episode)[np.asarray(index)]",
+            "seconds = clip.begins + self.stamps(episode)",
+            "seconds = self.stamps(episode)",
             "test_no_frame_of_any_camera_is_wrong[3-h264]",
         ),
         (
@@ -2800,6 +2800,13 @@ ROBOTS = [
             "a camera with another clock gives whatever frame is nearest",
             "if (late > LATE / self.fps).any():",
             "if False:",
+            "test_another_clock_is_refused[15]",
+        ),
+        (
+            "23",
+            "only the frames that are asked for tell of a camera's clock",
+            "judged = seconds <= video.stamps[-1]",
+            "judged = seconds < 0",
             "test_another_clock_is_refused[15]",
         ),
         (
@@ -2826,6 +2833,42 @@ ROBOTS = [
             'at = {x: row.get(f"videos/{key}/{x}") for x in ("chunk_index", "file_index")}',
             'at = {x: row.get(f"data/{x}") for x in ("chunk_index", "file_index")}',
             "test_no_frame_of_any_camera_is_wrong[3-h264]",
+        ),
+    ),
+    *of(
+        "data_prep/metaworld_pairs.py",
+        "tests/data/test_metaworld_pairs.py",
+        (
+            "23",
+            "a pair may begin with other pictures",
+            "if one.shape != two.shape or (one != two).any():",
+            "if one.shape != two.shape:",
+            "test_what_is_no_pair_is_told",
+        ),
+        (
+            "23",
+            "a pair need not part",
+            "if apart < MOVES:",
+            "if False:",
+            "test_what_is_no_pair_is_told",
+        ),
+        (
+            "23",
+            "a hand's camera counts as other where it goes another way",
+            "np.reshape(camera[key], (-1, width))[0].tolist()",
+            "np.reshape(camera[key], (-1, width))[-1].tolist()",
+            "test_a_pair_that_begins_alike_and_parts_has_no_fault",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/sources/lerobot_writer.py",
+        "tests/data/test_video_reader.py",
+        (
+            "23",
+            "a data set's videos depend on the processor",
+            '{"crf": "18", **mp4.X264}',
+            '{"crf": "18"}',
+            "test_every_writer_of_h264_writes_the_same_on_all_processors",
         ),
     ),
     *of(
@@ -2914,9 +2957,30 @@ ROBOTS = [
         (
             "robots",
             "what a killed worker left is not given to another pipeline",
-            "if not found:",
-            "if True:",
+            "idle = 0 if found else idle + 1",
+            "idle = IDLE",
             "test_what_a_dead_worker_left_is_given_to_another_pipeline",
+        ),
+        (
+            "23",
+            "a worker that dies before anything is answered is the end",
+            "IDLE = 2  #",
+            "IDLE = 1  #",
+            "test_a_worker_may_die_before_anything_is_answered",
+        ),
+        (
+            "23",
+            "a pipeline that failed by a dead worker's silence is the end",
+            "while left and status:",
+            "while left and status == LOST:",
+            "test_what_a_pipeline_that_failed_left_is_given_to_another",
+        ),
+        (
+            "23",
+            "workers of a pipeline that ended go on beside those of the next",
+            "os.killpg(child.pid, signal.SIGKILL)",
+            "pass",
+            "test_workers_end_with_their_pipeline",
         ),
     ),
     *of(

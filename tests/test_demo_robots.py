@@ -74,7 +74,7 @@ def test_the_table_pairs_the_model_with_every_rival(tmp_path):
 def test_a_number_that_is_missing_is_a_dash(tmp_path):
     cell = {"value": None, "per_sample": {"e": None}}
     table = demo.compared({"model": {"error_mm": cell}, "held": {"error_mm": cell}}, {"e": "t"})
-    assert "| held | - | - | - | - |" in demo.markdown(table)
+    assert "| held | - | - | - | - | - |" in demo.markdown(table)
 
 
 def test_only_what_joins_the_views_is_taken_away(tmp_path):

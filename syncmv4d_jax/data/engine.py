@@ -7,10 +7,12 @@ through the folder as well, not through the runner: any runner does, if its work
 
 import argparse
 import concurrent.futures
+import contextlib
 import importlib.util
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +23,7 @@ from syncmv4d_jax.data import records
 
 DIED = {"error": "the process that prepared it died"}
 LOST = 86  # exit status of a pipeline's process whose worker died
+IDLE = 2  # pipelines one after the other whose worker died before anything was answered
 Answer = dict[str, Any]
 
 
@@ -74,14 +77,16 @@ def beam(
     """Yields (id, answer) of every source, once a pipeline is done.
 
     It runs in a process of its own: Beam's local runner waits for ever where a worker of it was
-    killed. What has no answer then is given to another pipeline, as long as that gets on.
+    killed, or fails by what it no longer hears of it. What has no answer then is given to another
+    pipeline, as long as that gets on: not after IDLE that answered nothing, where workers died,
+    or one that failed.
 
     Args:
       options: of the pipeline, as on Beam's command lines: "--runner=DirectRunner" and so on.
 
     Raises:
       ImportError: Beam is not installed; names the extra.
-      ChildProcessError: the pipeline failed; what it says stands above.
+      ChildProcessError: the pipeline failed and answered nothing; what it says stands above.
     """
     if importlib.util.find_spec("apache_beam") is None:
         raise ImportError(
@@ -92,8 +97,8 @@ def beam(
     left = {source.id: source for source in todo}
     for source in todo:
         _answer(answers, source).unlink(missing_ok=True)
-    status = LOST
-    while left and status == LOST:
+    status, idle = LOST, 0
+    while left and status:
         status = _watched(list(left.values()), _Step(work, root, settings, answers), options)
         paths = {name: _answer(answers, source) for name, source in left.items()}
         found = [name for name, path in paths.items() if path.is_file()]
@@ -101,11 +106,12 @@ def beam(
             del left[name]
             yield name, json.loads(paths[name].read_text())
             paths[name].unlink()
-        if not found:
+        idle = 0 if found else idle + 1
+        if idle == IDLE or (idle and status != LOST):
             break
     if answers.is_dir() and not any(answers.iterdir()):
         answers.rmdir()
-    if status not in (0, LOST):
+    if left and status not in (0, LOST):
         raise ChildProcessError(f"the pipeline of {list(options)} ended with status {status}")
     for name in left:
         yield name, DIED
@@ -116,15 +122,20 @@ def _watched(todo: Sequence[Source], step: "_Step", options: Sequence[str]) -> i
     arguments = (list(todo), step, list(options))
     child = multiprocessing.get_context("spawn").Process(target=_pipeline, args=arguments)
     child.start()
+    assert child.pid is not None
     try:
         child.join()
     finally:
         child.terminate()
+        # Its workers outlive it, and one may still be at a source that another pipeline is given.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
     status = child.exitcode
     return LOST if status is None or status < 0 else status
 
 
 def _pipeline(todo: list[Source], step: "_Step", options: list[str]) -> None:
+    os.setpgid(0, 0)  # its workers are ended with it
     import apache_beam
     from apache_beam.options import pipeline_options
 

@@ -1,4 +1,6 @@
-"""What an mp4 says that its decoder does not: the part of the pictures that is shown.
+"""What an mp4 says that its decoder does not, and how H.264 is written alike on all machines.
+
+The former is the part of the pictures that is shown.
 
 Boxes are read as ISO 14496-12 has them: size, four letters, content; `clap` is in the description
 of a track's samples: width, height and how far its centre is off the picture's, as fractions.
@@ -11,6 +13,9 @@ from pathlib import Path
 
 TO_ENTRIES = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 VISUAL = 78  # bytes of a video's entry before its own boxes
+# Without it x264 chooses its code by the processor, and with AVX-512 two encodings of the same
+# frames in one process differed. For every libx264 here (tests/data/test_video_reader.py).
+X264 = {"x264-params": "cpu-independent=1"}
 
 
 def window(path: Path) -> tuple[tuple[int, int], tuple[Fraction, ...]] | None:

@@ -10,10 +10,9 @@ import numpy as np
 
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import frames as decoded
+from syncmv4d_jax.data import mp4
 
-# Without the latter x264 chooses its code by the processor, and with AVX-512 two encodings of the
-# same frames in one process differed.
-X264 = {"preset": "veryfast", "x264-params": "cpu-independent=1"}
+X264 = {"preset": "veryfast", **mp4.X264}
 
 
 def write(path: str | Path, frames: np.ndarray, *, fps: float, quality: int = 14) -> None:

@@ -3,6 +3,8 @@
 import argparse
 import json
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -132,17 +134,57 @@ def test_what_a_dead_worker_left_is_given_to_another_pipeline(tmp_path, whole, p
 
 def test_what_kills_every_worker_is_named_and_done_by_the_next_run(tmp_path, whole, pipelines):
     plan, ran = pipelines
-    plan += [({"s0", "s1", "s3", "s4", "s5", "s6"}, engine.LOST), ((), engine.LOST)]
+    plan += [({"s0", "s1", "s3", "s4", "s5", "s6"}, engine.LOST), *[((), engine.LOST)] * 2]
     summary = prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
     reasons = {x["sequence"]: x["reason"] for x in summary["skipped"]}
-    assert reasons["s2"] == engine.DIED["error"] and len(ran) == 2
+    assert reasons["s2"] == engine.DIED["error"] and len(ran) == 3
     plan += [({"s2", "s3"}, 0)]
     prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
-    assert files(tmp_path / "out") == whole and ran[2] == ["s2", "s3"]
+    assert files(tmp_path / "out") == whole and ran[3] == ["s2", "s3"]
+
+
+def test_a_worker_may_die_before_anything_is_answered(tmp_path, whole, pipelines):
+    plan, ran = pipelines
+    plan += [((), engine.LOST), ({f"s{i}" for i in range(7)}, 0)]
+    summary = prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
+    assert files(tmp_path / "out") == whole and summary["prepared_now"] == 6 and len(ran) == 2
+
+
+def test_what_a_pipeline_that_failed_left_is_given_to_another(tmp_path, whole, pipelines):
+    plan, ran = pipelines
+    plan += [({"s0", "s1"}, 1), ({"s2", "s3", "s4", "s5", "s6"}, 1)]
+    summary = prepare.run(sources(), tmp_path / "out", SETTINGS, work=work, beam=[])
+    assert files(tmp_path / "out") == whole and summary["prepared_now"] == 6 and len(ran) == 2
+
+
+FAKE = """
+import os, subprocess, sys
+Create = Reshuffle = Map = lambda *args: None
+own = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(90)"], **own)
+open(os.environ["WORKER"], "w").write(str(child.pid))
+os._exit(86)
+"""
+
+
+def test_workers_end_with_their_pipeline(tmp_path, monkeypatch):
+    """A stand-in for Beam, whose process ends as where a worker was killed, beside one at work."""
+    (tmp_path / "apache_beam/options").mkdir(parents=True)
+    (tmp_path / "apache_beam/__init__.py").write_text(FAKE)
+    (tmp_path / "apache_beam/options/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("WORKER", str(tmp_path / "worker"))
+    step = engine._Step(work, tmp_path, SETTINGS, tmp_path / "answers")
+    assert engine._watched([], step, []) == engine.LOST
+    state = Path(f"/proc/{(tmp_path / 'worker').read_text()}/stat")
+    until = time.time() + 30
+    while state.is_file() and state.read_text().split()[2] != "Z" and time.time() < until:
+        time.sleep(0.05)
+    assert not state.is_file() or state.read_text().split()[2] == "Z"
 
 
 def test_a_pipeline_that_fails_is_an_error(tmp_path, pipelines):
-    pipelines[0].append(({"s0"}, 1))
+    pipelines[0].extend([({"s0"}, 1), ((), 1)])
     with pytest.raises(ChildProcessError, match=r"\['--runner=None'\] ended with status 1"):
         prepare.run(sources(), tmp_path, SETTINGS, work=work, beam=["--runner=None"])
 

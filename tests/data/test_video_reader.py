@@ -3,12 +3,13 @@
 import json
 import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from syncmv4d_jax.data import frames, rigs, user
+from syncmv4d_jax.data import frames, mp4, rigs, user
 from syncmv4d_jax.results import video
 
 SHOWN = np.zeros((32, 48, 3), np.uint8)
@@ -246,3 +247,17 @@ def test_views_cut_from_videos_are_as_they_are_shown(tmp_path):
     (tmp_path / "calibration.json").write_text(json.dumps({"down": entry}))
     with pytest.raises(ValueError, match="not resized but cut"):
         user.from_videos(tmp_path, tmp_path / "calibration.json", tmp_path / "other")
+
+
+def test_every_writer_of_h264_writes_the_same_on_all_processors():
+    """x264 does not say in its files how it chose its code, so the sources are asked."""
+    root = Path(video.__file__).parents[2]
+    files = [*(root / "syncmv4d_jax").rglob("*.py"), *(root / "data_prep").glob("*.py")]
+    writers = {path.stem: text for path in files if '"libx264"' in (text := path.read_text())}
+    assert set(writers) == {"video", "lerobot_writer", "taco_writer", "import_metaworld"}
+    for name, text in writers.items():
+        wanted = (
+            '"x264-params": "cpu-independent=1"' if name == "import_metaworld" else "**mp4.X264"
+        )
+        assert wanted in text, f"{name} lets x264 choose its code by the processor"
+    assert mp4.X264 == {"x264-params": "cpu-independent=1"}

@@ -22,8 +22,9 @@ def make_task(views, dtype="float32", placement=protocol.LOCAL):
     return syncmv4d.make(config, placement=placement)
 
 
-def make_batch(task):
-    """Balls seen by cameras around them; latents as a cache would hold."""
+def make_batch(task, moving=0.0):
+    """Balls seen by cameras around them, that go aside by `moving` metres a frame; latents as a
+    cache would hold."""
     rng = np.random.default_rng(0)
     v, f, h, w, c = task.latent_shape
     o, centre = task.options, np.array([0.2, 0.9, 0.4])
@@ -31,7 +32,10 @@ def make_batch(task):
     shell = 0.08 * shell / np.linalg.norm(shell, axis=-1, keepdims=True)
     way = rng.normal(size=(meshed.B, 1, 1, 3)) * np.linspace(0, 0.05, meshed.N)[:, None, None]
     tracks = centre + shell + way
-    extrinsics = meshed.rig(v, centre)
+    extrinsics = meshed.rig(v, centre)[:, :, None]
+    if moving:
+        extrinsics = np.repeat(extrinsics, meshed.N, 2)
+        extrinsics[..., 0, 3] += moving * np.arange(meshed.N, dtype=np.float32)
     high, wide = o.size
     k = np.array([[90, 0, wide / 2 - 0.5], [0, 90, high / 2 - 0.5], [0, 0, 1]], np.float32)
     intrinsics = np.broadcast_to(k, (meshed.B, v, 3, 3))
@@ -51,7 +55,7 @@ def make_batch(task):
         "anchors": np.asarray(pixels[:, :, 0], np.float32),
         "anchor_valid": ones((meshed.B, v, meshed.K)),
         "intrinsics": intrinsics,
-        "extrinsics": extrinsics[:, :, None],
+        "extrinsics": extrinsics,
         "scale": np.stack([depth.min((2, 3)), depth.max((2, 3))], -1).astype(np.float32),
         "frame_valid": ones((meshed.B, meshed.N)),
         "latent_valid": ones((meshed.B, f)),

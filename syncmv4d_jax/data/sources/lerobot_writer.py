@@ -17,10 +17,11 @@ import av
 import numpy as np
 
 from syncmv4d_jax import disk
+from syncmv4d_jax.data import mp4
 from syncmv4d_jax.data.sources import lerobot_layout
 
 CODECS = {
-    "h264": ("libx264", {"crf": "18"}),
+    "h264": ("libx264", {"crf": "18", **mp4.X264}),
     "av1": ("libsvtav1", {"crf": "30", "preset": "12", "svtav1-params": "lp=1"}),
 }
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

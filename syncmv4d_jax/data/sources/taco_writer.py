@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import rigs
+from syncmv4d_jax.data import mp4, rigs
 from syncmv4d_jax.data.sources import taco
 from syncmv4d_jax.weights import torch_pickle
 
@@ -37,7 +37,7 @@ def write_video(path: Path, frames: np.ndarray, *, fps: float = taco.FPS, qp: in
     with disk.whole(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.options = {"qp": str(qp), "preset": "veryfast", "g": "15"}
+        stream.options = {"qp": str(qp), "preset": "veryfast", "g": "15", **mp4.X264}
         stream.codec_context.thread_count = 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

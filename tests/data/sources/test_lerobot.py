@@ -133,6 +133,19 @@ def test_another_clock_is_refused(tmp_path, fps):
     data = lerobot.open_dataset(root)
     with pytest.raises(taco.BadSequence, match="clock is not episode 0's"):
         codes(data, 0, "right", np.arange(40))
+    with pytest.raises(taco.BadSequence, match="clock is not episode 0's"):
+        codes(data, 0, "right", np.arange(0, 40, 4))  # each has a frame at its time
+
+
+def test_a_file_that_ends_early_costs_what_lies_behind_its_end(tmp_path):
+    root = sets.write_3(tmp_path)
+    path = root / "videos/observation.images.right/chunk-000/file-001.mp4"
+    sets.film(path, sets.clip("right", 3)[:30], "h264")
+    data = lerobot.open_dataset(root)
+    first = sets.starts()[3]
+    assert codes(data, 3, "right", [0, 29]) == [("right", first), ("right", first + 29)]
+    with pytest.raises(taco.BadSequence, match="clock is not episode 3's"):
+        codes(data, 3, "right", [0, 31])
 
 
 def test_calibration_of_cameras_that_stand_and_that_move(tmp_path):

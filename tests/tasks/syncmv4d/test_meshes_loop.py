@@ -27,10 +27,10 @@ def parameters(views):
     return jax.device_get(quick(make)())
 
 
-def closed_loop_step(views, name=None):
+def closed_loop_step(views, name=None, moving=0.0):
     """(loss, gradients), loss terms and what the loop matched, on a mesh or one device."""
     task = make_task(views, "float64", protocol.Local(kernel="chunked"))  # see test_meshes
-    batch, halves = make_batch(task), tree.split(parameters(views), task.trainable)
+    batch, halves = make_batch(task, moving), tree.split(parameters(views), task.trainable)
     if name:
         placement, halves, batch = meshed.placed(name, halves, batch, kernel="chunked")
         task = make_task(views, "float64", placement)
@@ -52,9 +52,19 @@ whole_step = functools.cache(closed_loop_step)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", meshed.MESHES)
 def test_closed_loop_step(name, double):
+    compare(name, moving=0.0)
+
+
+@pytest.mark.slow
+def test_closed_loop_step_of_cameras_that_move(double):
+    compare("view-ulysses", moving=0.02)
+
+
+def compare(name, moving):
+    """A mesh against one device; moving: metres a frame that the cameras go aside."""
     views = meshed.views_of(name)
-    wanted, terms, found = whole_step(views)
-    got, others, coarse = closed_loop_step(views, name)
+    wanted, terms, found = whole_step(views, moving=moving)
+    got, others, coarse = closed_loop_step(views, name, moving)
     np.testing.assert_array_equal(coarse.confidence > 0, found.confidence > 0)
     np.testing.assert_allclose(coarse.tracks, found.tracks, atol=1e-4)
     for key, value in terms.items():
