@@ -19,18 +19,21 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from syncmv4d_jax.metrics import summary
+from syncmv4d_jax.metrics import definitions, summary
+from syncmv4d_jax.metrics.networks import definitions as network_definitions
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, TEACHER = "64x96", 16
+CONFIG = "readings/learned_codec.py:demo"  # what `make demo` samples by
 ASKED = ("gradient_energy", "lpips_alex", "error_mm")
 SHOWN = (*ASKED, "psnr_moving")
+DEFINITIONS = definitions.DEFINITIONS | network_definitions.DEFINITIONS
 Table = Mapping[str, Mapping[str, Any]]  # metric -> cell of eval.json
 
 
@@ -47,25 +50,39 @@ def names(steps: list[int]) -> dict[str, tuple[str, int]]:
     return rows | {f"student-{n}": ("student", n) for n in steps}
 
 
+def of_demo(args: argparse.Namespace, config: str, own: Path) -> list[Any]:
+    """The command that works in `own` by a configuration of the demo's data and weights.
+
+    args: demo (a finished one's folder), weights, codec.
+    """
+    parts = args.demo / "weights"
+    command = ["-m", "syncmv4d_jax.main", f"--config=configs/{config}", f"--workdir={own}",
+               f"--config.data.records={args.demo / 'records' / SIZE}",
+               f"--config.data.cache={args.demo / 'cache' / SIZE}",
+               f"--config.weights.vae={parts}", f"--config.text.weights={parts}",
+               f"--config.weights.codec={args.codec}"]  # fmt: skip
+    return command + [f"--config.weights.{part}={args.weights}" for part in ("dit", "dpa", "prior")]
+
+
+def judge(args: argparse.Namespace, command: list[Any]) -> None:
+    """Samples and evaluates; args: scenes, features."""
+    call(*command, "--config.mode=sample", f"--config.sample.count={args.scenes}")
+    call(*command, "--config.mode=evaluate", "--config.evaluate.priors=",
+         f"--config.evaluate.features={args.features}")  # fmt: skip
+
+
 def run(args: argparse.Namespace, row: str) -> None:
     """Teaches, samples and evaluates one row, whatever of it is not there."""
     (who, steps), own = names(args.steps)[row], args.out / row
     if (own / "eval.json").is_file():
         return
-    parts, config = args.demo / "weights", "demo.py" if who == "teacher" else "distill.py:demo"
-    command = ["-m", "syncmv4d_jax.main", f"--config=configs/{config}", f"--workdir={own}",
-               f"--config.data.records={args.demo / 'records' / SIZE}",
-               f"--config.data.cache={args.demo / 'cache' / SIZE}",
-               f"--config.weights.vae={parts}", f"--config.text.weights={parts}",
-               f"--config.task.sample_steps={steps}"]  # fmt: skip
-    command += [f"--config.weights.{part}={args.weights}" for part in ("dit", "dpa", "prior")]
+    command = of_demo(args, CONFIG if who == "teacher" else "distill.py:demo", own)
+    command.append(f"--config.task.sample_steps={steps}")
     if who == "student":
         command += [f"--config.train.steps={args.train}",
                     f"--config.task.distill.substeps={TEACHER // steps}"]  # fmt: skip
         call(*command)
-    call(*command, "--config.mode=sample", f"--config.sample.count={args.scenes}")
-    call(*command, "--config.mode=evaluate", "--config.evaluate.priors=",
-         f"--config.evaluate.features={args.features}")  # fmt: skip
+    judge(args, command)
 
 
 def asked(rows: Mapping[str, Table], better: str, other: str, metric: str, triplets: Any) -> Any:
@@ -73,7 +90,8 @@ def asked(rows: Mapping[str, Table], better: str, other: str, metric: str, tripl
     if any(metric not in rows[row] for row in (better, other)):
         return None
     own, theirs = (rows[row][metric]["per_sample"] for row in (better, other))
-    gains = {s: summary.gain(metric, own[s], theirs[s]) for s in own.keys() & theirs.keys()}
+    better = DEFINITIONS[metric].better
+    gains = {s: summary.better_by(better, x, theirs[s]) for s, x in own.items() if s in theirs}
     return summary.mean(gains, triplets)
 
 
@@ -86,8 +104,16 @@ def verdict(found: Mapping[str, Any], *, beyond: bool) -> str:
     return "holds" if holds else "does not hold"
 
 
-def tables(evaluations: Mapping[str, Mapping[str, Any]], steps: list[int]) -> str:
-    """The means of all rows and the answers, in Markdown; evaluations: {row: its eval.json}."""
+def opened(out: Path, rows: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """{row: its eval.json}; leaves where one is missing."""
+    paths = {row: out / row / "eval.json" for row in rows}
+    if missing := [row for row, path in paths.items() if not path.is_file()]:
+        sys.exit(f"{out}: no eval.json of {', '.join(missing)}: run without --table")
+    return {row: json.loads(path.read_text()) for row, path in paths.items()}
+
+
+def means(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The means of all rows, in Markdown; evaluations: {row: its eval.json}."""
     rows = {row: one["rows"]["model"] for row, one in evaluations.items()}
     triplets = next(iter(evaluations.values())).get("triplets")
     used = [metric for metric in SHOWN if all(metric in one for one in rows.values())]
@@ -96,7 +122,15 @@ def tables(evaluations: Mapping[str, Mapping[str, Any]], steps: list[int]) -> st
         found = [summary.mean(cells[metric]["per_sample"], triplets) for metric in used]
         shown = [f"{x['value']:.3g} ± {x['se'] or np.nan:.2g}" for x in found]
         lines.append(f"| {row} | " + " | ".join(shown) + " |")
-    lines += [
+    return lines
+
+
+def tables(evaluations: Mapping[str, Mapping[str, Any]], steps: list[int]) -> str:
+    """The means of all rows and the answers, in Markdown; evaluations: {row: its eval.json}."""
+    rows = {row: one["rows"]["model"] for row, one in evaluations.items()}
+    triplets = next(iter(evaluations.values())).get("triplets")
+    lines = [
+        *means(evaluations),
         "",
         "| student | beside | metric | paired gain | asked | |",
         "|---|---|---|---|---|---|",
@@ -121,27 +155,39 @@ def seconds(path: Path) -> float | None:
     return float(np.mean(found[1:])) if len(found) > 1 else None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", type=Path, default=Path("out/demo"))
-    parser.add_argument("--out", type=Path, default=Path("out/few"))
-    parser.add_argument("--weights", type=Path, default=ROOT / "demo/weights/model.safetensors")
-    parser.add_argument("--steps", type=int, nargs="+", default=[4, 2], choices=(1, 2, 4, 8))
-    parser.add_argument("--train", type=int, default=200, help="steps of a student's training")
-    parser.add_argument("--scenes", type=int, default=0, help="held out, 0 = all")
-    parser.add_argument("--features", default="", help="folder of published weights, for LPIPS")
-    parser.add_argument("--table", action="store_true", help="teach nothing")
-    args = parser.parse_args()
-    for name in ("demo", "out", "weights"):
+def parser(about: str) -> argparse.ArgumentParser:
+    """Flags of what is measured on a finished demo."""
+    made = argparse.ArgumentParser(description=about.splitlines()[0])
+    made.add_argument("--demo", type=Path, default=Path("out/demo"))
+    made.add_argument("--out", type=Path, required=True)
+    made.add_argument("--weights", type=Path, default=ROOT / "demo/weights/model.safetensors")
+    made.add_argument("--codec", type=Path, default=ROOT / "demo/weights/codec.safetensors")
+    made.add_argument("--scenes", type=int, default=0, help="held out, 0 = all")
+    made.add_argument("--features", default="", help="folder of published weights, for LPIPS")
+    made.add_argument("--table", action="store_true", help="of what is there, make nothing")
+    return made
+
+
+def read(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The flags, with whole paths; leaves where no demo is."""
+    args = made.parse_args()
+    for name in ("demo", "out", "weights", "codec"):
         setattr(args, name, getattr(args, name).resolve())
+    if args.features:
+        args.features = str(Path(args.features).resolve())
     if not (args.demo / "cache" / SIZE / "cache.json").is_file():
         sys.exit(f"{args.demo}: wanted what `make demo` leaves there, found no cache/{SIZE}")
+    return args
+
+
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument("--steps", type=int, nargs="+", default=[4, 2], choices=(1, 2, 4, 8))
+    flags.add_argument("--train", type=int, default=200, help="steps of a student's training")
+    args = read(flags)
     for row in names(args.steps) if not args.table else ():
         run(args, row)
-    paths = {row: args.out / row / "eval.json" for row in names(args.steps)}
-    if missing := [row for row, path in paths.items() if not path.is_file()]:
-        sys.exit(f"{args.out}: no eval.json of {', '.join(missing)}: run without --table")
-    print(tables({row: json.loads(path.read_text()) for row, path in paths.items()}, args.steps))
+    print(tables(opened(args.out, names(args.steps)), args.steps))
     for n in args.steps:
         took = seconds(args.out / f"student-{n}" / "metrics.jsonl")
         print(f"\nstudent-{n}: {'-' if took is None else f'{took:.1f}'} s a training step")

@@ -14,8 +14,9 @@ part `dit`, with `--config.task.sampler=euler --config.task.sample_steps=4
     :mjd        MJD in its closed loop, from a run of configs/taco.py:
                 --config.weights.dit=out/taco/high.safetensors and the same for dpa, and vae
     :mjd_lora   the same by adapters of rank 64 of the layers that MJD has of Wan
-    :demo       that at the sizes of configs/demo.py: 16 steps of the teacher to 4, from the shipped
-                weights (docs/speed.md says how long and how well)
+    :demo       that at the sizes of `make demo` and with its codec: 16 steps of the teacher to 4,
+                from the shipped weights, --config.weights.codec among them (docs/few_steps.md says
+                how long and how well)
     :debug      MJD, tiny, the same code path; :debug_wan the same of Wan
 
 Another number of steps is `--config.task.sample_steps=2`; the teacher takes sample_steps x
@@ -24,7 +25,8 @@ distill.points x distill.substeps of its own.
 
 import ml_collections
 
-from configs import demo, sections, taco, wan_ti2v
+from configs import sections, taco, wan_ti2v
+from configs.readings import learned_codec
 
 VARIANTS = ("full", "lora", "mjd", "mjd_lora", "demo", "debug", "debug_wan")
 
@@ -40,7 +42,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "mjd": lambda: taco.get_config("full"),
         "mjd_lora": lambda: taco.get_config("full"),
         "debug": lambda: taco.get_config("debug"),
-        "demo": lambda: demo.get_config("tune"),
+        "demo": lambda: learned_codec.get_config("demo"),
     }[variant]()
     with base.unlocked():
         _teach(base)

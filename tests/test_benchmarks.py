@@ -1,5 +1,6 @@
 """The benchmarks that no other test runs: what the runner names exists; the GPU script, tiny."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from demo import make as demo
+from syncmv4d_jax.models.wan import umt5
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -119,6 +123,7 @@ def test_rows_that_did_not_look_tell_what_the_crop_tells(load):
 def test_a_student_is_asked_beside_both_teachers(load):
     """Paired by scene: no worse than many steps, better than the same few."""
     few = load("few_steps")
+    assert f"configs/{few.CONFIG}" == f"{demo.CONFIG}:demo"
     assert few.names([4, 2]) == {
         "teacher-16": ("teacher", 16), "teacher-4": ("teacher", 4), "teacher-2": ("teacher", 2),
         "student-4": ("student", 4), "student-2": ("student", 2),
@@ -127,14 +132,15 @@ def test_a_student_is_asked_beside_both_teachers(load):
 
     def evaluation(error, slope=0.0):
         values = {s: error + x + slope * x for s, x in scenes.items()}
-        cells = {"error_mm": {"per_sample": values}, "psnr_moving": {"per_sample": values}}
+        cells = dict.fromkeys(("lpips_alex", "error_mm", "psnr_moving"), {"per_sample": values})
         return {"rows": {"model": cells}, "triplets": {s: s for s in scenes}}
 
     rows = {"teacher-16": evaluation(10.0), "teacher-4": evaluation(15.0),
             "student-4": evaluation(9.0, slope=0.5)}  # fmt: skip
     lines = few.tables(rows, [4]).splitlines()
-    assert lines[0] == "| | error_mm | psnr_moving |"
-    near, far = lines[-2:]
+    assert lines[0] == "| | lpips_alex | error_mm | psnr_moving |"
+    (*_, of_network, near), (other_of_network, far) = lines[-4:-2], lines[-2:]
+    assert "| lpips_alex | 0.25 ±" in of_network and "| lpips_alex | 5.25 ±" in other_of_network
     # Gains 1, 0.5, 0, -0.5 against 16 steps; 6, 5.5, 5, 4.5 against 4.
     assert near.startswith("| 4 steps | teacher-16 | error_mm | 0.25 ± 0.32 (n = 4) |")
     assert far.startswith("| 4 steps | teacher-4 | error_mm | 5.25 ± 0.32 (n = 4) |")
@@ -142,6 +148,43 @@ def test_a_student_is_asked_beside_both_teachers(load):
     assert few.verdict({"value": -1.0, "se": 0.4}, beyond=False) == "does not hold"
     assert few.verdict({"value": 0.7, "se": 0.4}, beyond=True) == "does not hold"
     assert few.verdict({"value": 5.0, "se": None}, beyond=True) == "too few triplets"
+
+
+def test_fewer_bits_are_compared_with_float32_of_the_same_scene(load):
+    def evaluation(*values):
+        cells = {"psnr_moving": {"per_sample": dict(zip("abcd", values, strict=True))}}
+        return {"rows": {"model": cells}, "triplets": {"a": "x", "b": "x", "c": "y", "d": "z"}}
+
+    rows = {
+        "float32": evaluation(20.0, 22.0, 30.0, 25.0),
+        "int8": evaluation(20.0, 21.0, 29.0, 24.4),
+        "bfloat16": evaluation(20.1, 22.0, 29.9, 25.0),
+    }
+    int8, bfloat16 = load("few_bits").tables(rows).splitlines()[-2:]
+    # Of triplets: -0.5, -1, -0.6 and 0.05, -0.1, 0.
+    assert int8 == "| int8 | psnr_moving | -0.7 ± 0.2 (n = 3) | worse |"
+    assert bfloat16 == "| bfloat16 | psnr_moving | -0.017 ± 0.04 (n = 3) | no |"
+
+
+@pytest.mark.slow
+def test_errors_of_8_bits_are_drawn_anew_and_alike_in_every_run(load):
+    precision = load("precision")
+    precision.SHARE = 0.3  # of a small kernel too some are large
+    _, _, inputs, run = precision.text_block(8)
+    config = dataclasses.replace(umt5.TINY, layers=1, dtype="float32")
+
+    def found(large, draws=2):
+        given = lambda key: (inputs(key)[0] % config.vocab,)  # noqa: E731
+        return precision.errors(umt5.UMT5, config, given, run, large=large, draws=draws)
+
+    even, large = found(False), found(True)
+    assert set(even) == {"bfloat16", "int8", "float8"} and even["int8"].shape == (2, 2)
+    assert not even["bfloat16"][:, 1].any() and (even["bfloat16"][:, 0] > 1e-4).all()
+    assert (even["float8"][:, 1] > even["int8"][:, 1]).all()
+    assert even["int8"][0, 0] != even["int8"][1, 0]
+    np.testing.assert_array_equal(found(False)["int8"], even["int8"])
+    # A row that is larger takes the integers of its columns with it.
+    assert large["int8"][:, 1].mean() > even["int8"][:, 1].mean()
 
 
 def test_seconds_of_a_step_leave_out_the_lines_that_compile(load, tmp_path):

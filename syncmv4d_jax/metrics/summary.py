@@ -72,9 +72,13 @@ def mean(values: Values, clusters: Clusters | None = None) -> dict[str, Any]:
 
 def gain(metric: str, model: float | None, other: float | None) -> float | None:
     """Returns by how much the model is better, in the metric's unit; None where undefined."""
+    return better_by(definitions.DEFINITIONS[metric].better, model, other)
+
+
+def better_by(better: str | float, model: float | None, other: float | None) -> float | None:
+    """The same of a metric that is better "lower", "higher" or nearer to a number."""
     if model is None or other is None:
         return None
-    better = definitions.DEFINITIONS[metric].better
     if isinstance(better, str):
         return other - model if better == "lower" else model - other
     return abs(other - better) - abs(model - better)

@@ -10,6 +10,7 @@ import pytest
 import syncmv4d_tiny
 
 from configs import distill as distill_config
+from configs.readings import learned_codec
 from syncmv4d_jax import flow, main, tree
 from syncmv4d_jax.models import lora
 from syncmv4d_jax.run import assembly, checkpoint, initial, optim, sections, update
@@ -295,6 +296,18 @@ def test_with_an_aligner_and_adapters_only_these_are_trained():
     assert task.inner.trainable == "^lora/"
     step = task.programs()["train_step"]
     assert set(step.parts) == {"dit", "dpa", "lora", "vae"}
+
+
+def test_the_demos_student_samples_as_the_demo_does():
+    """With its codec, origin of depths, shift and loop; 4 steps of it, 16 of the teacher."""
+    taught = assembly.task(distill_config.get_config("demo"))
+    plain = assembly.task(learned_codec.get_config("demo"))
+    assert taught.inner == dataclasses.replace(
+        plain, options=dataclasses.replace(plain.options, sample_steps=4)
+    )
+    assert taught.inner.codec_config is not None and "codec" in taught.frozen_parts
+    wanted = flow.schedule("euler", 16, shift=plain.options.sample_shift).sigma
+    np.testing.assert_allclose(taught.grid.times[:-1], wanted, rtol=1e-6)
 
 
 # What is refused, and whole runs.
