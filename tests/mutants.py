@@ -4084,6 +4084,28 @@ FEW_STEPS = [
         ),
     ),
     *of(
+        "configs/distill.py",
+        "tests/tasks/distill/test_distill.py",
+        (
+            "few steps",
+            "the demo's student has no codec",
+            '"demo": lambda: learned_codec.get_config("demo"),',
+            '"demo": lambda: __import__("configs.demo").demo.get_config("tune"),',
+            "test_the_demos_student_samples_as_the_demo_does",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/summary.py",
+        "tests/test_benchmarks.py",
+        (
+            "few steps",
+            "a metric that is better low is a gain where it is high",
+            'return other - model if better == "lower" else model - other',
+            "return model - other",
+            "test_a_student_is_asked_beside_both_teachers",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/tasks/syncmv4d/loop.py",
         "tests/tasks/distill/test_distill.py",
         (
@@ -4137,6 +4159,28 @@ FEWER_BITS = [
             "        values = jnp.round(values)",
             "        values = jnp.trunc(values)",
             "test_a_value_is_off_by_half_a_step_of_its_own_column",
+        ),
+    ),
+    *of(
+        "benchmarks/few_bits.py",
+        "tests/test_benchmarks.py",
+        (
+            "fewer bits",
+            "precisions are compared with bfloat16",
+            'FIRST = "float32"',
+            'FIRST = "bfloat16"',
+            "test_fewer_bits_are_compared_with_float32_of_the_same_scene",
+        ),
+    ),
+    *of(
+        "benchmarks/precision.py",
+        "tests/test_benchmarks.py",
+        (
+            "fewer bits",
+            "what is exact is in bfloat16",
+            "exact, low = program(config), program(",
+            "exact, low = program(dataclasses.replace(config, dtype='bfloat16')), program(",
+            "test_errors_of_8_bits_are_drawn_anew_and_on_top_of_those_of_bfloat16",
         ),
     ),
     *of(

@@ -166,8 +166,7 @@ def test_fewer_bits_are_compared_with_float32_of_the_same_scene(load):
     assert bfloat16 == "| bfloat16 | psnr_moving | -0.017 ± 0.04 (n = 3) | no |"
 
 
-@pytest.mark.slow
-def test_errors_of_8_bits_are_drawn_anew_and_alike_in_every_run(load):
+def test_errors_of_8_bits_are_drawn_anew_and_on_top_of_those_of_bfloat16(load):
     precision = load("precision")
     precision.SHARE = 0.3  # of a small kernel too some are large
     _, _, inputs, run = precision.text_block(8)
@@ -182,7 +181,6 @@ def test_errors_of_8_bits_are_drawn_anew_and_alike_in_every_run(load):
     assert not even["bfloat16"][:, 1].any() and (even["bfloat16"][:, 0] > 1e-4).all()
     assert (even["float8"][:, 1] > even["int8"][:, 1]).all()
     assert even["int8"][0, 0] != even["int8"][1, 0]
-    np.testing.assert_array_equal(found(False)["int8"], even["int8"])
     # A row that is larger takes the integers of its columns with it.
     assert large["int8"][:, 1].mean() > even["int8"][:, 1].mean()
 
