@@ -4201,6 +4201,35 @@ AVERAGE_MEMORY = [
 
 PLAN_ROWS = [
     *of(
+        "syncmv4d_jax/machines/planning/schedule.py",
+        "tests/machines/planning/test_schedule.py",
+        (
+            "times on paper",
+            "splash is known by its metadata only",
+            "called = line.name + line.rest",
+            "called = line.rest",
+            "test_splash_is_known_by_its_name_and_counts_behind_its_tables",
+        ),
+        (
+            "times on paper",
+            "a table of tiles is taken for queries",
+            "if kind in FLOATS and len(dims) > 2",
+            "if len(dims) > 2",
+            "test_splash_is_known_by_its_name_and_counts_behind_its_tables",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/machines/planning/hlo.py",
+        "tests/machines/planning/test_schedule.py",
+        (
+            "times on paper",
+            "every loop goes on by one",
+            "return steps[0] if len(steps) == 1 and steps[0] > 0 else 1",
+            "return 1",
+            "test_a_loop_whose_turns_were_joined_runs_less_often",
+        ),
+    ),
+    *of(
         "benchmarks/plan_rows.py",
         "tests/test_plan_rows.py",
         (
