@@ -62,8 +62,8 @@ from syncmv4d_jax.run import assembly, optim, programs, update  # noqa: E402
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost  # noqa: E402
 from syncmv4d_jax.tasks.syncmv4d import sampling as task_sampling  # noqa: E402
 
-# GiB of a card -> blocks of a training step without an average (mode=plan; docs/pods.md).
-BLOCKS = {120: 30, 70: 16, 0: 4}
+# GiB of a card -> blocks of a training step without an average, by the estimate of mode=plan.
+BLOCKS = {120: 30, 70: 14, 0: 4}
 WANTED = "wanted a GPU"
 PRODUCT = {False: (8192, "bfloat16"), True: (256, "float32")}  # by args.rehearse
 

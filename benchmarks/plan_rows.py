@@ -40,7 +40,7 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 Changes = tuple[tuple[str, Any], ...]
 SMALL = (("task.vae_chunk", 1), ("task.vae.dtype", "bfloat16"))
 CHANGED = (*SMALL, ("train.frozen_dtype", "bfloat16"))
-FEWER = (("task.dit.layers", 16), ("optim.ema", 0.0))
+FEWER = (("task.dit.layers", 14), ("optim.ema", 0.0))
 SHORT = {
     "task.vae_chunk": "",
     "task.vae.dtype": "small",
