@@ -46,6 +46,7 @@ SHORT = {
     "task.vae.dtype": "small",
     "train.frozen_dtype": "frozen in bfloat16",
     "optim.ema": "no average",
+    "optim.ema_memory": "average with the {}",
     "sample.precision": "{}",
     "task.dit.layers": "{} blocks",
 }
@@ -143,6 +144,7 @@ TPUS = (
     Row("v5e-8", "taco:full", "mjd_step", (1, 8, 1, 1)),
     Row("v5p-32", "taco:full", "mjd_step", (2, 8, 1, 1)),
     Row("v5p-32", "taco:full", "mjd_step", (1, 8, 1, 2)),
+    Row("v5p-8", "taco:full", "mjd_step", (1, 4, 1, 1), (("optim.ema_memory", "host"),)),
 )
 
 

@@ -81,7 +81,7 @@ def test_a_plan_counts_it_with_the_host():
         int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
         for x in jax.tree.leaves(state["ema"])
     ]
-    assert programs.hosted(config, own, MESH) == sum(bytes_of) > 10**5
+    assert programs.hosted(config, own, MESH) == sum(bytes_of) - 2 * max(bytes_of) > 10**5
     near = config.copy_and_resolve_references()
     near.optim.ema_memory = "device"
     assert programs.hosted(near, own, MESH) == 0

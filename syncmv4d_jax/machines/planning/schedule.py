@@ -54,7 +54,7 @@ class Timeline:
     @property
     def hidden(self) -> float:
         """Share of the links' time that something runs beside; 1 where nothing is sent."""
-        return 1.0 - self.waited / self.link if self.link else 1.0
+        return max(1.0 - self.waited / self.link, 0.0) if self.link else 1.0
 
 
 class Copies(NamedTuple):
