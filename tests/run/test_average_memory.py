@@ -82,6 +82,11 @@ def test_a_plan_counts_it_with_the_host():
         for x in jax.tree.leaves(state["ema"])
     ]
     assert programs.hosted(config, own, MESH) == sum(bytes_of) - 2 * max(bytes_of) > 10**5
+    full = taco.get_config("full").copy_and_resolve_references()
+    full.optim.ema_memory = "host"
+    step = programs.find(full, "mjd_step")
+    cut = 4 * tree.count(programs.split(full, step)[0]) / 8
+    assert 0.5 * cut < programs.hosted(full, step, MESH) < cut
     near = config.copy_and_resolve_references()
     near.optim.ema_memory = "device"
     assert programs.hosted(near, own, MESH) == 0
