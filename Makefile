@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 GPU := .cache/gpu
+TPU := .cache/tpu
 SIMULATOR := .cache/metaworld
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
@@ -13,7 +14,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: studio mine test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg robots bench browser plan-gpu lint docs \
+.PHONY: studio mine test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg robots bench browser plan-gpu plan-rows lint docs \
   setup clean
 
 test: $(VENV)/test
@@ -67,6 +68,12 @@ plan-gpu: $(GPU)/made
 	@$(GPU)/bin/python -c 'import jax_cuda12_plugin' || { echo "plan-gpu: wanted jax_cuda12_plugin in \
 	  $(GPU), where it was installed; remove $(GPU) and run make plan-gpu again" >&2; exit 1; }
 	$(GPU)/bin/python -m pytest -m gpu_aot tests/machines/planning/test_gpus.py $(PLAN_GPU_ARGS)
+
+# The tables of docs/pods.md: an hour of a core; PLAN_ROWS_ARGS="--only h100-8" for some of them.
+plan-rows: $(GPU)/made $(TPU)/made
+	$(GPU)/bin/python benchmarks/plan_rows.py --of gpus --quiet $(PLAN_ROWS_ARGS)
+	$(TPU)/bin/python benchmarks/plan_rows.py --of tpus --quiet $(PLAN_ROWS_ARGS)
+	$(BIN)/python benchmarks/plan_rows.py --table $(PLAN_ROWS_ARGS)
 
 browser: $(VENV)/test
 	$(PYTEST) -n 0 -m browser
@@ -122,4 +129,16 @@ $(GPU)/made: $(VENV)/test
 	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version \
 	  || { echo "plan-gpu: pip found no jax-cuda12-plugin and jax-cuda12-pjrt $$version (two wheels" \
 	  "of 180 MB together, from PyPI): nothing is lowered for GPUs without them" >&2; exit 1; }
+	@touch $@
+
+# libtpu likewise, of the version that jax asks for: beside it a plain jax.devices() looks for a TPU.
+$(TPU)/made: $(VENV)/test
+	$(BIN)/python -m venv $(TPU)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(TPU)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	wanted=$$($(BIN)/python -c 'import importlib.metadata as m; print(next(x.split(";")[0] \
+	  for x in m.requires("jax") if x.startswith("libtpu")))'); \
+	  $(TPU)/bin/python -m pip --disable-pip-version-check install -q --no-deps "$$wanted" \
+	  || { echo "plan-rows: pip found no $$wanted (a wheel of 210 MB, from PyPI): nothing is" \
+	  "compiled for TPUs without it" >&2; exit 1; }
 	@touch $@

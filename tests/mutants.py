@@ -4135,7 +4135,7 @@ FEW_STEPS = [
         (
             "few steps",
             "the average is kept to itself",
-            'frozen = {**frozen, "average": state["ema"]}',
+            'frozen = {**frozen, "average": optim.near(state["ema"])}',
             "frozen = {**frozen}",
             "test_an_update_hands_over_the_average_that_it_keeps",
         ),
@@ -4196,6 +4196,103 @@ FEWER_BITS = [
     ),
 ]
 
+AVERAGE_MEMORY = [
+    *of(
+        "syncmv4d_jax/run/optim.py",
+        "tests/run/test_average_memory.py",
+        (
+            "average with the host",
+            "it stays on the devices",
+            'if config.ema_memory == "device":\n        return shardings',
+            "if config.ema_memory:\n        return shardings",
+            "test_it_lies_where_it_should_and_is_the_same",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/resume.py",
+        "tests/run/test_average_memory.py",
+        (
+            "average with the host",
+            "another memory is another recipe",
+            "optim=stage.optim.decisive",
+            "optim=stage.optim",
+            "test_a_run_goes_on_with_its_average_in_the_other_memory",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/programs.py",
+        "tests/run/test_average_memory.py",
+        (
+            "average with the host",
+            "a plan counts averages whole, not a device's part",
+            "math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize",
+            "math.prod(x.shape) * x.dtype.itemsize",
+            "test_a_plan_counts_it_with_the_host",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/plan.py",
+        "tests/run/test_average_memory.py",
+        (
+            "average with the host",
+            "the estimate has it on the device",
+            'settings.ema > 0 and settings.ema_memory == "device"',
+            "settings.ema > 0",
+            "test_a_plan_counts_it_with_the_host",
+        ),
+    ),
+]
+
+PLAN_ROWS = [
+    *of(
+        "syncmv4d_jax/machines/planning/schedule.py",
+        "tests/machines/planning/test_schedule.py",
+        (
+            "times on paper",
+            "splash is known by its metadata only",
+            "called = line.name + line.rest",
+            "called = line.rest",
+            "test_splash_is_known_by_its_name_and_counts_behind_its_tables",
+        ),
+        (
+            "times on paper",
+            "a table of tiles is taken for queries",
+            "if kind in FLOATS and len(dims) > 2",
+            "if len(dims) > 2",
+            "test_splash_is_known_by_its_name_and_counts_behind_its_tables",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/machines/planning/hlo.py",
+        "tests/machines/planning/test_schedule.py",
+        (
+            "times on paper",
+            "every loop goes on by one",
+            "return steps[0] if len(steps) == 1 and steps[0] > 0 else 1",
+            "return 1",
+            "test_a_loop_whose_turns_were_joined_runs_less_often",
+        ),
+    ),
+    *of(
+        "benchmarks/plan_rows.py",
+        "tests/test_plan_rows.py",
+        (
+            "plan table",
+            "ideal is the same rate on any number of devices",
+            "times * least / devices",
+            "times / devices",
+            "test_one_batch_on_more_devices",
+        ),
+        (
+            "plan table",
+            "a row that does not fit is said to",
+            'else f"no, by {over:.1f}"',
+            'else "yes"',
+            "test_the_table_says_what_fits_and_by_how_much_not",
+        ),
+    ),
+]
+
 TABLE = [
     *SERVE,
     *MORE4D,
@@ -4229,6 +4326,8 @@ TABLE = [
     *CONTROL,
     *FEW_STEPS,
     *FEWER_BITS,
+    *AVERAGE_MEMORY,
+    *PLAN_ROWS,
 ]
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from syncmv4d_jax import tree
@@ -26,6 +26,7 @@ from syncmv4d_jax import tree
 Tree = Any
 AXES = ("data", "fsdp", "view", "sequence")
 BATCH = ("data", "fsdp")
+AnyMesh = Mesh | AbstractMesh
 Rules = Sequence[tuple[str, Sequence[Any]]]
 MINIMUM = 2**16  # elements of the smallest leaf that is cut where no rule names it
 
@@ -130,7 +131,7 @@ def parse_rules(values: Sequence[Any]) -> tuple[tuple[str, tuple[Any, ...]], ...
     return tuple(found)
 
 
-def _spec(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) -> P:
+def _spec(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: AnyMesh) -> P:
     axes = tuple(tuple(a) if isinstance(a, list) else a for a in axes)
     if len(axes) > len(shape):
         raise ValueError(f"sharding: rule {axes} has more axes than {name} {shape}")
@@ -145,7 +146,9 @@ def _spec(name: str, shape: tuple[int, ...], axes: Sequence[Any], mesh: Mesh) ->
     return P(*spec)
 
 
-def default_spec(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: int = MINIMUM) -> P:
+def default_spec(
+    shape: tuple[int, ...], mesh: AnyMesh, *, stacked: bool, minimum: int = MINIMUM
+) -> P:
     """Returns the spec of a leaf that no rule names: one dimension cut over fsdp x view x sequence.
 
     The input dimension (last but one) comes first, then the larger ones: an output that is split or
@@ -164,7 +167,7 @@ def default_spec(shape: tuple[int, ...], mesh: Mesh, *, stacked: bool, minimum: 
     return P()
 
 
-def shardings(shapes: Tree, mesh: Mesh, rules: Rules = (), *, minimum: int = MINIMUM) -> Tree:
+def shardings(shapes: Tree, mesh: AnyMesh, rules: Rules = (), *, minimum: int = MINIMUM) -> Tree:
     """Returns a tree of NamedSharding for parameters or a whole train state.
 
     Args:

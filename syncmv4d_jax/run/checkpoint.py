@@ -53,7 +53,7 @@ def _fingerprint(x: jax.Array) -> jax.Array:
 
 @jax.jit
 def _fingerprints(state: Tree) -> Tree:
-    return jax.tree.map(_fingerprint, state)
+    return jax.tree.map(_fingerprint, jax.device_put(state, jax.memory.Space.Device))
 
 
 def fingerprints(state: Tree) -> dict[str, int]:

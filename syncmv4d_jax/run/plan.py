@@ -89,7 +89,10 @@ def _recipe(config: ml_collections.ConfigDict) -> str:
     """A mark of what decides a program, beside its entry, machine, mesh and batch."""
     own = assembly.read(config)
     train = {key: getattr(own.train, key) for key in ("frozen_dtype", "attention", "sequence")}
-    made = {"task": own.task, "optim": own.optim, "sharding": own.sharding, "train": train}
+    optim = own.optim.decisive
+    if own.optim.ema_memory != "device":
+        optim["ema_memory"] = own.optim.ema_memory
+    made = {"task": own.task, "optim": optim, "sharding": own.sharding, "train": train}
     if own.sample.precision:
         made["precision"] = own.sample.precision
     return recipe.mark(recipe.of(**made, jax=jax.__version__))
@@ -213,7 +216,7 @@ def _bounded(
         flops=work.flops,
         parameters=tree.count(trainable),
         frozen=tree.count(frozen),
-        state=12 + 4 * bool(settings.ema) if training else 4,
+        state=12 + 4 * (settings.ema > 0 and settings.ema_memory == "device") if training else 4,
         batch=batch,
         views=work.views,
         tokens=work.tokens,
@@ -255,6 +258,7 @@ def _compiled(
     memory, text = compiled.memory_analysis(), compiled.as_text()
     gpu = topology.chip in gpus.SPECS  # no program is refused there
     used = gpus.need(memory) if gpu else memory.peak_memory_in_bytes
+    used -= gpu * programs.hosted(config, own, row["mesh"])  # all memory is one there
     row |= {"fits": not gpu or used <= chip.hbm, "compile_s": _since(start)}
     return _described(config, topology, chip, row, text) | {
         "kind": "whole",
@@ -276,10 +280,12 @@ def _assigned(
     found = compiler.run(_apart, config.to_dict(), topology.name, row, names=programs.NAMES)
     if not isinstance(found, compiler.Assigned):
         return found  # refused, or done before it was noticed
-    row |= {"fits": found.used <= chip.hbm, "compile_s": _since(start)}
+    own, gpu = programs.find(config, row["entry"]), topology.chip in gpus.SPECS
+    used = found.used - gpu * programs.hosted(config, own, row["mesh"])
+    row |= {"fits": used <= chip.hbm, "compile_s": _since(start)}
     return _described(config, topology, chip, row, found.text) | {
         "kind": "memory",
-        "peak_bytes": found.used,
+        "peak_bytes": used,
         "limit_bytes": int(chip.hbm),
     }
 

@@ -4,12 +4,14 @@ Which steps there are, what they read and what they do is the task's to say (`ta
 """
 
 import functools
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from syncmv4d_jax import tree
@@ -68,8 +70,12 @@ def program(
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, P()))
     settings = assembly.read(config).optim
-    state = placed(jax.eval_shape(functools.partial(optim.init, settings), trainable))
-    shardings = jax.tree.map(lambda x: x.sharding, state)
+    state = jax.eval_shape(functools.partial(optim.init, settings), trainable)
+    cuts = meshes.shardings(state, mesh, assembly.read(config).sharding)
+    shardings = optim.placed(settings, cuts)
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+    )
     step = jax.jit(
         update.make_update(own.task, settings), donate_argnums=0, out_shardings=(shardings, None)
     )
@@ -83,6 +89,31 @@ def split(config: ml_collections.ConfigDict, program: base.Program) -> tuple[Tre
     trainable, frozen = tree.split(read, program.task.trainable)
     dtype = jnp.dtype(assembly.read(config).train.frozen_dtype)
     return trainable, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), frozen)
+
+
+def hosted(
+    config: ml_collections.ConfigDict, program: base.Program, axes: Mapping[str, int]
+) -> int:
+    """Returns the bytes for each device that a training step leaves with the host.
+
+    Two of the largest leaves are left out, which are on their way at a time (libtpu has two).
+
+    Args:
+      axes: sizes of data, fsdp, view, sequence.
+    """
+    settings = assembly.read(config).optim
+    if program.step is not None or not settings.ema or settings.ema_memory == "device":
+        return 0
+    mesh = AbstractMesh(tuple(axes.values()), tuple(axes))
+    state = jax.eval_shape(functools.partial(optim.init, settings), split(config, program)[0])
+    averages = {"ema": state["ema"]}  # rules see the state's paths
+    cuts = meshes.shardings(averages, mesh, assembly.read(config).sharding)
+    bytes_of = jax.tree.leaves(
+        jax.tree.map(
+            lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, averages, cuts
+        )
+    )
+    return max(sum(bytes_of) - 2 * max(bytes_of), 0)
 
 
 def cut(shapes: Tree, mesh: Mesh, batch: int) -> Tree:

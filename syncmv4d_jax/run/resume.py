@@ -37,7 +37,7 @@ def recipe_of(stage: sections.Sections) -> dict[str, Any]:
     return recipe.of(
         order={"seed": stage.seed, **order, "records": records_mark(stage)},
         task=stage.task,
-        optim=stage.optim,
+        optim=stage.optim.decisive,
         batch_size=train.batch_size,
         frozen_dtype=train.frozen_dtype,
         data=data | {"cache": bool(stage.data.cache)},

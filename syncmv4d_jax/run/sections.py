@@ -80,6 +80,8 @@ class OptimConfig:
       multipliers: (regex, factor) pairs on the learning rate; the first match counts, else 1.
       clip: global gradient norm, 0 = off.
       ema: decay of the parameter average, 0 = off; ramps as (1 + step) / (10 + step).
+      ema_memory: where the average lies between steps, "device" or "host" (pinned): 4 bytes a
+        parameter less on the devices, which go to and fro once a step; the same numbers.
       accumulate: micro-batches a step.
       store: dtype of parameters, moments and averages: "float32" or "bfloat16".
       spike_factor: skip a step with a gradient norm this many times the running mean, 0 = off.
@@ -101,6 +103,7 @@ class OptimConfig:
     multipliers: tuple[tuple[str, float], ...] = ()
     clip: float = 1.0
     ema: float = 0.0
+    ema_memory: str = "device"
     accumulate: int = 1
     store: str = "float32"
     spike_factor: float = 0.0
@@ -110,6 +113,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         one_of("config.optim", self, name=("adamw", "muon"), schedule=("constant", "cosine"))
         one_of("config.optim", self, store=("float32", "bfloat16"))
+        one_of("config.optim", self, ema_memory=("device", "host"))
         at_least(1, "config.optim", self, "accumulate")
         for name in ("b1", "b2", "ema"):
             if not 0 <= getattr(self, name) < 1:
@@ -117,6 +121,13 @@ class OptimConfig:
                 raise ValueError(f"config.optim.{name}: wanted 0 <= {name} < 1, got {came}")
         pairs = tuple((str(pattern), float(factor)) for pattern, factor in self.multipliers)
         object.__setattr__(self, "multipliers", pairs)
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that what is trained depends on, for recipes: not where averages lie."""
+        settings = dataclasses.asdict(self)
+        del settings["ema_memory"]
+        return settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,7 +138,7 @@ def train(
     # The state: restored, or fresh moments on the initial parameters.
     init = functools.partial(optim.init, stage.optim)
     abstract = jax.eval_shape(init, parameters.abstract(parameters.trainable))
-    placed = meshes.shardings(abstract, mesh, stage.sharding)
+    placed = optim.placed(stage.optim, meshes.shardings(abstract, mesh, stage.sharding))
     start, meta = 0, None
     if resumes:
         wanted = jax.tree.map(
@@ -232,7 +232,7 @@ def _half(params: Tree, names: Sequence[str]) -> Tree:
 
 
 def _averages(state: Tree) -> Tree:
-    return state["ema"] or state["params"]
+    return optim.near(state["ema"]) or state["params"]
 
 
 def _check_frozen(store: checkpoint.Store, step: int, saved: str, now: str) -> None:

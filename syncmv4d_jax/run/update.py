@@ -25,7 +25,7 @@ def make_update(task: base.Task, config: sections.OptimConfig) -> Callable:
     def update(state: Tree, frozen: Tree, batch: Tree, key: jax.Array) -> tuple[Tree, Tree]:
         rng = jax.random.fold_in(key, state["step"])
         if isinstance(task, base.Taught) and state["ema"]:
-            frozen = {**frozen, "average": state["ema"]}
+            frozen = {**frozen, "average": optim.near(state["ema"])}
         gradient = jax.value_and_grad(task.loss, has_aux=True)
         if config.accumulate == 1:
             (loss, scalars), gradients = gradient(state["params"], frozen, batch, rng)

@@ -45,6 +45,7 @@ _AXES = re.compile(
 _MEGASCALE = re.compile(
     r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"'
 )
+_NAMES = re.compile(r"%([\w.\-]+)")
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 
 
@@ -162,8 +163,35 @@ def trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
         for line in lines
         if line.op == "constant" and line.shapes and line.shapes[0][0] in ("s32", "u32")
     ]
-    less = any("direction=LT" in line.rest for line in lines)
-    return whole[0] if less and len(whole) == 1 else 1
+    less = [line for line in lines if "direction=LT" in line.rest]
+    if not less or len(whole) != 1:
+        return 1
+    return -(-whole[0] // _step(loop, less[0], lines, computations))
+
+
+def _step(
+    loop: Instruction,
+    compared: Instruction,
+    lines: Sequence[Instruction],
+    computations: dict[str, list[Instruction]],
+) -> int:
+    """How far a loop's counter goes in a turn: more than 1 where turns were joined; else 1."""
+    names = {line.name: line for line in lines}
+    counter = names.get(next(iter(_NAMES.findall(compared.rest)), ""))
+    index = re.search(r"index=(\d+)", counter.rest) if counter else None
+    body = re.search(r"body=%?([\w.\-]+)", loop.rest)
+    inside = {x.name: x for x in computations.get(body.group(1), [])} if body else {}
+    results = [x for x in inside.values() if x.op == "tuple"]
+    if index is None or not results:
+        return 1
+    found = _NAMES.findall(results[-1].rest)
+    place = int(index.group(1))
+    last = inside.get(found[place]) if place < len(found) else None
+    if last is None or last.op != "add":
+        return 1
+    added = [inside[name] for name in _NAMES.findall(last.rest) if name in inside]
+    steps = [int(x.rest.split(")")[0]) for x in added if x.op == "constant"]
+    return steps[0] if len(steps) == 1 and steps[0] > 0 else 1
 
 
 def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, int]:

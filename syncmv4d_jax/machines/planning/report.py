@@ -53,7 +53,9 @@ def advice(
     if task.get("dit", {}).get("residual_dtype", "float32") != "bfloat16":
         found.append('config.task.dit.residual_dtype="bfloat16"')
     if config.optim.ema and training:
-        found.append("config.optim.ema=0: 4 bytes a parameter less")
+        if config.optim.ema_memory == "device":
+            found.append('config.optim.ema_memory="host": 4 bytes a parameter less')
+        found.append("config.optim.ema=0: no average, 4 bytes a parameter less")
     larger = pods.larger(topology)
     return [*found, f"more devices: {', '.join(larger)}" if larger else "another chip"]
 

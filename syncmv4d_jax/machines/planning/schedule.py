@@ -28,6 +28,7 @@ HOP = 10e-6  # seconds until a collective's first byte: a guess
 # Values that are named, or made where they are read.
 FREE = hlo.NAMES_ONLY | {"partition-id", "replica-id", "copy-start", "recv"}
 ALIKE = {"bitcast", "reshape", "copy", "convert"}  # what a slice may be read through
+FLOATS = {"bf16", "f16", "f32"}
 SLICES = {"dynamic-slice", "slice", "gather"}
 FORWARD, BACKWARD = 4.0, 10.0  # FLOPs of attention for each logit and channel of a head
 
@@ -53,7 +54,7 @@ class Timeline:
     @property
     def hidden(self) -> float:
         """Share of the links' time that something runs beside; 1 where nothing is sent."""
-        return 1.0 - self.waited / self.link if self.link else 1.0
+        return max(1.0 - self.waited / self.link, 0.0) if self.link else 1.0
 
 
 class Copies(NamedTuple):
@@ -284,10 +285,13 @@ def _kernel(line: Instruction, given: Sequence[Instruction]) -> float:
             math.prod(x) for x in (given[0].shapes[0][1], given[1].shapes[0][1], line.shapes[0][1])
         )
         return 2.0 * math.sqrt(float(left) * right * out)  # (sk)(kd)(sd) = (skd)^2
-    if name == "tpu_custom_call" and "splash" in line.rest and len(given) > 1:
-        arrays = [one.shapes[0][1] for one in given if one.shapes and len(one.shapes[0][1]) > 2]
+    called = line.name + line.rest  # its metadata may begin on another line
+    if name == "tpu_custom_call" and "splash" in called and len(given) > 1:
+        # Tables of which tiles to leave out come first, of integers.
+        shapes = [one.shapes[0] for one in given if one.shapes]
+        arrays = [dims for kind, dims in shapes if kind in FLOATS and len(dims) > 2]
         queries, keys = arrays[:2]
-        each = BACKWARD if "dkv" in line.rest else FORWARD
+        each = BACKWARD if "dkv" in called else FORWARD
         return each * math.prod(queries) * keys[-2]
     return 0.0
 

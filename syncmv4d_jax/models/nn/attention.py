@@ -139,6 +139,9 @@ def _check(q, k, v, mask, lengths) -> None:
             "attend: wanted q [b s heads d], k and v [b k heads d], "
             f"got {q.shape}, {k.shape}, {v.shape}"
         )
+    if len({q.dtype, k.dtype, v.dtype}) > 1:
+        dtypes = ", ".join(str(x.dtype) for x in (q, k, v))
+        raise ValueError(f"attend: wanted q, k and v of one dtype, got {dtypes}")
     wanted = (b, heads, q.shape[1], k.shape[1])
     if mask is not None and (
         mask.ndim != 4 or any(m not in (1, w) for m, w in zip(mask.shape, wanted, strict=True))

@@ -151,6 +151,30 @@ BODY
     assert of(loop, more=body.replace("BODY", lines)).hidden == 0
 
 
+@pytest.mark.parametrize(("step", "turns"), [(1, 8), (2, 4), (3, 3)])
+def test_a_loop_whose_turns_were_joined_runs_less_often(step, turns):
+    """libtpu joins two turns of a windowed product: its counter goes on by two."""
+    more = f"""
+%turn (s: (s32[], bf16[1000,1000])) -> (s32[], bf16[1000,1000]) {{
+  %s = (s32[], bf16[1000,1000]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %by = s32[] constant({step})
+  %next = s32[] add(%i, %by)
+  %x = bf16[1000,1000]{{1,0}} get-tuple-element(%s), index=1
+  %y = bf16[1000,1000]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  ROOT %o = (s32[], bf16[1000,1000]) tuple(%next, %y)
+}}
+%more (s: (s32[], bf16[1000,1000])) -> pred[] {{
+  %s = (s32[], bf16[1000,1000]) parameter(0)
+  %all = s32[] constant(8)
+  %at = s32[] get-tuple-element(%s), index=0
+  ROOT %less = pred[] compare(%at, %all), direction=LT
+}}
+"""
+    loop = "  %l = (s32[], bf16[1000,1000]) while(%t), condition=%more, body=%turn"
+    assert of(loop, more=more).flops == turns * 2e9
+
+
 def test_of_branches_the_longest_counts():
     more = """
 %none (x: bf16[1000,1000]) -> bf16[1000,1000] {
@@ -239,3 +263,18 @@ def test_figures_that_programs_reach():
     chip = pods.reached(pods.CHIPS["h100"])
     assert chip.flops == pytest.approx(0.65 * 989e12) and chip.hbm == pods.CHIPS["h100"].hbm
     assert chip.float32 == pytest.approx(chip.flops / 2)
+
+
+def test_splash_is_known_by_its_name_and_counts_behind_its_tables():
+    """Its metadata stand on other lines, and tables of tiles come before the queries."""
+    given = (
+        "  %t = s8[1,107,9]{2,1,0} parameter(3)",
+        "  %q = bf16[2,8,64,32]{3,2,1,0} parameter(4)",
+        "  %k = bf16[2,8,16,32]{3,2,1,0} parameter(5)",
+    )
+    for way, each in (("fwd", 4), ("dkv", 10)):
+        call = (
+            f"  %splash_mha_{way}_segmented.3 = bf16[2,8,64,32]{{3,2,1,0}} custom-call(%t, %t, %q, "
+            '%k, %k), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={'
+        )
+        assert of(*given, call).flops == each * 2 * 8 * 64 * 16 * 32

@@ -216,6 +216,8 @@ def test_wrong_calls_raise():
         attention.attend(q, k, v[:, :5])
     with pytest.raises(ValueError, match="broadcastable"):
         attention.attend(q, k, v, mask=jnp.ones((2, 1, 1, 5), bool))
+    with pytest.raises(ValueError, match="of one dtype, got float32, bfloat16, float32"):
+        attention.attend(q, k.astype(jnp.bfloat16), v)
     with pytest.raises(ValueError, match="wanted lengths"):
         attention.attend(q, k, v, lengths=jnp.array([3]))
     with pytest.raises(ValueError, match="lengths .* of int, got .* float32"):
