@@ -126,21 +126,27 @@ class Times(dict):
             yield step
 
 
+WATCHED = (  # part of the preparation, whose, name
+    ("decoding", clip_frames.Video, "_frames"),
+    ("decoding", clip_frames.av, "open"),
+    ("cutting and resizing", clip_frames, "_shrink"),
+    ("building ray casting scenes", raycast.Scene, "__init__"),
+    ("painting and visibility", clips, "_paint_frame"),
+    ("painting and visibility", clips, "seen"),
+    ("coding and writing", records, "encode"),
+    ("coding and writing", records, "write_file"),
+    ("contact sheet", contact_sheet, "write_sheet"),
+)
+
+
 def preparation(root: Path, crf: int) -> None:
     settings = clips.Settings(frames=PREPARED, val=0.0)
     frames = int((PREPARED - 1) * 3.75 + 0.5) + 1
     rate = write_recording(root / "in", frames, crf)
     source = recordings.folder_sources(root / "in")[0]
     times = Times()
-    times.watch("decoding", clip_frames, "_frames")
-    times.watch("decoding", clip_frames.av, "open")
-    times.watch("cutting and resizing", clip_frames, "_shrink")
-    times.watch("building ray casting scenes", raycast.Scene, "__init__")
-    times.watch("painting and visibility", clips, "_paint_frame")
-    times.watch("painting and visibility", clips, "_seen")
-    times.watch("coding and writing", records, "encode")
-    times.watch("coding and writing", records, "write_file")
-    times.watch("contact sheet", contact_sheet, "write_sheet")
+    for part, owner, name in WATCHED:
+        times.watch(part, owner, name)
     start = time.process_time()
     result = prepare.prepare_sequence(source, root / "out", settings)
     ours = time.process_time() - start

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for `from configs import ...`
 
 from configs import demo, motion_codec  # noqa: E402
+from demo import shipped  # noqa: E402
 from syncmv4d_jax import schema  # noqa: E402
 from syncmv4d_jax.geometry import tracks  # noqa: E402
 from syncmv4d_jax.metrics import summary  # noqa: E402
@@ -76,13 +77,15 @@ def parse() -> argparse.Namespace:
 def load(folder: Path | None, scratch: Path, args: argparse.Namespace) -> Any:
     """The demo's configuration with its data, made here where there is none."""
     config = demo.get_config()
-    shipped = ROOT / "demo" / "weights" / "model.safetensors"
+    trained = shipped.FOLDER / "model.safetensors"
     with config.unlocked():
         for part in ("dit", "dpa", "prior"):
-            config.weights[part] = str((part != "dpa" and args.guidance) or shipped)
+            config.weights[part] = str((part != "dpa" and args.guidance) or trained)
         config.weights.codec = str(args.codec or "")
         if folder is None:
-            config.weights.vae = str(shipped.parent)
+            parts = scratch / "embedded" / "weights"  # where the text encoder is made
+            shipped.unpack(parts)
+            config.weights.vae = str(parts)
             embedded.ensure(config, scratch)
         else:
             config.data.records = str(folder / "records" / "64x96")

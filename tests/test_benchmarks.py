@@ -46,6 +46,11 @@ def test_the_runner_names_scripts_that_exist_and_reads_their_lines(load, capsys,
         run.main()
 
 
+def test_what_preparation_is_timed_by_is_there(load):
+    missing = [name for _, owner, name in load("data").WATCHED if not hasattr(owner, name)]
+    assert not missing
+
+
 def test_interleaved_times_take_turns(load):
     calls = []
     functions = {name: (lambda n=name: calls.append(n)) for name in "ab"}
