@@ -223,9 +223,8 @@ def test_flops_of_a_block_follow_the_closed_formula():
         block = module.bind(mjd_block.MJDBlock, config, params)
         return block(x, text, conditions=conditions, layout=layout)
 
-    got = flops.count(
-        run, params, shape(3, layout.tokens, config.dim), shape(1, 512, config.dim), conditions
-    )
+    text = jax.ShapeDtypeStruct((1, 512, config.dim), config.dtype)  # as the transformer gives it
+    got = flops.count(run, params, shape(3, layout.tokens, config.dim), text, conditions)
     wanted = flops.total(flops.mjd_block(config, views=3, frames=13, positions=330))
     assert got == pytest.approx(wanted, rel=0.02)
 
