@@ -155,12 +155,7 @@ def configured(row: Row) -> ml_collections.ConfigDict:
     _, config = configuration.stages(config)[-1]
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        for key, value in row.changes:
-            *path, last = key.split(".")
-            inner = config
-            for part in path:
-                inner = inner[part]
-            inner[last] = value
+        config.update_from_flattened_dict(dict(row.changes))
     return config
 
 
