@@ -336,8 +336,8 @@ def main(argv: list[str]) -> int:
     index, count = (int(x) for x in args.shard.split("/"))
     if not 0 <= index < count:
         sys.exit(f"--shard: wanted i/n with 0 <= i < n, got {args.shard!r}")
-    made, failed = 0, []
-    for i in range(index, args.episodes, count):
+    made, failed, wanted = 0, [], range(index, args.episodes, count)
+    for i in wanted:
         task, seed = tasks[i % len(tasks)], args.seed + i // len(tasks)
         for mirrored in (False, True)[: 1 + args.mirrored]:
             place = args.out / f"{task}_{seed:04d}{'x' * mirrored}"
@@ -357,7 +357,7 @@ def main(argv: list[str]) -> int:
             if mirrored and (wrong := unlike(place.with_name(place.name[:-1]), place)):
                 sys.exit(f"{place}: no pair with the one without x: {wrong}; remove both")
     print(f"{made} episodes in {args.out}; the expert failed in {len(failed)}: {failed}")
-    return 0 if made else 1
+    return 0 if made or not wanted else 1
 
 
 if __name__ == "__main__":

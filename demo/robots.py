@@ -53,6 +53,7 @@ OTHERS = {"untuned": "the weights before", "apart": "inter-view attention off"}
 MAIN = ["-m", "syncmv4d_jax.main"]
 DEMO, ACTING = "--config=configs/robots.py:tune", "--config=configs/robots.py:demo"
 Stage = tuple[str, Path | str, list]
+PROCESSES = 2  # of the simulator, which uses one core each
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -76,14 +77,24 @@ def main(argv: list[str]) -> int:
     for title, program, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         started = time.time()
-        status = subprocess.run([str(program), *map(str, command)], cwd=ROOT).returncode
-        if status:
+        if status := executed(program, command):
             print(f"robots: {title!r} failed with status {status}", file=sys.stderr)
             return status
         print(f"   ({title}: {time.time() - started:.0f} s)", flush=True)
     print(f"\n{result(args.out.resolve()).read_text(encoding='utf-8')}")
     print(f"{args.out.resolve() / 'report.html'}   ({(time.time() - begin) / 60:.1f} min)")
     return 0
+
+
+def executed(program: Path | str, command: list) -> int:
+    """Runs a program, the simulator in several processes; returns the worst exit status."""
+    shares: list[list[str]] = [[]]
+    if program == SIMULATOR:
+        shares = [["--shard", f"{i}/{PROCESSES}"] for i in range(PROCESSES)]
+    running = [
+        subprocess.Popen([str(program), *map(str, command), *share], cwd=ROOT) for share in shares
+    ]
+    return max((abs(one.wait()) for one in running), default=0)
 
 
 def stages(args: argparse.Namespace) -> Iterator[Stage]:

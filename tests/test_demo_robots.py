@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +35,16 @@ def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path, monkeypa
     seeds = [c[c.index("--seed") + 1] if "--seed" in c else 0 for _, p, c in found
              if p == demo.SIMULATOR]  # fmt: skip
     assert len(set(made)) == len(set(seeds)) == 3  # no episode is trained on and judged
+
+
+def test_the_simulator_plays_in_several_processes_and_none_may_fail(tmp_path, monkeypatch):
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\ntouch "$1/${3%/*}"\nexit "${3%/*}"\n')  # of --shard i/n: i
+    fake.chmod(0o755)
+    monkeypatch.setattr(demo, "SIMULATOR", fake)
+    assert demo.executed(fake, [tmp_path]) == demo.PROCESSES - 1 > 0
+    assert {x.name for x in tmp_path.iterdir()} == {"python", *map(str, range(demo.PROCESSES))}
+    assert demo.executed("/bin/sh", ["-c", "exit $#", "sh"]) == 0  # others run once, as they are
 
 
 def evaluation(folder, errors, **more):
@@ -101,11 +110,6 @@ def test_without_the_simulator_the_command_is_named(tmp_path, monkeypatch, capsy
 
 def test_a_stage_that_fails_stops_the_others(tmp_path, monkeypatch):
     ran = []
-
-    def run(command, **_):
-        ran.append(command)
-        return subprocess.CompletedProcess(command, 3)
-
     monkeypatch.setattr(demo, "SIMULATOR", Path(sys.executable))
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(demo, "executed", lambda *stage: ran.append(stage) or 3)
     assert demo.main(["--out", str(tmp_path), "--short"]) == 3 and len(ran) == 1
