@@ -2674,6 +2674,35 @@ AGAIN = [
 
 ROBOTS = [
     *of(
+        "syncmv4d_jax/models/wan/dit.py",
+        "tests/models/test_dit.py",
+        (
+            "P",
+            "blocks stay in a loop whatever the configuration says",
+            "            unroll=self.config.unroll,\n",
+            "",
+            "test_all_blocks_in_one_turn_are_no_loop",
+        ),
+    ),
+    *of(
+        "demo/robots.py",
+        "tests/test_demo_robots.py",
+        (
+            "robots",
+            "a process of the simulator that failed is not seen",
+            "return max((abs(one.wait()) for one in running), default=0)",
+            "return min((abs(one.wait()) for one in running), default=0)",
+            "test_the_simulator_plays_in_several_processes_and_none_may_fail",
+        ),
+        (
+            "robots",
+            "every process of the simulator plays the same episodes",
+            'shares = [["--shard", f"{i}/{PROCESSES}"] for i in range(PROCESSES)]',
+            'shares = [["--shard", f"0/{PROCESSES}"] for i in range(PROCESSES)]',
+            "test_the_simulator_plays_in_several_processes_and_none_may_fail",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/models/mjd/conditions.py",
         "tests/models/test_mjd_conditions.py",
         (

@@ -107,9 +107,12 @@ def test_embeddings_match_golden(golden, params):
     close(time[:, 0], golden["first:time"])
 
 
-@pytest.mark.parametrize("remat", ["none", "save_attention", "offload"])
-def test_velocity_and_all_gradients_match_golden(golden, params, remat):
-    config = dataclasses.replace(wan_config.TINY, remat=remat)
+NUMERICS = [{"remat": name} for name in ("none", "save_attention", "offload")]
+
+
+@pytest.mark.parametrize("numerics", [*NUMERICS, {"unroll": 2}], ids=str)
+def test_velocity_and_all_gradients_match_golden(golden, params, numerics):
+    config = dataclasses.replace(wan_config.TINY, **numerics)
     # Text as two true lengths, padded with noise: rows beyond the lengths must count as zeros.
     context = golden["context"][:, :6] + 0
     context[0, 5:], context[1, 2:] = 7.0, -3.0
@@ -127,6 +130,15 @@ def test_velocity_and_all_gradients_match_golden(golden, params, remat):
     close(velocity, golden["velocity"])
     for name, grad in tree.flatten(grads).items():
         close(grad, golden[f"g:{name}"])
+
+
+def test_all_blocks_in_one_turn_are_no_loop(params):
+    inputs = random_inputs(wan_config.TINY)
+    for unroll, loops in ((1, True), (wan_config.TINY.layers, False)):
+        net = model(params, dataclasses.replace(wan_config.TINY, unroll=unroll))
+        assert ("stablehlo.while" in jax.jit(net).lower(*inputs).as_text()) == loops
+    with pytest.raises(ValueError, match="unroll: wanted 1 to 2 blocks, got 3"):
+        dataclasses.replace(wan_config.TINY, unroll=3)
 
 
 def test_clean_first_frame_matches_per_token_timesteps(golden, params):

@@ -7,7 +7,11 @@ REMAT = ("none", "full", "save_attention", "offload")
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig:
-    """Sizes and numerics; dtypes are names ("float32", "bfloat16")."""
+    """Sizes and numerics; dtypes are names ("float32", "bfloat16").
+
+    unroll: blocks in a turn of the scan over blocks. More compile longer; all in one turn save a CPU
+    the copies into and out of what the scan keeps for the backward pass (docs/speed.md).
+    """
 
     dim: int = 3072
     ffn_dim: int = 14336
@@ -25,11 +29,16 @@ class DiTConfig:
     dtype: str = "bfloat16"
     residual_dtype: str = "float32"
     remat: str = "none"
+    unroll: int = 1
 
     def __post_init__(self):
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"DiTConfig: dim {self.dim} is not 2 x {self.heads} heads x an integer"
+            )
+        if not 1 <= self.unroll <= max(self.layers, 1):
+            raise ValueError(
+                f"DiTConfig.unroll: wanted 1 to {self.layers} blocks, got {self.unroll}"
             )
         if self.remat not in REMAT:
             raise ValueError(f"DiTConfig: wanted remat of {REMAT}, got {self.remat!r}")

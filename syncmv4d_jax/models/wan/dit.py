@@ -254,6 +254,9 @@ class DiT(nnx.Module):
             return placement.constrain(x, self.token_axes), None
 
         x, _ = jax.lax.scan(
-            rematerialise(step, self.config.remat), x, (self.blocks, keys, each or {})
+            rematerialise(step, self.config.remat),
+            x,
+            (self.blocks, keys, each or {}),
+            unroll=self.config.unroll,
         )
         return x
