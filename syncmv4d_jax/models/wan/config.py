@@ -9,8 +9,8 @@ REMAT = ("none", "full", "save_attention", "offload")
 class DiTConfig:
     """Sizes and numerics; dtypes are names ("float32", "bfloat16").
 
-    unroll: blocks in a turn of the scan over blocks. More compile longer; all in one turn save a CPU
-    the copies into and out of what the scan keeps for the backward pass (docs/speed.md).
+    unroll: blocks in a turn of the scan over blocks. More compile longer; all in one turn save a
+    CPU the copies into and out of what the scan keeps for the backward pass (docs/speed.md).
     """
 
     dim: int = 3072
