@@ -290,9 +290,11 @@ def test_remat_policies_order_peak_memory():
 def test_offload_moves_block_inputs_and_attention_to_the_host():
     config = dataclasses.replace(wan_config.TINY, remat="offload")
     latents, t, context = random_inputs(config)
+    placement = protocol.Local(kernel="xla")
 
     def loss(params):
-        return jnp.sum(jnp.square(model(params, config)(latents, t, context)))
+        out = model(params, config)(latents, t, context, placement=placement)
+        return jnp.sum(jnp.square(out))
 
     text = str(jax.make_jaxpr(jax.grad(loss))(module.shapes(dit.DiT, config)))
     # The forward scan stacks on the host, over two layers, [b s d] and twice [b s heads d_head].

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from syncmv4d_jax.models.nn import cpu
+
 
 class Layout(NamedTuple):
     """Static sizes: views, token grid (f, h, w), extra tokens, number of dense modalities.
@@ -57,8 +59,8 @@ def _spread(vectors: jax.Array, lengths: tuple[int, ...], views: int) -> jax.Arr
     """Repeats vectors [b p d] `lengths` [p] times, for every view: [(b v) s d].
 
     Chosen, not concatenated: it fuses with what reads it, and tokens that are cut over devices stay
-    where they are. Back it is a product for every view, which reads the gradient once; summed over
-    views before, the gradient is made again for every sum.
+    where they are. Back it is a product for every view, which reads the gradient once (on one CPU a
+    product for all); summed over views before, the gradient is made again for every sum.
     """
     index, end = np.arange(sum(lengths))[None, :, None], lengths[0]
     rows = vectors[:, :1]
@@ -73,6 +75,9 @@ def _spread_forward(vectors, lengths, views):
 
 def _spread_backward(lengths, views, _, gradient):
     chosen = jnp.asarray(np.repeat(np.eye(len(lengths)), lengths, axis=1), gradient.dtype)
+    if cpu.alone(gradient):
+        gradient = einops.rearrange(gradient, "(b v) s d -> b (v s) d", v=views)
+        return (cpu.sums(jnp.tile(chosen, views)[None], gradient),)
     gradient = einops.rearrange(gradient, "(b v) s d -> b v s d", v=views)
     highest = jax.lax.Precision.HIGHEST
     return (jnp.einsum("ps,bvsd->bvpd", chosen, gradient, precision=highest).sum(1),)

@@ -4,10 +4,11 @@
 |-----------|------------------------------------------------------------------------|-------------|
 | "xla"     | jax.nn.dot_product_attention; any mask                                 | s^2         |
 | "chunked" | online softmax over chunks of keys, recomputing backward; any mask     | s           |
+| "heads"   | a few heads at a time (heads.py), recomputing backward; any mask       | s^2 of them |
 | "splash"  | TPU Pallas flash kernel, padded to its tiles; masks over keys only     | s           |
 | "cudnn"   | cuDNN flash attention, 16 bit only; masks over keys only               | s           |
-| "auto"    | splash on TPU, cudnn on GPU, where they can; else xla if small, or     | -           |
-|           | chunked                                                                |             |
+| "auto"    | splash on TPU, cudnn on GPU, where they can; heads on a single CPU,    | -           |
+|           | up to heads.LOGITS; else xla if small, or chunked                      |             |
 
 cuDNN knows of keys only how many count, from the first on: under another mask keys are brought in
 that order first, which attention does not mind. Odd counts of tokens, which its backward pass does
@@ -24,15 +25,15 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from syncmv4d_jax.models.nn import cpu
+from syncmv4d_jax.models.nn import cpu, heads
 
 log = logging.getLogger(__name__)
 # Values saved by remat policies "save_attention" and "offload".
 OUTPUT_NAME = "attention"
-KERNELS = ("auto", "xla", "chunked", "splash", "cudnn")
-# "auto" leaves "xla" for "chunked" where a head has more logits than this. On a CPU the chunks win
-# in time too (1024 tokens, width 512, float32: forward 12 ms against 27, with backward 49 and 102),
-# from the aligner's patches of 256 points on; for 776 tokens and 48 of text they do not.
+KERNELS = ("auto", "xla", "chunked", "heads", "splash", "cudnn")
+# "auto" leaves "xla" for "chunked" where a head has more logits than this. On CPUs the chunks win
+# in time too, from the aligner's patches of 256 points on; for 776 tokens and 48 of text they do
+# not. On a single one "heads" is faster than both (benchmarks/RESULTS.md, "Attention on a CPU").
 XLA_LIMIT = {"cpu": 200 * 200, "gpu": 256 * 256, "tpu": 2048 * 2048}
 CHUNK = 256
 CUDNN_WIDTH = 128  # of a head; Hopper and later take 256
@@ -89,6 +90,8 @@ def attend(
     # Outputs carry OUTPUT_NAME for remat policies; flash kernels name theirs with the log-sum-exp.
     if kernel == "chunked":
         return _chunked(q, k, v, mask)
+    if kernel == "heads":
+        return heads.attend(q, k, v, mask, masked=MASKED, name=OUTPUT_NAME)
     if kernel == "splash":
         return _splash(q, k, v, mask, interpret=interpret)
     y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
@@ -100,7 +103,10 @@ def choose(platform: str, q: jax.Array, k: jax.Array, mask: jax.Array | None) ->
     flash = {"tpu": "splash", "gpu": "cudnn"}.get(platform)
     if flash and refusal(flash, q, mask) is None:
         return flash
-    return "xla" if q.shape[1] * k.shape[1] <= XLA_LIMIT[platform] else "chunked"
+    logits = q.shape[1] * k.shape[1]
+    if platform == "cpu" and logits <= heads.LOGITS and cpu.alone(q):
+        return "heads"
+    return "xla" if logits <= XLA_LIMIT[platform] else "chunked"
 
 
 def refusal(kernel: str, q: jax.Array, mask: jax.Array | None) -> str | None:
@@ -133,8 +139,8 @@ def _tell(kernel: str, q: tuple[int, ...], keys: int, dtype: str, *masks: str) -
 
 
 def _check(q, k, v, mask, lengths) -> None:
-    b, _, heads, d = q.shape
-    if k.shape != v.shape or (k.shape[0], *k.shape[2:]) != (b, heads, d):
+    b, _, many, d = q.shape
+    if k.shape != v.shape or (k.shape[0], *k.shape[2:]) != (b, many, d):
         raise ValueError(
             "attend: wanted q [b s heads d], k and v [b k heads d], "
             f"got {q.shape}, {k.shape}, {v.shape}"
@@ -142,7 +148,7 @@ def _check(q, k, v, mask, lengths) -> None:
     if len({q.dtype, k.dtype, v.dtype}) > 1:
         dtypes = ", ".join(str(x.dtype) for x in (q, k, v))
         raise ValueError(f"attend: wanted q, k and v of one dtype, got {dtypes}")
-    wanted = (b, heads, q.shape[1], k.shape[1])
+    wanted = (b, many, q.shape[1], k.shape[1])
     if mask is not None and (
         mask.ndim != 4 or any(m not in (1, w) for m, w in zip(mask.shape, wanted, strict=True))
     ):

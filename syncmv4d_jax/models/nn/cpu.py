@@ -46,3 +46,30 @@ def swapped(x: jax.Array) -> jax.Array:
     """[... s d] -> [... d s], as a copy that a product reads by rows."""
     rows = layout.Layout(tuple(range(x.ndim)))
     return layout.with_layout_constraint(jnp.swapaxes(x, -1, -2), rows)
+
+
+def sums(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Sums of rows of x [b s d] by weights [b|1 p s] -> [b p d], dtype of x, summed in float32.
+
+    With b an axis of the product x is read where it lies. As "ps,bsd->bpd" it is a product of a
+    transposed copy, in which XLA computes what x is made of value by value, across its rows.
+    """
+    weights = jnp.broadcast_to(weights.astype(x.dtype), (len(x), *weights.shape[1:]))
+    precision, axes = jax.lax.Precision.HIGHEST, (((2,), (1,)), ((0,), (0,)))
+    summed = jax.lax.dot_general(
+        weights, x, axes, precision=precision, preferred_element_type=jnp.float32
+    )
+    return summed.astype(x.dtype)
+
+
+@jax.custom_vjp
+def choose(first: jax.Array, vectors: jax.Array) -> jax.Array:
+    """first: [b s] bool, vectors: [b 2 d] -> [b s d], the first vector where `first` is True."""
+    return jnp.where(first[..., None], vectors[:, :1], vectors[:, 1:])
+
+
+def _choose_backward(first: jax.Array, g: jax.Array) -> tuple[None, jax.Array]:
+    return None, sums(jnp.stack([first, ~first], 1), g)
+
+
+choose.defvjp(lambda first, vectors: (choose(first, vectors), first), _choose_backward)

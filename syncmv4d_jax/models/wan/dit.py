@@ -20,6 +20,7 @@ head, residual stream); `residual_dtype` can lower the stream to the activation 
 does.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from syncmv4d_jax.models.nn import attention, layers, protocol, rope
+from syncmv4d_jax.models.nn import attention, cpu, layers, protocol, rope
 from syncmv4d_jax.models.wan import block as dit_block
 from syncmv4d_jax.models.wan import config as wan_config
 from syncmv4d_jax.models.wan import embeddings
@@ -47,6 +48,13 @@ def pad_tokens(x: jax.Array, pad_to: int | None) -> jax.Array:
     if pad_to is None or x.shape[1] in (1, pad_to):
         return x
     return jnp.pad(x, ((0, 0), (0, pad_to - x.shape[1]), (0, 0)))
+
+
+def _choose(chosen: jax.Array, vectors: jax.Array) -> jax.Array:
+    """chosen: [b s] bool, vectors: [b 2 d] -> the first of them or the second, [b s d]."""
+    if cpu.alone(vectors):
+        return cpu.choose(chosen, vectors)
+    return jnp.where(chosen[..., None], vectors[:, :1], vectors[:, 1:])
 
 
 def rematerialise(step: Callable, policy: str) -> Callable:
@@ -207,9 +215,9 @@ class DiT(nnx.Module):
         clean = jnp.broadcast_to(jnp.asarray(first_frame, bool), t.shape)
         total = grid[0] * grid[1] * grid[2] if pad_to is None else pad_to
         in_first = jnp.arange(total) < grid[1] * grid[2]
-        chosen = (clean[:, None] & in_first[None])[..., None]
+        chosen = clean[:, None] & in_first[None]
         times = jnp.stack([jnp.zeros_like(t), t], axis=1)
-        return times, lambda vectors: jnp.where(chosen, vectors[:, :1], vectors[:, 1:])
+        return times, functools.partial(_choose, chosen)
 
     def text_keys(
         self,

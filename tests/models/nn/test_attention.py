@@ -1,5 +1,6 @@
 """Every kernel against a plain softmax, forward and backward, with masks and lengths."""
 
+import functools
 import logging
 import re
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from syncmv4d_jax.models.nn import attention
+from syncmv4d_jax.models.nn import attention, heads
 
 
 def reference(q, k, v, valid):
@@ -47,7 +48,7 @@ def check(kernel, *, mask=None, lengths=None, interpret=False, atol=2e-5, **size
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), got, wanted)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "xla", "chunked"])
+@pytest.mark.parametrize("kernel", ["auto", "xla", "chunked", "heads"])
 @pytest.mark.parametrize("masked", ["none", "lengths", "keys", "full"])
 def test_kernel_matches_softmax(kernel, masked):
     mask = lengths = None
@@ -65,8 +66,23 @@ def test_chunks_of_fewer_keys():
     check("chunked", s=5, s_k=7)
 
 
+@pytest.mark.parametrize("turns", [1, 2, 6])
+@pytest.mark.parametrize("mask", [(1, 1, 1, 7), (1, 1, 5, 7), (2, 1, 1, 7), (2, 3, 5, 7)])
+def test_heads_in_turns(monkeypatch, turns, mask):
+    """Also turns that do not end with a row of the batch, masks of fewer axes, nothing to see."""
+    monkeypatch.setattr(heads, "LOGITS", 6 // turns * 5 * 7 + 1)
+    seen = jax.random.bernoulli(jax.random.key(5), 0.5, mask)
+    seen = seen.at[0, 0, 0].set(seen[0, 0, 0] & (mask[2] == 1))
+    check("heads", mask=seen, s=5, s_k=7, heads=3)
+    q, k, v, _ = inputs(s=5, s_k=7, heads=3)
+    attend = jax.jit(functools.partial(attention.attend, kernel="heads"))
+    text = attend.lower(q, k, v).as_text()
+    assert f"{6 // turns}x5x7xf32" in text
+
+
+@pytest.mark.parametrize("kernel", ["chunked", "heads"])
 @pytest.mark.parametrize(("dtype", "copies"), [("float32", 0), ("bfloat16", 1)])
-def test_chunks_have_the_gradients_of_all_logits(dtype, copies):
+def test_kernels_have_the_gradients_of_all_logits(dtype, copies, kernel):
     """In bfloat16 on one CPU from a copy of the logits' gradients by rows, which products want."""
     q, k, v, _ = inputs(s=40, s_k=600)
     q, k, v = (x.astype(dtype) for x in (q, k, v))
@@ -77,9 +93,9 @@ def test_chunks_have_the_gradients_of_all_logits(dtype, copies):
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
     wanted = gradient(q.astype(jnp.float32), "xla")
-    error = jnp.max(jnp.abs(gradient(q, "chunked").astype(jnp.float32) - wanted))
+    error = jnp.max(jnp.abs(gradient(q, kernel).astype(jnp.float32) - wanted))
     assert float(error / jnp.max(jnp.abs(wanted))) < (0.02 if copies else 1e-5)
-    assert gradient.lower(q, "chunked").as_text().count("LayoutConstraint") == copies
+    assert gradient.lower(q, kernel).as_text().count("LayoutConstraint") == copies
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -162,7 +178,7 @@ def test_softmax_is_float32_for_bfloat16_inputs():
     q, k, v, _ = (x.astype(jnp.bfloat16) for x in inputs())
     valid = jnp.ones((2, 2, 70, 1100), bool)
     wanted = reference(*(x.astype(jnp.float32) for x in (q, k, v)), valid)
-    for kernel in ("xla", "chunked"):
+    for kernel in ("xla", "chunked", "heads"):
         got = attention.attend(q, k, v, kernel=kernel)
         assert got.dtype == jnp.bfloat16
         np.testing.assert_allclose(got.astype(jnp.float32), wanted, atol=1e-2)
@@ -172,8 +188,13 @@ def test_auto_chooses_by_platform_and_size():
     small = jnp.zeros((1, 64, 2, 128), jnp.bfloat16)
     large = jax.ShapeDtypeStruct((1, 9000, 2, 128), jnp.float32)
     full = jnp.ones((1, 1, 64, 64), bool)
-    assert attention.choose("cpu", small, small, None) == "xla"
+    assert attention.choose("cpu", small, small, None) == "heads"
     assert attention.choose("cpu", large, large, None) == "chunked"
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    place, chosen = jax.NamedSharding(mesh, jax.P()), []
+    meshed = jax.ShapeDtypeStruct(small.shape, small.dtype, sharding=place)
+    jax.jit(lambda x: chosen.append(attention.choose("cpu", x, x, None))).lower(meshed)
+    assert chosen == ["xla"]
     assert attention.choose("tpu", small, small, None) == "splash"
     assert attention.choose("tpu", small, small, full) == "xla"
     assert attention.choose("gpu", small, small, None) == "cudnn"
@@ -193,7 +214,7 @@ def test_the_kernel_is_logged_once_a_shape(caplog):
         for _ in range(2):
             attention.attend(q, k, v, lengths=jnp.array([3, 4]))
     assert caplog.messages == [
-        "attention: xla for q [2, 9, 2, 16] float32 and 11 keys with lengths"
+        "attention: heads for q [2, 9, 2, 16] float32 and 11 keys with lengths"
     ]
 
 
