@@ -4173,6 +4173,31 @@ FEWER_BITS = [
         ),
     ),
     *of(
+        "benchmarks/sharpness.py",
+        "tests/test_benchmarks.py",
+        (
+            "sharpness",
+            "a higher LPIPS than two steps' is better too",
+            "(-gain if asked.metric == LPIPS else gain)",
+            "abs(gain)",
+            "test_a_sample_is_asked_to_be_sharp_and_right_at_once",
+        ),
+        (
+            "sharpness",
+            "any gain over the blur is enough",
+            "else gain) - asked.by",
+            "else gain)",
+            "test_a_sample_is_asked_to_be_sharp_and_right_at_once",
+        ),
+        (
+            "sharpness",
+            "a sample is to be as sharp as the autoencoder",
+            "own - asked.share * theirs",
+            "own - theirs",
+            "test_a_sample_is_asked_to_be_sharp_and_right_at_once",
+        ),
+    ),
+    *of(
         "benchmarks/precision.py",
         "tests/test_benchmarks.py",
         (
