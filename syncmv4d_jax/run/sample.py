@@ -161,6 +161,8 @@ def make(
     meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
     if "references" in arrays:
         meta["references"] = str(arrays["references"])
+    if "hidden" in arrays:
+        meta["hidden_view"] = int(np.argmax(arrays["hidden"]))
     if "source_view" in arrays:
         meta |= {"source_view": int(arrays["source_view"]), "points": "of the record"}
     if "reused_steps" in result:

@@ -9,6 +9,7 @@ merge by path.
     Sampled    encode, sample, decode           sample, pictures while training
     Deep       reads_depth, reads_appearance    images with their depth
     Followed   follows_surfaces                 meshes that move
+    Hiding     hides_views                      views without a first frame
     Synthesis  fold                             other views of a scene, camera paths
     Rebuilt    rebuild, rebuilt_by              the bound of its latents, beside a sample's scores
     Priced     cost                             tokens/s, TFLOP/s and MFU in the log
@@ -278,6 +279,17 @@ class Followed(Protocol):
 
     @property
     def follows_surfaces(self) -> bool: ...
+
+
+@runtime_checkable
+class Hiding(Protocol):
+    """A `Sampled` task that generates what a view without a reference shows, by the others.
+
+    hides_views: that it does, where its inputs have `hidden` (schema.BATCH).
+    """
+
+    @property
+    def hides_views(self) -> bool: ...
 
 
 @runtime_checkable

@@ -54,7 +54,7 @@ SWITCHES = {  # of the loop: least, most, what it does
     "refine_last": (1, 100, "and at each of the last n steps"),
     "network": (False, True, "the aligner's network corrects what it finds in closed form"),
 }
-AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ, "actions")}
+AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ, "actions", "hidden")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +140,11 @@ class SyncMV4D(video.Coded):
         return ("dit", *["dpa"] * self.settings.dpa, *["prior"] * data)
 
     @property
+    def hides_views(self) -> bool:
+        """See `tasks.base.Hiding`."""
+        return self.mjd_config.multi_view and self.options.views > 1
+
+    @property
     def clip(self) -> base.Clip:
         """Sizes of a sample."""
         return base.Clip(self.options.frames, self.options.size, self.options.views)
@@ -219,6 +224,9 @@ class SyncMV4D(video.Coded):
         t = flow.sample_uniform(keys[0], targets.latents.shape[:1], shift=self.options.time_shift)
         text, lengths = video.drop_text(batch, keys[1], share=self.options.text_drop)
         context = {**self.loop.context(batch), "text": text, "text_lengths": lengths}
+        if self.options.view_drop and self.hides_views:
+            hidden = self._hidden(jax.random.fold_in(keys[1], 1), len(t))
+            targets, context = targets._replace(hidden=hidden), {**context, "hidden": hidden}
         if self.mjd_config.actions and self.options.text_drop:  # with the text: guided by both
             share = self.options.text_drop
             context["acts"] = ~video.drops(keys[1], len(lengths), share=share)
@@ -247,6 +255,13 @@ class SyncMV4D(video.Coded):
         if self.settings.cycle:
             scalars |= self._feedback_errors(out, targets, t)
         return jnp.asarray(total), scalars
+
+    def _hidden(self, rng: Array, samples: int) -> Array:
+        """[b v] bool: one view each of a share `view_drop` of the samples."""
+        coin, which = jax.random.split(rng)
+        views = self.options.views
+        chosen = jax.nn.one_hot(jax.random.randint(which, (samples,), 0, views), views, dtype=bool)
+        return chosen & video.drops(coin, samples, share=self.options.view_drop)[:, None]
 
     def _feedback_errors(self, out, targets, t) -> dict[str, Array]:
         """How far z~ is from the true motion latents, and MJD's own estimate beside it (A22).
@@ -308,6 +323,9 @@ class SyncMV4D(video.Coded):
         weight = weight * self._foreground(context, batch)
         not_first = (jnp.arange(weight.shape[2]) > 0).astype(jnp.float32)
         not_first = einops.rearrange(not_first, "f -> 1 1 f 1 1 1")
+        if context["hidden"] is not None:  # what is generated is in the loss
+            hidden = einops.rearrange(context["hidden"], "b v -> b v 1 1 1 1")
+            not_first = jnp.maximum(not_first, hidden)
         return {"video": weight * not_first, "motion": weight}
 
     def _track_terms(self, out, targets, t, context) -> dict[str, Array]:
