@@ -4422,8 +4422,86 @@ HIDDEN_VIEW = [
     ),
 ]
 
+OF_ONE_VIEW = "test_it_is_of_the_estimate_of_one_view_and_of_frames_that_count"
+
+PERCEPTUAL = [
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/task.py",
+        "tests/tasks/syncmv4d/test_perceptual.py",
+        (
+            "perceptual",
+            "LPIPS is asked for at any time",
+            "early = t < latest",
+            "early = t < 2",
+            "test_a_quarter_of_the_steps_below_half_of_the_time_has_the_term",
+        ),
+        (
+            "perceptual",
+            "LPIPS is asked for in every step",
+            "due = (jax.random.uniform(coin) < share) & jnp.any(early)",
+            "due = jnp.any(early)",
+            "test_a_quarter_of_the_steps_below_half_of_the_time_has_the_term",
+        ),
+        (
+            "perceptual",
+            "what is decoded is noisy",
+            "clean = flow.to_data(out.noisy, out.velocity, t)",
+            "clean = out.noisy",
+            OF_ONE_VIEW,
+        ),
+        (
+            "perceptual",
+            "padded frames are judged",
+            "clean = jnp.where(valid[:, None, :, None, None, None], clean, targets.latents)",
+            "clean = jnp.where(True, clean, targets.latents)",
+            OF_ONE_VIEW,
+        ),
+        (
+            "perceptual",
+            "it is always the first view",
+            "view = jax.random.randint(which, t.shape, 0, self.options.views)",
+            "view = jnp.zeros(t.shape, jnp.int32)",
+            OF_ONE_VIEW,
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/assembly.py",
+        "tests/tasks/syncmv4d/test_perceptual.py",
+        (
+            "perceptual",
+            "sampling wants the network of the loss",
+            "*(task.judges if isinstance(task, base.Judged) else ()),",
+            "",
+            "test_published_weights_are_read_for_training_and_not_for_sampling",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/models/lpips.py",
+        "tests/models/test_lpips.py",
+        (
+            "perceptual",
+            "the derivative of the length of a vector of zeros is passed on",
+            "jax.nn.relu(",
+            "jnp.maximum(0.0, ",
+            "test_the_gradient_is_finite_where_no_feature_answers",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/wan_vae.py",
+        "tests/tasks/test_wan_vae.py",
+        (
+            "perceptual",
+            "pseudo videos are judged as pictures",
+            "videos = (x[: len(x) // len(MODALITIES)] for x in (decoded, clips))",
+            "videos = (x for x in (decoded, clips))",
+            "test_lpips_of_the_videos_joins_the_loss_and_is_frozen",
+        ),
+    ),
+]
+
 TABLE = [
     *HIDDEN_VIEW,
+    *PERCEPTUAL,
     *SERVE,
     *MORE4D,
     *MJD,

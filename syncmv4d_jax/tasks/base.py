@@ -20,6 +20,7 @@ merge by path.
     Switched   switches                         settings that a call may change
     Compared   compares                         draws of a sample, by their tracks
     Taught     teachers                         parts that only training reads; an average in `loss`
+    Judged     judges                           frozen parts that only the loss reads
 
 A task is made whole by `make(config, placement=...)` of its module and does not change afterwards;
 with other switches it is another task. `serves` answers a mode that a task does not serve.
@@ -407,6 +408,17 @@ class Taught(Protocol):
 
     @property
     def teachers(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A task whose loss reads networks that nothing else does; files have them.
+
+    judges: these frozen parts.
+    """
+
+    @property
+    def judges(self) -> tuple[str, ...]: ...
 
 
 class Scenes(NamedTuple):

@@ -3,6 +3,7 @@
 import dataclasses
 
 from syncmv4d_jax.geometry import pseudo_video
+from syncmv4d_jax.tasks import perceptual
 
 PREDICTIONS = ("velocity", "data")
 ORIGINS = ("camera", "centre")
@@ -28,6 +29,8 @@ class Options:
         views do not attend to each other: nothing else says what such a view shows.
       foreground_gain: extra loss weight of latent cells that tracked points pass through.
       video_weight, motion_weight, scale_weight, dpa_weight, chamfer_weight: of the loss terms.
+      perceptual_weight: of LPIPS of the decoded clean estimate, in `task.PERCEPTUAL`'s share of the
+        steps and below its time.
       sampler, sample_steps, sample_shift, guidance: of sampling (A22).
       guidance_interval: (lowest, highest) sigma with guidance; other steps run one branch.
       reuse_threshold: change of MJD's input below which a plain sampling step reuses what the
@@ -54,6 +57,7 @@ class Options:
     scale_weight: float = 1.0
     dpa_weight: float = 1.0
     chamfer_weight: float = 1.0
+    perceptual_weight: float = 0.0
     sampler: str = "unipc"
     sample_steps: int = 50
     sample_shift: float = 5.0
@@ -72,6 +76,7 @@ class Options:
             raise ValueError(
                 f"task.motion_repr: wanted {pseudo_video.REPRESENTATIONS}, got {self.motion_repr!r}"
             )
+        perceptual.check("task.perceptual_weight", self.perceptual_weight, self.size)
         if not 0 <= self.view_drop <= 1:
             raise ValueError(f"task.view_drop: wanted a share, 0 to 1, got {self.view_drop}")
         if self.frames % 4 != 1:
