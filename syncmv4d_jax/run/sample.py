@@ -296,12 +296,15 @@ def shared_recipe(
     own: sections.Sections, task: base.Sampled, weights: dict[str, Any]
 ) -> dict[str, Any]:
     """What decides all samples of a run."""
+    view = own.sample.drop_view
+    hidden = {"drop_view": view} if view >= 0 else {}  # samples without it keep their recipe
     return recipe.of(
         task=own.task,
         sampling=task.sampling._asdict(),
         best_of=own.sample.best_of,
         fps=own.data.fps,
         weights=weights,
+        **hidden,
     )
 
 

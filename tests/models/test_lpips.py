@@ -22,6 +22,6 @@ def test_the_gradient_is_finite_where_no_feature_answers():
 
     value, gradient = jax.value_and_grad(far)(a)
     assert value > 1e-3 and np.isfinite(gradient).all() and np.abs(gradient).max() > 1e-6
-    step = 1e-2 * gradient / jnp.linalg.norm(gradient)
+    step = 1e-3 * gradient / jnp.linalg.norm(gradient)
     change = far(a + step) - far(a - step)
-    np.testing.assert_allclose(change, 2e-2 * jnp.linalg.norm(gradient), rtol=0.05)
+    np.testing.assert_allclose(change, 2e-3 * jnp.linalg.norm(gradient), rtol=0.1)

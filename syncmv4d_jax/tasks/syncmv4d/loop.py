@@ -246,8 +246,9 @@ class Loop:
         config = self.silhouette_config
         if config and context.get("mask") is None:
             mask = silhouette_task.mask(config, params["silhouette"], first)
-            if context["hidden"] is not None:  # nothing says what to cut away
-                mask = mask | einops.rearrange(context["hidden"], "b v -> b v 1 1")
+            hidden = context.get("hidden")
+            if hidden is not None:  # nothing says what to cut away
+                mask = mask | einops.rearrange(hidden, "b v -> b v 1 1")
             context = {**context, "mask": self.motion.maps.mask(mask)}
         return self.motion.warp(frame0, scale, context)
 

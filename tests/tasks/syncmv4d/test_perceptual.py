@@ -81,7 +81,8 @@ def test_the_term_has_its_weight_in_the_loss(made, monkeypatch):
 def test_published_weights_are_read_for_training_and_not_for_sampling(made, tmp_path):
     task, params, _, _ = made
     assert isinstance(task, base.Judged) and task.judges == ("lpips",)
-    state = engine.to_reference(features.lpips("alex"), params["lpips"])
+    arrays = jax.tree.map(np.asarray, params["lpips"])
+    state = engine.to_reference(features.lpips("alex"), arrays)
     (tmp_path / "lpips").mkdir()
     for file, heads in (("alexnet-owt-7be5be79.pth", False), ("lpips/alex.pth", True)):
         own = {k: x for k, x in state.items() if k.startswith("lin") == heads}
