@@ -116,11 +116,12 @@ def means(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The means of all rows, in Markdown; evaluations: {row: its eval.json}."""
     rows = {row: one["rows"]["model"] for row, one in evaluations.items()}
     triplets = next(iter(evaluations.values())).get("triplets")
-    used = [metric for metric in SHOWN if all(metric in one for one in rows.values())]
+    used = [metric for metric in SHOWN if any(metric in one for one in rows.values())]
     lines = ["| | " + " | ".join(used) + " |", "|---|" + "---|" * len(used)]
     for row, cells in rows.items():
-        found = [summary.mean(cells[metric]["per_sample"], triplets) for metric in used]
-        shown = [f"{x['value']:.3g} ± {x['se'] or np.nan:.2g}" for x in found]
+        cell = lambda metric: cells.get(metric, {"per_sample": {}})["per_sample"]  # noqa: B023,E731
+        found = [summary.mean(cell(metric), triplets) for metric in used]
+        shown = [f"{x['value']:.3g} ± {x['se'] or np.nan:.2g}" if x["n"] else "-" for x in found]
         lines.append(f"| {row} | " + " | ".join(shown) + " |")
     return lines
 

@@ -5,7 +5,9 @@
 48 channels at 4 x 8 x 8, 2.5 M parameters; trained on random crops of videos and pseudo videos,
 with Muon. Afterwards `tasks.wan_vae.statistics` measures latents_mean and latents_std. `:sharp`
 adds a term on differences of neighbours, draws most crops about hands and objects, and averages
-weights: 20,000 steps, hours on a CPU. `:debug` runs the same code on a tiny model in a few steps.
+weights: 20,000 steps, hours on a CPU. LPIPS joins the loss where its weights are installed:
+`--config.task.perceptual_weight=0.1 --config.weights.lpips=FOLDER` (docs/metrics.md). `:debug` runs
+the same code on a tiny model in a few steps.
 """
 
 import ml_collections
@@ -13,6 +15,7 @@ import ml_collections
 from configs import sections
 
 VARIANTS = ("demo", "sharp", "debug")
+PERCEPTUAL = 0.1  # weight of LPIPS where its weights are given (data_prep/make_vae.py)
 
 
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
@@ -30,7 +33,9 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         "kl_weight": 0.0,
         "focus": 0.0,
         "gradient_weight": 0.0,
+        "perceptual_weight": 0.0,
     }
+    config.weights.lpips = ""
     config.optim = sections.optim(
         name="muon",
         learning_rate=5e-4,

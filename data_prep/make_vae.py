@@ -84,6 +84,9 @@ def main() -> None:
     parser.add_argument(
         "--clips", type=int, default=12, help="examples the linear start is fitted to"
     )
+    parser.add_argument(
+        "--features", type=disk.local, help="folder of LPIPS' weights, which join the loss then"
+    )
     parser.add_argument("--start", type=disk.local, help="weights to go on from, not a linear fit")
     args = parser.parse_args()
     try:
@@ -126,10 +129,15 @@ def make(args: argparse.Namespace) -> None:
     config.unlock()
     config.data.records, config.data.raw = str(args.records), True
     records = resume.records_mark(assembly.read(config))
+    if args.features:
+        config.task.perceptual_weight = configuration.PERCEPTUAL
+        config.weights.lpips = str(args.features)
     task = wan_vae.make(config)
     given = earlier(task.config, args.start) if args.start else None
     mark = checkpoint.mark(given) if given else "linear fit"
-    begun = recipe.of(records=records, variant=args.variant, clips=args.clips, start=mark)
+    begun = dict(records=records, variant=args.variant, clips=args.clips, start=mark)
+    begun |= {"perceptual_weight": configuration.PERCEPTUAL} if args.features else {}
+    begun = recipe.of(**begun)
     recipe.claim(args.out / "recipe.json", begun, way="use another --out")
     some = clips(config, args.clips)
     start = args.out / "start"

@@ -100,16 +100,19 @@ def guide(branches: Sequence[Array], scales: Sequence[float]) -> Array:
     return guided
 
 
-def hold_first(latents: Array, first: Array) -> Array:
+def hold_first(latents: Array, first: Array, hidden: Array | None = None) -> Array:
     """Puts the clean first latent frame back, as is done after every sampling step.
 
     Args:
       latents: [... f h w c].
       first: [... 1 h w c].
+      hidden: [...] bool, where there is none to put back: frame 0 stays as it is.
     """
     wanted = latents.shape[:-4] + (1,) + latents.shape[-3:]
     if first.shape != wanted:
         raise ValueError(f"first latent frame: wanted shape {wanted}, got {first.shape}")
+    if hidden is not None:
+        first = jnp.where(_expand(hidden, first), latents[..., :1, :, :, :], first)
     return jnp.concatenate([first.astype(latents.dtype), latents[..., 1:, :, :, :]], axis=-4)
 
 

@@ -58,6 +58,7 @@ BATCH: dict[str, Field] = {
     "frame_valid": Field("b n", "bool", "False for frames padded beyond the recording's end"),
     "latent_valid": Field("b f", "bool", "a latent frame is valid when all its frames are"),
     "view_index": Field("b v", "int32", "cluster index, the time slot of inter-view RoPE"),
+    "hidden": Field("b v", "bool", "the view has no reference: it is generated", optional=True),
     "actions": Field("b n a", "float32", "standardised, commanded at each frame", optional=True),
     # Point clouds that control a video.
     "points": Field("b n p 3", "float32", "metres, world frame", optional=True),
@@ -144,7 +145,7 @@ PER_VIEW = tuple(key for key, field in BATCH.items() if field.per_view)
 # What sampling is conditioned on, beside the reference images.
 CONDITIONS = (
     "text", "text_lengths", "null_text", "null_text_lengths", "intrinsics", "extrinsics",
-    "view_index", "frame_valid", "anchors", "anchor_valid", "actions",
+    "view_index", "frame_valid", "anchors", "anchor_valid", "hidden", "actions",
 )  # fmt: skip
 # What a sample may be made to follow, for tasks that are controlled.
 CONTROLS = ("points", "point_valid", "point_features", "point_ids", "metric", "tracking")

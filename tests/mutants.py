@@ -1369,7 +1369,7 @@ CYCLE = [
         (
             "9 line-6",
             "the reference frame is noised",
-            'flow.hold_first(noisy["video"], targets.latents[:, :, :1])',
+            'flow.hold_first(noisy["video"], first, targets.hidden)',
             'flow.hold_first(noisy["video"], noisy["video"][:, :, :1])',
             "test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own",
         ),
@@ -1540,7 +1540,7 @@ CYCLE = [
         (
             "9 A22",
             "the reference frame drifts in sampling",
-            "latents[name] = flow.hold_first(x, first[name]) if name in first else x",
+            "latents[name] = flow.hold_first(x, first[name], hidden) if name in first else x",
             "latents[name] = x",
             f"{LOOP}[0.0]",
         ),
@@ -1921,14 +1921,14 @@ SHARED = [
         (
             "",
             "a frame 0 that is given is generated",
-            "latents[name] = flow.hold_first(x, first[name]) if name in first else x",
+            "latents[name] = flow.hold_first(x, first[name], hidden) if name in first else x",
             "latents[name] = x",
             "test_the_guided_scan_joins_branches_and_carries",
         ),
         (
             "",
             "steps get what was given for the first one",
-            "return step(denoise, state, row, first=first, given=own)[0], None",
+            "return step(denoise, state, row, first=first, given=own, hidden=hidden)[0], None",
             "return step(denoise, state, row, first=first, given=given[0])[0], None",
             "test_the_guided_scan_joins_branches_and_carries",
         ),
@@ -4281,6 +4281,31 @@ FEWER_BITS = [
         ),
     ),
     *of(
+        "benchmarks/sharpness.py",
+        "tests/test_benchmarks.py",
+        (
+            "sharpness",
+            "a higher LPIPS than two steps' is better too",
+            "(-gain if asked.metric == LPIPS else gain)",
+            "abs(gain)",
+            "test_a_sample_is_asked_to_be_sharp_and_right_at_once",
+        ),
+        (
+            "sharpness",
+            "any gain over the blur is enough",
+            "else gain) - asked.by",
+            "else gain)",
+            "test_a_sample_is_asked_to_be_sharp_and_right_at_once",
+        ),
+        (
+            "sharpness",
+            "a sample is to be as sharp as the autoencoder",
+            "own - asked.share * theirs",
+            "own - theirs",
+            "test_a_sample_is_asked_to_be_sharp_and_right_at_once",
+        ),
+    ),
+    *of(
         "benchmarks/precision.py",
         "tests/test_benchmarks.py",
         (
@@ -4401,7 +4426,190 @@ PLAN_ROWS = [
     ),
 ]
 
+SAMPLED = "test_sampling_reads_nothing_of_a_hidden_view_and_generates_its_frame_0"
+LOSS = "test_what_is_hidden_is_told_to_the_network_and_in_the_loss[1.0-True]"
+
+HIDDEN_VIEW = [
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/task.py",
+        "tests/tasks/syncmv4d/test_hidden_view.py",
+        (
+            "hidden view",
+            "all views of a sample are hidden",
+            "return chosen & video.drops(",
+            "return (chosen | True) & video.drops(",
+            "test_one_view_each_of_a_share_of_the_samples_is_hidden",
+        ),
+        (
+            "hidden view",
+            "frame 0 of a hidden view is not in the loss",
+            "not_first = jnp.maximum(not_first, hidden)",
+            "not_first = jnp.maximum(not_first, 0 * hidden)",
+            LOSS,
+        ),
+        (
+            "hidden view",
+            "the network is not told which view is hidden",
+            '{**context, "hidden": hidden}',
+            '{**context, "hidden": hidden & False}',
+            LOSS,
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/loop.py",
+        "tests/tasks/syncmv4d/test_hidden_view.py",
+        (
+            "hidden view",
+            "the still clip of a hidden view is that of its reference",
+            '"b v -> b v 1 1 1 1"), 0.0, first)',
+            '"b v -> b v 1 1 1 1"), first, first)',
+            f"{SAMPLED}[data]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/sampling.py",
+        "tests/tasks/syncmv4d/test_hidden_view.py",
+        (
+            "hidden view",
+            "refining steps put the reference of a hidden view back",
+            'settings=loop.settings, hidden=context["hidden"],',
+            "settings=loop.settings,",
+            f"{SAMPLED}[velocity]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/cycle.py",
+        "tests/tasks/syncmv4d/test_cycle_readings.py",
+        (
+            "hidden view",
+            "training shows the reference of a hidden view",
+            'flow.hold_first(noisy["video"], first, targets.hidden)',
+            'flow.hold_first(noisy["video"], first)',
+            "test_frame_0_of_a_view_without_a_reference_is_noised_like_the_others",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/models/mjd/mjd.py",
+        READINGS,
+        (
+            "hidden view",
+            "the head reads frame 0 of a hidden view as clean",
+            "dense.spread(e, None, None, tokens.conditions.hidden)",
+            "dense.spread(e, None, None)",
+            "test_frame_0_of_a_view_without_a_reference_is_at_t",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/inputs.py",
+        "tests/run/test_inputs.py",
+        (
+            "hidden view",
+            "a hidden view's first frame is given",
+            "np.where(hidden[:, None, None, None], np.uint8(0), arrays",
+            "np.where(False & hidden[:, None, None, None], np.uint8(0), arrays",
+            "test_a_view_without_its_first_frame",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/metrics/scene.py",
+        "tests/run/test_evaluate.py",
+        (
+            "hidden view",
+            "the errors of a hidden view are of all views' points",
+            '{**points, "anchor_valid": points["anchor_valid"][v : v + 1]}',
+            "points",
+            "test_a_view_without_its_first_frame_is_reported_apart",
+        ),
+        (
+            "hidden view",
+            "the hidden view is among those that are shown",
+            '("shown_views", every != view)',
+            '("shown_views", every >= 0)',
+            "test_a_view_without_its_first_frame_is_reported_apart",
+        ),
+    ),
+]
+
+OF_ONE_VIEW = "test_it_is_of_the_estimate_of_one_view_and_of_frames_that_count"
+
+PERCEPTUAL = [
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/task.py",
+        "tests/tasks/syncmv4d/test_perceptual.py",
+        (
+            "perceptual",
+            "LPIPS is asked for at any time",
+            "early = t < latest",
+            "early = t < 2",
+            "test_a_quarter_of_the_steps_below_half_of_the_time_has_the_term",
+        ),
+        (
+            "perceptual",
+            "LPIPS is asked for in every step",
+            "due = (jax.random.uniform(coin) < share) & jnp.any(early)",
+            "due = jnp.any(early)",
+            "test_a_quarter_of_the_steps_below_half_of_the_time_has_the_term",
+        ),
+        (
+            "perceptual",
+            "what is decoded is noisy",
+            "clean = flow.to_data(out.noisy, out.velocity, t)",
+            "clean = out.noisy",
+            OF_ONE_VIEW,
+        ),
+        (
+            "perceptual",
+            "padded frames are judged",
+            "clean = jnp.where(valid[:, None, :, None, None, None], clean, targets.latents)",
+            "clean = jnp.where(True, clean, targets.latents)",
+            OF_ONE_VIEW,
+        ),
+        (
+            "perceptual",
+            "it is always the first view",
+            "view = jax.random.randint(which, t.shape, 0, self.options.views)",
+            "view = jnp.zeros(t.shape, jnp.int32)",
+            OF_ONE_VIEW,
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/assembly.py",
+        "tests/tasks/syncmv4d/test_perceptual.py",
+        (
+            "perceptual",
+            "sampling wants the network of the loss",
+            "*(task.judges if isinstance(task, base.Judged) else ()),",
+            "",
+            "test_published_weights_are_read_for_training_and_not_for_sampling",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/models/lpips.py",
+        "tests/models/test_lpips.py",
+        (
+            "perceptual",
+            "the derivative of the length of a vector of zeros is passed on",
+            "jax.nn.relu(",
+            "jnp.maximum(0.0, ",
+            "test_the_gradient_is_finite_where_no_feature_answers",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/wan_vae.py",
+        "tests/tasks/test_wan_vae.py",
+        (
+            "perceptual",
+            "pseudo videos are judged as pictures",
+            "videos = (x[: len(x) // len(MODALITIES)] for x in (decoded, clips))",
+            "videos = (x for x in (decoded, clips))",
+            "test_lpips_of_the_videos_joins_the_loss_and_is_frozen",
+        ),
+    ),
+]
+
 TABLE = [
+    *HIDDEN_VIEW,
+    *PERCEPTUAL,
     *SERVE,
     *MORE4D,
     *MJD,

@@ -192,6 +192,44 @@ def test_a_student_is_asked_beside_both_teachers(load):
     assert few.verdict({"value": 5.0, "se": None}, beyond=True) == "too few triplets"
 
 
+def test_a_sample_is_asked_to_be_sharp_and_right_at_once(load):
+    """Beside the autoencoder, two steps and the best blur, paired by scene over triplets."""
+    sharp, scenes = load("sharpness"), {s: i / 100 for i, s in enumerate("abcd")}
+    rows = {
+        sharp.ONE: {"gradient_energy": 0.75, "lpips_alex": 0.1, "psnr_moving": 22.0},
+        sharp.TWO: {"gradient_energy": 0.5, "lpips_alex": 0.2, "psnr_moving": 22.5},
+        sharp.MEAN: {"gradient_energy": 0.5, "lpips_alex": 0.3, "psnr_moving": 23.5},
+        sharp.CODED: {"gradient_energy": 0.9, "lpips_alex": 0.05, "psnr_moving": 28.0},
+        sharp.BLURRED: {"psnr_moving": 20.4},
+    }
+
+    def made(**changed):
+        own = {row: {**cells, **changed} if row == sharp.ONE else cells
+               for row, cells in rows.items()}  # fmt: skip
+        noisy = lambda row, cells, x: {m: v + x * (row == sharp.ONE) for m, v in cells.items()}  # noqa: E731
+        return {s: {row: noisy(row, cells, x) for row, cells in own.items()}
+                for s, x in scenes.items()}  # fmt: skip
+
+    def answers(scores):
+        lines = sharp.table(scores, {s: s for s in scenes}).splitlines()
+        return [line.split("|")[-2].strip() for line in lines[-4:]], lines
+
+    told, lines = answers(made())
+    # 0.75 and more against 0.72; 0.2 - 0.1; 1.6 of 1.5 dB; 3.1 of 3 dB without any spread.
+    assert told == ["holds"] * 4
+    assert "| gradient_energy: one sample better than 0.8 x autoencoder | 0.045 ±" in lines[-4]
+    assert "by 1.5 dB | 0.115 ± 0.0065 (n = 4) |" in lines[-2]
+    assert lines[6] == "| frame_0_blurred | - | - | 20.4 ± nan |"
+    for changed, failing in (({"gradient_energy": 0.7}, 0), ({"lpips_alex": 0.2}, 1),
+                             ({"psnr_moving": 21.8}, 2)):  # fmt: skip
+        found, _ = answers(made(**changed))
+        assert [i for i, x in enumerate(found) if x == "does not hold"] == [failing]
+    rows[sharp.MEAN]["psnr_moving"] = 23.3
+    assert answers(made())[0][3] == "does not hold"
+    rows[sharp.TWO].pop("lpips_alex")
+    assert answers(made())[0][1] == "not shown"
+
+
 def test_fewer_bits_are_compared_with_float32_of_the_same_scene(load):
     def evaluation(*values):
         cells = {"psnr_moving": {"per_sample": dict(zip("abcd", values, strict=True))}}

@@ -171,6 +171,8 @@ READINGS = {  # configs/readings/*.py: what it says of the task
     "camera_embedding": lambda t: t.mjd_config.camera_embedding,
     "framewise_aligner": lambda t: t.dpa_config.temporal == "none",
     "scale_about_centre": lambda t: t.options.scale_origin == "centre",
+    "hidden_view": lambda t: t.options.view_drop == 0.3,
+    "perceptual": lambda t: t.judges == ("lpips",),
     "every_step": lambda t: t.settings.refine_every == 1,
 }
 

@@ -118,6 +118,8 @@ def test_first_frame():
     assert held[:, 0].max() == 0 and held[:, 1:].min() == 1 and held.shape == latents.shape
     with pytest.raises(ValueError, match="wanted"):
         flow.hold_first(latents, first[:1])
+    held = flow.hold_first(latents, first, jnp.array([True, False]))
+    assert held[0].min() == 1 and held[1, 0].max() == 0 and held[1, 1:].min() == 1
 
 
 def test_rows_of_a_schedule():

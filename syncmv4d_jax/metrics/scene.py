@@ -263,6 +263,39 @@ def track_rows(
     return found | {"truth": _alone(cloud)}
 
 
+def apart(
+    sample: Mapping[str, Any],
+    truth: Mapping[str, Any],
+    points: Mapping[str, Any] | None,
+    view: int,
+) -> Scores:
+    """Scores of the view whose first frame was not given and of the others, `hidden_view` and
+    `shown_views`: of their videos, and of their own copies of the tracks, each against the points
+    that it sees in frame 0.
+
+    Args:
+      points: see `score`.
+    """
+    n = int(np.sum(truth["frame_valid"]))
+    clips = sample["video"][:, :n], np.asarray(truth["video"])[:, :n]
+    every, found = np.arange(len(clips[0])), Scores()
+    for row, chosen in (("hidden_view", every == view), ("shown_views", every != view)):
+        scores = video_rows(*(clip[chosen] for clip in clips))[0]["model"]
+        if points is not None and "tracks_per_view" in sample:
+            copies = [
+                point_scores(
+                    sample["tracks_per_view"][v, :n],
+                    {**points, "anchor_valid": points["anchor_valid"][v : v + 1]},
+                    n,
+                )
+                for v in every[chosen]
+            ]
+            for metric in ("error_mm", "error_moving_mm"):
+                scores[metric] = video.mean([copy[metric] for copy in copies])
+        found[row] = scores
+    return found
+
+
 def _alone(tracks: np.ndarray) -> dict[str, float | None]:
     """What tracks [n k 3] have without a truth to compare with."""
     return {

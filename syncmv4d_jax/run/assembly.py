@@ -152,8 +152,11 @@ def load_params(
       ValueError: a part of another architecture; lists both differences.
     """
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    if isinstance(task, base.Taught):
-        shapes = {part: x for part, x in shapes.items() if part not in task.teachers}
+    for part in (
+        *(task.teachers if isinstance(task, base.Taught) else ()),
+        *(task.judges if isinstance(task, base.Judged) else ()),
+    ):
+        shapes.pop(part, None)
     if parts is not None:
         shapes = {part: x for part, x in shapes.items() if part in parts}
     found: dict[str, slices.Source] = {

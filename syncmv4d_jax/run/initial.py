@@ -23,12 +23,14 @@ import jax.numpy as jnp
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.machines import mesh as meshes
+from syncmv4d_jax.metrics.networks import weights as feature_weights
 from syncmv4d_jax.models.nn import quantised
 from syncmv4d_jax.run import checkpoint, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import exports, slices, store
 
 Tree = Any
+PUBLISHED = {"lpips": "lpips_alex"}  # part -> network whose published files a folder holds
 
 
 def weights(part: str, path: str) -> slices.Files:
@@ -39,6 +41,12 @@ def weights(part: str, path: str) -> slices.Files:
     """
     if str(path).endswith(".safetensors"):
         return exports.source(path, part)
+    if part in PUBLISHED:
+        params = feature_weights.load(PUBLISHED[part], path).params
+        flat = tree.flatten({part: params})
+        return slices.Files(
+            path, {n: slices.Leaf(x.shape, x.dtype, x.__getitem__) for n, x in flat.items()}
+        )
     return store.source(part, path)[1]
 
 

@@ -39,6 +39,37 @@ def of_config(
       texts: encodes a user's prompts; None: loaded for this from `config.text`.
     """
     own = settings.sample
+    if own.drop_view < 0:
+        return _of_config(settings, task, texts)
+    able = base.serves(task, base.Hiding, "config.sample.drop_view").hides_views
+    if not able or own.drop_view >= task.clip.views:
+        raise ValueError(
+            f"config.sample.drop_view={own.drop_view}: wanted one of {task.clip.views} views that "
+            "attend to each other, -1 for none"
+        )
+    if own.sources or own.anchors != "own":
+        raise ValueError(
+            "config.sample.drop_view: wanted config.sample.anchors='own', as others look at the "
+            f"first frame, and no sources, got {own.anchors!r} and {own.sources!r}"
+        )
+    found = _of_config(settings, task, texts)
+    return records.Listing(len(found), lambda: (_hiding(*x, own.drop_view) for x in found))
+
+
+def _hiding(name: str, arrays: dict[str, Any], view: int) -> tuple[str, dict[str, Any]]:
+    """The same without the first frame of one view."""
+    if "images" not in arrays:
+        raise ValueError(f"config.sample.drop_view: wanted first frames of {name}, got none")
+    hidden = np.arange(len(arrays["images"])) == view
+    images = np.where(hidden[:, None, None, None], np.uint8(0), arrays["images"])
+    return name, arrays | {"images": images, "hidden": hidden}
+
+
+def _of_config(
+    settings: sections.Sections, task: base.Sampled, texts: encoders.TextEncoder | None
+) -> Any:
+    """`of_config`, all views with their first frames."""
+    own = settings.sample
     if own.sources:
         return _finished(own.sources)
     if own.images or own.prompt or own.prompts or own.recording:

@@ -161,6 +161,8 @@ def make(
     meta = _meta(own, task, name, arrays) | {"seed": seed} | chosen
     if "references" in arrays:
         meta["references"] = str(arrays["references"])
+    if "hidden" in arrays:
+        meta["hidden_view"] = int(np.argmax(arrays["hidden"]))
     if "source_view" in arrays:
         meta |= {"source_view": int(arrays["source_view"]), "points": "of the record"}
     if "reused_steps" in result:
@@ -294,12 +296,15 @@ def shared_recipe(
     own: sections.Sections, task: base.Sampled, weights: dict[str, Any]
 ) -> dict[str, Any]:
     """What decides all samples of a run."""
+    view = own.sample.drop_view
+    hidden = {"drop_view": view} if view >= 0 else {}  # samples without it keep their recipe
     return recipe.of(
         task=own.task,
         sampling=task.sampling._asdict(),
         best_of=own.sample.best_of,
         fps=own.data.fps,
         weights=weights,
+        **hidden,
     )
 
 

@@ -82,6 +82,8 @@ def score(
     rows, blurred = scene.score(sample, truth, name, points=points, others=others, courses=courses)
     if "triplet" in truth and learned is not None:
         rows = joined(rows, scene.named(sample, truth, learned.namer))
+    if (view := sample["meta"].get("hidden_view")) is not None:
+        rows |= scene.apart(sample, truth, points, view)
     return rows, blurred
 
 

@@ -175,6 +175,8 @@ class SampleConfig:
         example of the split, of another first frame.
       point_noise: what points of records are off by, metres (inputs.disturbed).  point_drop: share
         of them that is left out.
+      drop_view: the view whose first frame is not given, but generated, -1 for none; of tasks that
+        can (`tasks.base.Hiding`).
       references: of records, their first frames: "given" all, or the middle view's alone with its
         depth: the others "drawn" by `synthesis`, or as "points" with holes.
       matcher, features: of "matched": as in `config.evaluate`; features also of an image of one's
@@ -203,6 +205,7 @@ class SampleConfig:
     controls: str = "own"
     point_noise: float = 0.0
     point_drop: float = 0.0
+    drop_view: int = -1
     references: str = "given"
     matcher: str = "xfeat"
     features: str = ""
@@ -216,6 +219,7 @@ class SampleConfig:
         )  # fmt: skip
         at_least(1, "config.sample", self, "best_of")
         at_least(0, "config.sample", self, "count", "point_noise")
+        at_least(-1, "config.sample", self, "drop_view")
         if not 0 <= self.point_drop < 1:
             raise ValueError(
                 f"config.sample.point_drop: wanted 0 <= share < 1, got {self.point_drop}"

@@ -9,6 +9,7 @@ merge by path.
     Sampled    encode, sample, decode           sample, pictures while training
     Deep       reads_depth, reads_appearance    images with their depth
     Followed   follows_surfaces                 meshes that move
+    Hiding     hides_views                      views without a first frame
     Synthesis  fold                             other views of a scene, camera paths
     Rebuilt    rebuild, rebuilt_by              the bound of its latents, beside a sample's scores
     Priced     cost                             tokens/s, TFLOP/s and MFU in the log
@@ -19,6 +20,7 @@ merge by path.
     Switched   switches                         settings that a call may change
     Compared   compares                         draws of a sample, by their tracks
     Taught     teachers                         parts that only training reads; an average in `loss`
+    Judged     judges                           frozen parts that only the loss reads
 
 A task is made whole by `make(config, placement=...)` of its module and does not change afterwards;
 with other switches it is another task. `serves` answers a mode that a task does not serve.
@@ -281,6 +283,17 @@ class Followed(Protocol):
 
 
 @runtime_checkable
+class Hiding(Protocol):
+    """A `Sampled` task that generates what a view without a reference shows, by the others.
+
+    hides_views: that it does, where its inputs have `hidden` (schema.BATCH).
+    """
+
+    @property
+    def hides_views(self) -> bool: ...
+
+
+@runtime_checkable
 class Synthesis(Protocol):
     """A `Sampled` task that completes pictures of points: what another camera sees of a scene.
 
@@ -395,6 +408,17 @@ class Taught(Protocol):
 
     @property
     def teachers(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A task whose loss reads networks that nothing else does; files have them.
+
+    judges: these frozen parts.
+    """
+
+    @property
+    def judges(self) -> tuple[str, ...]: ...
 
 
 class Scenes(NamedTuple):

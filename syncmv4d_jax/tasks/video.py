@@ -255,36 +255,49 @@ def start(schedule: flow.Schedule, latents: Latents, carried: Tree = None) -> St
 
 @jax.named_scope("step")
 def step(
-    denoise: Denoise, state: State, row: flow.Schedule, *, first: Latents, given: Tree = None
+    denoise: Denoise,
+    state: State,
+    row: flow.Schedule,
+    *,
+    first: Latents,
+    given: Tree = None,
+    hidden: Array | None = None,
 ) -> tuple[State, Latents]:
     """One step: returns the next state, and the velocities.
 
     Args:
       first: {name: [... 1 h w c]} frames 0 that are given, and put back; others are generated.
+      hidden: [...] bool, those of them that are generated all the same.
     """
     velocities, carried = denoise(state, row, given)
     latents, solver = {}, {}
     with jax.named_scope("solver"):
         for name, x in state.latents.items():
             x, solver[name] = flow.step(x, velocities[name], state.solver[name], row)
-            latents[name] = flow.hold_first(x, first[name]) if name in first else x
+            latents[name] = flow.hold_first(x, first[name], hidden) if name in first else x
     return State(latents, solver, carried), velocities
 
 
 def scan(
-    denoise: Denoise, state: State, steps: flow.Schedule, *, first: Latents, given: Tree = None
+    denoise: Denoise,
+    state: State,
+    steps: flow.Schedule,
+    *,
+    first: Latents,
+    given: Tree = None,
+    hidden: Array | None = None,
 ) -> State:
     """Runs consecutive steps as one scan.
 
     Args:
       steps: rows of the schedule.
-      first: see `step`.
+      first, hidden: see `step`.
       given: pytree of [steps ...], of which each step gets its own.
     """
 
     def body(state, inputs):
         row, own = inputs
-        return step(denoise, state, row, first=first, given=own)[0], None
+        return step(denoise, state, row, first=first, given=own, hidden=hidden)[0], None
 
     return jax.lax.scan(body, state, (steps, given))[0]
 

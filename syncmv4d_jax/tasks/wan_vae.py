@@ -1,11 +1,13 @@
 """Training a small autoencoder of Wan2.2's form on videos and pseudo videos.
 
-    L = mean(w |e|) + gradient_weight mean(w |grad e|) + kl_weight KL(N(mean, var) | N(0, 1)),
+    L = mean(w |e|) + gradient_weight mean(w |grad e|) + kl_weight KL(N(mean, var) | N(0, 1))
+        + perceptual_weight LPIPS(decode(z), x),
     e = decode(z) - x,    z ~ N(mean, var),    grad: differences to the right and down
 
 with pixel weights w = 1 + foreground_gain (pixel of the pseudo video painted)
 + moving_gain (pixel changes between frames), scaled to mean 1. Video and motion are two clips of
-the same codec; views are clips too. Wan's own training recipe (GAN, LPIPS) is not public and not
+the same codec; views are clips too. LPIPS (tasks/perceptual.py) is of the videos alone: the other
+clips are no pictures. Wan's own training recipe is not public and not
 needed here; for full-size runs the released weights are used as they are.
 
 Latents are not normalised while training (`latents_mean`, `latents_std` of the configuration are
@@ -25,7 +27,7 @@ from syncmv4d_jax import configuration, schema
 from syncmv4d_jax.models import flops
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.tasks import base, video
+from syncmv4d_jax.tasks import base, perceptual, video
 
 Params = dict[str, Any]
 MODALITIES = ("video", "motion")
@@ -45,6 +47,7 @@ class Options:
       focus: share of the crops that are drawn about a pixel that the pseudo video paints.
       gradient_weight: of the error's differences between neighbours: blurred edges cost more.
       kl_weight: of the divergence per latent value; 0 also switches the sampling of z off.
+      perceptual_weight: of LPIPS.
     """
 
     clips: int = 0
@@ -55,6 +58,7 @@ class Options:
     focus: float = 0.0
     gradient_weight: float = 0.0
     kl_weight: float = 1e-6
+    perceptual_weight: float = 0.0
 
     def __post_init__(self):
         if len(self.crop) not in (0, 3):
@@ -63,6 +67,7 @@ class Options:
             raise ValueError(f"task.clips: wanted a count or 0 for all, got {self.clips}")
         if not 0 <= self.focus <= 1:
             raise ValueError(f"task.focus: wanted a share, 0 to 1, got {self.focus}")
+        perceptual.check("task.perceptual_weight", self.perceptual_weight, self.crop[1:])
 
 
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "WanVAE":
@@ -87,11 +92,13 @@ def forward_flops(config: vae.VAEConfig, crop: tuple[int, int, int]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class WanVAE(base.Grown):
-    """The task; see `tasks.base.Task`. Parameters: {"vae": ...}, all trainable."""
+    """The task; see `tasks.base.Task`.
+
+    Parameters: {"vae": ...}, trained, and with `perceptual_weight` {"lpips": ...}, frozen.
+    """
 
     name = "wan_vae"
     trainable = r"^vae/"
-    frozen_parts = ()
 
     config: vae.VAEConfig
     options: Options
@@ -101,9 +108,17 @@ class WanVAE(base.Grown):
         if self.options.crop:
             vae.check_video(self.config, (1, *self.options.crop, 3))
 
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """See `tasks.base.Task`."""
+        return (perceptual.PART,) * bool(self.options.perceptual_weight)
+
+    judges = frozen_parts
+
     def init(self, rng: jax.Array) -> Params:
-        """Returns {"vae": parameters}."""
-        return {"vae": module.init(vae.VAE, self.config, rng)}
+        """Returns initial parameters of all parts."""
+        judges = {part: perceptual.init(rng) for part in self.judges}
+        return {"vae": module.init(vae.VAE, self.config, rng), **judges}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], rng: jax.Array
@@ -112,19 +127,18 @@ class WanVAE(base.Grown):
 
         Args:
           trainable: {"vae": ...}.
-          frozen: nothing.
+          frozen: {"lpips": ...} where that is in the loss.
           batch: video and motion [b v n h w 3] uint8; other keys are not looked at.
           rng: key.
 
         Returns:
           The loss [] float32; scalars loss/video, loss/motion (weighted L1), psnr/video,
           psnr/motion (dB over 0..255), energy/video, energy/motion (of the differences, as a share
-          of the truth's), kl.
+          of the truth's), kl, with its weight lpips/video.
 
         Raises:
           ValueError: a modality is missing, or sizes that the autoencoder refuses.
         """
-        del frozen
         axes = {name: schema.BATCH[name].axes for name in MODALITIES}
         base.check(f"task {self.name}, loss", batch, axes)
         keys = dict(zip(("pick", "sample"), jax.random.split(rng), strict=True))
@@ -150,10 +164,14 @@ class WanVAE(base.Grown):
             scalars |= {f"loss/{name}": each[i], f"psnr/{name}": psnr[i]}
             scalars[f"energy/{name}"] = energy[0][i] / jnp.maximum(energy[1][i], 1e-10)
         loss = jnp.mean(each) + self.options.gradient_weight * jnp.mean(blur)
+        if self.options.perceptual_weight:
+            videos = (x[: len(x) // len(MODALITIES)] for x in (decoded, clips))
+            far = jnp.mean(perceptual.distance(frozen[perceptual.PART], *videos))
+            loss, scalars["lpips/video"] = loss + self.options.perceptual_weight * far, far
         return loss + self.options.kl_weight * kl, scalars
 
     def cost(self, batch: dict[str, jax.Array]) -> dict[str, float]:
-        """Returns latent cells, as tokens, and FLOPs of one batch."""
+        """Returns latent cells, as tokens, and FLOPs of one batch; LPIPS' are not counted."""
         b, v, n, h, w, _ = batch["video"].shape
         clips, crop = self.options.clips or b * v, self.options.crop or (n, h, w)
         time, space = self.config.stride
@@ -165,7 +183,7 @@ class WanVAE(base.Grown):
     def programs(self) -> dict[str, base.Program]:
         """Returns the training step, on batches as large as the crop, or as the paper's."""
         own = dataclasses.replace(self, config=video.ahead(self.config))
-        return {"train_step": base.Program(own, ("vae",), None, own._batch, own._work)}
+        return {"train_step": base.Program(own, ("vae", *own.judges), None, own._batch, own._work)}
 
     def _batch(self, samples: int) -> tuple[base.Shapes]:
         n, h, w = self.options.crop or PLANNED

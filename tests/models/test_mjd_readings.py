@@ -18,6 +18,7 @@ TINY = mjd_config.MJDConfig(
     **{name: getattr(wan_config.TINY, name) for name in wan_config.TINY.__dataclass_fields__}
 )
 VIEW_INDEX = jnp.array([[0, 1, 2], [2, 5, 1]])
+HIDDEN = jnp.array([[False, True, False], [False, False, False]])
 
 
 def inputs():
@@ -34,10 +35,10 @@ def parameters():
     return tree.unflatten({n: x + n.endswith("norm/scale") for n, x in draw.items()})
 
 
-def run(video, motion, feedback, t, text, placement=protocol.LOCAL):
+def run(video, motion, feedback, t, text, placement=protocol.LOCAL, hidden=None):
     def model(params):
         network = module.bind(mjd.MJD, TINY, params)
-        given = mjd.Inputs(video, motion, t, feedback, VIEW_INDEX)
+        given = mjd.Inputs(video, motion, t, feedback, VIEW_INDEX, hidden=hidden)
         return network(given, mjd.Text(text), placement=placement)
 
     return jax.jit(model)(parameters())
@@ -66,6 +67,22 @@ def test_network_equals_its_formulas_written_out(name):
     got, wanted = both()
     size = np.abs(wanted[name]).max()
     np.testing.assert_allclose(got[name], wanted[name], rtol=0, atol=2e-5 * size)
+
+
+def test_frame_0_of_a_view_without_a_reference_is_at_t():
+    """Of that view and sample alone, in all blocks and at the head."""
+    got, plain = run(*inputs(), hidden=HIDDEN)._asdict(), both()[0]
+    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters())
+    video, motion, feedback, t, text = (np.asarray(x, np.float64)[0] for x in inputs())
+    index = np.asarray(VIEW_INDEX[0])
+    wanted = mjd_reference.network(
+        exact, TINY, video, motion, feedback, t, text, index, hidden=(1,)
+    )
+    for name, x in zip(mjd.Output._fields, wanted, strict=True):
+        size = np.abs(x).max()
+        np.testing.assert_allclose(got[name][0], x, rtol=0, atol=2e-5 * size)
+        np.testing.assert_allclose(got[name][1], plain[name][1], rtol=0, atol=2e-5 * size)
+        assert np.abs(got[name][0] - plain[name][0]).max() > 1e-2 * size
 
 
 class Padded(protocol.Local):

@@ -111,6 +111,29 @@ def test_points_without_a_truth_have_no_point_errors():
     assert "error_mm" not in scores["model"] and not scores["true_held"]
 
 
+def test_a_view_without_its_first_frame_is_reported_apart(tmp_path):
+    """Its own video and its own copy of the tracks, on points that it sees; the others beside."""
+    truth = dict(SCENES["scene-0"])
+    truth["anchor_valid"] = truth["anchor_valid"].copy()
+    truth["anchor_valid"][1, :60] = False  # the hidden view sees the last 30 points alone
+    off = np.zeros((3, 1, truth["tracks"].shape[1], 3), np.float32)
+    off[1, :, :60, 0], off[1, :, 60:, 0], off[[0, 2], ..., 0] = 1.0, 0.03, 0.01
+    video = truth["video"].copy()
+    video[1] = video[1, :, :1, :1]  # grey
+    sample = truth | {"tracks_per_view": truth["tracks"] + off, "video": video}
+    found = scene.apart(sample, truth, truth, 1)
+    assert found["hidden_view"]["error_mm"] == pytest.approx(30, rel=1e-4)
+    assert found["shown_views"]["error_mm"] == pytest.approx(10, rel=1e-4)
+    assert found["hidden_view"]["gradient_energy"] == 0
+    assert found["shown_views"]["gradient_energy"] == pytest.approx(1)
+    assert found["hidden_view"]["psnr_moving"] < 30 < found["shown_views"]["psnr_moving"]
+    for name, example in SCENES.items():
+        fake_samples.write(tmp_path / "samples", name, example, meta={"hidden_view": 2})
+    rows = evaluated(tmp_path)["rows"]
+    assert rows["hidden_view"]["error_mm"]["n"] == rows["shown_views"]["psnr_moving"]["n"] == 3
+    assert "| hidden_view |" in (tmp_path / "eval.md").read_text()
+
+
 @pytest.mark.parametrize("missing", ["anchor_confidence", "anchors"])
 def test_samples_that_do_not_say_how_their_points_were_chosen_are_refused(tmp_path, missing):
     truth = SCENES["scene-0"]

@@ -5,6 +5,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import taco
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import pipeline
 from syncmv4d_jax.metrics.networks.features import matcher
@@ -65,6 +66,35 @@ def test_every_key_of_a_batch_is_given_or_hidden():
     named = set(inputs.GIVEN) | set(schema.CONTROLS) | HIDDEN | {"video"}
     assert set(schema.BATCH) | {"null_text", "null_text_lengths"} <= named
     assert not set(inputs.GIVEN) & HIDDEN
+
+
+def test_a_view_without_its_first_frame(monkeypatch):
+    """Nothing of it is given; tasks and query pixels that would look at it are refused."""
+    config = taco.get_config("debug").unlock()
+    images = np.full((3, 4, 5, 3), 7, np.uint8)
+    listed = [("a", {"images": images}), ("b", {"images": images + 1})]
+    monkeypatch.setattr(inputs, "_of_config", lambda *_: listed)
+
+    def of(**own):
+        config.sample.update({"drop_view": 1, **own})
+        return list(inputs.of_config(assembly.read(config), assembly.task(config)))
+
+    (name, found), (_, other) = of()
+    assert name == "a" and found["hidden"].tolist() == [False, True, False]
+    np.testing.assert_array_equal(found["images"][1], 0)
+    np.testing.assert_array_equal(found["images"][[0, 2]], 7)
+    assert other["images"][0].min() == 8 and images.min() == 7
+    assert of(drop_view=-1) is not None and "hidden" not in of(drop_view=-1)[0][1]
+    with pytest.raises(ValueError, match="drop_view=3: wanted one of 3 views"):
+        of(drop_view=3)
+    with pytest.raises(ValueError, match="anchors='own'.*got 'matched'"):
+        of(anchors="matched")
+    config.task.dit.multi_view = False
+    with pytest.raises(ValueError, match="views that attend to each other"):
+        of(anchors="own")
+    config.task = {"name": "wan_ti2v"}
+    with pytest.raises(ValueError, match="drop_view: task 'wan_ti2v' does not serve it.*syncmv4d"):
+        of()
 
 
 class Shifts:

@@ -76,7 +76,8 @@ def places_of(grid):
 def vectors(p, grid, video_time, motion_time):
     """Nine vectors [s 9 d] of a view's tokens: Wan's six, then three of inter-view attention.
 
-    video_time: [2 6 d] at t = 0 and t; motion_time: [6 d] at t, of motion and of extra tokens.
+    video_time: [2 6 d] of frame 0 and of the others; motion_time: [6 d] at t, of motion and of
+    extra tokens.
     """
     video = [np.concatenate([p["modulation"][0] + at, p["inter_view_modulation"][0] + at[:3]])
              for at in video_time]  # fmt: skip
@@ -88,12 +89,17 @@ def vectors(p, grid, video_time, motion_time):
 
 
 def block(p, config, x, text, *, grid, view_index, video_time, motion_time):
-    """x: [v s d] -> [v s d]; text: [l d]; the paper's four steps in its order."""
-    x, views, places = x.copy(), range(len(x)), places_of(grid)
-    row = vectors(p, grid, video_time, motion_time)
-    modulate = lambda x, shift, scale: norm(x, config.eps) * (1 + row[:, scale]) + row[:, shift]  # noqa: E731
+    """x: [v s d] -> [v s d]; text: [l d]; the paper's four steps in its order.
 
-    y = np.stack([modulate(x[v], 6, 7) for v in views])
+    video_time: of each view.
+    """
+    x, views, places = x.copy(), range(len(x)), places_of(grid)
+    row = np.stack([vectors(p, grid, times, motion_time) for times in video_time])
+
+    def modulate(v, shift, scale):
+        return norm(x[v], config.eps) * (1 + row[v, :, scale]) + row[v, :, shift]
+
+    y = np.stack([modulate(v, 6, 7) for v in views])
     out, attn = np.zeros_like(x), p["inter_view_attn"]
     groups = [[(v, s) for v in views for s in range(EXTRA)]]
     for frame in range(grid[0]):
@@ -103,16 +109,16 @@ def block(p, config, x, text, *, grid, view_index, video_time, motion_time):
         at = tuple(np.array(group).T)
         slots = None if i == 0 else [(view_index[v], *places[s][1:]) for v, s in group]
         out[at] = attention(y[at], attn, config, places=slots)
-    x += row[None, :, 8] * out
+    x += row[:, :, 8] * out
 
     for v in views:
-        y = modulate(x[v], 0, 1)
-        x[v] += row[:, 2] * attention(y, p["self_attn"], config, places=places)
+        y = modulate(v, 0, 1)
+        x[v] += row[v, :, 2] * attention(y, p["self_attn"], config, places=places)
         x[v] += attention(
             affine(x[v], p["norm3"], config.eps), p["cross_attn"], config, context=text
         )
-        y = linear(gelu(linear(modulate(x[v], 3, 4), p["ffn"]["linear_0"])), p["ffn"]["linear_2"])
-        x[v] += row[:, 5] * y
+        y = linear(gelu(linear(modulate(v, 3, 4), p["ffn"]["linear_0"])), p["ffn"]["linear_2"])
+        x[v] += row[v, :, 5] * y
     return x
 
 
@@ -151,8 +157,11 @@ def head(p, x, e, eps):
     return linear(norm(x, eps) * (1 + scale) + shift, p["head"])
 
 
-def network(p, config, video, motion, feedback, t, text, view_index):
-    """One sample: latents [v f h w c], t in 0..1000, text [l d_text] -> video, motion, scale."""
+def network(p, config, video, motion, feedback, t, text, view_index, hidden=()):
+    """One sample: latents [v f h w c], t in 0..1000, text [l d_text] -> video, motion, scale.
+
+    hidden: views whose video frame 0 is at t like the others.
+    """
     grid = (video.shape[1], video.shape[2] // 2, video.shape[3] // 2)
     dense = grid[0] * grid[1] * grid[2]
     x = np.stack([
@@ -169,7 +178,8 @@ def network(p, config, video, motion, feedback, t, text, view_index):
     texts = p["text_embedding"]
     rows = linear(gelu(linear(rows, texts["linear_0"])), texts["linear_2"])
     e = [time_embedding(p["time_embedding"], config, at) for at in (0.0, t)]
-    video_time = [six(p["time_projection"], at) for at in e]
+    own = [[e[v in hidden], e[1]] for v in range(len(video))]
+    video_time = [[six(p["time_projection"], at) for at in both] for both in own]
     motion_time = six(p["motion_time_projection"], e[1])
     for layer in range(config.layers):
         x = block(
@@ -177,16 +187,19 @@ def network(p, config, video, motion, feedback, t, text, view_index):
             video_time=video_time, motion_time=motion_time,
         )  # fmt: skip
     patch = grid[1] * grid[2]
-    times = np.stack([e[0]] * patch + [e[1]] * (dense - patch))
     videos, motions, scales = [], [], []
     for v in range(len(x)):
-        own, shape = x[v], video.shape[1:]
-        rows = head(p["head"], own[EXTRA : EXTRA + dense], times, config.eps)
+        first, later = own[v]
+        times = np.stack([first] * patch + [later] * (dense - patch))
+        tokens, shape = x[v], video.shape[1:]
+        rows = head(p["head"], tokens[EXTRA : EXTRA + dense], times, config.eps)
         videos.append(unpatch(rows, shape))
         late = np.stack([e[1]] * dense)
-        rows = head(p["motion_head"], own[EXTRA + dense :], late, config.eps)
+        rows = head(p["motion_head"], tokens[EXTRA + dense :], late, config.eps)
         motions.append(unpatch(rows, shape))
-        scales.append(linear(affine(own[:2], p["scale_norm"], config.eps), p["scale_head"])[:, 0])
+        scales.append(
+            linear(affine(tokens[:2], p["scale_norm"], config.eps), p["scale_head"])[:, 0]
+        )
     return np.stack(videos), np.stack(motions), np.stack(scales)
 
 

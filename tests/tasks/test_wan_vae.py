@@ -12,7 +12,7 @@ import pytest
 from configs import wan_vae as wan_vae_config
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.tasks import base, wan_vae
+from syncmv4d_jax.tasks import base, perceptual, wan_vae
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,31 @@ def test_configurations(variant):
     if variant != "debug":
         shapes = module.shapes(vae.VAE, made.config)
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) <= 2_500_000
+
+
+def test_lpips_of_the_videos_joins_the_loss_and_is_frozen():
+    small = {"crop": (1, 32, 32), "kl_weight": 0.0}
+    plain, own = task(**small), task(**small, perceptual_weight=0.5)
+    rng, params = np.random.default_rng(0), own.init(jax.random.key(0))
+    clips = {name: jnp.asarray(rng.integers(0, 255, (1, 1, 1, 32, 32, 3), np.uint8))
+             for name in ("video", "motion")}  # fmt: skip
+    trained, frozen = {"vae": params["vae"]}, {"lpips": params["lpips"]}
+    args = clips, jax.random.key(1)
+    base_loss, _ = plain.loss(trained, {}, *args)
+    (loss, said), gradient = jax.value_and_grad(own.loss, has_aux=True)(trained, frozen, *args)
+    model = module.bind(vae.VAE, own.config, params["vae"])
+    video = clips["video"][0].astype(jnp.float32) / 127.5 - 1
+    far = perceptual.distance(params["lpips"], model.decode(model.encode(video)), video)[0]
+    assert abs(float(far)) > 1e-3
+    np.testing.assert_allclose(said["lpips/video"], far, rtol=1e-4)
+    np.testing.assert_allclose(loss - base_loss, 0.5 * far, rtol=1e-3)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert own.frozen_parts == own.judges == ("lpips",) and plain.judges == ()
+    assert set(plain.init(jax.random.key(0))) == {"vae"}
+    with pytest.raises(ValueError, match=r"perceptual_weight: wanted pictures of at least 31.*16"):
+        task(crop=(1, 16, 32), perceptual_weight=0.5)
+    with pytest.raises(ValueError, match="perceptual_weight: wanted at least 0, got -1"):
+        task(perceptual_weight=-1.0)
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from syncmv4d_jax import tree
-from syncmv4d_jax.metrics.networks.features import i3d, inception, lpips, raft, vit, xfeat
+from syncmv4d_jax.metrics.networks.features import i3d, inception, raft, vit, xfeat
+from syncmv4d_jax.models import lpips
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.weights import engine, files, torch_pickle
 from syncmv4d_jax.weights.tables import features

@@ -21,6 +21,7 @@ class Conditions(NamedTuple):
     of each latent frame both are [b f 6 d].
     intra_rotation: tables [s d_head/2].                inter_rotation: tables [(b f) s d_head/2].
     cameras: [(b v) 1 12], or of each token [(b v) s 12 or 6], or None.
+    hidden: [b v] bool, views whose video frame 0 is noisy, at t; None: none.
     """
 
     video_time: jax.Array
@@ -28,6 +29,7 @@ class Conditions(NamedTuple):
     intra_rotation: rope.Rotation
     inter_rotation: rope.Rotation | None
     cameras: jax.Array | None
+    hidden: jax.Array | None = None
 
 
 class MJDBlock(dit_block.Block):
@@ -96,7 +98,7 @@ class MJDBlock(dit_block.Block):
             return None if table is None else table[:, :, i]
 
         return [
-            layout.spread(video[:, :, i], pick(motion, i), pick(extra, i))
+            layout.spread(video[:, :, i], pick(motion, i), pick(extra, i), conditions.hidden)
             for i in range(video.shape[2])
         ]
 

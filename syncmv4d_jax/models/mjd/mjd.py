@@ -39,7 +39,7 @@ from syncmv4d_jax.models.wan import dit, embeddings
 class Inputs(NamedTuple):
     """What is denoised, and what of the views goes with it.
 
-    latents: [b v f h w c] of the video; latent frame 0 is the clean reference.
+    latents: [b v f h w c] of the video; latent frame 0 is the clean reference, but of `hidden`.
     motion_latents: [b v f h w c] noisy, of the pseudo video; None without joint motion.
     t: [b] in 0..1000.
     feedback: [b v f h w c] latents of the refined motion (zeros: none yet), or None.
@@ -48,6 +48,7 @@ class Inputs(NamedTuple):
       camera_embedding only.
     intrinsics: [b v 3 3] of an image with a pixel a token, needed for its rays only.
     actions: [b n a], needed with actions only.  acts: [b] bool, whether they count; None: they do.
+    hidden: [b v] bool, views without a reference, whose frame 0 is noisy, at t; None: none.
     """
 
     latents: jax.Array
@@ -59,6 +60,7 @@ class Inputs(NamedTuple):
     intrinsics: jax.Array | None = None
     actions: jax.Array | None = None
     acts: jax.Array | None = None
+    hidden: jax.Array | None = None
 
 
 class Text(NamedTuple):
@@ -185,6 +187,7 @@ class MJD(dit.DiT):
             self._intra_rotation(layout),
             self._inter_rotation(layout, view_index) if config.multi_view else None,
             cameras,
+            inputs.hidden,
         )
         known = text if isinstance(text, dit_block.Keys) else self.text_embedding(*text)
         x = placement.constrain(x, self.token_axes)
@@ -213,7 +216,8 @@ class MJD(dit.DiT):
         first, last = layout.extra, layout.extra + layout.dense
         whole = lambda x: placement.constrain(x, "(b v) any d")  # noqa: E731
         x = whole(x)
-        dense = layout._replace(extra=0, modalities=1, pad=0).spread(e, None, None)
+        dense = layout._replace(extra=0, modalities=1, pad=0)
+        dense = dense.spread(e, None, None, tokens.conditions.hidden)
 
         def latents(patches):
             y = embeddings.unpatchify(patches, layout.grid, self.config.patch)
@@ -300,6 +304,8 @@ class MJD(dit.DiT):
             )
         if self.config.camera_embedding and inputs.extrinsics is None:
             raise ValueError("mjd: camera_embedding needs extrinsics [b v 3 4] or [b v n 3 4]")
+        if inputs.hidden is not None and self.config.actions:
+            raise ValueError("mjd: wanted a reference of every view beside actions, got `hidden`")
         rays = self.config.camera_embedding and self.config.camera_form == "rays"
         if rays and inputs.intrinsics is None:
             raise ValueError("mjd: rays of cameras need intrinsics [b v 3 3]")

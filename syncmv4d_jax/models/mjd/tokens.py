@@ -35,9 +35,22 @@ class Layout(NamedTuple):
     def tokens(self) -> int:
         return self.extra + self.modalities * self.dense + self.pad
 
-    def spread(self, video: jax.Array, motion: jax.Array | None, extra: jax.Array | None):
+    def spread(
+        self,
+        video: jax.Array,
+        motion: jax.Array | None,
+        extra: jax.Array | None,
+        hidden: jax.Array | None = None,
+    ) -> jax.Array:
         """video: [b 2 d] (t = 0, t), motion: [b 1 d], or both [b f d]; extra: [b 1 d]
-        -> [(b v) s d]."""
+        -> [(b v) s d].
+
+        hidden: [b v] bool, views whose frame 0 is at t too; with vectors of t alone.
+        """
+        if hidden is not None:
+            noisy = jnp.concatenate([video[:, 1:], video[:, 1:]], 1)
+            both = (self.spread(x, motion, extra) for x in (noisy, video))
+            return jnp.where(einops.rearrange(hidden, "b v -> (b v) 1 1"), *both)
         first = self.grid[1] * self.grid[2]
         parts: list[tuple[jax.Array, int | list[int]]] = []
         parts += [] if extra is None else [(extra, self.extra)]

@@ -205,12 +205,16 @@ class Settings:
 
 
 class Targets(NamedTuple):
-    """Clean data: latents [b v f h w c], tracks [b v n k 3] metres, scale [b v 2] metres."""
+    """Clean data: latents [b v f h w c], tracks [b v n k 3] metres, scale [b v 2] metres.
+
+    hidden: [b v] bool, views without a reference: their video frame 0 is noised and generated.
+    """
 
     latents: Array
     motion_latents: Array | None
     tracks: Array | None
     scale: Array | None
+    hidden: Array | None = None
 
 
 class Diffused(NamedTuple):
@@ -252,7 +256,7 @@ def train_step(
     Args:
       functions: see `Functions`; differentiated.
       detached: the same with stopped gradients, for the feedback pass.
-      targets: the reference latent is `targets.latents[:, :, :1]`.
+      targets: the reference latent is `targets.latents[:, :, :1]`, but of `targets.hidden`.
       t: [b], float32 in 0..1.
       context: passed on to the functions.
       rng: key; noises, the feedback's coin and the corruption are drawn from it.
@@ -273,7 +277,8 @@ def train_step(
 
     def diffuse(t: Array) -> dict[str, Array]:
         noisy = {name: flow.interpolate(x, noise[name], t) for name, x in data.items()}
-        return noisy | {"video": flow.hold_first(noisy["video"], targets.latents[:, :, :1])}
+        first = targets.latents[:, :, :1]
+        return noisy | {"video": flow.hold_first(noisy["video"], first, targets.hidden)}
 
     def closed() -> Array:
         past = t

@@ -53,6 +53,7 @@ def sample_start(
     settings: cycle.Settings,
     latent_shape: tuple[int, ...],
     scale: Array,
+    hidden: Array | None = None,
 ) -> SampleState:
     """Draws the initial noise of video and motion (A22); tracks come with `start_tracks`.
 
@@ -61,10 +62,11 @@ def sample_start(
       first: [b v 1 h w c], reference latents.
       latent_shape: (b, v, f, h, w, c).
       scale: [b v 2] metres, the prior mean, returned if no step predicts one.
+      hidden: [b v] bool, views whose frame 0 is generated; None: none.
     """
     keys = jax.random.split(rng)
     noise = jax.random.normal(keys[0], latent_shape, jnp.float32)
-    latents, feedback = {"video": flow.hold_first(noise, first)}, None
+    latents, feedback = {"video": flow.hold_first(noise, first, hidden)}, None
     if settings.joint_motion:
         latents["motion"] = jax.random.normal(keys[1], latent_shape, jnp.float32)
         feedback = jnp.zeros(latent_shape, jnp.float32)
@@ -122,18 +124,19 @@ def sample_plain(
     context: cycle.Context,
     *,
     again: Array | None = None,
+    hidden: Array | None = None,
 ) -> SampleState:
     """Runs consecutive plain steps as one scan: denoise, step both latents, re-impose frame 0.
 
     Args:
       rows: the schedule's rows of this run (scan inputs).
-      first: [b v 1 h w c], reference latents.
+      first, hidden: see `sample_start`.
       again: [steps] bool, which steps may reuse the last one's blocks; None: none.
     """
     again = jnp.zeros(rows.sigma.shape, bool) if again is None else again
     denoise = denoiser(functions, state.feedback, context)
     return state._replace(
-        run=video.scan(denoise, state.run, rows, first={"video": first}, given=again)
+        run=video.scan(denoise, state.run, rows, first={"video": first}, given=again, hidden=hidden)
     )
 
 
@@ -147,6 +150,7 @@ def sample_refine(
     context: cycle.Context,
     *,
     settings: cycle.Settings,
+    hidden: Array | None = None,
 ) -> SampleState:
     """One step with the loop closed: denoise, decode the clean estimate, align, feed back.
 
@@ -157,13 +161,14 @@ def sample_refine(
       next_sigma: scalar, sigma of the next refining step, 0 at the last one.
       fresh: scalar bool, whether the warp is taken from this step's frame 0, and what is not given
         of query pixels found anew with this step's tracks, for the next; else they are kept.
+      first, hidden: see `sample_start`.
     """
     if state.query is not None:
         context = {**context, **state.query._asdict()}
     motion_t = state.run.latents["motion"]
     denoise = denoiser(functions, state.feedback, context)
     run, velocities = video.step(
-        denoise, state.run, row, first={"video": first}, given=jnp.asarray(False)
+        denoise, state.run, row, first={"video": first}, given=jnp.asarray(False), hidden=hidden
     )
     scale, t = run.carried.scale, jnp.full((motion_t.shape[0],), row.sigma, jnp.float32)
     estimate = flow.to_data(motion_t, velocities["motion"], t)

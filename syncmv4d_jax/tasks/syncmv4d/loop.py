@@ -131,7 +131,8 @@ class Loop:
         scales = (guidance,) * (guidance != 1.0 and context["null_text"] is not None)
         views = context["view_index"], context["extrinsics"], self._token_cameras(context)
         actions = (context["actions"], context.get("acts")) if self.mjd_config.actions else ()
-        given = mjd.Inputs(latents, motion_t, t, feedback, *views, *actions)
+        hidden = context.get("hidden")
+        given = mjd.Inputs(latents, motion_t, t, feedback, *views, *actions, hidden=hidden)
         inputs = video.branch(given, 1 + len(scales))
         inputs = inputs._replace(t=inputs.t * flow.TRAIN_STEPS)
         if actions and scales:  # guidance is away from a robot that does nothing, too
@@ -155,6 +156,8 @@ class Loop:
             mean, std = self.scale_statistics()
             scale = self._scale_origin(context) + mean + std * scale[: len(latents)]
         if self.options.prediction == "data":
+            if hidden is not None:  # no reference, no still clip of it
+                first = jnp.where(einops.rearrange(hidden, "b v -> b v 1 1 1 1"), 0.0, first)
             guided = self._to_velocities(params["prior"], first, (latents, motion_t), guided, t)
         velocity, motion_velocity = guided
         return cycle.Velocities(velocity, motion_velocity, scale, memory)
@@ -243,6 +246,9 @@ class Loop:
         config = self.silhouette_config
         if config and context.get("mask") is None:
             mask = silhouette_task.mask(config, params["silhouette"], first)
+            hidden = context.get("hidden")
+            if hidden is not None:  # nothing says what to cut away
+                mask = mask | einops.rearrange(hidden, "b v -> b v 1 1")
             context = {**context, "mask": self.motion.maps.mask(mask)}
         return self.motion.warp(frame0, scale, context)
 

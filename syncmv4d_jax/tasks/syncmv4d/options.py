@@ -3,6 +3,7 @@
 import dataclasses
 
 from syncmv4d_jax.geometry import pseudo_video
+from syncmv4d_jax.tasks import perceptual
 
 PREDICTIONS = ("velocity", "data")
 ORIGINS = ("camera", "centre")
@@ -23,8 +24,13 @@ class Options:
         depth is known from the cameras alone.
       time_shift: training times are shift(U(0, 1)); 1 is the paper's uniform draw.
       text_drop: share of samples trained with the null text (guidance).
+      view_drop: share of samples trained without the reference of one of their views, any of them
+        alike; its video frame 0 is noisy like the others, at t, and in the loss. 0 in effect where
+        views do not attend to each other: nothing else says what such a view shows.
       foreground_gain: extra loss weight of latent cells that tracked points pass through.
       video_weight, motion_weight, scale_weight, dpa_weight, chamfer_weight: of the loss terms.
+      perceptual_weight: of LPIPS of the decoded clean estimate, in `task.PERCEPTUAL`'s share of the
+        steps and below its time.
       sampler, sample_steps, sample_shift, guidance: of sampling (A22).
       guidance_interval: (lowest, highest) sigma with guidance; other steps run one branch.
       reuse_threshold: change of MJD's input below which a plain sampling step reuses what the
@@ -44,12 +50,14 @@ class Options:
     scale_origin: str = "camera"
     time_shift: float = 1.0
     text_drop: float = 0.1
+    view_drop: float = 0.0
     foreground_gain: float = 0.0
     video_weight: float = 1.0
     motion_weight: float = 1.0
     scale_weight: float = 1.0
     dpa_weight: float = 1.0
     chamfer_weight: float = 1.0
+    perceptual_weight: float = 0.0
     sampler: str = "unipc"
     sample_steps: int = 50
     sample_shift: float = 5.0
@@ -68,6 +76,9 @@ class Options:
             raise ValueError(
                 f"task.motion_repr: wanted {pseudo_video.REPRESENTATIONS}, got {self.motion_repr!r}"
             )
+        perceptual.check("task.perceptual_weight", self.perceptual_weight, self.size)
+        if not 0 <= self.view_drop <= 1:
+            raise ValueError(f"task.view_drop: wanted a share, 0 to 1, got {self.view_drop}")
         if self.frames % 4 != 1:
             raise ValueError(f"task.frames: wanted 4 n + 1 frames, got {self.frames}")
         low, high = self.guidance_interval

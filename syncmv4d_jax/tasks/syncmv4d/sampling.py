@@ -86,7 +86,8 @@ def sample(
       params: all parts.
       inputs: as a batch, of which are read: `first` [b v 1 h w c] reference latents, text (and
         null_text for guidance), cameras, view_index, frame_valid; anchors and anchor_valid where
-        they are given, else they are chosen on the way (A23).
+        they are given, else they are chosen on the way (A23); hidden, views whose frame 0 is
+        generated: nothing is read of their `first`.
       rng: key.
       progress: called with (steps done, steps) after each run of steps.
       look: called with (steps done, `_estimate`) after each refining step.
@@ -140,6 +141,7 @@ def begin(
         settings=loop.settings,
         latent_shape=(b, *loop.latent_shape),
         scale=jnp.broadcast_to(loop.scale_statistics()[0], (b, o.views, 2)),
+        hidden=context["hidden"],
     )
     if not loop.settings.dpa:
         return state, context, None
@@ -164,7 +166,9 @@ def plain_run(
 ) -> State:
     """`cycle_sampling.sample_plain` of a loop."""
     functions = loop.functions(params, first, guidance=guidance)
-    return cycle_sampling.sample_plain(functions, state, rows, first, context, again=again)
+    return cycle_sampling.sample_plain(
+        functions, state, rows, first, context, again=again, hidden=context["hidden"]
+    )
 
 
 def refine_step(
@@ -181,8 +185,9 @@ def refine_step(
     """`cycle_sampling.sample_refine` of a loop."""
     functions = loop.functions(params, first, guidance=guidance)
     return cycle_sampling.sample_refine(
-        functions, state, row, following, fresh, first, context, settings=loop.settings
-    )
+        functions, state, row, following, fresh, first, context,
+        settings=loop.settings, hidden=context["hidden"],
+    )  # fmt: skip
 
 
 plain = jax.jit(plain_run, static_argnums=(0, 1))

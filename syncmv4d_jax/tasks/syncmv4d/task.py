@@ -2,13 +2,16 @@
 
 Losses (paper Eq. 3 and 5, all weights 1 by default):
 
-    L = |dv^V|^2 + |dv^M|^2 + |ds|^2 + |dv^DPA|^2 + Chamfer(M-, M)
+    L = |dv^V|^2 + |dv^M|^2 + |ds|^2 + |dv^DPA|^2 + Chamfer(M-, M)  [+ LPIPS(D(z^_0), D(z_0))]
 
 over valid latent frames; video frame 0 is given and not in the loss (A15). The scale is regressed
-in standardised metres (A5). Parts of the parameters: `dit` (MJD; Wan's weights load by the same
-paths), `dpa`, `vae` (frozen), with `prediction="data"` `prior` and, frozen, `codec` and
-`silhouette` where such networks are in the loop. With `prediction="data"` the loss is on clean
-latents.
+in standardised metres (A5). The last term, off by default, is of the video's decoded clean estimate
+against what the autoencoder makes of the true latents, of one view a sample, at t below 0.5 in a
+quarter of the steps (PERCEPTUAL): there the estimate is a picture, and edges are what is left.
+
+Parts of the parameters: `dit` (MJD; Wan's weights load by the same paths), `dpa`, `vae` (frozen),
+with `prediction="data"` `prior` and, frozen, `codec` and `silhouette` where such networks are in
+the loop, `lpips` where that is in the loss. With `prediction="data"` the loss is on clean latents.
 
 The task is made of a `Loop` (networks as the functions that `cycle` joins) and functions over it:
 sampling.py, cost.py.
@@ -33,7 +36,7 @@ from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.mjd import warm_start
 from syncmv4d_jax.models.nn import module, protocol
 from syncmv4d_jax.models.wan import vae
-from syncmv4d_jax.tasks import base, video
+from syncmv4d_jax.tasks import base, perceptual, video
 from syncmv4d_jax.tasks import motion_codec as codec_task
 from syncmv4d_jax.tasks import silhouette as silhouette_task
 from syncmv4d_jax.tasks.syncmv4d import cost as costs
@@ -48,13 +51,14 @@ READ = (
     "tracks", "visibility", "anchors", "anchor_valid", "intrinsics", "extrinsics", "scale",
     "frame_valid", "latent_valid", "view_index",
 )  # fmt: skip
+PERCEPTUAL = (0.25, 0.5)  # share of the steps, time below which
 SWITCHES = {  # of the loop: least, most, what it does
     "cycle": (False, True, "refined tracks are fed back to the network that makes the video"),
     "refine_every": (1, 100, "tracks are decoded, aligned and fed back at every n-th step"),
     "refine_last": (1, 100, "and at each of the last n steps"),
     "network": (False, True, "the aligner's network corrects what it finds in closed form"),
 }
-AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ, "actions")}
+AXES = {key: schema.BATCH[key].axes for key in (*CLIPS, *READ, "actions", "hidden")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,13 +135,23 @@ class SyncMV4D(video.Coded):
         """See `tasks.base.Task`."""
         given = {"codec": self.codec_config, "silhouette": self.silhouette_config}
         adapted = self._networks if self.lora_config.ranks else ()
-        return ("vae", *adapted, *(part for part, config in given.items() if config))
+        return ("vae", *adapted, *(part for part, config in given.items() if config), *self.judges)
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """See `tasks.base.Judged`."""
+        return (perceptual.PART,) * bool(self.options.perceptual_weight)
 
     @property
     def _networks(self) -> tuple[str, ...]:
         """Parts that are trained where there are no adapters."""
         data = self.options.prediction == "data"
         return ("dit", *["dpa"] * self.settings.dpa, *["prior"] * data)
+
+    @property
+    def hides_views(self) -> bool:
+        """See `tasks.base.Hiding`."""
+        return self.mjd_config.multi_view and self.options.views > 1
 
     @property
     def clip(self) -> base.Clip:
@@ -186,6 +200,7 @@ class SyncMV4D(video.Coded):
             params["codec"] = module.init(motion_codec.Codec, self.codec_config, rng)
         if self.silhouette_config:
             params["silhouette"] = module.init(silhouette.Silhouette, self.silhouette_config, rng)
+        params |= {part: perceptual.init(rng) for part in self.judges}
         if self.lora_config.ranks:
             key = jax.random.fold_in(rng, 1)
             params["lora"] = lora.init(self.lora_config, params["dit"], key)
@@ -219,6 +234,9 @@ class SyncMV4D(video.Coded):
         t = flow.sample_uniform(keys[0], targets.latents.shape[:1], shift=self.options.time_shift)
         text, lengths = video.drop_text(batch, keys[1], share=self.options.text_drop)
         context = {**self.loop.context(batch), "text": text, "text_lengths": lengths}
+        if self.options.view_drop and self.hides_views:
+            hidden = self._hidden(jax.random.fold_in(keys[1], 1), len(t))
+            targets, context = targets._replace(hidden=hidden), {**context, "hidden": hidden}
         if self.mjd_config.actions and self.options.text_drop:  # with the text: guided by both
             share = self.options.text_drop
             context["acts"] = ~video.drops(keys[1], len(lengths), share=share)
@@ -233,6 +251,10 @@ class SyncMV4D(video.Coded):
             settings=self.settings,
         )
         terms = self.latent_terms(out, targets, t, context, batch)
+        if self.options.perceptual_weight:
+            key = jax.random.fold_in(keys[1], 2)
+            valid = batch["latent_valid"]
+            terms["perceptual"] = self._perceptual(frozen, out.video, targets, t, valid, key)
         if out.tracks:
             terms |= self._track_terms(out, targets, t, context)
         weights = {
@@ -241,12 +263,20 @@ class SyncMV4D(video.Coded):
             "scale": self.options.scale_weight,
             "dpa": self.options.dpa_weight,
             "chamfer": self.options.chamfer_weight,
+            "perceptual": self.options.perceptual_weight,
         }
         total = sum(weights[name] * value for name, value in terms.items())
         scalars = {f"loss_{name}": value for name, value in terms.items()}
         if self.settings.cycle:
             scalars |= self._feedback_errors(out, targets, t)
         return jnp.asarray(total), scalars
+
+    def _hidden(self, rng: Array, samples: int) -> Array:
+        """[b v] bool: one view each of a share `view_drop` of the samples."""
+        coin, which = jax.random.split(rng)
+        views = self.options.views
+        chosen = jax.nn.one_hot(jax.random.randint(which, (samples,), 0, views), views, dtype=bool)
+        return chosen & video.drops(coin, samples, share=self.options.view_drop)[:, None]
 
     def _feedback_errors(self, out, targets, t) -> dict[str, Array]:
         """How far z~ is from the true motion latents, and MJD's own estimate beside it (A22).
@@ -308,7 +338,40 @@ class SyncMV4D(video.Coded):
         weight = weight * self._foreground(context, batch)
         not_first = (jnp.arange(weight.shape[2]) > 0).astype(jnp.float32)
         not_first = einops.rearrange(not_first, "f -> 1 1 f 1 1 1")
+        if context["hidden"] is not None:  # what is generated is in the loss
+            hidden = einops.rearrange(context["hidden"], "b v -> b v 1 1 1 1")
+            not_first = jnp.maximum(not_first, hidden)
         return {"video": weight * not_first, "motion": weight}
+
+    def _perceptual(
+        self,
+        frozen: Params,
+        out: cycle.Diffused,
+        targets: cycle.Targets,
+        t: Array,
+        valid: Array,
+        rng: Array,
+    ) -> Array:
+        """LPIPS of one view a sample, mean over the samples below PERCEPTUAL's time, 0 without.
+
+        valid: [b f] latent frames that are not padding.
+        """
+        coin, which = jax.random.split(rng)
+        share, latest = PERCEPTUAL
+        early = t < latest
+        clean = flow.to_data(out.noisy, out.velocity, t)
+        clean = flow.hold_first(clean, targets.latents[:, :, :1], targets.hidden)
+        clean = jnp.where(valid[:, None, :, None, None, None], clean, targets.latents)
+        view = jax.random.randint(which, t.shape, 0, self.options.views)
+        one = lambda x: jnp.take_along_axis(x, view[:, None, None, None, None, None], 1)  # noqa: E731
+
+        def far(pair: tuple[Array, Array]) -> Array:
+            pixels, wanted = (self.loop.vae.decode(frozen, one(x))[:, 0] for x in pair)
+            each = perceptual.distance(frozen[perceptual.PART], pixels, wanted)
+            return jnp.sum(early * each) / jnp.maximum(jnp.sum(early), 1)
+
+        due = (jax.random.uniform(coin) < share) & jnp.any(early)
+        return jax.lax.cond(due, far, lambda _: jnp.float32(0), (clean, targets.latents))
 
     def _track_terms(self, out, targets, t, context) -> dict[str, Array]:
         scenes, (tracks_t, noise, velocity) = self.loop.scenes, out.tracks
@@ -452,6 +515,7 @@ class SyncMV4D(video.Coded):
         """A step without the aligner reads no autoencoder: latents are cached."""
         parts = set(jax.eval_shape(self.init, jax.random.key(0)))
         way = {self.loop.motion.maps.part, "silhouette"} if self.settings.dpa else set()
+        way |= {"vae", *self.judges} if self.judges and step is None else set()
         parts -= set(self.frozen_parts) - way - set(self._networks)
         work = functools.partial(self._work, training=step is None)
         return base.Program(self, tuple(sorted(parts)), step, inputs, work)

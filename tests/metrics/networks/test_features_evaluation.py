@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from syncmv4d_jax.metrics.networks import evaluators, weights
-from syncmv4d_jax.metrics.networks.features import batches, lpips, matcher, raft, vit
+from syncmv4d_jax.metrics.networks.features import batches, matcher, raft, vit
+from syncmv4d_jax.models import lpips
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.run import evaluate
 from syncmv4d_jax.weights import engine, files, torch_writer

@@ -76,7 +76,7 @@ def test_dino_in_transformers_files(monkeypatch, tmp_path):
 @pytest.mark.parametrize("size", [(12, 20), (50, 33), (7, 7)])
 def test_resizes_against_torch(size):
     torch = pytest.importorskip("torch")
-    from syncmv4d_jax.metrics.networks.features import layers
+    from syncmv4d_jax.models.nn import image_layers as layers
 
     x = np.random.default_rng(0).normal(size=(2, 3, 17, 23)).astype(np.float32)
     wanted = torch.nn.functional.interpolate(

@@ -9,7 +9,8 @@ import pytest
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.metrics.networks import weights
-from syncmv4d_jax.metrics.networks.features import lpips, vit
+from syncmv4d_jax.metrics.networks.features import vit
+from syncmv4d_jax.models import lpips
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.weights import engine, files, torch_writer
 from syncmv4d_jax.weights.tables import features

@@ -132,17 +132,22 @@ def test_gradient_of_the_aligner_reaches_the_scale_only_when_asked(grad):
     assert (gradient != 0) == (grad == "scale")
 
 
+@pytest.mark.parametrize("hidden", [None, 1])
 @pytest.mark.parametrize("kind", ["euler", "unipc", "dpmpp_2m"])
-def test_sampling_with_the_true_velocity_returns_the_data(kind):
+def test_sampling_with_the_true_velocity_returns_the_data(kind, hidden):
+    """Frame 0 of a view without a reference is generated, and nothing of its `first` is read."""
     truth = targets()
     functions, settings = perfect(truth), cycle.Settings(refine_every=3, refine_last=2)
     schedule = flow.schedule(kind, 8, shift=3.0)
     sigmas = np.append(schedule.sigma, 0.0)
     runs = cycle_sampling.plan_steps(sigmas, settings)
     first = truth.latents[:, :, :1]
+    if hidden is not None:
+        first = first.at[:, hidden].set(9.0)
+        hidden = jnp.broadcast_to(jnp.arange(V) == hidden, (B, V))
     state = cycle_sampling.sample_start(
         jax.random.key(3), schedule, first, settings=settings, latent_shape=LATENT,
-        scale=truth.scale,
+        scale=truth.scale, hidden=hidden,
     )  # fmt: skip
     noise = jax.random.normal(jax.random.key(4), (B, V, N, K, 3))
     state = cycle_sampling.start_tracks(
@@ -155,11 +160,11 @@ def test_sampling_with_the_true_velocity_returns_the_data(kind):
             later = [i for i in refining if i > begin]
             state = cycle_sampling.sample_refine(
                 functions, state, schedule.row(begin), sigmas[later[0]] if later else 0.0, fresh,
-                first, None, settings=settings,
+                first, None, settings=settings, hidden=hidden,
             )  # fmt: skip
         else:
             state = cycle_sampling.sample_plain(
-                functions, state, schedule.rows(begin, end), first, None
+                functions, state, schedule.rows(begin, end), first, None, hidden=hidden
             )
     np.testing.assert_allclose(state.run.latents["video"], truth.latents, atol=2e-4)
     np.testing.assert_allclose(state.run.latents["motion"], truth.motion_latents, atol=2e-4)

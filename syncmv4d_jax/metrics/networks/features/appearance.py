@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax.metrics.networks import weights
-from syncmv4d_jax.metrics.networks.features import layers as pixels
 from syncmv4d_jax.metrics.networks.features import vit
+from syncmv4d_jax.models.nn import image_layers as pixels
 
 SIDE, GRID = 224, 14
 Encoder = Callable[[np.ndarray], np.ndarray]

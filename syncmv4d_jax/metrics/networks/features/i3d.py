@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.metrics.networks.features import layers
+from syncmv4d_jax.models.nn import image_layers as layers
 
 SIDE, FRAMES = 224, 16
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from syncmv4d_jax.metrics.networks.features import layers
+from syncmv4d_jax.models.nn import image_layers as layers
 
 LEVELS, RADIUS = 4, 4
 SMALLEST = 128  # pixels: below, the coarsest correlation level is empty

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.metrics.networks.features import layers as pixels
+from syncmv4d_jax.models.nn import image_layers as pixels
 from syncmv4d_jax.models.nn import layers
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.metrics.networks.features import layers, matcher
+from syncmv4d_jax.metrics.networks.features import matcher
+from syncmv4d_jax.models.nn import image_layers as layers
 
 BEST, DETECTION, NEAR = 4096, 0.05, 2
 

@@ -3,7 +3,8 @@
     f_l(x) = features after a ReLU of layer l, each pixel's vector divided by its length + 1e-10
     d(x, y) = sum_l mean_hw  w_l . (f_l(x) - f_l(y))^2
 
-Backbones: AlexNet (5 layers) and VGG16 (5 layers), ImageNet weights of torchvision.
+A metric, and differentiable for a loss. Backbones: AlexNet (5 layers) and VGG16 (5 layers),
+ImageNet weights of torchvision.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from syncmv4d_jax.metrics.networks.features import layers as feature_layers
+from syncmv4d_jax.models.nn import image_layers
 from syncmv4d_jax.models.nn import layers as dense
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -68,7 +69,7 @@ class LPIPS(nnx.Module):
         self.config = config
         c_in = 3
         for i, (kernel, stride, padding, width, _, _) in enumerate(config.convs):
-            conv = feature_layers.Conv(
+            conv = image_layers.Conv(
                 c_in, width, kernel=(kernel, kernel), stride=stride,
                 padding=((padding, padding),) * 2, rngs=rngs,
             )  # fmt: skip
@@ -83,7 +84,7 @@ class LPIPS(nnx.Module):
         x, found = (images - shift) / scale, []
         for i, (*_, pool, kept) in enumerate(self.config.convs):
             if pool:
-                x = feature_layers.max_pool(x, (pool, pool), stride=2)
+                x = image_layers.max_pool(x, (pool, pool), stride=2)
             x = jax.nn.relu(getattr(self, f"conv_{i}")(x))
             if kept:
                 found.append(x)
@@ -108,4 +109,5 @@ class LPIPS(nnx.Module):
 
 
 def _unit(x: jax.Array) -> jax.Array:
+    # Of a vector of zeros the gradient is NaN here, and 0 behind `jax.nn.relu`.
     return x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True)) + 1e-10)

@@ -1,4 +1,4 @@
-"""Layers that the feature networks share: channels last, float32, inference only.
+"""Layers that networks of features of images share: channels last, float32, not trained here.
 
 Sizes of padding are torch's: an explicit (before, after) for each axis, since the networks'
 published weights were trained with them.
