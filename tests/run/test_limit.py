@@ -19,7 +19,7 @@ def test_what_is_left_holds_so_many_steps():
 
 
 def test_plans_follow_the_rate_and_leave_out_what_compiles():
-    """60 s to compile, then two seconds a step; slower in the end: what was planned is corrected."""
+    """60 s to compile, then two seconds a step; slower in the end: the plan is corrected."""
     now = [0.0]
     found = limit.Limit(10, steps=1000, clock=lambda: now[0])
     assert found.last == found.length == 1000
