@@ -113,7 +113,7 @@ def make(
             "files": {str(p.relative_to(stage)): _hash(p.read_bytes()) for p in files},
         }
         with disk.whole(target) as partial, tarfile.open(partial, "w:gz") as archive:
-            _add(archive, ABOUT, json.dumps(about, indent=1).encode())
+            _add(archive, ABOUT, json.dumps(about, indent=1, sort_keys=True).encode())
             for path in files:
                 _add(archive, str(path.relative_to(stage)), path.read_bytes())
             archive.close()

@@ -144,8 +144,6 @@ def test_packages_of_other_versions_are_refused(packed, tmp_path, monkeypatch, o
 
 def test_a_folder_has_one_package(source, packed, tmp_path):
     package.unpack(packed[0], tmp_path)
-    index = tmp_path / "records" / "16x24" / "index.json"
-    index.touch()
     (tmp_path / package.CODEC).unlink()
     package.unpack(packed[0], tmp_path)
     assert not (tmp_path / package.CODEC).exists()  # it was opened before: nothing is done
