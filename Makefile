@@ -14,7 +14,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: studio mine test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-more4d demo-hvg robots bench browser plan-gpu plan-rows lint docs \
+.PHONY: studio mine test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-train-gpu demo-more4d demo-hvg robots bench browser plan-gpu plan-rows lint docs \
   setup clean
 
 test: $(VENV)/test
@@ -55,6 +55,10 @@ robots: $(VENV)/test $(SIMULATOR)/made
 
 demo-train: $(VENV)/test
 	$(BIN)/python demo/make.py --train
+
+# With a python that has jax[cuda] and the packages of setup.py: nothing is installed here.
+demo-train-gpu:
+	JAX_PLATFORMS=cuda,cpu $(PYTHON) demo/train_gpu.py --package $(PACKAGE) $(GPU_ARGS)
 
 demo-hvg: $(VENV)/test
 	$(BIN)/python demo/hvg.py $(DEMO_ARGS)

@@ -14,6 +14,8 @@ Entries, each in a process of its own, so that memory is its own and a failure s
     vae_encode, vae_decode     one view's clip of 49 x 480 x 704; beside diffusers' AutoencoderKLWan
     dpa          forward and backward of the aligner, three views of 49 frames and 1600 points
     loop         the training step with the closed loop: autoencoder, matching, painting, aligner
+    demo         with --package FILE of demo/package.py, after all others and in five minutes more:
+                 the demo's training (demo/train_gpu.py), whose lines tell steps, seconds, TFLOP/s
 
 Training takes as many of the 30 blocks as the card has memory for (`BLOCKS`), unless `--blocks`
 says how many. Every entry is compiled and then timed in turn with a large bfloat16 matrix product.
@@ -65,6 +67,7 @@ from syncmv4d_jax.tasks.syncmv4d import sampling as task_sampling  # noqa: E402
 # GiB of a card -> blocks of a training step without an average, by the estimate of mode=plan.
 BLOCKS = {120: 30, 70: 14, 0: 4}
 WANTED = "wanted a GPU"
+DEMO, DEMO_SECONDS = "demo", 300
 PRODUCT = {False: (8192, "bfloat16"), True: (256, "float32")}  # by args.rehearse
 
 
@@ -83,7 +86,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--remat", default="full", choices=wan_config.REMAT)
-    parser.add_argument("--only", nargs="+", choices=list(ENTRIES), default=list(ENTRIES))
+    names = [*ENTRIES, DEMO]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--package", type=Path, help="of demo/package.py, to train the demo from")
     parser.add_argument("--list", action="store_true", help="measure nothing, tell what would be")
     parser.add_argument("--rehearse", action="store_true", help="tiny, on any device")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -294,7 +299,7 @@ def whole(args: argparse.Namespace, arguments: list[str]) -> int:
     end, failed, seconds = time.monotonic() + 60 * args.minutes, 0, {}
     if peers:
         print(f"# no rows beside torch: {', '.join(peers)} not installed", flush=True)
-    for name in args.only:
+    for name in (name for name in args.only if name in ENTRIES):
         left = end - time.monotonic()
         if not args.rehearse and left < ENTRIES[name][1]:
             print(f"# {name}: left out, {left:.0f} s of {args.minutes:g} minutes are left; "
@@ -316,16 +321,30 @@ def whole(args: argparse.Namespace, arguments: list[str]) -> int:
         show(name, found, peer)
     if {"train", "loop"} <= seconds.keys():
         timing.row("gpu_loop_over_train_s", seconds["loop"], seconds["train"])
-    return failed
+    return failed + (DEMO in args.only and trained(args) != 0)
+
+
+def trained(args: argparse.Namespace) -> int:
+    """Trains the demo; returns the exit status."""
+    if not args.package and not args.rehearse:
+        print("# demo: left out, wanted --package FILE (python demo/package.py makes one)")
+        return 0
+    given = ["--rehearse"]
+    if not args.rehearse:
+        given = ["--package", str(args.package.resolve()), "--minutes", f"{DEMO_SECONDS / 60:g}"]
+    return subprocess.run([sys.executable, "demo/train_gpu.py", *given], cwd=ROOT).returncode
 
 
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     if args.list:
-        for name in args.only:
+        entries = [name for name in args.only if name in ENTRIES]
+        for name in entries:
             beside = f", beside {gpu_peers.PEERS[name][1]}" if name in gpu_peers.PEERS else ""
             print(f"{name}: about {ENTRIES[name][1]} s{beside}")
-        print(f"about {sum(ENTRIES[name][1] for name in args.only)} s on an H100, by guess")
+        print(f"about {sum(ENTRIES[name][1] for name in entries)} s on an H100, by guess")
+        if DEMO in args.only:
+            print(f"{DEMO}: {DEMO_SECONDS} s more, with --package FILE (demo/package.py)")
         return 0
     if args.child and args.child.startswith("torch:"):
         peer = gpu_peers.PEERS[args.child.removeprefix("torch:")][0](args)

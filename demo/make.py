@@ -63,13 +63,28 @@ def main(argv: list[str]) -> int:
     if not args.train:
         shipped.unpack(args.out / "weights")
     for title, command in stages(args):
-        print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
-        status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode
-        if status:
-            print(f"demo: {title!r} failed with status {status}", file=sys.stderr)
+        if status := launch(title, command):
             return status
     print(f"\n{args.out.resolve() / 'report.html'}   ({(time.time() - begin) / 60:.1f} min)")
     return 0
+
+
+def launch(title: str, command: Sequence[Any]) -> int:
+    """Runs a stage, arguments of python; returns its exit status, told where it is not 0."""
+    print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
+    status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode
+    if status:
+        print(f"demo: {title!r} failed with status {status}", file=sys.stderr)
+    return status
+
+
+def given(out: Path, parts: Path) -> list[str]:
+    """Returns the flags of what training reads: records and cache in `out`, the autoencoder."""
+    return [
+        f"--config.data.records={out / 'records' / SIZE}",
+        f"--config.data.cache={out / 'cache' / SIZE}",
+        f"--config.weights.vae={parts}",
+    ]
 
 
 def footing(version: int, checks: Sequence[Mapping[str, Any]]) -> str:
@@ -176,23 +191,19 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         )
     )  # fmt: skip
     main = ["-m", "syncmv4d_jax.main"]
-    given = [
-        f"--config.data.records={records / SIZE}",
-        f"--config.data.cache={out / 'cache' / SIZE}",
-        f"--config.weights.vae={parts}",
-    ]
     codec = SHIPPED / "codec.safetensors"
     if args.train or not codec.is_file():
         codec = out / "codec" / "weights.safetensors"
         teach = [*main, "--config=configs/motion_codec.py:demo", f"--workdir={out / 'codec'}"]
         if args.short:
             teach.append("--config.train.steps=2")
-        result.append(("the motion codec", [*teach, *given]))
+        result.append(("the motion codec", [*teach, *given(out, parts)]))
     base = "demo-train" if args.train else "demo"
-    run = [*main, f"--config={CONFIG}:{base}", f"--workdir={out}", *given,
+    run = [*main, f"--config={CONFIG}:{base}", f"--workdir={out}", *given(out, parts),
            f"--config.text.weights={parts}", f"--config.weights.codec={codec}"]  # fmt: skip
-    trained = SHIPPED / "model.safetensors"
-    if trained.is_file() and not args.train:
+    trained = out / "joint.safetensors" if args.train else SHIPPED / "model.safetensors"
+    sent = args.train and trained.is_file() and not (out / "checkpoints").is_dir()  # from a GPU
+    if trained.is_file() and (sent or not args.train):
         run += [f"--config.weights.{part}={trained}" for part in ("dit", "dpa", "prior")]
     taught = SHIPPED / "priors.npz"  # of all scenes that the shipped weights were trained on
     if taught.is_file() and not args.train:
@@ -200,7 +211,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     if args.short:
         run += ["--config.train.steps=2", "--config.sample.count=2"]
     return result + [
-        ("training", run),
+        *([] if sent else [("training", run)]),
         ("sampling", [*run, "--config.mode=sample"]),
         ("evaluation and report", [*run, "--config.mode=evaluate"]),
     ]

@@ -9,10 +9,10 @@ from syncmv4d_jax.weights import store
 FOLDER = Path(__file__).parent / "weights"
 
 
-def unpack(weights: Path) -> None:
-    """Puts the shipped autoencoder into the folder `weights`, where none is in it: float32, as the
-    demo trains it. Without a shipped one nothing is done: a stage of the demo makes it."""
-    if (FOLDER / "vae").is_dir() and not (weights / "vae").is_dir():
-        config, params = store.load("vae", FOLDER, dtype=np.float32)
+def unpack(weights: Path, folder: Path = FOLDER) -> None:
+    """Puts the autoencoder of `folder` into the folder `weights`, where none is in it: float32, as
+    the demo trains it. Without one in `folder` nothing is done: a stage of the demo makes it."""
+    if (folder / "vae").is_dir() and not (weights / "vae").is_dir():
+        config, params = store.load("vae", folder, dtype=np.float32)
         source = {"by": "demo/weights"}
         store.save("vae", config, params, weights, source=source, dtype=np.float32)

@@ -4607,6 +4607,186 @@ PERCEPTUAL = [
     ),
 ]
 
+GPU_DEMO = [
+    *of(
+        "syncmv4d_jax/run/limit.py",
+        "tests/run/test_limit.py",
+        (
+            "train.minutes",
+            "what compiles counts as steps",
+            "seconds = (now - self._since[0]) / (step - self._since[1])",
+            "seconds = now / step",
+            "test_plans_follow_the_rate_and_leave_out_what_compiles",
+        ),
+        (
+            "train.minutes",
+            "no time is kept for the last checkpoint",
+            "int((left - SAVING) / seconds)",
+            "int(left / seconds)",
+            "test_what_is_left_holds_so_many_steps",
+        ),
+        (
+            "train.minutes",
+            "a stage that is late goes on",
+            "late = self._end is not None and self._clock() > self._end - SAVING",
+            "late = False",
+            "test_plans_follow_the_rate_and_leave_out_what_compiles",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/train.py",
+        "tests/run/test_limit.py",
+        (
+            "train.minutes",
+            "the schedule keeps the length of the configuration",
+            "advance(state, frozen, batch, key, limit.length)",
+            "advance(state, frozen, batch, key)",
+            "test_a_stage_ends_at_the_planned_step_with_its_schedule",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/resume.py",
+        "tests/run/test_limit.py",
+        (
+            "train.minutes",
+            "a stage that ended in time is trained on",
+            'return newest if checkpoint.meta(newest).get("ended") else None',
+            "return None",
+            "test_a_stage_that_ended_in_time_is_finished",
+        ),
+        (
+            "train.minutes",
+            "a stage that was stopped counts as finished",
+            'return newest if checkpoint.meta(newest).get("ended") else None',
+            "return newest",
+            "test_a_stage_that_was_stopped_before_its_time_goes_on",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/optim.py",
+        "tests/run/test_limit.py",
+        (
+            "train.minutes",
+            "the warm-up is part of the decay",
+            "jnp.maximum(length - config.warmup, 1)",
+            "jnp.maximum(length, 1)",
+            "test_a_schedule_of_a_given_length_is_that_of_a_configured_one[4]",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/records.py",
+        "tests/data/test_records.py",
+        (
+            "package",
+            "units are cut, not rounded",
+            "np.round(self.array.astype(np.float64) / self.unit)",
+            "np.trunc(self.array.astype(np.float64) / self.unit)",
+            "test_arrays_in_units_are_half_a_unit_off_at_most",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/films.py",
+        "tests/data/test_records.py",
+        (
+            "package",
+            "places are coded as colours, at half the size",
+            '"gbrp" if planes else "yuv420p"',
+            '"yuv420p"',
+            "test_films_are_small_and_keep_planes_apart",
+        ),
+    ),
+    *of(
+        "demo/package.py",
+        "tests/test_demo_gpu.py",
+        (
+            "package",
+            "a damaged file is taken",
+            "if wanted.pop(member.name, None) != _hash(data):",
+            "if wanted.pop(member.name, None) is None:",
+            "test_damaged_packages_are_refused",
+        ),
+        (
+            "package",
+            "a package without one of its files is taken",
+            "    if wanted:\n        raise",
+            "    if wanted is None:\n        raise",
+            "test_damaged_packages_are_refused",
+        ),
+        (
+            "package",
+            "always the first cameras are sent",
+            "order = rng.permutation(len(there))[:cameras]",
+            "order = np.arange(len(there))[:cameras]",
+            "test_packed_scenes_are_theirs_with_one_camera_of_each_cluster",
+        ),
+        (
+            "package",
+            "a view is the one before",
+            "view._replace(record=row + 1 + i)",
+            "view._replace(record=row + max(i, 1))",
+            "test_packed_scenes_are_theirs_with_one_camera_of_each_cluster",
+        ),
+        (
+            "package",
+            "another package is opened over the first",
+            """                raise recipe.Other(f"{out}: another package""",
+            """                print(f"{out}: another package""",
+            "test_a_folder_has_one_package",
+        ),
+    ),
+    *of(
+        "demo/train_gpu.py",
+        "tests/test_demo_gpu.py",
+        (
+            "demo-train-gpu",
+            "training has all of the time",
+            "minutes = max(left - STARTING, 1.0) / 60",
+            "minutes = args.minutes",
+            "test_training_gets_what_is_left_of_the_time",
+        ),
+        (
+            "demo-train-gpu",
+            "any device is taken",
+            'if not backend.startswith("gpu") and not args.rehearse:',
+            "if not backend and not args.rehearse:",
+            "test_without_a_gpu_nothing_is_trained",
+        ),
+    ),
+    *of(
+        "demo/make.py",
+        "tests/test_demo_gpu.py",
+        (
+            "demo-train-gpu",
+            "what a GPU has trained is trained again",
+            """sent = args.train and trained.is_file() and not (out / "checkpoints").is_dir()""",
+            "sent = False",
+            "test_weights_of_a_gpu_are_sampled_without_training_again",
+        ),
+    ),
+    *of(
+        "configs/demo_gpu.py",
+        "tests/test_demo_gpu.py",
+        (
+            "demo-train-gpu",
+            "every stage has all of the time",
+            'SHARES[stage["name"]] * minutes',
+            "minutes",
+            "test_the_gpu_trains_the_stages_of_the_demo_in_their_shares",
+        ),
+    ),
+    *of(
+        "benchmarks/gpu.py",
+        "tests/test_benchmarks.py",
+        (
+            "demo-train-gpu",
+            "a training that failed is not told",
+            "trained(args) != 0)",
+            "trained(args) < 0)",
+            "test_the_gpu_script_trains_the_demo_after_all_others",
+        ),
+    ),
+]
+
 TABLE = [
     *HIDDEN_VIEW,
     *PERCEPTUAL,
@@ -4644,6 +4824,7 @@ TABLE = [
     *FEWER_BITS,
     *AVERAGE_MEMORY,
     *PLAN_ROWS,
+    *GPU_DEMO,
 ]
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -103,6 +104,25 @@ def test_the_gpu_script_ends_in_time_and_goes_on_after_a_failure(load, capsys, m
         gpu.main(["--only", "train", "dit"])
     assert gpu.main(["--list"]) == 0
     assert "beside diffusers' WanTransformer3DModel" in capsys.readouterr().out
+
+
+def test_the_gpu_script_trains_the_demo_after_all_others(load, capsys, monkeypatch):
+    gpu, ran = load("gpu"), []
+
+    def run(command, **_):
+        ran.append([str(x) for x in command[1:]])
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    assert gpu.main(["--only", "demo"]) == 0 and not ran
+    assert "# demo: left out, wanted --package FILE" in capsys.readouterr().out
+    assert gpu.main(["--only", "demo", "--package", "/sent/p"]) == 1  # it failed
+    assert gpu.main(["--only", "demo", "--rehearse"]) == 1
+    assert ran == [["demo/train_gpu.py", "--package", "/sent/p", "--minutes", "5"],
+                   ["demo/train_gpu.py", "--rehearse"]]  # fmt: skip
+    capsys.readouterr()
+    assert gpu.main(["--list"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("demo: 300 s more, with --package")
 
 
 def rehearsed(load, capsys, *names):

@@ -17,6 +17,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 MAIN = {
     "taco": ("full", "debug", "stages"),
     "demo": ("tune", "train", "ablation", "loop"),
+    "demo_gpu": ("4,32",),
     "dpa": ("full", "demo", "debug"),
     "wan_ti2v": ("full", "lora", "debug"),
     "wan_vae": ("demo", "debug"),

@@ -7,7 +7,8 @@
 A window (clip) of a sequence has one example for tracks and text, one for every view, so that only
 the chosen views are read, and where they were asked for one of the surfaces. An example is `SMVR`,
 version, lengths, checksum; a JSON part that names the values; their bytes. Values are arrays,
-texts, and clips: arrays kept exactly by zlib and decoded on demand.
+texts, and clips: videos that are decoded on demand. Records are exact; to be sent they can be made
+small: clips as films (`film`), arrays of places in units of a step (`Steps`).
 
     tracks  tracks [n k 3] float32, metres, world; surface [k] int32; frame_valid [n] bool;
             source_frames [n] int32; text, names
@@ -33,7 +34,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from syncmv4d_jax import disk, schema
-from syncmv4d_jax.data import surfaces
+from syncmv4d_jax.data import films, surfaces
 
 MAGIC = b"SMVR"
 HEAD = struct.Struct("<4sHIQI")  # magic, version, bytes of JSON, bytes of values, crc32
@@ -76,7 +77,27 @@ class Clip(NamedTuple):
     coding: str = "clip"
 
 
-CODINGS = ("clip", "differences")  # "clip": plain zlib, in older records
+CODINGS = ("clip", "differences", "film")  # "clip": plain zlib, in older records
+
+
+class Steps(NamedTuple):
+    """An array [n ...] float32 that is stored in whole units, as what each row adds to the one
+    before: `unpack` gives an array that is half a unit off at most."""
+
+    array: np.ndarray
+    unit: float
+
+    def tobytes(self) -> bytes:
+        units = np.round(self.array.astype(np.float64) / self.unit).astype(np.int32)
+        planes = np.diff(units, axis=0, prepend=0 * units[:1]).reshape(-1, 1).view(np.uint8)
+        return struct.pack("<d", self.unit) + zlib.compress(planes.T.tobytes(), 9)
+
+    @staticmethod
+    def read(data: bytes | memoryview, shape: Sequence[int]) -> np.ndarray:
+        (unit,) = struct.unpack("<d", data[:8])
+        planes = np.frombuffer(zlib.decompress(data[8:]), np.uint8).reshape(4, -1)
+        added = np.ascontiguousarray(planes.T).view(np.int32).reshape(shape)
+        return (np.cumsum(added, axis=0) * unit).astype(np.float32)
 
 
 def encode(video: np.ndarray) -> Clip:
@@ -92,8 +113,17 @@ def encode(video: np.ndarray) -> Clip:
     return Clip("uint8", video.shape, steps.tobytes(), "differences")
 
 
+def film(video: np.ndarray, *, quantiser: int, planes: bool = False) -> Clip:
+    """Codes a video [n h w 3] uint8 as a film, smaller and not exactly; see films.write."""
+    return Clip(
+        "uint8", video.shape, films.write(video, quantiser=quantiser, planes=planes), "film"
+    )
+
+
 def decode(clip: Clip) -> np.ndarray:
-    """Returns the video of `encode`."""
+    """Returns the video of `encode` or `film`."""
+    if clip.coding == "film":
+        return films.read(clip.data)
     if clip.coding == "clip":
         return np.frombuffer(zlib.decompress(clip.data), clip.dtype).reshape(clip.shape)
     steps = np.frombuffer(clip.data, np.uint8).reshape(clip.shape)
@@ -116,6 +146,8 @@ def pack(values: Mapping[str, Any]) -> bytes:
             kind, dtype, shape, data = "text", "", [], value.encode()
         elif isinstance(value, Clip):
             kind, dtype, shape, data = value.coding, value.dtype, list(value.shape), value.data
+        elif isinstance(value, Steps):
+            kind, dtype, shape, data = "steps", "float32", list(value.array.shape), value.tobytes()
         else:
             kind, dtype, shape = "array", value.dtype.name, list(value.shape)
             data = np.ascontiguousarray(value).tobytes()
@@ -148,6 +180,8 @@ def unpack(data: bytes, *, where: str) -> dict[str, Any]:
             values[name] = bytes(part).decode()
         elif kind in CODINGS:
             values[name] = Clip(dtype, tuple(shape), bytes(part), kind)
+        elif kind == "steps":
+            values[name] = Steps.read(part, shape)
         else:
             known = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
             values[name] = np.frombuffer(part, known).reshape(shape)

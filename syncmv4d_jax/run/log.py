@@ -225,6 +225,10 @@ class Metrics:
             if self._wandb:
                 self._wandb.picture(self.offset + step, pixels)
 
+    def until(self, steps: int) -> None:
+        """Sets the stage's last step, for the bar, where it is planned on the way."""
+        self._bar.total = steps
+
     def tick(self, done: jax.Array) -> None:
         """Counts a step; the clock starts when the first one, which compiles, is `done`."""
         if self._since is None:

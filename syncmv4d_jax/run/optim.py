@@ -39,10 +39,16 @@ class Diverged(RuntimeError):
     """`abort_after` steps in a row were skipped."""
 
 
-def schedule(config: sections.OptimConfig) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of applied updates."""
+def schedule(config: sections.OptimConfig, length: jax.Array | None = None) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of applied updates.
+
+    Args:
+      length: of the schedule, steps, in place of ``config.steps``: [] float32, a program's input.
+    """
     after = max(config.steps - config.warmup, 1)
-    if config.schedule == "cosine":
+    if config.schedule == "cosine" and length is not None:
+        body = _cosine(config, jnp.maximum(length - config.warmup, 1))
+    elif config.schedule == "cosine":
         body = optax.cosine_decay_schedule(config.learning_rate, after, config.final_fraction)
     else:
         body = optax.constant_schedule(config.learning_rate)
@@ -51,6 +57,16 @@ def schedule(config: sections.OptimConfig) -> optax.Schedule:
     # The first update has rate peak / warmup, not 0.
     ramp = lambda count: config.learning_rate * (count + 1) / config.warmup  # noqa: E731
     return optax.join_schedules([ramp, body], [config.warmup])
+
+
+def _cosine(config: sections.OptimConfig, after: jax.Array) -> optax.Schedule:
+    """optax.cosine_decay_schedule, which takes no length that a program is given."""
+
+    def rate(count: jax.Array) -> jax.Array:
+        share = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count, after) / after))
+        return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * share)
+
+    return rate
 
 
 def multiplier(config: sections.OptimConfig, name: str) -> float:
@@ -78,9 +94,15 @@ def _muon_axes(config: sections.OptimConfig, params: Tree) -> Tree:
     return tree.map_named(axes, params)
 
 
-def transformation(config: sections.OptimConfig) -> optax.GradientTransformation:
-    """Returns the optax chain of `config`: clip, moments, decay, rates; without the guard."""
-    rate, decay = schedule(config), lambda params: tree.mask(params, config.decay)
+def transformation(
+    config: sections.OptimConfig, length: jax.Array | None = None
+) -> optax.GradientTransformation:
+    """Returns the optax chain of `config`: clip, moments, decay, rates; without the guard.
+
+    Args:
+      length: as in `schedule`.
+    """
+    rate, decay = schedule(config, length), lambda params: tree.mask(params, config.decay)
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == "adamw":
         parts += [
@@ -197,7 +219,11 @@ def _judge(
 
 
 def apply(
-    config: sections.OptimConfig, state: State, gradients: Tree, loss: jax.Array
+    config: sections.OptimConfig,
+    state: State,
+    gradients: Tree,
+    loss: jax.Array,
+    length: jax.Array | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Applies one step's gradients.
 
@@ -206,6 +232,7 @@ def apply(
       state: the train state.
       gradients: a tree like ``state["params"]``.
       loss: [] float32, judged by the guard.
+      length: as in `schedule`.
 
     Returns:
       The next state, and scalars: gradient_norm, learning_rate, skipped (0 or 1), counters of the
@@ -216,7 +243,7 @@ def apply(
         gradients, state = _cast((gradients, state), jnp.float32)
     norm = optax.global_norm(gradients)
     good, guard = _judge(config, state["opt"]["guard"], loss, norm)
-    updates, inner = transformation(config).update(
+    updates, inner = transformation(config, length).update(
         gradients, state["opt"]["inner"], state["params"]
     )
     params, ema = optax.apply_updates(state["params"], updates), state["ema"]
@@ -235,7 +262,7 @@ def apply(
     }
     scalars = {
         "gradient_norm": norm,
-        "learning_rate": schedule(config)(state["opt"]["guard"]["accepted"]),
+        "learning_rate": schedule(config, length)(state["opt"]["guard"]["accepted"]),
         "skipped": 1 - good.astype(jnp.int32),
         "skipped_nonfinite": guard["nonfinite"],
         "skipped_spikes": guard["spikes"],

@@ -76,6 +76,21 @@ def check(where: Path, meta: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         log.warning("%s: training goes on with other settings: %s", where, "; ".join(rest))
 
 
+def last(stage: sections.Sections, folder: Path) -> Path | None:
+    """Returns the last checkpoint of a stage that is finished, None of one that is not.
+
+    Args:
+      folder: of the stage's checkpoints. With `train.minutes` the last one says that it is.
+    """
+    if (folder / str(stage.train.steps)).is_dir():
+        return folder / str(stage.train.steps)
+    there = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    if stage.train.minutes and there:
+        newest = folder / str(max(there))
+        return newest if checkpoint.meta(newest).get("ended") else None
+    return None
+
+
 def finished(where: Path, now: Mapping[str, Any]) -> None:
     """Compares the last checkpoint of a finished stage with the settings now; args as in `check`.
 

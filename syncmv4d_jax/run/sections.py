@@ -22,6 +22,8 @@ class TrainConfig:
 
     Attributes:
       steps: of this stage.
+      minutes: that this stage has, 0 = as long as it takes: what steps these hold is measured, the
+        schedule follows, `steps` is the most (run/limit.py).
       batch_size: over all devices.
       log_every, checkpoint_every: in steps; the first and last step are logged, the last one saved.
       keep: number of latest checkpoints that stay.
@@ -40,6 +42,7 @@ class TrainConfig:
     """
 
     steps: int = 1000
+    minutes: float = 0.0
     batch_size: int = 1
     log_every: int = 10
     checkpoint_every: int = 500
@@ -58,7 +61,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         names = ("steps", "batch_size", "log_every", "checkpoint_every", "keep")
         at_least(1, "config.train", self, *names)
-        at_least(0, "config.train", self, "keep_every", "sample_every")
+        at_least(0, "config.train", self, "minutes", "keep_every", "sample_every")
         one_of("config.train", self, frozen_dtype=DTYPES, export=("", *DTYPES))
         one_of("config.train", self, sequence=("ulysses", "ring"))
 

@@ -36,6 +36,7 @@ from syncmv4d_jax.run import (
     sections,
     update,
 )
+from syncmv4d_jax.run import limit as limits
 from syncmv4d_jax.run import log as run_log
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import exports
@@ -84,14 +85,13 @@ def run(
     silent, done = assembly.read(config).train.silence, 0
     with watchdog.Watchdog(workdir / "heartbeats", silent=silent) as watch:
         for index, stage in enumerate(stages):
-            folder = assembly.stage_directory(workdir, stage.name)
-            last = folder / str(stage.train.steps)
-            if last.is_dir():
+            last = resume.last(stage, assembly.stage_directory(workdir, stage.name))
+            if last is not None:
                 resume.finished(last, resume.recipe_of(stage))
+                done += int(last.name)
             else:
                 earlier = [assembly.stage_directory(workdir, s.name) for s in stages[:index]]
-                train(stage, workdir, earlier, done=done, watch=watch, picture=picture)
-            done += stage.train.steps
+                done += train(stage, workdir, earlier, done=done, watch=watch, picture=picture)
 
 
 def train(
@@ -102,8 +102,8 @@ def train(
     done: int,
     watch: watchdog.Watchdog,
     picture: Callable[..., Draw],
-) -> None:
-    """Trains one stage, from its latest checkpoint where there is one.
+) -> int:
+    """Trains one stage, from its latest checkpoint where there is one; returns its last step.
 
     Args:
       stage: its sections.
@@ -114,6 +114,7 @@ def train(
     Raises:
       As `run`.
     """
+    limit = limits.Limit(stage.train.minutes, steps=stage.train.steps)
     settings, called = stage.train, f"stage {stage.name}" if stage.name else "train"
     made_from = resume.recipe_of(stage)  # now: the records may be made anew meanwhile
 
@@ -184,18 +185,21 @@ def train(
     )
 
     # The loop.
-    step, cost = start, task.cost if isinstance(task, base.Priced) else lambda _: {}
+    step, last = start, start == settings.steps
+    cost = task.cost if isinstance(task, base.Priced) else lambda _: {}
     with preemption.Preemption() as notice, metrics:
         for step in range(start + 1, settings.steps + 1):
             watch.step(done + step)
             batch = meshes.put_batch(next(data), mesh, settings.batch_size)
-            state, scalars = advance(state, frozen, batch, key)
-            last = step == settings.steps
+            state, scalars = advance(state, frozen, batch, key, limit.length)
+            last = limit.reached(step)
             if step == 1 or last or step % settings.log_every == 0:
                 scalars = {name: x.item() for name, x in jax.device_get(scalars).items()}
                 scalars |= _counts(data)
                 metrics.write(step, scalars, cost(batch))
                 optim.check(stage.optim, scalars, step=step)
+                limit.plan(step)
+                metrics.until(limit.last)
             metrics.tick(state["step"])
             if draw and (last or step % settings.sample_every == 0):
                 metrics.picture(step, draw(_averages(state)))
@@ -205,12 +209,13 @@ def train(
                 told = _meta(stage, shard, data, state, examples)
                 marks = {"frozen": frozen_mark, "recipe": made_from}
                 marks |= {"beside": beside} if beside else {}
+                marks |= {"ended": True} if last and settings.minutes else {}
                 store.save(step, state, told | marks)
-            if stopping:
+            if stopping or last:
                 break
 
     # Hand over.
-    if step < settings.steps:
+    if not last:
         store.close()
         log.warning("%s: preempted, saved step %s", called, store.latest_on_disk())
         raise SystemExit(PREEMPTED)
@@ -224,6 +229,7 @@ def train(
         metadata |= {"beside": beside} if beside else {}
         path = workdir / f"{stage.name or 'weights'}.safetensors"
         exports.write(_averages(state), path, dtype=settings.export, metadata=metadata)
+    return step
 
 
 def _half(params: Tree, names: Sequence[str]) -> Tree:

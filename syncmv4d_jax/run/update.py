@@ -15,14 +15,17 @@ Tree = Any
 
 
 def make_update(task: base.Task, config: sections.OptimConfig) -> Callable:
-    """Returns update(state, frozen, batch, key) -> (state, scalars), to be jitted.
+    """Returns update(state, frozen, batch, key, length=None) -> (state, scalars), to be jitted.
 
     The step's randomness is `key` folded with ``state["step"]`` and, with `config.accumulate` > 1,
     with the index of the micro-batch; micro-batches are strided, so that a sharded batch axis stays
-    local. The loss and its scalars are means over micro-batches.
+    local. The loss and its scalars are means over micro-batches. `length` is of the learning rate's
+    schedule (optim.schedule).
     """
 
-    def update(state: Tree, frozen: Tree, batch: Tree, key: jax.Array) -> tuple[Tree, Tree]:
+    def update(
+        state: Tree, frozen: Tree, batch: Tree, key: jax.Array, length: jax.Array | None = None
+    ) -> tuple[Tree, Tree]:
         rng = jax.random.fold_in(key, state["step"])
         if isinstance(task, base.Taught) and state["ema"]:
             frozen = {**frozen, "average": optim.near(state["ema"])}
@@ -42,7 +45,7 @@ def make_update(task: base.Task, config: sections.OptimConfig) -> Callable:
             zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             indices = jnp.arange(config.accumulate)
             ((loss, scalars), gradients), _ = jax.lax.scan(add, zero, (indices, micro))
-        state, more = optim.apply(config, state, gradients, loss)
+        state, more = optim.apply(config, state, gradients, loss, length)
         return state, {"loss": loss, **scalars, **more}
 
     return update

@@ -43,6 +43,37 @@ def test_examples_come_back_as_they_were():
     assert records.pack(values()) == records.pack(values())
 
 
+def test_arrays_in_units_are_half_a_unit_off_at_most():
+    tracks = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
+    tracks = tracks[:1] + 0.01 * tracks
+    data = records.pack({"tracks": records.Steps(tracks, 2.0**-10)})
+    found = records.unpack(data, where="x")["tracks"]
+    assert found.dtype == np.float32 and found.shape == tracks.shape
+    assert 2.0**-12 < np.abs(found - tracks).max() <= 2.0**-11
+    again = records.unpack(records.pack({"x": records.Steps(found, 2.0**-10)}), where="x")["x"]
+    assert np.array_equal(again, found)  # whole units stay
+
+
+def test_films_are_small_and_keep_planes_apart():
+    """Blocks of colours that move, as in a pseudo video: at half the size they would run out."""
+    video = np.zeros((5, 32, 48, 3), np.uint8)
+    blocks = np.random.default_rng(0).integers(0, 255, (4, 4, 3))
+    for i in range(5):
+        video[i, 4 + i : 20 + i, 7:23] = np.kron(blocks, np.ones((4, 4, 1)))
+    off = {}
+    for planes in (True, False):
+        clip = records.film(video, quantiser=20, planes=planes)
+        there = records.unpack(records.pack({"motion": clip}), where="x")["motion"]
+        found = records.decode(there)
+        assert found.shape == video.shape and found.dtype == np.uint8
+        assert len(clip.data) < video.nbytes / 8
+        np.testing.assert_array_equal(records.decode_first(there), found[0])
+        off[planes] = np.abs(found.astype(int) - video).mean()
+    assert off[True] < 1.0 and off[False] > 2 * off[True]
+    with pytest.raises(ValueError, match=r"film: wanted \[n h w 3\] uint8, got .* float32"):
+        records.film(video.astype(np.float32), quantiser=20)
+
+
 @pytest.mark.parametrize("place", [0, 5, 30, 200, -1])
 def test_any_damaged_byte_is_found(place):
     data = bytearray(records.pack(values()))
