@@ -12,6 +12,8 @@ TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 export JAX_PLATFORMS ?= cpu
+# Huge pages for malloc: without them a step's buffers are a page fault every 4 kB (docs/speed.md).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
 .PHONY: studio mine test parity test-all mutants fuzz oldest newest wheel demo demo-train demo-train-gpu demo-more4d demo-hvg robots bench browser plan-gpu plan-rows lint docs \

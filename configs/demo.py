@@ -10,9 +10,11 @@ guidance needs and the other variants leave out (docs/speed.md).
 
 64 x 96 pixels, 13 frames at 8 fps, three views, 256 points; four MJD blocks of width 192, an
 aligner of two super-blocks, an autoencoder of Wan2.2's form (48 channels, 4 x 8 x 8). What differs
-from the full size is configuration: the networks predict the clean data, tokens are single latent
-cells, the optimiser is Muon.
+from the full size is configuration: the networks predict the clean data, views know the rays of
+their tokens (A13), the optimiser is Muon.
 """
+
+from typing import Any
 
 import ml_collections
 
@@ -30,14 +32,13 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/demo.py: wanted one of {VARIANTS}, got {variant!r}")
     config = sections.base()
-    dit = sections.small_dit(dim=192, layers=4, heads=6)
     config.task = {
         "name": "syncmv4d",
         "size": (64, 96),
         "frames": 13,
         "views": 3,
         "points": 256,
-        "dit": dit | {"in_channels": 48, "out_channels": 48},
+        "dit": transformer() | {"camera_embedding": True, "camera_form": "rays"},
         "dpa": {"width": 64, "depth": 2, "coarse_blocks": 1, "cpe_channels": 32, "patch": 256},
         "vae": dict(wan_vae.get_config("demo").task.vae),
         "cycle": {
@@ -104,10 +105,20 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
     return config
 
 
+def transformer() -> dict[str, Any]:
+    """Sizes of the transformer, of Wan's keys alone; what starts from its weights has the same."""
+    small = sections.small_dit(dim=192, layers=4, heads=3)
+    return small | {"in_channels": 48, "out_channels": 48, "patch": (1, 2, 2), "unroll": 4}
+
+
 def _stages(*, mjd: int, joint: int) -> tuple[dict, ...]:
     """MJD alone, then the closed loop at a lower rate for what was there before."""
     return (
-        {"name": "mjd", "train": {"steps": mjd}, "task": {"cycle": WITHOUT_LOOP}},
+        {
+            "name": "mjd",
+            "train": {"steps": mjd, "batch_size": 4},
+            "task": {"cycle": WITHOUT_LOOP},
+        },
         {
             "name": "joint",
             "train": {"steps": joint},

@@ -153,7 +153,7 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
         "sample_steps": 2,
         "sample_shift": 8.0,
         "guidance": 1.0,
-        "dit": {k: v for k, v in dit.items() if k not in ("multi_view", "joint_motion")},
+        "dit": demo.transformer(),
         "vae": whole["vae"],
         "encoder": _small_encoder(width=64, patch=128, channels=16, cpe=32),
     }

@@ -83,8 +83,7 @@ def small(config: ml_collections.ConfigDict) -> None:
     base = demo.get_config()
     for key in ("size", "frames", "views"):
         config.task[key] = base.task[key]
-    dit = sections.small_dit(dim=192, layers=4, heads=6)
-    config.task.dit = dit | {"in_channels": 48, "out_channels": 48}
+    config.task.dit = demo.transformer()
     config.task.vae = base.task.vae.to_dict()
     config.task.update(
         {"prediction": "data", "time_shift": 8.0, "text_drop": 0.0, "sampler": "euler",

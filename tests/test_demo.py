@@ -39,7 +39,7 @@ def test_shipped_weights_fit_the_demo():
 
 def test_shipped_weights_are_small():
     total = sum(path.stat().st_size for path in demo.SHIPPED.rglob("*") if path.is_file())
-    assert total < 16e6
+    assert total < 16 * 2**20
 
 
 def scores(tmp_path, **changes):
