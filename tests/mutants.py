@@ -4494,8 +4494,8 @@ HIDDEN_VIEW = [
         (
             "hidden view",
             "the head reads frame 0 of a hidden view as clean",
-            "dense.spread(e, None, None, tokens.conditions.hidden)",
-            "dense.spread(e, None, None)",
+            "            e, None, None, tokens.conditions.hidden\n",
+            "            e, None, None\n",
             "test_frame_0_of_a_view_without_a_reference_is_at_t",
         ),
     ),

@@ -42,6 +42,6 @@ def write(video: np.ndarray, *, quantiser: int, planes: bool) -> bytes:
 
 def read(data: bytes) -> np.ndarray:
     """Returns the video [n h w 3] uint8 of a film."""
-    with av.open(io.BytesIO(data), format="ivf") as file:
+    with av.open(io.BytesIO(data), "r", format="ivf") as file:
         file.streams.video[0].codec_context.thread_count = 1  # a few ms of work: no threads
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])

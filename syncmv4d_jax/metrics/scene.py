@@ -291,7 +291,8 @@ def apart(
                 for v in every[chosen]
             ]
             for metric in ("error_mm", "error_moving_mm"):
-                scores[metric] = video.mean([copy[metric] for copy in copies])
+                values = [copy[metric] for copy in copies]
+                scores[metric] = video.mean([np.nan if x is None else x for x in values])
         found[row] = scores
     return found
 

@@ -53,7 +53,9 @@ def of_config(
             f"first frame, and no sources, got {own.anchors!r} and {own.sources!r}"
         )
     found = _of_config(settings, task, texts)
-    return records.Listing(len(found), lambda: (_hiding(*x, own.drop_view) for x in found))
+    return records.Listing(
+        len(found), lambda: (_hiding(name, x, own.drop_view) for name, x in found)
+    )
 
 
 def _hiding(name: str, arrays: dict[str, Any], view: int) -> tuple[str, dict[str, Any]]:

@@ -207,7 +207,7 @@ def train(
             if stopping or last or step % settings.checkpoint_every == 0:
                 examples = seen + (step - start) * settings.batch_size
                 told = _meta(stage, shard, data, state, examples)
-                marks = {"frozen": frozen_mark, "recipe": made_from}
+                marks: dict[str, Any] = {"frozen": frozen_mark, "recipe": made_from}
                 marks |= {"beside": beside} if beside else {}
                 marks |= {"ended": True} if last and settings.minutes else {}
                 store.save(step, state, told | marks)

@@ -216,8 +216,9 @@ class MJD(dit.DiT):
         first, last = layout.extra, layout.extra + layout.dense
         whole = lambda x: placement.constrain(x, "(b v) any d")  # noqa: E731
         x = whole(x)
-        dense = layout._replace(extra=0, modalities=1, pad=0)
-        dense = dense.spread(e, None, None, tokens.conditions.hidden)
+        dense = layout._replace(extra=0, modalities=1, pad=0).spread(
+            e, None, None, tokens.conditions.hidden
+        )
 
         def latents(patches):
             y = embeddings.unpatchify(patches, layout.grid, self.config.patch)

@@ -49,8 +49,8 @@ class Layout(NamedTuple):
         """
         if hidden is not None:
             noisy = jnp.concatenate([video[:, 1:], video[:, 1:]], 1)
-            both = (self.spread(x, motion, extra) for x in (noisy, video))
-            return jnp.where(einops.rearrange(hidden, "b v -> (b v) 1 1"), *both)
+            at_t, as_given = (self.spread(x, motion, extra) for x in (noisy, video))
+            return jnp.where(einops.rearrange(hidden, "b v -> (b v) 1 1"), at_t, as_given)
         first = self.grid[1] * self.grid[2]
         parts: list[tuple[jax.Array, int | list[int]]] = []
         parts += [] if extra is None else [(extra, self.extra)]

@@ -132,7 +132,7 @@ class Loop:
         views = context["view_index"], context["extrinsics"], self._token_cameras(context)
         actions = (context["actions"], context.get("acts")) if self.mjd_config.actions else ()
         hidden = context.get("hidden")
-        given = mjd.Inputs(latents, motion_t, t, feedback, *views, *actions, hidden=hidden)
+        given = mjd.Inputs(latents, motion_t, t, feedback, *views, *actions)._replace(hidden=hidden)
         inputs = video.branch(given, 1 + len(scales))
         inputs = inputs._replace(t=inputs.t * flow.TRAIN_STEPS)
         if actions and scales:  # guidance is away from a robot that does nothing, too
