@@ -2760,7 +2760,7 @@ ROBOTS = [
             "blocks stay in a loop whatever the configuration says",
             "            unroll=self.config.unroll,\n",
             "",
-            "test_all_blocks_in_one_turn_are_no_loop",
+            "test_blocks_run_in_turns_of_as_many_as_the_configuration_says",
         ),
     ),
     *of(
