@@ -1369,7 +1369,7 @@ CYCLE = [
         (
             "9 line-6",
             "the reference frame is noised",
-            'flow.hold_first(noisy["video"], first, targets.hidden)',
+            'flow.hold_first(noisy["video"], first, hidden)',
             'flow.hold_first(noisy["video"], noisy["video"][:, :, :1])',
             "test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own",
         ),
@@ -4467,13 +4467,13 @@ HIDDEN_VIEW = [
         ),
     ),
     *of(
-        "syncmv4d_jax/tasks/syncmv4d/sampling.py",
+        "syncmv4d_jax/tasks/syncmv4d/cycle_sampling.py",
         "tests/tasks/syncmv4d/test_hidden_view.py",
         (
             "hidden view",
             "refining steps put the reference of a hidden view back",
-            'settings=loop.settings, hidden=context["hidden"],',
-            "settings=loop.settings,",
+            "hidden, never = cycle.hidden_views(context), jnp.asarray(False)",
+            "hidden, never = None, jnp.asarray(False)",
             f"{SAMPLED}[velocity]",
         ),
     ),
@@ -4483,7 +4483,7 @@ HIDDEN_VIEW = [
         (
             "hidden view",
             "training shows the reference of a hidden view",
-            'flow.hold_first(noisy["video"], first, targets.hidden)',
+            'flow.hold_first(noisy["video"], first, hidden)',
             'flow.hold_first(noisy["video"], first)',
             "test_frame_0_of_a_view_without_a_reference_is_noised_like_the_others",
         ),
@@ -4560,8 +4560,8 @@ PERCEPTUAL = [
         (
             "perceptual",
             "padded frames are judged",
-            "clean = jnp.where(valid[:, None, :, None, None, None], clean, targets.latents)",
-            "clean = jnp.where(True, clean, targets.latents)",
+            "clean = jnp.where(valid[:, None, :, None, None, None], clean, latents)",
+            "clean = jnp.where(True, clean, latents)",
             OF_ONE_VIEW,
         ),
         (

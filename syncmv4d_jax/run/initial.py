@@ -23,7 +23,6 @@ import jax.numpy as jnp
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.machines import mesh as meshes
-from syncmv4d_jax.metrics.networks import weights as feature_weights
 from syncmv4d_jax.models.nn import quantised
 from syncmv4d_jax.run import checkpoint, sections
 from syncmv4d_jax.tasks import base
@@ -42,6 +41,8 @@ def weights(part: str, path: str) -> slices.Files:
     if str(path).endswith(".safetensors"):
         return exports.source(path, part)
     if part in PUBLISHED:
+        from syncmv4d_jax.metrics.networks import weights as feature_weights  # all networks: here
+
         params = feature_weights.load(PUBLISHED[part], path).params
         flat = tree.flatten({part: params})
         return slices.Files(

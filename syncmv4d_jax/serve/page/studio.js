@@ -233,8 +233,7 @@ async function post(form) {
   try {
     const job = await jobs.ask("/v1/videos", {method: "POST", body: form});
     const more = job.others.length ? ` ${job.others.length} more of the next seeds follow.` : "";
-    const place = job.position > 1 ? `It waits: ${job.position - 1} before it.` : "It is next.";
-    $("sent").textContent = place + more;
+    $("sent").textContent = "Sent: its place and progress stand under Jobs." + more;
     await jobs.refresh();
     jobs.open(job.id);
   } catch (error) {

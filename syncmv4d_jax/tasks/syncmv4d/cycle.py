@@ -204,17 +204,21 @@ class Settings:
             raise ValueError("dpa needs joint_motion: the aligner refines generated motion")
 
 
-class Targets(NamedTuple):
-    """Clean data: latents [b v f h w c], tracks [b v n k 3] metres, scale [b v 2] metres.
+def hidden_views(context: Context) -> Array | None:
+    """[b v] bool, views without a reference: their video frame 0 is noised and generated.
 
-    hidden: [b v] bool, views without a reference: their video frame 0 is noised and generated.
+    It is `hidden` of the context; None: none.
     """
+    return context.get("hidden") if context else None
+
+
+class Targets(NamedTuple):
+    """Clean data: latents [b v f h w c], tracks [b v n k 3] metres, scale [b v 2] metres."""
 
     latents: Array
     motion_latents: Array | None
     tracks: Array | None
     scale: Array | None
-    hidden: Array | None = None
 
 
 class Diffused(NamedTuple):
@@ -256,7 +260,7 @@ def train_step(
     Args:
       functions: see `Functions`; differentiated.
       detached: the same with stopped gradients, for the feedback pass.
-      targets: the reference latent is `targets.latents[:, :, :1]`, but of `targets.hidden`.
+      targets: the reference latent is `targets.latents[:, :, :1]`, but of hidden views.
       t: [b], float32 in 0..1.
       context: passed on to the functions.
       rng: key; noises, the feedback's coin and the corruption are drawn from it.
@@ -267,7 +271,7 @@ def train_step(
     """
     keys = dict(zip(DRAWS, jax.random.split(rng, len(DRAWS)), strict=True))
 
-    data = {"video": targets.latents}
+    data, hidden = {"video": targets.latents}, hidden_views(context)
     if settings.joint_motion:
         data["motion"] = targets.motion_latents
     if settings.dpa:
@@ -278,7 +282,7 @@ def train_step(
     def diffuse(t: Array) -> dict[str, Array]:
         noisy = {name: flow.interpolate(x, noise[name], t) for name, x in data.items()}
         first = targets.latents[:, :, :1]
-        return noisy | {"video": flow.hold_first(noisy["video"], first, targets.hidden)}
+        return noisy | {"video": flow.hold_first(noisy["video"], first, hidden)}
 
     def closed() -> Array:
         past = t

@@ -124,20 +124,19 @@ def sample_plain(
     context: cycle.Context,
     *,
     again: Array | None = None,
-    hidden: Array | None = None,
 ) -> SampleState:
     """Runs consecutive plain steps as one scan: denoise, step both latents, re-impose frame 0.
 
     Args:
       rows: the schedule's rows of this run (scan inputs).
-      first, hidden: see `sample_start`.
+      first: see `sample_start`.
       again: [steps] bool, which steps may reuse the last one's blocks; None: none.
     """
     again = jnp.zeros(rows.sigma.shape, bool) if again is None else again
-    denoise = denoiser(functions, state.feedback, context)
-    return state._replace(
-        run=video.scan(denoise, state.run, rows, first={"video": first}, given=again, hidden=hidden)
-    )
+    denoise, held = denoiser(functions, state.feedback, context), {"video": first}
+    hidden = cycle.hidden_views(context)
+    run = video.scan(denoise, state.run, rows, first=held, given=again, hidden=hidden)
+    return state._replace(run=run)
 
 
 def sample_refine(
@@ -150,7 +149,6 @@ def sample_refine(
     context: cycle.Context,
     *,
     settings: cycle.Settings,
-    hidden: Array | None = None,
 ) -> SampleState:
     """One step with the loop closed: denoise, decode the clean estimate, align, feed back.
 
@@ -161,15 +159,14 @@ def sample_refine(
       next_sigma: scalar, sigma of the next refining step, 0 at the last one.
       fresh: scalar bool, whether the warp is taken from this step's frame 0, and what is not given
         of query pixels found anew with this step's tracks, for the next; else they are kept.
-      first, hidden: see `sample_start`.
+      first: see `sample_start`.
     """
     if state.query is not None:
         context = {**context, **state.query._asdict()}
     motion_t = state.run.latents["motion"]
-    denoise = denoiser(functions, state.feedback, context)
-    run, velocities = video.step(
-        denoise, state.run, row, first={"video": first}, given=jnp.asarray(False), hidden=hidden
-    )
+    denoise, held = denoiser(functions, state.feedback, context), {"video": first}
+    hidden, never = cycle.hidden_views(context), jnp.asarray(False)
+    run, velocities = video.step(denoise, state.run, row, first=held, given=never, hidden=hidden)
     scale, t = run.carried.scale, jnp.full((motion_t.shape[0],), row.sigma, jnp.float32)
     estimate = flow.to_data(motion_t, velocities["motion"], t)
     coarse, pseudo = functions.decode(estimate, scale, context)

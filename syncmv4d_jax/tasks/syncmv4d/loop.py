@@ -131,7 +131,7 @@ class Loop:
         scales = (guidance,) * (guidance != 1.0 and context["null_text"] is not None)
         views = context["view_index"], context["extrinsics"], self._token_cameras(context)
         actions = (context["actions"], context.get("acts")) if self.mjd_config.actions else ()
-        hidden = context.get("hidden")
+        hidden = cycle.hidden_views(context)
         given = mjd.Inputs(latents, motion_t, t, feedback, *views, *actions)._replace(hidden=hidden)
         inputs = video.branch(given, 1 + len(scales))
         inputs = inputs._replace(t=inputs.t * flow.TRAIN_STEPS)
@@ -246,7 +246,7 @@ class Loop:
         config = self.silhouette_config
         if config and context.get("mask") is None:
             mask = silhouette_task.mask(config, params["silhouette"], first)
-            hidden = context.get("hidden")
+            hidden = cycle.hidden_views(context)
             if hidden is not None:  # nothing says what to cut away
                 mask = mask | einops.rearrange(hidden, "b v -> b v 1 1")
             context = {**context, "mask": self.motion.maps.mask(mask)}

@@ -166,9 +166,7 @@ def plain_run(
 ) -> State:
     """`cycle_sampling.sample_plain` of a loop."""
     functions = loop.functions(params, first, guidance=guidance)
-    return cycle_sampling.sample_plain(
-        functions, state, rows, first, context, again=again, hidden=context["hidden"]
-    )
+    return cycle_sampling.sample_plain(functions, state, rows, first, context, again=again)
 
 
 def refine_step(
@@ -185,8 +183,7 @@ def refine_step(
     """`cycle_sampling.sample_refine` of a loop."""
     functions = loop.functions(params, first, guidance=guidance)
     return cycle_sampling.sample_refine(
-        functions, state, row, following, fresh, first, context,
-        settings=loop.settings, hidden=context["hidden"],
+        functions, state, row, following, fresh, first, context, settings=loop.settings
     )  # fmt: skip
 
 

@@ -236,7 +236,7 @@ class SyncMV4D(video.Coded):
         context = {**self.loop.context(batch), "text": text, "text_lengths": lengths}
         if self.options.view_drop and self.hides_views:
             hidden = self._hidden(jax.random.fold_in(keys[1], 1), len(t))
-            targets, context = targets._replace(hidden=hidden), {**context, "hidden": hidden}
+            context = {**context, "hidden": hidden}
         if self.mjd_config.actions and self.options.text_drop:  # with the text: guided by both
             share = self.options.text_drop
             context["acts"] = ~video.drops(keys[1], len(lengths), share=share)
@@ -254,7 +254,9 @@ class SyncMV4D(video.Coded):
         if self.options.perceptual_weight:
             key = jax.random.fold_in(keys[1], 2)
             valid = batch["latent_valid"]
-            terms["perceptual"] = self._perceptual(frozen, out.video, targets, t, valid, key)
+            terms["perceptual"] = self._perceptual(
+                frozen, out.video, targets.latents, t, valid, context["hidden"], key
+            )
         if out.tracks:
             terms |= self._track_terms(out, targets, t, context)
         weights = {
@@ -338,8 +340,9 @@ class SyncMV4D(video.Coded):
         weight = weight * self._foreground(context, batch)
         not_first = (jnp.arange(weight.shape[2]) > 0).astype(jnp.float32)
         not_first = einops.rearrange(not_first, "f -> 1 1 f 1 1 1")
-        if context["hidden"] is not None:  # what is generated is in the loss
-            hidden = einops.rearrange(context["hidden"], "b v -> b v 1 1 1 1")
+        hidden = cycle.hidden_views(context)
+        if hidden is not None:  # what is generated is in the loss
+            hidden = einops.rearrange(hidden, "b v -> b v 1 1 1 1")
             not_first = jnp.maximum(not_first, hidden)
         return {"video": weight * not_first, "motion": weight}
 
@@ -347,9 +350,10 @@ class SyncMV4D(video.Coded):
         self,
         frozen: Params,
         out: cycle.Diffused,
-        targets: cycle.Targets,
+        latents: Array,
         t: Array,
         valid: Array,
+        hidden: Array | None,
         rng: Array,
     ) -> Array:
         """LPIPS of one view a sample, mean over the samples below PERCEPTUAL's time, 0 without.
@@ -360,8 +364,8 @@ class SyncMV4D(video.Coded):
         share, latest = PERCEPTUAL
         early = t < latest
         clean = flow.to_data(out.noisy, out.velocity, t)
-        clean = flow.hold_first(clean, targets.latents[:, :, :1], targets.hidden)
-        clean = jnp.where(valid[:, None, :, None, None, None], clean, targets.latents)
+        clean = flow.hold_first(clean, latents[:, :, :1], hidden)
+        clean = jnp.where(valid[:, None, :, None, None, None], clean, latents)
         view = jax.random.randint(which, t.shape, 0, self.options.views)
         one = lambda x: jnp.take_along_axis(x, view[:, None, None, None, None, None], 1)  # noqa: E731
 
@@ -371,7 +375,7 @@ class SyncMV4D(video.Coded):
             return jnp.sum(early * each) / jnp.maximum(jnp.sum(early), 1)
 
         due = (jax.random.uniform(coin) < share) & jnp.any(early)
-        return jax.lax.cond(due, far, lambda _: jnp.float32(0), (clean, targets.latents))
+        return jax.lax.cond(due, far, lambda _: jnp.float32(0), (clean, latents))
 
     def _track_terms(self, out, targets, t, context) -> dict[str, Array]:
         scenes, (tracks_t, noise, velocity) = self.loop.scenes, out.tracks

@@ -160,11 +160,11 @@ def test_sampling_with_the_true_velocity_returns_the_data(kind, hidden):
             later = [i for i in refining if i > begin]
             state = cycle_sampling.sample_refine(
                 functions, state, schedule.row(begin), sigmas[later[0]] if later else 0.0, fresh,
-                first, None, settings=settings, hidden=hidden,
+                first, {"hidden": hidden}, settings=settings,
             )  # fmt: skip
         else:
             state = cycle_sampling.sample_plain(
-                functions, state, schedule.rows(begin, end), first, None, hidden=hidden
+                functions, state, schedule.rows(begin, end), first, {"hidden": hidden}
             )
     np.testing.assert_allclose(state.run.latents["video"], truth.latents, atol=2e-4)
     np.testing.assert_allclose(state.run.latents["motion"], truth.motion_latents, atol=2e-4)

@@ -73,10 +73,10 @@ def test_lines_5_and_6_diffuse_with_one_time_and_noises_of_their_own():
 
 def test_frame_0_of_a_view_without_a_reference_is_noised_like_the_others():
     hidden = jnp.array([[False, True, False], [False, False, True]])
-    truth = tagged.targets()._replace(hidden=hidden)
+    truth, context = tagged.targets(), {"hidden": hidden}
     settings = cycle.Settings(probability=1.0)
     functions, others, rng = tagged.make(), tagged.make(1.3), jax.random.key(5)
-    out = cycle.train_step(functions, others, truth, T, None, rng, settings=settings)
+    out = cycle.train_step(functions, others, truth, T, context, rng, settings=settings)
     t = T.reshape(2, 1, 1, 1, 1, 1)
     noisy = (1 - t) * truth.latents + t * out.video.noise
     first = jnp.where(hidden[..., None, None, None], noisy[:, :, 0], truth.latents[:, :, 0])

@@ -24,13 +24,12 @@ def made():
     task = tiny.make(perceptual_weight=0.1, **OPEN)
     params = jax.jit(task.init)(jax.random.key(0))
     truth = jax.random.normal(jax.random.key(1), (1, *task.latent_shape))
-    targets = cycle.Targets(truth, None, None, None)
 
     @jax.jit
     def term(error, t, key, valid=VALID):
         t = jnp.asarray(t).reshape(1)
         out = cycle.Diffused(truth, jnp.zeros_like(truth), error)  # clean estimate: truth - t error
-        return task._perceptual(params, out, targets, t, valid, key)
+        return task._perceptual(params, out, truth, t, valid, None, key)
 
     return task, params, truth, term
 
