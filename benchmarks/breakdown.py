@@ -31,8 +31,6 @@ from jax import profiler  # noqa: E402
 
 from configs import demo  # noqa: E402
 from syncmv4d_jax.machines.planning import hlo  # noqa: E402
-from syncmv4d_jax.models.mjd import mjd  # noqa: E402
-from syncmv4d_jax.models.nn import module  # noqa: E402
 from syncmv4d_jax.run import assembly  # noqa: E402
 from syncmv4d_jax.tasks.syncmv4d import sampling  # noqa: E402
 
@@ -66,14 +64,15 @@ def refining(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def network(task: Any, batch: Any) -> tuple[Any, tuple[Any, ...]]:
     """Gradient of the squared output by the transformer's parameters."""
-    x, t = batch["video_latents"], jnp.full((1,), 500.0)
+    x, t = batch["video_latents"], jnp.full((1,), 0.5)
+    params, context = inputs.weights_of(task), task.loop.context(batch)
 
-    def loss(params):
-        model = module.bind(mjd.MJD, task.mjd_config, params)
-        out = model(mjd.Inputs(x, x, t, x), mjd.Text(batch["text"]))
+    def loss(dit):
+        denoise = task.loop.functions({**params, "dit": dit}, x[:, :, :1]).mjd
+        out = denoise(x, x, x, t, context)
         return jnp.sum(jnp.square(out.velocity)) + jnp.sum(jnp.square(out.motion_velocity))
 
-    return jax.jit(jax.grad(loss)), (inputs.weights_of(task)["dit"],)
+    return jax.jit(jax.grad(loss)), (params["dit"],)
 
 
 def events(folder: Path) -> collections.Counter:
