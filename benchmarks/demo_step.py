@@ -89,7 +89,7 @@ def main() -> None:
     product, flops = timing.matrix_product(MATRIX, "float32")
     for name, probability in (("closed", 1.0), ("open", 0.0)):
         cost, run = step(probability)
-        times = timing.interleaved({"step": run, "matrix": product}, args.rounds)
+        times = timing.interleaved({"step": run, "matrix": product}, args.rounds, steady=True)
         rates = [cost / times["step"].best / 1e12, flops / times["matrix"].best / 1e12]
         timing.row(f"demo_step_{name}_tflops", *rates)
         print(f"# {times['step'].best:.3f} s a step, spread {times['step'].spread:.0%}")

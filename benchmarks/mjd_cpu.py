@@ -5,8 +5,8 @@
 The peer is put together from diffusers' modules (nobody publishes one): WanTransformerBlock behind
 an inter-view attention of WanAttention's layers and torch's scaled_dot_product_attention. Three
 views, 4 x 8 x 8 tokens of video and of motion each and 8 others, text 512, float32, the same
-weights and inputs. The runs alternate; the minimum counts. Prints `name ours peer ratio`, seconds;
-the largest difference of both outputs goes to stderr.
+weights and inputs. Turns of two runs; the least of the second ones counts. Prints
+`name ours peer ratio`, seconds; the largest difference of both outputs goes to stderr.
 """
 
 import argparse
@@ -165,7 +165,9 @@ def main() -> None:
         "mjd_block_forward_backward": (lambda: backward(params, x), peer_backward),
     }
     for name, (own, other) in pairs.items():
-        times = timing.interleaved({"ours": own, "peer": lambda o=other: o()}, args.rounds)
+        times = timing.interleaved(
+            {"ours": own, "peer": lambda o=other: o()}, args.rounds, steady=True
+        )
         timing.row(name, times["ours"].best, times["peer"].best)
 
 

@@ -22,12 +22,12 @@ import timing
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {
     "start": [],
-    "wan_dit_cpu": ["--rounds", "3"],
+    "wan_dit_cpu": ["--rounds", "2"],
     "wan_vae_cpu": ["--rounds", "2"],
-    "mjd_cpu": ["--rounds", "3"],
+    "mjd_cpu": ["--rounds", "2"],
     "points": [],
     "motion": [],
-    "demo_step": ["--rounds", "3"],
+    "demo_step": ["--rounds", "2"],
     "cycle": ["--repeats", "2"],
     "sampling": [],
     "pipeline": [],

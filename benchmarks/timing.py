@@ -29,18 +29,25 @@ class Times(NamedTuple):
     processor: float
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int, *, steady: bool = False
+) -> dict[str, Times]:
     """Runs every function once, then all of them `rounds` times in turn.
 
     Args:
       functions: name -> function without arguments; its result is waited for.
       rounds: how often each is timed.
+      steady: in its turn a function runs twice, and the second run is timed: a step that follows
+        its like, as in training. After another library's turn the first one finds its memory given
+        back and its caches cold, which costs one library more than the other.
     """
     for function in functions.values():
         jax.block_until_ready(function())
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            if steady:
+                jax.block_until_ready(function())
             start = time.perf_counter(), time.process_time()
             jax.block_until_ready(function())
             end = time.perf_counter(), time.process_time()

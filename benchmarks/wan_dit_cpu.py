@@ -5,8 +5,8 @@
 The same random weights and inputs: width 512, 4 heads, 8 layers, FFN 2304, grid 4 x 16 x 16, text
 512 x 4096, one timestep a token (t = 0 on the first latent frame); forward, and forward with the
 gradient of every weight. A matrix product of each library stands beside: what this processor gives
-it. The runs alternate, the best of each counts. Prints `name ours peer ratio`, seconds, and
-TFLOP/s for the products. `--small` is two blocks of width 64: the same lines in a minute.
+it. The sides take turns of two runs; the best of the second ones counts. Prints `name ours peer
+ratio`, seconds, and TFLOP/s for the products. `--small` is two blocks of width 64: the same lines in a minute.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def compare(config: wan_config.DiTConfig, dtype: str, arrays: tuple, rounds: int
     print(f"# {dtype}: largest difference {error:.1e} of the largest value", flush=True)
     for name in mine:
         sides = {"ours": mine[name], **{f"peer{kind}": p[name] for kind, p in peers.items()}}
-        times = timing.interleaved(sides, rounds)
+        times = timing.interleaved(sides, rounds, steady=True)
         for kind in peers:
             timing.seconds(f"wan_dit_{name}{end}{kind}", times["ours"], times[f"peer{kind}"])
 

@@ -74,7 +74,7 @@ def main() -> None:
     model = reference.build(config, seed=0)
     params = jax.tree.map(jax.numpy.asarray, reference.ours(model.state_dict()))
     for name, (ours, peer) in pairs(config, model, params).items():
-        times = timing.interleaved({"ours": ours, "peer": peer}, options.rounds)
+        times = timing.interleaved({"ours": ours, "peer": peer}, options.rounds, steady=True)
         timing.row(name, 1e3 * times["ours"].best, 1e3 * times["peer"].best)
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_the_runner_names_scripts_that_exist_and_reads_their_lines(load, capsys,
     assert not run.LINE.match("# of the FLOPs 0.5, reused 2.0")
     monkeypatch.setattr(sys, "argv", ["run.py", "--list", "--only", "mjd_cpu"])
     assert run.main() == 0
-    assert capsys.readouterr().out == "python benchmarks/mjd_cpu.py --rounds 3\n"
+    assert capsys.readouterr().out == "python benchmarks/mjd_cpu.py --rounds 2\n"
     monkeypatch.setattr(sys, "argv", ["run.py"])
     monkeypatch.setattr(run, "PEERS", ("torch_that_is_not_there",))
     with pytest.raises(SystemExit, match="torch_that_is_not_there.*not installed; `make bench`"):
@@ -58,6 +59,16 @@ def test_interleaved_times_take_turns(load):
     times = load("timing").interleaved(functions, 2)
     assert "".join(calls) == "ab" + "abab"
     assert all(min(t) >= 0 for t in times.values())
+    calls.clear()
+    load("timing").interleaved(functions, 2, steady=True)
+    assert "".join(calls) == "ab" + "aabbaabb"
+
+
+def test_of_a_turn_of_two_runs_the_second_is_timed(load):
+    naps = iter((0.0, 0.3, 0.0, 0.3, 0.0))
+    run = {"a": lambda: time.sleep(next(naps))}
+    [times] = load("timing").interleaved(run, 2, steady=True).values()
+    assert times.best * (1 + times.spread) < 0.2  # the median of both turns
 
 
 @pytest.mark.slow
