@@ -6,7 +6,8 @@ The same random weights and inputs: width 512, 4 heads, 8 layers, FFN 2304, grid
 512 x 4096, one timestep a token (t = 0 on the first latent frame); forward, and forward with the
 gradient of every weight. A matrix product of each library stands beside: what this processor gives
 it. The sides take turns of two runs; the best of the second ones counts. Prints `name ours peer
-ratio`, seconds, and TFLOP/s for the products. `--small` is two blocks of width 64: the same lines in a minute.
+ratio`, seconds, and TFLOP/s for the products. `--small` is two blocks of width 64: the same lines
+in a minute.
 """
 
 import argparse

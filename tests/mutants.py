@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from mutation import main, of  # noqa: E402
 
+OF_ONE_CPU = "test_gradients_on_one_cpu_are_those_of_the_formula"
 NETWORK = "test_network_equals_its_formulas_written_out"
 READINGS = "tests/models/test_mjd_readings.py"
 TERMS = "tests/tasks/syncmv4d/test_loss_terms.py"
@@ -2082,6 +2083,41 @@ ATTENTION = [
             "return mesh.abstract_device.platform",
             "test_bfloat16_is_summed_in_float32_on_one_cpu_only",
         ),
+        (
+            "speed",
+            "the gradient of a layer norm forgets the mean",
+            "along - jnp.mean(g, axis=-1, keepdims=True) if centred",
+            "along if centred",
+            f"{OF_ONE_CPU}[layer_norm-float32]",
+        ),
+        (
+            "speed",
+            "the gradient of an rms norm is that of a division by a constant",
+            "g - y * jnp.mean(g * y, axis=-1, keepdims=True)",
+            "g",
+            f"{OF_ONE_CPU}[rms_norm-float32]",
+        ),
+        (
+            "speed",
+            "the gradient of GELU leaves out the slope of its tanh",
+            "0.5 * (1 + tanh) + 0.5 * x",
+            "0.5 * (1 + tanh) + 0.0 * x",
+            f"{OF_ONE_CPU}[gelu-float32]",
+        ),
+        (
+            "speed",
+            "the gradient of a norm's weight is one row's",
+            "_along_last(vector, g), _over_rows(g * x)",
+            "_along_last(vector, g), (g * x).reshape(-1, x.shape[-1])[0]",
+            f"{OF_ONE_CPU}[rms_norm-float32]",
+        ),
+        (
+            "speed",
+            "what a GELU is made of is kept for the backward pass on a CPU",
+            "gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)",
+            "gelu = jax.jit(lambda x: jax.nn.gelu(x, approximate=True))",
+            "test_norms_and_gelu_keep_their_input_alone_on_one_cpu",
+        ),
     ),
     *of(
         "syncmv4d_jax/models/nn/cpu.py",
@@ -2096,8 +2132,8 @@ ATTENTION = [
         (
             "speed",
             "sums over tokens are rounded on the way",
-            "preferred_element_type=jnp.float32\n    )\n    return summed",
-            "preferred_element_type=x.dtype\n    )\n    return summed",
+            "wide = jnp.promote_types(x.dtype, jnp.float32)\n    summed",
+            "wide = x.dtype\n    summed",
             "test_the_batch_is_an_axis_of_the_sums_product_on_one_cpu_only",
         ),
     ),

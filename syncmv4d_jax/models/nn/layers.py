@@ -42,7 +42,7 @@ class Linear(nnx.Module):
             y = product(x, kernel.astype(x.dtype))
         if self.bias is None:
             return y
-        return y + along_last(self.bias[...].astype(x.dtype), y)
+        return _shift(y, self.bias[...].astype(x.dtype))
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -69,6 +69,8 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
 def layer_norm(x: jax.Array, *, eps: float) -> jax.Array:
     """Layer norm without affine over the last axis. x: [... d], any float -> [... d] float32."""
     x = x.astype(jnp.float32)
+    if cpu.alone(x):
+        return cpu.normalise(x, eps, True)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
 
@@ -90,8 +92,7 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [... d] -> [... d]."""
         y = layer_norm(x, eps=self.eps)
-        y = y * along_last(self.scale[...], y) + along_last(self.bias[...], y)
-        return y.astype(x.dtype)
+        return _shift(_scale(y, self.scale[...]), self.bias[...]).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -109,14 +110,24 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [... d] -> [... d] of the same dtype."""
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        y = y.astype(x.dtype)
-        return y * along_last(self.scale[...], y).astype(x.dtype)
+        if cpu.alone(y):
+            y = cpu.normalise(y, self.eps, False)
+        else:
+            y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return _scale(y.astype(x.dtype), self.scale[...].astype(x.dtype))
+
+
+def _scale(x, vector):
+    return cpu.scale(x, vector) if cpu.alone(x) else x * along_last(vector, x)
+
+
+def _shift(x, vector):
+    return cpu.shift(x, vector) if cpu.alone(x) else x + along_last(vector, x)
 
 
 def gelu(x: jax.Array) -> jax.Array:
     """GELU in its tanh form."""
-    return jax.nn.gelu(x, approximate=True)
+    return cpu.gelu(x) if cpu.alone(x) else jax.nn.gelu(x, approximate=True)
 
 
 def sincos(t: jax.Array, *, width: int, period: float = 10000.0) -> jax.Array:

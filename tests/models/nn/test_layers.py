@@ -118,6 +118,75 @@ def test_layer_norm_and_modulation():
     assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def _affine(module, *vectors):
+    for name, vector in zip(("scale", "bias"), vectors, strict=False):
+        getattr(module, name)[...] = vector
+    return module
+
+
+CHAINS = {  # layer, and the formula that autodiff takes on a mesh; x, scale, bias -> y
+    "gelu": (lambda x, s, b: layers.gelu(x), lambda x, s, b: jax.nn.gelu(x, approximate=True)),
+    "rms_norm": (
+        lambda x, s, b: _affine(layers.RMSNorm(6, eps=1e-3, rngs=nnx.Rngs(0)), s)(x),
+        lambda x, s, b: x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-3) * s,
+    ),
+    "layer_norm": (
+        lambda x, s, b: _affine(layers.LayerNorm(6, eps=1e-3, rngs=nnx.Rngs(0)), s, b)(x),
+        lambda x, s, b: (
+            (x - x.mean(-1, keepdims=True))
+            * jax.lax.rsqrt(((x - x.mean(-1, keepdims=True)) ** 2).mean(-1, keepdims=True) + 1e-3)
+            * s
+            + b
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_gradients_on_one_cpu_are_those_of_the_formula(name, dtype):
+    own, formula = CHAINS[name]
+    rng = np.random.default_rng(0)
+    x, weight = (jnp.asarray(rng.normal(size=(2, 7, 6)), dtype) for _ in range(2))
+    vectors = [jnp.asarray(rng.normal(size=(1, 1, 6)), jnp.float32) for _ in range(2)]
+
+    def both(function, given):
+        def loss(x, s, b):
+            return jnp.sum(function(x, s, b).astype(jnp.float32) * weight.astype(jnp.float32))
+
+        return jax.value_and_grad(loss, (0, 1, 2))(*given)
+
+    flat = [v.reshape(6) for v in vectors]
+    (value, got), (other, wanted) = (
+        both(own, (x, *flat)), both(formula, (x.astype(jnp.float32), *vectors))
+    )  # fmt: skip
+    room = 2e-6 if dtype == "float32" else 2e-2
+    np.testing.assert_allclose(value, other, rtol=room, atol=room)
+    for a, b in zip(got, wanted, strict=True):
+        b = np.asarray(b, np.float64).reshape(a.shape)
+        near = np.abs(np.asarray(a, np.float64) - b).max()
+        assert near <= room * max(np.abs(b).max(), 1), (a, b)
+
+
+def test_norms_and_gelu_keep_their_input_alone_on_one_cpu():
+    """In a scan whatever is kept is stacked; a mesh keeps what autodiff asks for."""
+    x = jnp.ones((3, 6))
+
+    def kept(function):
+        def step(x, _):
+            return function(x), None
+
+        def forward(x):
+            return jax.lax.scan(step, x, None, length=2)[0]
+
+        _, pull = jax.vjp(forward, x)
+        return sum(leaf.size for leaf in jax.tree.leaves(pull)) // x.size
+
+    assert kept(layers.gelu) == 2  # x of both turns
+    assert kept(lambda x: layers.layer_norm(x, eps=1e-3)) < 4  # and two numbers a row
+    assert kept(lambda x: jax.nn.gelu(x, approximate=True)) > 4
+
+
 def test_linear_computes_in_the_dtype_of_its_input():
     linear = layers.Linear(6, 4, rngs=nnx.Rngs(0))
     linear.bias[...] = jnp.arange(4.0)
