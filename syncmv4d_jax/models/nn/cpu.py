@@ -56,7 +56,7 @@ def swapped(x: jax.Array) -> jax.Array:
 
 
 def sums(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """Sums of rows of x [b s d] by weights [b|1 p s] -> [b p d], dtype of x, summed in float32 or better.
+    """Sums of rows of x [b s d] by weights [b|1 p s] -> [b p d], summed in float32 or better.
 
     With b an axis of the product x is read where it lies. As "ps,bsd->bpd" it is a product of a
     transposed copy, in which XLA computes what x is made of value by value, across its rows.

@@ -233,7 +233,7 @@ async function post(form) {
   try {
     const job = await jobs.ask("/v1/videos", {method: "POST", body: form});
     const more = job.others.length ? ` ${job.others.length} more of the next seeds follow.` : "";
-    $("sent").textContent = "Sent: its place and progress stand under Jobs." + more;
+    $("sent").textContent = `Sent: its place and progress stand under Jobs.${more}`;
     await jobs.refresh();
     jobs.open(job.id);
   } catch (error) {
