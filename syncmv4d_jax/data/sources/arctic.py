@@ -112,7 +112,8 @@ def _numbers(path: Path, given: Any, shape: tuple[int | None, ...]) -> np.ndarra
     Raises:
       ValueError: of another shape, not finite, or beyond FARTHEST.
     """
-    array = np.asarray(given)
+    with reading.parsing(path, "array of numbers"):  # rows of different lengths are none
+        array = np.asarray(given)
     fits = array.ndim == len(shape) and all(
         want in (None, got) for want, got in zip(shape, array.shape, strict=True)
     )

@@ -113,6 +113,8 @@ def broken(path, what):
         np.save(thing, placed[:-1])
     elif what == "parts":
         (folder / "parts.json").write_text("[0, 1]")
+    elif what == "ragged":
+        (folder / "parts.json").write_text(json.dumps([[1], *[0] * 15]))
     elif what == "one part":
         (folder / "parts.json").write_text(json.dumps([0] * 16))
     elif what == "both":
@@ -138,6 +140,7 @@ def broken(path, what):
         ("pickle", "box_grab_01.mano.npy: no array of ARCTIC"),
         ("length", r"object.npy: wanted numbers \[7 7\], got float64 \(6, 7\)"),
         ("parts", r"parts.json: wanted numbers \[16\]"),
+        ("ragged", "parts.json: no array of numbers"),
         ("one part", "leaves no triangle of the bottom"),
         ("both", "which part is the top"),
         ("nan", "not finite, the first in row 3"),
