@@ -23,6 +23,8 @@ from configs import sections, wan_vae
 VARIANTS = ("tune", "train", "ablation", "loop", "guidance")
 RATES = ((r"^dit/scale_head/", 0.1), (r"kernel$", 1.0), (r".*", 0.2))
 SLOWER = (r"^(dit|prior)/", 0.2), (r".*", 1.0)  # what was there before the aligner
+# What its transformer has besides Wan's: a single view starts without it (`train.unused`).
+OF_MJD = r"^dit/(blocks/)?(camera|extra|feedback|inter_view|motion|scale)_"
 WITHOUT_LOOP = {"dpa": False, "cycle": False}
 VIDEO_ONLY = {"joint_motion": False, **WITHOUT_LOOP}
 

@@ -31,7 +31,7 @@ import ml_collections
 from configs import demo, sections
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
-DEMOS = {"demo": (2000, 2000), "short": (2, 2)}  # steps of the backbone, of control
+DEMOS = {"demo": (500, 1000), "short": (2, 2)}  # steps of the backbone, of control
 ROWS = {
     "no_points": {"controls": ("tracking",)},
     "no_tracking": {"controls": ("points",)},
@@ -127,7 +127,10 @@ def _small_encoder(*, width: int, patch: int, channels: int, cpe: int) -> dict:
 
 
 def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
-    """The demo's backbone on scenes of several courses, then control beside it."""
+    """The demo's backbone on scenes of several courses, then control beside it.
+
+    The backbone may start as one view of an MJD's (`train.unused`): demo/hvg.py gives the shipped.
+    """
     config = demo.get_config("ablation").unlock()
     backbone, *_ = config.stages
     whole = config.task.to_dict()
@@ -160,8 +163,10 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
     config.weights = {"dit": "", "prior": "", "vae": "", "control": "", "points": ""}
     config.evaluate.priors = ""
     config.optim.multipliers = ((r"kernel$", 1.0), (r".*", 0.2))
+    config.train.unused = demo.OF_MJD
     config.stages = (
-        {**backbone, "train": {"steps": backbone_steps}, "task": whole},
-        {"name": "control", "train": {"steps": control_steps}},
-    )
+        {**backbone, "train": {"steps": backbone_steps, "batch_size": 16}, "task": whole,
+         "optim": {**backbone["optim"], "learning_rate": 3e-3}},
+        {"name": "control", "train": {"steps": control_steps, "batch_size": 8}},
+    )  # fmt: skip
     return config

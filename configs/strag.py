@@ -13,8 +13,7 @@ rank 128, the patch embedding and the motion module. `--config.mode=sample` samp
         --config.weights.flow_decoder=out/flow_codec/weights.safetensors
 
 (docs/more4d.md: depth files, what is written, camera paths.) `:demo` has the sizes of
-configs/demo.py, from the weights of its stage `video` (about 12 minutes on a core); `:debug` is
-tiny.
+configs/demo.py and may start as one view of its MJD; `:debug` is tiny.
 """
 
 import ml_collections
@@ -92,10 +91,11 @@ def small(config: ml_collections.ConfigDict) -> None:
     config.text.max_length, config.data.cameras = 48, "fixed"
     config.sample.negative_prompt = ""
     config.optim = sections.optim(
-        name="muon", learning_rate=1e-2, multipliers=demo.RATES[1:], schedule="cosine", warmup=50,
+        name="muon", learning_rate=5e-3, multipliers=demo.RATES[1:], schedule="cosine", warmup=50,
         final_fraction=0.05, clip=1.0, ema=0.99,
     )  # fmt: skip
-    config.train.batch_size, config.train.steps, config.train.checkpoint_every = 1, 2000, 200
+    config.train.batch_size, config.train.steps, config.train.checkpoint_every = 8, 1000, 200
+    config.train.unused = demo.OF_MJD
 
 
 def tiny(config: ml_collections.ConfigDict) -> None:

@@ -12,8 +12,8 @@ other tasks' runs. By itself it sees finished samples along a camera path:
     ... --config.mode=sample --config.sample.sources=out/taco/samples \\
         --config.sample.camera_path=orbit
 
-`:full_parameters` trains all weights. `:demo` has the sizes of configs/demo.py, from the weights of
-its stage `video` (about 12 minutes on a core); `:debug` is tiny.
+`:full_parameters` trains all weights. `:demo` has the sizes of configs/demo.py, may start as one
+view of its MJD, and gives what a video is more than the drawn points; `:debug` is tiny.
 """
 
 import ml_collections
@@ -58,7 +58,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         strag.adapters(config)
     if variant == "demo":
         strag.small(config)
-        config.task.sources = 2
+        config.task.sources, config.task.residual = 2, True
+        config.train.batch_size = 4
     if variant == "debug":
         strag.tiny(config)
     return config.lock()

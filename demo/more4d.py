@@ -6,10 +6,10 @@
     -> an evaluation of each -> page
 
 Every stage is one of the project's own commands, printed before it runs; each continues where a
-stopped run left it. Nothing is shipped: all networks start from random values, but for the
-autoencoder of demo/weights where it is there. `more4d.html` has of every evaluation its rows and
-bars (met, not met, not shown) and shows of each video the drawn points, their holes, the result and
-what the same camera really sees.
+stopped run left it. Nothing of it is shipped; where demo/weights is there, the autoencoder is its
+and both transformers start as one view of its MJD. `more4d.html` has of every evaluation its rows
+and bars (met, not met, not shown) and shows of each video the drawn points, their holes, the result
+and what the same camera really sees.
 """
 
 import argparse
@@ -89,6 +89,8 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     texts = [f"--config.data.cache={cache / SIZE}", f"--config.text.weights={parts}"]
     flow = [f"--config.weights.flow_stats={stats}"]
     steps = ["--config.train.steps=2"] if args.short else []
+    begun = SHIPPED / "model.safetensors"
+    start = [f"--config.weights.dit={begun}"] if begun.is_file() else []
     few = ["--config.sample.count=1"] if args.short else []
     main = ["-m", "syncmv4d_jax.main"]
     exported = vism / "weights.safetensors"
@@ -102,8 +104,8 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     sample, evaluate = "--config.mode=sample", "--config.mode=evaluate"
     return result + [
         ("the flow's decoder", [*decoder, *steps]),
-        ("ViSM", [*own, *steps]),
-        ("STraG", [*strag, *steps]),
+        ("ViSM", [*own, *steps, *start]),
+        ("STraG", [*strag, *steps, *start]),
         ("what ViSM makes of true points", [*own, sample, *few]),
         ("STraG's samples, seen by their own camera",
          [*strag, sample, *few, "--config.sample.camera_path=static",

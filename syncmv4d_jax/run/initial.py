@@ -105,7 +105,10 @@ class Parameters:
                 )
         there = {name: source.shapes[name] for name, source in given.items()}
         names = common(
-            {name: leaf.shape for name, leaf in self.leaves.items()}, there, new=stage.train.new
+            {name: leaf.shape for name, leaf in self.leaves.items()},
+            there,
+            new=stage.train.new,
+            unused=stage.train.unused,
         )
         return {name: given[name] for name in names}
 
@@ -199,13 +202,18 @@ def check_beside(task: base.Task, given: Iterable[slices.Source], params: Tree) 
 
 
 def common(
-    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, new: str = ""
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    new: str = "",
+    unused: str = "",
 ) -> list[str]:
     """Returns the paths that a model and what was found for it have in common, part by part.
 
     Args:
       wanted, found: {path: shape}; parts that only one of them has are left alone.
       new: regex of paths that may be missing, "" = none.
+      unused: regex of paths that may have been found for nothing, "" = none.
 
     Raises:
       ValueError: lists the paths that only one has, and shapes that differ.
@@ -214,7 +222,7 @@ def common(
     a = {name: shape for name, shape in wanted.items() if name.split("/")[0] in parts}
     b = {name: shape for name, shape in found.items() if name.split("/")[0] in parts}
     missing = [name for name in a if name not in b and not (new and re.search(new, name))]
-    extra = [name for name in b if name not in a]
+    extra = [name for name in b if name not in a and not (unused and re.search(unused, name))]
     both = [name for name in a if name in b]
     differ = [
         f"{name}: model {tuple(a[name])}, checkpoint {tuple(b[name])}"

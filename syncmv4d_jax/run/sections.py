@@ -31,6 +31,8 @@ class TrainConfig:
       frozen_dtype: of the frozen half's floating leaves.
       new: regex of paths that may be missing in the weights of an earlier stage or of
         `config.weights`.
+      unused: regex of paths that these may have and the stage's task has not: an MJD's weights
+        start a single view's transformer.
       export: "" or a dtype: at the end write `<stage>.safetensors` with the (averaged) weights.
       random_frozen: allow random values in parts the task wants from weights (debug runs).
       sample_every: steps between pictures of a held-out sample (TensorBoard, `DIR/pictures`), 0 =
@@ -50,6 +52,7 @@ class TrainConfig:
     keep_every: int = 0
     frozen_dtype: str = "float32"
     new: str = ""
+    unused: str = ""
     export: str = ""
     random_frozen: bool = False
     sample_every: int = 0

@@ -92,6 +92,9 @@ def test_common_lists_both_differences():
     assert "only in the checkpoint (1): dit/old" in str(error.value)
     assert initial.common(model, {"dit/q": (3,)}, new="new$") == ["dit/q"]
     assert initial.common(model, {"dpa/x": (3,)}) == []
+    assert initial.common({"dit/q": (3,)}, found, unused="old$") == ["dit/q"]
+    with pytest.raises(ValueError, match=r"only in the checkpoint \(1\): dit/old"):
+        initial.common({"dit/q": (3,)}, found, unused="new$")
     with pytest.raises(ValueError, match=r"dit/q: model \(3,\), checkpoint \(4,\)"):
         initial.common(model, {"dit/q": (4,), "dit/new": (2,)})
 

@@ -27,6 +27,11 @@ def alone(x: jax.Array) -> bool:
     return mesh.size == 1 and mesh.abstract_device.platform == "cpu"
 
 
+def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """vector: [d] -> [1 ... 1 d] with the rank of `like` (rank promotion is an error here)."""
+    return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
+
+
 @jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [s d] @ kernel [d f] -> [s f], all bfloat16, summed in float32."""
@@ -95,12 +100,12 @@ normalise.defvjp(_normalise, _normalise_backward)
 @jax.custom_vjp
 def scale(x: jax.Array, vector: jax.Array) -> jax.Array:
     """x [... d] times vector [d]."""
-    return x * _along_last(vector, x)
+    return x * along_last(vector, x)
 
 
 def _scale_backward(saved, g):
     x, vector = saved
-    return g * _along_last(vector, g), _over_rows(g * x)
+    return g * along_last(vector, g), _over_rows(g * x)
 
 
 scale.defvjp(lambda x, vector: (scale(x, vector), (x, vector)), _scale_backward)
@@ -109,14 +114,10 @@ scale.defvjp(lambda x, vector: (scale(x, vector), (x, vector)), _scale_backward)
 @jax.custom_vjp
 def shift(x: jax.Array, vector: jax.Array) -> jax.Array:
     """x [... d] plus vector [d]."""
-    return x + _along_last(vector, x)
+    return x + along_last(vector, x)
 
 
 shift.defvjp(lambda x, vector: (shift(x, vector), None), lambda _, g: (g, _over_rows(g)))
-
-
-def _along_last(vector, x):
-    return jnp.expand_dims(vector, tuple(range(x.ndim - 1)))
 
 
 def _over_rows(x):

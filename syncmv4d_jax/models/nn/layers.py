@@ -15,6 +15,7 @@ from syncmv4d_jax.models.nn import cpu, quantised
 
 KERNEL_INIT = nnx.initializers.xavier_uniform()
 ZEROS_INIT = nnx.initializers.zeros_init()
+along_last = cpu.along_last
 
 
 class Linear(nnx.Module):
@@ -59,11 +60,6 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     multiply = cpu.product if x.dtype == jnp.bfloat16 else jnp.matmul
     y = multiply(einops.rearrange(x, "... d -> (...) d"), kernel)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """vector: [d] -> [1 ... 1 d] with the rank of `like` (rank promotion is an error here)."""
-    return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
 
 
 def layer_norm(x: jax.Array, *, eps: float) -> jax.Array:

@@ -3,9 +3,9 @@
     x_t = (1 - t) x_0 + t e;   v = network([x_t, conditions], t, text)
     L   = w(t) mean W (v - (e - x_0))^2
 
-With `prediction="data"` the network gives x_0, v = (x_t - x_0) / t, the error counts in x_0 and
-w = 1, over times shift(U(0, 1)). Where frame 0 is given its latent stays clean, at t = 0, and does
-not count. Clips are [b f h w c]: views are clips of their own.
+With `prediction="data"` the network gives x_0, or what x_0 is more than a prior; v = (x_t - x_0)
+/ t, the error counts in x_0 and w = 1, over times shift(U(0, 1)). Where frame 0 is given its latent
+stays clean, at t = 0, and does not count. Clips are [b f h w c]: views are clips of their own.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class Inputs(NamedTuple):
     """What the network reads beside the noisy latents; of g branches where there are several.
 
     condition: [b f h w c]; text: [b l d]; lengths: [b]; first: [b] bool, latent frame 0 is clean;
-    perceived: [layers b p 4 d] or None.
+    perceived: [layers b p 4 d] or None; prior: [b f h w c] or None, of `prediction="data"`.
     """
 
     condition: Array
@@ -74,6 +74,7 @@ class Inputs(NamedTuple):
     lengths: Array
     first: Array
     perceived: Array | None = None
+    prior: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Generator:
             perceived=inputs.perceived,
         )
         if self.options.prediction == "data":
+            out = out if inputs.prior is None else out + inputs.prior
             out = (x - out) / video.bounded_time(t, x)
         return out
 
@@ -293,6 +295,7 @@ def sample_run(
         condition=video.branch(inputs.condition, count),
         first=video.branch(inputs.first, count),
         perceived=perceived,
+        prior=video.branch(inputs.prior, count),
     )
 
     def denoise(state, row, _):

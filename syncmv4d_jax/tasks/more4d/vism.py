@@ -42,6 +42,8 @@ class Options(conditional.Options):
     """`config.task` without the networks; see `conditional.Options`.
 
     Attributes:
+      residual: with `prediction="data"`, the network gives what x_0 is more than the drawn points:
+        a small one need not carry what they show.
       same_view: share of samples whose target is its own source.
       sources: views that the points of a sample are from, at most.
       single_share: share of steps that see frame 0 alone.
@@ -49,6 +51,7 @@ class Options(conditional.Options):
       flow_form: of the records' flow, see geometry/flow_map.py.
     """
 
+    residual: bool = False
     same_view: float = 0.25
     sources: int = 3
     single_share: float = 0.2
@@ -59,6 +62,8 @@ class Options(conditional.Options):
         super().__post_init__()
         shares("task", self, "same_view", "single_share")
         at_least(1, "task", self, "sources")
+        if self.residual and self.prediction != "data":
+            raise ValueError('task.residual: wanted task.prediction="data" with it, got "velocity"')
 
 
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "ViSM":
@@ -189,13 +194,17 @@ class ViSM(base.Grown, video.Coded):
         kept = jax.random.uniform(rngs[0], (len(data), 1, 1, 1, 1)) >= self.options.condition_drop
         condition = jnp.concatenate([mask, render], axis=-1) * kept
         first = first & (data.shape[1] > 1)
-        inputs = conditional.Inputs(condition, text[0], text[1], first)
+        inputs = self._given(condition, *text, first)
         weight = jnp.ones((*data.shape[:2], 1, 1, 1))
         valid = batch.get("latent_valid")
         if valid is not None:
             valid = jnp.repeat(valid, len(data) // len(valid), 0)[:, : data.shape[1]]
             weight = weight * einops.rearrange(valid, "b f -> b f 1 1 1")
         return self.generator.diffusion_loss(params, data, inputs, weight, rngs[1])
+
+    def _given(self, condition, text, lengths, first) -> conditional.Inputs:
+        prior = condition[..., MASK:] if self.options.residual else None
+        return conditional.Inputs(condition, text, lengths, first, prior=prior)
 
     # Sampling.
 
@@ -253,7 +262,7 @@ class ViSM(base.Grown, video.Coded):
         held = inputs.get("first")
         known = held is not None and render.shape[2] > 1
         first = jnp.full(len(condition), known)
-        given = conditional.Inputs(condition, text, lengths, first)
+        given = self._given(condition, text, lengths, first)
         noise = jax.random.normal(rng, (*condition.shape[:4], render.shape[-1]))
         clean = einops.rearrange(held, FOLD) if known else None
         found = self.generator.sample(params, noise, given, clean, progress=progress)
@@ -314,7 +323,7 @@ class ViSM(base.Grown, video.Coded):
         )
         first: Any = jax.ShapeDtypeStruct((samples,), bool)
         condition: Any = shape(f, h, w, MASK + c)
-        inputs = conditional.Inputs(condition, text, lengths, first)
+        inputs = jax.eval_shape(self._given, condition, text, lengths, first)
         schedule = self.generator.schedule()
         state = jax.eval_shape(lambda x: video.start(schedule, {"video": x}), shape(f, h, w, c))
         row = jax.eval_shape(lambda: schedule.rows(0, 1))

@@ -172,6 +172,28 @@ def test_sampling_of_a_clip_and_of_one_frame(params, batch):
     assert np.abs(blind - out.latents).max() > 1e-4
 
 
+def test_a_residual_network_that_says_nothing_gives_the_points(params, batch):
+    """Its loss is then the points' squared error, its sample their latents, guided or not."""
+    task = tiny.make_vism(prediction="data", residual=True, guidance=2.0, sampler="euler")
+    silent = {
+        n: 0 * x if n.startswith("dit/head/head/") else x for n, x in tree.flatten(params).items()
+    }
+    silent = tree.unflatten(silent)
+    draw = lambda i, c: jax.random.normal(jax.random.key(i), (1, 2, 2, 2, 3, c))  # noqa: E731
+    own = {"video_latents": draw(1, 4), "render_latents": draw(2, 4), "hole_mask": draw(3, 4)}
+    options = {"condition_drop": 0.0, "text_drop": 0.0}
+    plain = tiny.make_vism(prediction="data", residual=True, **options)
+    wanted = np.square(own["video_latents"] - own["render_latents"]).mean()
+    np.testing.assert_allclose(loss(plain, silent, batch | own)[0], wanted, rtol=1e-5)
+    inputs = inputs_of(task, batch) | {k: batch[k] for k in ("null_text", "null_text_lengths")}
+    render = task.encode(silent, inputs["render"])
+    got = task.sample(silent, inputs, jax.random.key(0)).latents
+    np.testing.assert_allclose(got, render, atol=2e-3)  # a step knows its time in thousandths
+    task.programs()["sample_step"].inputs(1)
+    with pytest.raises(ValueError, match='wanted task.prediction="data" with it'):
+        tiny.make_vism(residual=True)
+
+
 @pytest.mark.slow
 def test_adapters_leave_the_base_as_it_is(batch):
     ranks = lora.LoRAConfig(ranks=((r"self_attn/[qkvo]/kernel$", 2),), alpha=4.0)
