@@ -194,7 +194,7 @@ class ViSM(base.Grown, video.Coded):
         kept = jax.random.uniform(rngs[0], (len(data), 1, 1, 1, 1)) >= self.options.condition_drop
         condition = jnp.concatenate([mask, render], axis=-1) * kept
         first = first & (data.shape[1] > 1)
-        inputs = self._given(condition, *text, first)
+        inputs = self._given(condition, text[0], text[1], first)
         weight = jnp.ones((*data.shape[:2], 1, 1, 1))
         valid = batch.get("latent_valid")
         if valid is not None:
