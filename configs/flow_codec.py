@@ -30,7 +30,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.task.size, config.task.frames, config.task.views = (480, 704), 49, 3
     config.task.vae_chunk = 1
     config.weights.flow_stats = config.weights.flow_decoder = config.weights.codec = ""
-    config.data.raw, config.data.fields = True, ("flow",)
+    config.data.fields = ("flow",)
     config.optim = sections.optim(learning_rate=2e-5, warmup=200, weight_decay=1e-2, clip=1.0)
     config.train.steps, config.train.batch_size, config.train.export = 5000, 8, "float32"
     if variant == "learned":

@@ -52,7 +52,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     }
     for part in ("flow_stats", "flow_decoder", "codec", "perception", "lora"):
         config.weights[part] = ""
-    config.data.raw, config.data.fields = True, ("flow",)
+    config.data.fields = ("flow",)
     config.sample.negative_prompt = wan_ti2v.NEGATIVE_PROMPT
     config.optim = sections.optim(learning_rate=2e-5, warmup=200, weight_decay=1e-2, clip=1.0)
     config.train.batch_size, config.train.steps = 8, 20_000

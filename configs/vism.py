@@ -49,7 +49,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "corruption": {},
     }
     config.weights.lora = ""
-    config.data.raw, config.data.fields = True, ("flow",)
+    config.data.raw, config.data.latents, config.data.fields = True, True, ("flow",)
     config.sample.negative_prompt = wan_ti2v.NEGATIVE_PROMPT
     config.optim = sections.optim(learning_rate=1e-4, warmup=200, weight_decay=1e-2, clip=1.0)
     config.train.batch_size, config.train.steps = 8, 10_000
@@ -59,7 +59,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "demo":
         strag.small(config)
         config.task.sources, config.task.residual = 2, True
-        config.train.batch_size = 4
+        config.train.batch_size, config.train.steps = 4, 500
     if variant == "debug":
         strag.tiny(config)
     return config.lock()

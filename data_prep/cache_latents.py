@@ -39,6 +39,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--appearance", type=disk.local,
         help="folder with DINO's published weights: features of first frames, for configs/strag.py",
     )  # fmt: skip
+    parser.add_argument(
+        "--flow", type=float, metavar="GAIN",
+        help="latents of flow and depth too, of records with flow; GAIN as config.task.gain",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -57,6 +61,7 @@ def main(argv: list[str]) -> int:
             encode_text=encoders.text_encoder(args.weights, max_length=args.text_length),
             weights_hash=encoders.weights_hash(args.weights),
             appearance=looks,
+            gain=args.flow,
             size=tuple(int(x) for x in args.size.split("x")) if args.size else None,
             shard_index=args.shard[0],
             shard_count=args.shard[1],

@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
 SIZE = "64x96"
 PATHS = ("orbit", "head")  # cameras that move
+GAIN = 8.0  # of the flow, as configs/strag.py has it
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -74,9 +75,9 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         result.append(("the autoencoder", ["data_prep/make_vae.py", *own]))
     result += [
         (
-            "features of texts",
+            "latents of videos and of flow, features of texts",
             ["data_prep/cache_latents.py", "--data", kept, "--weights", parts, "--out", cache,
-             "--size", SIZE, "--text-length", 48],
+             "--size", SIZE, "--text-length", 48, "--flow", GAIN],
         ),
         (
             "statistics of the flow's latents",
@@ -94,7 +95,8 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     few = ["--config.sample.count=1"] if args.short else []
     main = ["-m", "syncmv4d_jax.main"]
     exported = vism / "weights.safetensors"
-    decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}", *common, *flow]
+    decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}", *common, *flow,
+               texts[0]]  # fmt: skip
     every = f"--config.task.views={3 + len(PATHS)}"  # the cameras that move are views
     views = [*main, "--config=configs/vism.py:demo", *common, *texts, every]
     own, along = [*views, f"--workdir={vism}"], [*views, f"--workdir={chain}",

@@ -81,7 +81,7 @@ BATCH: dict[str, Field] = {
         optional=True,
     ),
     "flow_valid": Field("b v h w", "bool", "the pixel's flow is known", optional=True),
-    "flow_latents": Field("b v f hl wl c", "float32", "standardised VAE latents", optional=True),
+    "flow_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
     "depth_latents": Field("b v 1 hl wl c", "float32", "normalised VAE latents", optional=True),
     "rgb0_latents": Field("b v 1 hl wl c", "float32", "normalised VAE latents", optional=True),
     "appearance": Field("b v 14 14 768", "float16", "patch features of frame 0", optional=True),

@@ -4,8 +4,10 @@
     DIR/<h>x<w>/sequences/<id>.array_record     the records' rows: video_latents, motion_latents
                                                 [f h w c] bfloat16, and the small values of the
                                                 view; of records for control tracking_latents and
-                                                hoi_mask [f h w 1] float16 too; appearance
-                                                [14 14 768] float16 where it was asked for
+                                                hoi_mask [f h w 1] float16 too; where it was asked
+                                                for appearance [14 14 768] float16, and of records
+                                                with flow flow_latents [f h w c], of the companded
+                                                flow, and depth_latents [1 h w c], of frame 0's
     DIR/<h>x<w>/black.array_record              of these: black_latents [f h w c] bfloat16
     DIR/<h>x<w>/texts.array_record              features [l d] bfloat16 of each text, and of ""
 
@@ -28,8 +30,8 @@ import numpy as np
 from tqdm import tqdm
 
 from syncmv4d_jax import recipe, schema
-from syncmv4d_jax.data import controls, engine, records
-from syncmv4d_jax.geometry import masks
+from syncmv4d_jax.data import controls, engine, pixel_flow, records
+from syncmv4d_jax.geometry import flow_map, masks
 from syncmv4d_jax.weights import store
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def run(
     encode_text: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
     weights_hash: str,
     appearance: Appearance | None = None,
+    gain: float | None = None,
     size: tuple[int, int] | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
@@ -63,10 +66,12 @@ def run(
     Args:
       data: records (with one size, or the size named by `size`).
       out: the cache; a folder for the size is made in it.
-      encode_video: clip [n h w 3] uint8 -> latents [f h w c]; None caches texts only.
+      encode_video: clip [n h w 3] uint8, or float32 of -1..1 -> latents [f h w c]; None caches
+        texts only.
       encode_text: b texts -> features [b l d], lengths [b].
       weights_hash: of the weights behind both, "vae:<hash>,umt5:<hash>" (see `weights_hash`).
       appearance: encodes frame 0, None: not at all; it wants `encode_video`.
+      gain: of the flow's companding (geometry/flow_map.py), None: no latents of flow.
       shard_index, shard_count: this process's part of the files.
       beam: options of an Apache Beam pipeline whose workers encode the files; `encode_video` must
         be picklable then. None: this process does.
@@ -78,13 +83,15 @@ def run(
       StaleCache: `out` was made of other records or weights.
       recipe.Held: another process fills this part.
       records.CorruptRecord: a damaged record; of a pipeline what its workers could not encode.
-      ValueError: appearance without latents, or by a pipeline.
+      ValueError: appearance without latents, or by a pipeline; a gain for records without flow.
     """
     if appearance is not None and encode_video is None:
         raise ValueError("cache: appearance is kept beside latents, wanted both or texts only")
     if appearance is not None and beam is not None:
         raise ValueError("cache: appearance is encoded by this process, not by a pipeline")
     reader = records.Reader(data, size=size)
+    if gain is not None and "flow" not in reader.settings.get("fields", ()):
+        raise ValueError(f"{reader.root}: has no flow to cache: prepare it with --with flow")
     folder = Path(out) / reader.root.name
     made_of = {
         "version": schema.VERSION,
@@ -94,6 +101,8 @@ def run(
     }
     if appearance is not None:
         made_of["appearance"] = appearance.mark
+    if gain is not None:
+        made_of["gain"] = float(gain)
     with recipe.Lock(folder, f"cache-{shard_index}-of-{shard_count}"):
         _claim(folder, made_of)
         encoders = encode_video, encode_text, appearance
@@ -120,6 +129,7 @@ class _Job:
     records: str
     encode: Callable[[np.ndarray], Any]
     mark: str
+    gain: float | None = None
 
 
 @functools.lru_cache(2)
@@ -139,7 +149,7 @@ def _encode(source: File, root: Path, job: _Job) -> engine.Answer:
     """Encodes a file; {"error": reason} where it cannot be."""
     try:
         reader, windows = _opened(job.records, job.mark)
-        rows = _rows(reader, windows[source.name], job.encode, None)
+        rows = _rows(reader, windows[source.name], job.encode, None, job.gain)
         return {"bytes": records.write_file(root / source.name, rows)}
     except Exception as error:  # it must not stop the others
         return {"error": f"{type(error).__name__}: {error}"}
@@ -172,11 +182,11 @@ def _fill(
         todo = [name for name in mine if not (folder / name).is_file()]
         begun = time.perf_counter()
         if beam is not None:
-            job = _Job(str(reader.root), encode_video, made_of["records"])
+            job = _Job(str(reader.root), encode_video, made_of["records"], made_of.get("gain"))
             _encode_by_beam(todo, folder, job, beam)
         else:
             for name in tqdm(todo, unit="sequence", desc="latents"):
-                rows = _rows(reader, by_file[name], encode_video, appearance)
+                rows = _rows(reader, by_file[name], encode_video, appearance, made_of.get("gain"))
                 records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
         if shard[0] == 0 and "das" in reader.settings.get("controls", ()):
@@ -211,6 +221,7 @@ def _rows(
     windows: Sequence[records.Window],
     encode: Callable,
     appearance: Appearance | None,
+    gain: float | None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the rows of a file in the records' order; those that are no view's stay empty."""
     for window in windows:
@@ -218,7 +229,9 @@ def _rows(
         views = [reader.view(window, view) for view in window.views]
         # All clips of a window are handed over first: devices work while the host waits.
         running = [
-            {c: encode(records.decode(values[c])) for c in CLIPS if c in values} for values in views
+            {c: encode(records.decode(values[c])) for c in CLIPS if c in values}
+            | ({} if gain is None else _flow(values, encode, gain))
+            for values in views
         ]
         for values, latents in zip(views, running, strict=True):
             row = {
@@ -231,6 +244,13 @@ def _rows(
             yield row | {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
         if window.surfaces >= 0:
             yield {}
+
+
+def _flow(values: Mapping[str, Any], encode: Callable, gain: float) -> dict[str, Any]:
+    fields = pixel_flow.unpack(values)
+    flow = flow_map.compand(fields["flow"].astype(np.float32), gain)
+    depth = flow_map.depth_picture(fields["depth0"])[None]
+    return {"flow": encode(np.asarray(flow)), "depth": encode(np.asarray(depth))}
 
 
 def _mask(values: Mapping[str, Any], latent: tuple[int, int, int]) -> np.ndarray:
@@ -282,6 +302,7 @@ class Cache:
             )
         self.latents = bool(self.meta["latents"])
         self.appearance = "appearance" in self.meta
+        self.gain = self.meta.get("gain")
         self._files = records.Files(folder)
         self._texts: dict[str, np.ndarray] = {}
 
@@ -300,6 +321,21 @@ class Cache:
                     f"{given[part]} is {now}: run data_prep/cache_latents.py with these weights "
                     "and another --out"
                 )
+
+    def check_gain(self, gain: float | None) -> bool:
+        """Returns whether it has latents of flow for a task with this gain (None: not read).
+
+        Raises:
+          StaleCache: of another gain.
+        """
+        if gain is None or self.gain is None:
+            return False
+        if self.gain != gain:
+            raise StaleCache(
+                f"{self.path} has latents of flow with gain {self.gain}, config.task.gain is "
+                f"{gain}: run data_prep/cache_latents.py --flow {gain} with another --out"
+            )
+        return self.latents
 
     def view(self, window: records.Window, view: records.View) -> dict[str, Any]:
         """Returns video_latents, motion_latents [f h w c] bfloat16 and the small values of a view.

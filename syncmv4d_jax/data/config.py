@@ -70,6 +70,7 @@ class Wanted:
       size: (height, width).  frames, views, points: how many.  representation: of the motion.
       cloud: points of a cloud; tracking: of the video that controls. As the records have them: not
         read at all.
+      gain: of the flow whose latents are read where a cache has them; None: not read.
       text: whether features of texts are needed, which only a cache has.
       weights: {part: converted weights} that a cache must have been made with, "" = any.
     """
@@ -81,5 +82,6 @@ class Wanted:
     representation: str | None = None
     cloud: int | None = None
     tracking: str | None = None
+    gain: float | None = None
     text: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -226,6 +226,8 @@ class Examples:
         cached = self.cache is not None and self.cache.latents
         self.raw = raw or config.raw or not cached
         self.latents = cached and (not self.raw or config.latents)
+        flows = self.cache is not None and self.cache.check_gain(wanted.gain)
+        self.flows = flows and self.latents and "flow" in config.fields
         self.wanted = wanted
         self.name, self.skipped = reader, 0  # examples replaced by `get_or_next`, here
         self.read = dict.fromkeys(("real", "sim"), 0)
@@ -341,6 +343,7 @@ class Examples:
         if self.latents and self.cache:
             values = self.cache.view(window, view)
             more = ("tracking_latents", "hoi_mask") if self.wanted.tracking else ()
+            more += ("flow_latents", "depth_latents") if self.flows else ()
             for key in ("video_latents", "motion_latents", *more):
                 if key in values:
                     result[key] = values[key].astype(np.float32)

@@ -120,3 +120,15 @@ def gain(flow: Array, valid: Array) -> float:
     moving = (size.max((1, 4)) > MOVING) & np.asarray(valid)
     chosen = np.moveaxis(size, 1, 3)[moving]
     return float(2 / max(np.quantile(chosen, 0.99), 1e-3)) if moving.any() else 1.0
+
+
+def depth_picture(depth: Array) -> Array:
+    """log Z of depth [... h w] metres as a picture [... h w 3] in [-1, 1]; unknown is far."""
+    xp = cameras.library(depth)
+    known = depth > 0
+    log = xp.log(xp.where(known, depth, 1.0))
+    low = xp.min(xp.where(known, log, xp.inf), axis=(-2, -1), keepdims=True)
+    high = xp.max(xp.where(known, log, -xp.inf), axis=(-2, -1), keepdims=True)
+    share = (log - low) / xp.maximum(high - low, 1e-6)
+    value = xp.where(known, 2 * share - 1, 1.0)
+    return xp.repeat(value[..., None], 3, axis=-1)

@@ -47,7 +47,7 @@ class VideoEncoder:
         _video_encoder(self._folder)
 
     def __call__(self, video: np.ndarray) -> jax.Array:
-        """video: [n h w 3] uint8 -> normalised latents [f h w c]."""
+        """video: [n h w 3] uint8, or of -1..1 -> normalised latents [f h w c]."""
         return _video_encoder(self._folder)(video)
 
 
@@ -60,7 +60,8 @@ def _video_encoder(folder: str) -> Callable[[np.ndarray], jax.Array]:
 
     def encode(video: np.ndarray) -> jax.Array:
         index = next(turn)
-        clip = jax.device_put(video[None].astype(np.float32) / 127.5 - 1, devices[index])
+        clip = video[None] if video.dtype == np.float32 else video[None] / np.float32(127.5) - 1
+        clip = jax.device_put(clip, devices[index])
         return models.apply("vae", config, copies[index], encode=clip)[0]
 
     return encode

@@ -84,6 +84,45 @@ def test_appearance_is_cached_beside_latents_and_read_where_it_is(root, tmp_path
         make(root, tmp_path / "texts", appearance=looks, encode_video=None)
 
 
+def test_latents_of_flow_are_of_its_companded_maps_with_the_tasks_gain(tmp_path):
+    root = tmp_path / "records"
+    fake_records.write(root, flow=True)
+    seen = []
+
+    def encode(clip):
+        seen.append(clip)
+        return clip[::4, ::8, ::8].astype(np.float32)
+
+    make(root, tmp_path / "cache", encode_video=encode, gain=4.0)
+    floats = [clip for clip in seen if clip.dtype == np.float32]
+    assert {len(clip) for clip in floats} == {1, fake_records.FRAMES}  # depth, flow
+
+    def read(gain, **task):
+        config = fake_records.configuration(
+            root, cache=str(tmp_path / "cache"), cameras="fixed", fields=("flow",)
+        )
+        config.task.update({"dit": {"dim": 8}, "gain": gain, **task})
+        return fake_records.batches(config, 1, size=3)[0]
+
+    batch = read(4.0)
+    schema.check(batch, where="the cache")
+    companded = np.tanh(2 * batch["flow"].astype(np.float32))[:, :, ::4, ::8, ::8]
+    np.testing.assert_allclose(batch["flow_latents"], companded, atol=4e-3)  # bfloat16
+    depth = np.log(batch["depth0"])
+    low, high = depth.min((2, 3), keepdims=True), depth.max((2, 3), keepdims=True)
+    wanted = (2 * (depth - low) / (high - low) - 1)[:, :, None, ::8, ::8, None]
+    got = batch["depth_latents"]
+    np.testing.assert_allclose(got, wanted * np.ones(3), atol=1e-2)
+    with pytest.raises(cache.StaleCache, match="with gain 4.0, config.task.gain is 8.0"):
+        read(8.0)
+    assert "flow_latents" not in read(8.0, flow_form="extent")  # another form of flow
+    with pytest.raises(cache.StaleCache, match="gain"):
+        make(root, tmp_path / "cache", encode_video=encode, gain=8.0)
+    fake_records.write(tmp_path / "plain")
+    with pytest.raises(ValueError, match="has no flow to cache"):
+        make(tmp_path / "plain", tmp_path / "other", gain=8.0)
+
+
 def test_a_stopped_run_continues_and_gives_the_same(root, tmp_path):
     def stop(video):
         if len(CALLS) > 20:

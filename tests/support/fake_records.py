@@ -5,16 +5,21 @@ import itertools
 import ml_collections
 import numpy as np
 
-from syncmv4d_jax.data import pipeline, records
+from syncmv4d_jax.data import pipeline, pixel_flow, records
 from syncmv4d_jax.run import assembly
 
 SIZE, FRAMES, POINTS, CLUSTERS = (16, 24), 5, 12, 3
 
 
-def view(rng, extrinsics):
+def view(rng, extrinsics, flow=False):
     """The values of one view."""
     seen = rng.random((FRAMES, POINTS)) < 0.7
-    return {
+    fields = {} if not flow else {
+        "flow": rng.normal(size=(FRAMES, *SIZE, 3)).astype(np.float32) / 20,
+        "flow_valid": rng.random(SIZE) < 0.8,
+        "depth0": rng.uniform(0.5, 1.0, SIZE).astype(np.float32),
+    }  # fmt: skip
+    return (pixel_flow.pack(fields) if flow else {}) | {
         "video": records.encode(rng.integers(0, 255, (FRAMES, *SIZE, 3), np.uint8)),
         "motion": records.encode(rng.integers(0, 255, (FRAMES, *SIZE, 3), np.uint8)),
         "anchors": rng.uniform(0, 16, (POINTS, 2)).astype(np.float32),
@@ -26,11 +31,12 @@ def view(rng, extrinsics):
     }
 
 
-def write(root, sequences=4, valid=FRAMES, moving=None):
+def write(root, sequences=4, valid=FRAMES, moving=None, flow=False):
     """Writes root/16x24; the last sequence is the test split; cameras of cluster `moving` move.
     Returns the folder."""
     folder = root / f"{SIZE[0]}x{SIZE[1]}"
     settings = {"size": list(SIZE), "frames": FRAMES, "fps": 8.0, "points": POINTS}
+    settings |= {"fields": ["flow"]} if flow else {}
     records.write_json(folder / "settings.json", settings | {"clusters": CLUSTERS})
     for i in range(sequences):
         rng, file = np.random.default_rng(i), f"sequences/s{i}.array_record"
@@ -43,7 +49,7 @@ def write(root, sequences=4, valid=FRAMES, moving=None):
         if moving is not None:
             for j in (2 * moving, 2 * moving + 1):
                 poses[j] = poses[j] + 0.1 * np.arange(FRAMES)[:, None, None] * np.eye(3, 4)[::-1]
-        records.write_file(folder / file, [own, *(view(rng, pose) for pose in poses)])
+        records.write_file(folder / file, [own, *(view(rng, pose, flow) for pose in poses)])
         views = [
             {"record": 1 + j, "serial": f"c{j}", "cluster": j // 2} for j in range(2 * CLUSTERS)
         ]

@@ -248,8 +248,9 @@ class FlowCodec:
         params, o = {**frozen, **trainable}, self.options
         flow = self.maps.own(batch)
         true = flow_map.compand(flow, self.maps.gain)
-        found = batch.get("flow_latents")
-        if found is None:
+        if "flow_latents" in batch:
+            found = self.maps.standardise(params, batch["flow_latents"].astype(jnp.float32))
+        else:
             found = self.maps.encode(params, flow)
         found = jax.lax.stop_gradient(found)
         size, noise = jax.random.split(rng)

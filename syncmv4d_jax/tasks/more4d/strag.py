@@ -147,7 +147,7 @@ class STraG(video.Coded):
     def _flow(self, params: Params, batch: base.Batch) -> Array:
         """Flow latents [b v f h w c]: from the cache or from flow maps."""
         if "flow_latents" in batch:
-            latents = batch["flow_latents"].astype(jnp.float32)
+            latents = self.maps.standardise(params, batch["flow_latents"].astype(jnp.float32))
         else:
             flow_codec.require(batch, ("flow", *self.maps.reads), f"task {self.name}, loss")
             latents = jax.lax.stop_gradient(self.maps.encode(params, self.maps.own(batch)))
@@ -172,7 +172,7 @@ class STraG(video.Coded):
             return jax.lax.stop_gradient(rgb0), jnp.zeros_like(rgb0)
         depth = batch.get("depth_latents")
         if depth is None:
-            depth = encode(depth_picture(batch["depth0"])[:, :, None])
+            depth = encode(flow_map.depth_picture(batch["depth0"])[:, :, None])
         rgb0, depth = (jax.lax.stop_gradient(x.astype(jnp.float32)) for x in (rgb0, depth))
         return rgb0, depth
 
@@ -379,17 +379,6 @@ class STraG(video.Coded):
 
 GIVEN = ("first", "depth0", "depth_latents", "appearance")
 REBUILT = ("flow", "depth0", "intrinsics", "extrinsics")
-
-
-def depth_picture(depth: Array) -> Array:
-    """log Z of depth [... h w] metres as a picture [... h w 3] in [-1, 1]; unknown is far."""
-    known = depth > 0
-    log = jnp.log(jnp.where(known, depth, 1.0))
-    low = jnp.min(jnp.where(known, log, jnp.inf), axis=(-2, -1), keepdims=True)
-    high = jnp.max(jnp.where(known, log, -jnp.inf), axis=(-2, -1), keepdims=True)
-    share = (log - low) / jnp.maximum(high - low, 1e-6)
-    value = jnp.where(known, 2 * share - 1, 1.0)
-    return jnp.repeat(value[..., None], 3, axis=-1)
 
 
 def grid_step(pixels: int, points: int) -> int:

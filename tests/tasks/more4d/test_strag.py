@@ -29,8 +29,12 @@ def params():
 def cached(batch, params):
     """The batch with latents in place of pixels."""
     task = tiny.make_strag()
-    encode = jax.jit(lambda p, b: (task.maps.encode(p, b["flow"]), *task._frame0(p, b)))
-    found = encode(params, batch)
+
+    def encode(params, batch):
+        values = flow_map.compand(batch["flow"].astype(jnp.float32), task.maps.gain)
+        return task.maps.vae.encode(params, values), *task._frame0(params, batch)
+
+    found = jax.jit(encode)(params, batch)
     names = ("flow_latents", "rgb0_latents", "depth_latents")
     rest = {k: x for k, x in batch.items() if k not in ("video", "flow")}
     return rest | dict(zip(names, found, strict=True))
@@ -49,7 +53,7 @@ def test_the_loss_by_its_definition(params, cached):
     rng = jax.random.split(jax.random.key(3), 3)[2]
     time, noise_key = jax.random.split(rng)
     fold = lambda x: einops.rearrange(x, "b v ... -> (b v) ...")  # noqa: E731
-    data = fold(cached["flow_latents"])
+    data = fold(task.maps.standardise(params, cached["flow_latents"]))
     t, w = flow.sample_table(time, (len(data),), shift=5.0)
     noise = jax.random.normal(noise_key, data.shape)
     s = t[:, None, None, None, None]
@@ -91,7 +95,7 @@ def test_data_prediction_counts_errors_of_the_data(params, cached):
     task = tiny.make_strag(prediction="data", time_shift=8.0)
     got, _ = loss(task, params, cached, seed=1)
     time, noise_key = jax.random.split(jax.random.split(jax.random.key(1), 3)[2])
-    data = cached["flow_latents"][0]
+    data = task.maps.standardise(params, cached["flow_latents"])[0]
     t = flow.sample_uniform(time, (2,), shift=8.0)
     noise = jax.random.normal(noise_key, data.shape)
     s = t[:, None, None, None, None]
@@ -112,11 +116,11 @@ def test_data_prediction_counts_errors_of_the_data(params, cached):
 
 def test_depth_is_relative_log_and_far_where_unknown():
     depth = jnp.array([[[0.5, 1.0], [2.0, 0.0]]])
-    picture = strag.depth_picture(depth)[0]
+    picture = flow_map.depth_picture(depth)[0]
     np.testing.assert_allclose(picture[..., 0], [[-1, 0], [1, 1]], atol=1e-6)
     np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
-    np.testing.assert_allclose(strag.depth_picture(3 * depth)[0], picture, atol=1e-6)
-    flat = strag.depth_picture(jnp.full((1, 2, 2), 0.7))
+    np.testing.assert_allclose(flow_map.depth_picture(3 * depth)[0], picture, atol=1e-6)
+    flat = flow_map.depth_picture(jnp.full((1, 2, 2), 0.7))
     assert np.isfinite(flat).all()
 
 
