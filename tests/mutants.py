@@ -888,6 +888,20 @@ DATA = [
             'encode(records.decode(values["video"])) for c in CLIPS',
             "test_batches_carry_what_was_encoded",
         ),
+        (
+            "cache",
+            "latents of flow of another gain are read",
+            "        if self.gain != gain:",
+            "        if self.gain == -gain:",
+            "test_latents_of_flow_are_of_its_companded_maps_with_the_tasks_gain",
+        ),
+        (
+            "cache",
+            "flow is encoded as it is, not companded",
+            'flow_map.compand(fields["flow"].astype(np.float32), gain)',
+            'fields["flow"].astype(np.float32)',
+            "test_latents_of_flow_are_of_its_companded_maps_with_the_tasks_gain",
+        ),
     ),
     *of(
         "syncmv4d_jax/data/transforms.py",
@@ -3685,6 +3699,13 @@ MORE4D = [
         "tests/tasks/more4d/test_strag.py",
         (
             "strag",
+            "cached latents of flow are taken as they are",
+            'latents = self.maps.standardise(params, batch["flow_latents"].astype(jnp.float32))',
+            'latents = batch["flow_latents"].astype(jnp.float32)',
+            "test_the_loss_by_its_definition",
+        ),
+        (
+            "strag",
             "unknown depth is near",
             "value = jnp.where(known, 2 * share - 1, 1.0)",
             "value = jnp.where(known, 2 * share - 1, -1.0)",
@@ -3701,6 +3722,13 @@ MORE4D = [
     *of(
         "syncmv4d_jax/tasks/more4d/vism.py",
         "tests/tasks/more4d/test_vism.py",
+        (
+            "vism",
+            "cached latents are another view's than the target",
+            'data = pick(batch["video_latents"].astype(jnp.float32)[:, :, :latent])[:, 0]',
+            'data = pick(batch["video_latents"][:, ::-1, :latent])[:, 0]',
+            "test_cached_latents_stand_for_the_pixels_of_the_target",
+        ),
         (
             "vism",
             "the drawn points' latents are not added to what the network says",

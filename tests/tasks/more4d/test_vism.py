@@ -172,6 +172,17 @@ def test_sampling_of_a_clip_and_of_one_frame(params, batch):
     assert np.abs(blind - out.latents).max() > 1e-4
 
 
+def test_cached_latents_stand_for_the_pixels_of_the_target(params, batch):
+    task = tiny.make_vism()
+    video = jnp.asarray(batch["video"]).astype(jnp.float32) / 127.5 - 1
+    latents = jax.jit(task.generator.vae.encode)(params, video)
+    wanted = loss(task, params, batch, seed=4)[0]
+    got = loss(task, params, batch | {"video_latents": latents}, seed=4)[0]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    other = loss(task, params, batch | {"video_latents": latents + 1}, seed=4)[0]
+    assert abs(other - wanted) > 1e-2
+
+
 def test_a_residual_network_that_says_nothing_gives_the_points(params, batch):
     """Its loss is then the points' squared error, its sample their latents, guided or not."""
     task = tiny.make_vism(prediction="data", residual=True, guidance=2.0, sampler="euler")
