@@ -12,7 +12,6 @@ import pytest
 from syncmv4d_jax import flow, tree
 from syncmv4d_jax.geometry import cameras, flow_map
 from syncmv4d_jax.tasks import base
-from syncmv4d_jax.tasks.more4d import strag
 
 
 @pytest.fixture(scope="module")
