@@ -342,7 +342,8 @@ class Examples:
         result: dict[str, np.ndarray] = {}
         if self.latents and self.cache:
             values = self.cache.view(window, view)
-            more = ("tracking_latents", "hoi_mask") if self.wanted.tracking else ()
+            more: tuple[str, ...] = ()
+            more += ("tracking_latents", "hoi_mask") if self.wanted.tracking else ()
             more += ("flow_latents", "depth_latents") if self.flows else ()
             for key in ("video_latents", "motion_latents", *more):
                 if key in values:
