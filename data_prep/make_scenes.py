@@ -53,7 +53,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--size", type=size, default=(120, 160), help="height x width of the videos, 120x160")
     add(
         "--cameras",
-        choices=("all", "three", "3", "6", "9"),
+        choices=("all", "three", "1", "3", "6", "9"),
         default="all",
         help="all twelve, three that are the same in all scenes, or so many drawn for each scene",
     )

@@ -1,6 +1,7 @@
 """MoRe4D's embedded demo from nothing to a page: `make demo-more4d`.
 
     scenes with cameras that move -> records with flow -> autoencoder, text -> cache
+    more scenes, of one camera each, for STraG: motion is a scene's -> records, cache
     -> flow statistics -> flow codec -> ViSM -> STraG
     -> what ViSM makes of true points, STraG's samples seen by their own cameras and along an orbit
     -> an evaluation of each -> page
@@ -53,19 +54,24 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     out = args.out.resolve()
     data, parts, kept = out / "data", out / "weights", out / "records"
     cache, stats = out / "cache", out / "flow_stats.safetensors"
-    train, test = (2, 2) if args.short else (120, 16)
+    single = out / "single"
+    train, test, more = (2, 2, 2) if args.short else (120, 16, 500)
+    moving = ["--paths", ",".join(PATHS)]
     result: list[tuple[str, list]] = [
         (
             "embedded scenes, with a camera that moves",
             ["data_prep/make_scenes.py", "--out", data, "--scenes", train, "--test-scenes", test,
-             "--cameras", 3, "--drawn", 8, "--paths", ",".join(PATHS)],
+             "--cameras", 3, "--drawn", 8, *moving],
+        ),
+        ("records with the flow of frame 0's pixels", prepared(data, kept, *moving)),
+        (
+            "more scenes, of one camera each",
+            ["data_prep/make_scenes.py", "--out", single, "--scenes", more, "--test-scenes", test,
+             "--cameras", 1, "--drawn", 8],
         ),
         (
-            "records with the flow of frame 0's pixels",
-            ["data_prep/prepare_taco.py", "--taco", data / "taco", "--mano", data / "mano",
-             "--out", kept, "--size", SIZE, "--frames", 13, "--points", 256, "--val", 0,
-             "--with", "flow", "--paths", ",".join(PATHS), "--surfaces", "test",
-             "--heldout-triplets", data / "heldout_triplets.txt"],
+            "records of them",
+            prepared(single, single / "records", "--clusters", 1, "--cameras", "first"),
         ),
         ("a small text encoder", ["data_prep/make_text_encoder.py", "--out", parts]),
     ]  # fmt: skip
@@ -76,8 +82,11 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     result += [
         (
             "latents of videos and of flow, features of texts",
-            ["data_prep/cache_latents.py", "--data", kept, "--weights", parts, "--out", cache,
-             "--size", SIZE, "--text-length", 48, "--flow", GAIN],
+            cached(kept, cache, parts),
+        ),
+        (
+            "the same of the scenes of one camera",
+            cached(single / "records", single / "cache", parts),
         ),
         (
             "statistics of the flow's latents",
@@ -101,8 +110,10 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     views = [*main, "--config=configs/vism.py:demo", *common, *texts, every]
     own, along = [*views, f"--workdir={vism}"], [*views, f"--workdir={chain}",
                                                  f"--config.weights.dit={exported}"]  # fmt: skip
+    alone = [f"--config.data.records={single / 'records' / SIZE}", "--config.task.views=1",
+             f"--config.data.cache={single / 'cache' / SIZE}"]  # fmt: skip
     strag = [*main, "--config=configs/strag.py:demo", f"--workdir={out}", *common, *texts, *flow,
-             f"--config.weights.codec={codec / 'weights.safetensors'}"]  # fmt: skip
+             f"--config.weights.codec={codec / 'weights.safetensors'}", *alone]  # fmt: skip
     sample, evaluate = "--config.mode=sample", "--config.mode=evaluate"
     return result + [
         ("the flow's decoder", [*decoder, *steps]),
@@ -121,10 +132,24 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     ]  # fmt: skip
 
 
-RUNS = (  # folder, what it is
-    ("vism", "ViSM on true points of one view"),
-    ("", "STraG, and ViSM on its points from their own camera"),
-    ("chain", "ViSM on STraG's points, along an orbit"),
+def prepared(scenes: Path, records: Path, *told: Any) -> list:
+    """Records with flow of scenes."""
+    return ["data_prep/prepare_taco.py", "--taco", scenes / "taco", "--mano", scenes / "mano",
+            "--out", records, "--size", SIZE, "--frames", 13, "--points", 256, "--val", 0,
+            "--with", "flow", "--surfaces", "test", *told,
+            "--heldout-triplets", scenes / "heldout_triplets.txt"]  # fmt: skip
+
+
+def cached(records: Path, cache: Path, weights: Path) -> list:
+    """Latents and text features of records."""
+    return ["data_prep/cache_latents.py", "--data", records, "--weights", weights, "--out", cache,
+            "--size", SIZE, "--text-length", 48, "--flow", GAIN]  # fmt: skip
+
+
+RUNS = (  # folder, its records, what it is
+    ("vism", "records", "ViSM on true points of one view"),
+    ("", "single/records", "STraG, and ViSM on its points from their own camera"),
+    ("chain", "records", "ViSM on STraG's points, along an orbit"),
 )
 STYLE = (
     "body{font:14px sans-serif;max-width:1250px;margin:auto}figure{display:inline-block;margin:4px}"
@@ -137,10 +162,10 @@ HEAD = f"<!doctype html><meta charset=utf-8><title>MoRe4D</title><style>{STYLE}<
 def page(out: Path) -> Path:
     """Writes out/more4d.html: of every run its bars and rows, and each video's points, holes,
     result and truth, side by side."""
-    reader = records.Reader(out / "records" / SIZE, "test")
-    windows = {window.id: window for window in reader.windows}
     parts = [HEAD, "<h1>One image to 4D, and any camera</h1>"]
-    for folder, title in RUNS:
+    for folder, kept, title in RUNS:
+        reader = records.Reader(out / kept / SIZE, "test")
+        windows = {window.id: window for window in reader.windows}
         parts.append(f"<h2>{html.escape(title)}</h2>")
         evaluated = out / folder / "eval.json"
         if evaluated.is_file():

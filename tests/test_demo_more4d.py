@@ -83,7 +83,8 @@ def write_sample(path, **meta):
 
 
 def test_the_page_has_points_holes_result_and_truth(tmp_path):
-    write_records(tmp_path / "records" / demo.SIZE)
+    for kept in ("records", "single/records"):
+        write_records(tmp_path / kept / demo.SIZE)
     write_sample(tmp_path / "samples/a-0_path", camera_path="orbit", source="a-0")
     write_sample(tmp_path / "vism/samples/a-0")
     plain = {"video": np.zeros((1, 5, 16, 24, 3))}
@@ -95,7 +96,8 @@ def test_the_page_has_points_holes_result_and_truth(tmp_path):
 
 
 def test_the_page_says_of_every_bar_whether_it_is_met(tmp_path):
-    write_records(tmp_path / "records" / demo.SIZE)
+    for kept in ("records", "single/records"):
+        write_records(tmp_path / kept / demo.SIZE)
     one = {"wanted": "<= 2", "value": 1.0, "se": 0.1, "n": 16, "clusters": 8}
     checks = [
         one | {"name": "S4", "passed": True, "why_not": ""},

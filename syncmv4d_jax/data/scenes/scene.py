@@ -116,16 +116,18 @@ def specify(index: int, *, seed: int, held_out: bool, course: int | None = None)
 
 def draw_cameras(spec: Spec, count: int, *, seed: int) -> tuple[str, ...]:
     """Draws `count` cameras of the rig for a scene, as many on its left, in its middle, on its
-    right; the courses of one first frame have the same.
+    right, or one of all; the courses of one first frame have the same.
 
     Raises:
-      ValueError: not a multiple of three up to twelve.
+      ValueError: neither one nor a multiple of three up to twelve.
     """
-    if count not in range(3, len(RIG) + 1, 3):
-        raise ValueError(f"cameras: wanted 3, 6, 9 or 12, got {count}")
+    if count not in (1, *range(3, len(RIG) + 1, 3)):
+        raise ValueError(f"cameras: wanted 1, 3, 6, 9 or 12, got {count}")
     rng = np.random.default_rng([seed, spec.held_out, int(spec.sequence_id.split("_")[1]), 12])
     poses = np.stack([camera.extrinsics for camera in rig((48, 64)).values()])
     clusters, names = transforms.view_clusters(poses, 3), np.array(list(RIG))
+    if count == 1:
+        return (str(rng.choice(names)),)
     drawn = [rng.choice(names[clusters == c], count // 3, replace=False) for c in range(3)]
     return tuple(str(name) for name in np.concatenate(drawn))
 

@@ -244,7 +244,10 @@ def test_cameras_are_drawn_from_all_parts_of_the_rig():
         assert len(set(names)) == 6
         where = cameras.camera_centre(np.stack([rig[name].extrinsics for name in names]))[:, 0]
         assert where[:2].min() > where[2:4].max() and where[2:4].min() > where[4:].max()
-    with pytest.raises(ValueError, match="wanted 3, 6, 9 or 12, got 4"):
+    alone = [scenes.draw_cameras(spec, 1, seed=seed) for seed in range(200)]
+    assert {len(names) for names in alone} == {1}
+    assert set(itertools.chain(*alone)) == set(scenes.RIG)
+    with pytest.raises(ValueError, match="wanted 1, 3, 6, 9 or 12, got 4"):
         scenes.draw_cameras(spec, 4, seed=0)
 
 
