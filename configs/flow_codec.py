@@ -40,12 +40,14 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "demo":
         base = demo.get_config()
         config.task.codec, config.task.vae = dict(DEMO), base.task.vae.to_dict()
-        for key in ("size", "frames", "views"):
-            config.task[key] = base.task[key]
-        config.task.vae_chunk, config.task.vae_batch = 0, 3
+        config.task.size, config.task.frames = base.task.size, base.task.frames
+        config.task.vae_chunk, config.task.views = 0, 1
         config.data.cameras = "fixed"
-        config.optim = sections.optim(learning_rate=1e-3, warmup=100, clip=1.0, ema=0.99)
-        config.train.steps, config.train.batch_size = 1000, 1
+        config.optim = sections.optim(
+            learning_rate=2e-3, warmup=100, clip=1.0, ema=0.99, schedule="cosine",
+            final_fraction=0.02,
+        )  # fmt: skip
+        config.train.steps, config.train.batch_size = 3000, 4
     if variant == "debug":
         config.task.codec = dict(DEBUG)
         config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=8)

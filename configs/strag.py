@@ -13,7 +13,7 @@ rank 128, the patch embedding and the motion module. `--config.mode=sample` samp
         --config.weights.flow_decoder=out/flow_codec/weights.safetensors
 
 (docs/more4d.md: depth files, what is written, camera paths.) `:demo` has the sizes of
-configs/demo.py and may start as one view of its MJD; `:debug` is tiny.
+configs/demo.py, one view, and may start as that of its MJD; `:debug` is tiny.
 """
 
 import ml_collections
@@ -61,6 +61,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         adapters(config)
     if variant == "demo":
         small(config)
+        config.task.views, config.train.batch_size, config.train.steps = 1, 16, 800
         config.task.points, config.task.codec = 256, dict(flow_codec.DEMO)
         config.task.perception = {**LATENTS, "channels": 48, "width": 64}
     if variant == "debug":

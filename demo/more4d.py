@@ -104,27 +104,30 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     few = ["--config.sample.count=1"] if args.short else []
     main = ["-m", "syncmv4d_jax.main"]
     exported = vism / "weights.safetensors"
-    decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}", *common, *flow,
-               texts[0]]  # fmt: skip
+    decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}", *common, *flow]
     every = f"--config.task.views={3 + len(PATHS)}"  # the cameras that move are views
     views = [*main, "--config=configs/vism.py:demo", *common, *texts, every]
     own, along = [*views, f"--workdir={vism}"], [*views, f"--workdir={chain}",
                                                  f"--config.weights.dit={exported}"]  # fmt: skip
-    alone = [f"--config.data.records={single / 'records' / SIZE}", "--config.task.views=1",
+    alone = [f"--config.data.records={single / 'records' / SIZE}",
              f"--config.data.cache={single / 'cache' / SIZE}"]  # fmt: skip
-    strag = [*main, "--config=configs/strag.py:demo", f"--workdir={out}", *common, *texts, *flow,
-             f"--config.weights.codec={codec / 'weights.safetensors'}", *alone]  # fmt: skip
+    told = [*main, "--config=configs/strag.py:demo", *common, *texts, *flow,
+            f"--config.weights.codec={codec / 'weights.safetensors'}"]  # fmt: skip
+    strag, made = [*told, f"--workdir={out}", *alone], out / "weights.safetensors"
+    three = [*told, f"--workdir={out / 'three'}", "--config.task.views=3",
+             *(f"--config.weights.{part}={made}" for part in ("dit", "perception"))]  # fmt: skip
     sample, evaluate = "--config.mode=sample", "--config.mode=evaluate"
     return result + [
-        ("the flow's decoder", [*decoder, *steps]),
+        ("the flow's decoder", [*decoder, *steps, *alone]),
         ("ViSM", [*own, *steps, *start]),
         ("STraG", [*strag, *steps, *start]),
         ("what ViSM makes of true points", [*own, sample, *few]),
         ("STraG's samples, seen by their own camera",
          [*strag, sample, *few, "--config.sample.camera_path=static",
           f"--config.sample.synthesis={exported}"]),
-        ("the same along an orbit",
-         [*along, sample, f"--config.sample.sources={out / 'samples'}",
+        ("STraG's samples of three cameras", [*three, sample, *few]),
+        ("ViSM on these, along an orbit",
+         [*along, sample, f"--config.sample.sources={out / 'three' / 'samples'}",
           "--config.sample.camera_path=record:orbit"]),
         ("evaluation of ViSM", [*own, evaluate]),
         ("evaluation of STraG, and of both", [*strag, evaluate]),

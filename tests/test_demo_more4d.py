@@ -25,7 +25,7 @@ def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
         if hasattr(module, "parse"):
             assert module.parse([str(word) for word in words])
     runs = [[str(word) for word in command] for _, command in stages if command[0] == "-m"]
-    assert len(runs) == 9 and not [x for run in runs for x in configuration.unknown_keys(run)]
+    assert len(runs) == 10 and not [x for run in runs for x in configuration.unknown_keys(run)]
     named = {re.search(r"configs/(\w+)", word).group(1) for run in runs for word in run
              if "--config=" in word}  # fmt: skip
     assert named == {"flow_codec", "vism", "strag"}
