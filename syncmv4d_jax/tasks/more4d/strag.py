@@ -322,11 +322,14 @@ class STraG(video.Coded):
         own = dataclasses.replace(self, generator=conditional.ahead(self.generator))
         shapes = jax.eval_shape(own.init, jax.random.key(0))
         parts = tuple(part for part in ("dit", "perception", "lora") if part in shapes)
-        program = functools.partial(base.Program, own, parts)
+        program = functools.partial(base.Program, own)
         work = functools.partial(own.generator.work, views=self.options.views)
         return {
-            "train_step": program(None, own._batch, functools.partial(work, training=True)),
+            "train_step": program(
+                (*parts, "flow_stats"), None, own._batch, functools.partial(work, training=True)
+            ),
             "sample_step": program(
+                parts,
                 functools.partial(conditional.sample_run, own.generator),
                 own._step_inputs,
                 functools.partial(work, training=False),

@@ -39,5 +39,5 @@ def test_the_flow_codec_has_a_training_step():
     task = assembly.task(flow_codec.get_config("demo"))
     (program,) = base.serves(task, base.Planned, "plan").programs().values()
     (batch,) = program.inputs(2)
-    assert batch["flow"].shape == (2, 3, 13, 64, 96, 3)
+    assert batch["flow"].shape == (2, 1, 13, 64, 96, 3)
     assert sum(program.work().flops.values()) > 1e9
