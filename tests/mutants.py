@@ -3580,6 +3580,13 @@ MORE4D = [
         "syncmv4d_jax/geometry/flow_map.py",
         "tests/geometry/test_flow_map.py",
         (
+            "flow_map",
+            "unknown depth is near",
+            "value = xp.where(known, 2 * share - 1, 1.0)",
+            "value = xp.where(known, 2 * share - 1, -1.0)",
+            "test_depth_is_relative_log_and_far_where_unknown",
+        ),
+        (
             "flow",
             "a pixel's way is in parts of the image's width in both axes",
             "a_y = camera.intrinsics[..., 1, 1] / height",
@@ -3703,13 +3710,6 @@ MORE4D = [
             'latents = self.maps.standardise(params, batch["flow_latents"].astype(jnp.float32))',
             'latents = batch["flow_latents"].astype(jnp.float32)',
             "test_the_loss_by_its_definition",
-        ),
-        (
-            "strag",
-            "unknown depth is near",
-            "value = jnp.where(known, 2 * share - 1, 1.0)",
-            "value = jnp.where(known, 2 * share - 1, -1.0)",
-            "test_depth_is_relative_log_and_far_where_unknown",
         ),
         (
             "strag",

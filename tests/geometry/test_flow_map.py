@@ -80,3 +80,13 @@ def test_the_gain_fits_what_moves():
     valid = np.ones((1, 4, 5), bool)
     assert flow_map.gain(flow, valid) == pytest.approx(8.0)
     assert flow_map.gain(flow, ~valid) == 1.0
+
+
+def test_depth_is_relative_log_and_far_where_unknown():
+    depth = jnp.array([[[0.5, 1.0], [2.0, 0.0]]])
+    picture = flow_map.depth_picture(depth)[0]
+    np.testing.assert_allclose(picture[..., 0], [[-1, 0], [1, 1]], atol=1e-6)
+    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
+    np.testing.assert_allclose(flow_map.depth_picture(3 * depth)[0], picture, atol=1e-6)
+    flat = flow_map.depth_picture(jnp.full((1, 2, 2), 0.7))
+    assert np.isfinite(flat).all()

@@ -113,16 +113,6 @@ def test_data_prediction_counts_errors_of_the_data(params, cached):
     np.testing.assert_allclose(got, jnp.mean(jnp.square(clean - data)[:, 1:]), rtol=1e-3)
 
 
-def test_depth_is_relative_log_and_far_where_unknown():
-    depth = jnp.array([[[0.5, 1.0], [2.0, 0.0]]])
-    picture = flow_map.depth_picture(depth)[0]
-    np.testing.assert_allclose(picture[..., 0], [[-1, 0], [1, 1]], atol=1e-6)
-    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
-    np.testing.assert_allclose(flow_map.depth_picture(3 * depth)[0], picture, atol=1e-6)
-    flat = flow_map.depth_picture(jnp.full((1, 2, 2), 0.7))
-    assert np.isfinite(flat).all()
-
-
 @pytest.mark.slow
 def test_ablations_leave_out_what_they_name(params, cached):
     full = loss(tiny.make_strag(), params, cached)[0]
