@@ -64,9 +64,10 @@ def functions(loop: loops.Loop) -> dict[str, tuple[Callable, tuple]]:
     anchors = (shape(v, o.points, 2), jax.ShapeDtypeStruct((1, v, o.points), bool))
     text, motion = shape(loop.mjd_config.text_len, loop.mjd_config.text_dim), loop.motion
 
-    def denoise(params, x, t, text):
+    def denoise(params, x, t, text, intrinsics, extrinsics):
         model = module.bind(mjd.MJD, loop.mjd_config, params["dit"])
-        return model(mjd.Inputs(x, x, t, x), mjd.Text(text))
+        own = mjd.Inputs(x, x, t, x, intrinsics=intrinsics, extrinsics=extrinsics)
+        return model(own, mjd.Text(text))
 
     def context(anchors, valid, intrinsics, extrinsics):
         return {
@@ -88,7 +89,7 @@ def functions(loop: loops.Loop) -> dict[str, tuple[Callable, tuple]]:
     warped = jax.eval_shape(lambda *x: warp(None, *x), frame0, scale, *rest)
     pseudo = shape(v, o.frames, *motion.maps.size, 3)
     return {
-        "mjd": (denoise, (latents, shape(), text)),
+        "mjd": (denoise, (latents, shape(), text, *cameras)),
         "encode": (motion.maps.encode, (pseudo,)),
         "decode": (motion.maps.decode, (latents,)),
         "match": (match, (pseudo, scale, *rest)),

@@ -95,8 +95,10 @@ def content(path: str | Path) -> str:
     """Returns a short hash of a file's bytes, or of a folder's names and their files' bytes.
 
     Of a file beyond WHOLE bytes, a video mostly, its length and three pieces count; of JSON, as an
-    index is, every byte. "" where nothing is.
+    index is, every byte. "" where nothing is, and of "".
     """
+    if not str(path):  # not the working directory
+        return ""
     path = Path(path)
     if path.is_dir():
         found = (p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith("."))

@@ -2494,6 +2494,13 @@ AGAIN = [
         "tests/test_recipe.py",
         (
             "again",
+            "the working directory is what no path names",
+            "    if not str(path):  # not the working directory",
+            "    if path is None:",
+            "test_content_is_of_bytes_and_names",
+        ),
+        (
+            "again",
             "keys that only one recipe has are no difference",
             "        if key not in before or key not in after or before[key] != after[key]",
             "        if key in before and key in after and before[key] != after[key]",

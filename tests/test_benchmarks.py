@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from demo import make as demo
 from syncmv4d_jax.models.wan import umt5
+from syncmv4d_jax.tasks import syncmv4d
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -51,6 +53,15 @@ def test_the_runner_names_scripts_that_exist_and_reads_their_lines(load, capsys,
 def test_what_preparation_is_timed_by_is_there(load):
     missing = [name for _, owner, name in load("data").WATCHED if not hasattr(owner, name)]
     assert not missing
+
+
+def test_the_parts_of_a_cycle_have_shapes(load):
+    cycle = load("cycle")
+    task = syncmv4d.make(cycle.load("configs/demo.py"))
+    parts, params = cycle.functions(task.loop), jax.eval_shape(task.init, jax.random.key(0))
+    found = {name: jax.eval_shape(run, params, *shapes) for name, (run, shapes) in parts.items()}
+    assert found["mjd"].velocity.shape == (1, *task.loop.latent_shape)
+    assert found["match"].shape == (1, 3, 13, 256, 3) == found["paint"].shape[:3] + (256, 3)
 
 
 def test_interleaved_times_take_turns(load):

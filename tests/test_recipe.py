@@ -63,6 +63,8 @@ def test_content_is_of_bytes_and_names(tmp_path, monkeypatch):
     (tmp_path / "a/.hidden").write_bytes(b"1")
     assert recipe.content(tmp_path / "a") == first
     assert recipe.content(tmp_path / "none") == ""
+    monkeypatch.chdir(tmp_path / "a")
+    assert recipe.content("") == "" != recipe.content(".")
     (tmp_path / "a/x").rename(tmp_path / "a/y")
     assert recipe.content(tmp_path / "a") != first
     monkeypatch.setattr(recipe, "WHOLE", 30)
