@@ -3501,6 +3501,13 @@ CONTROL = [
         "syncmv4d_jax/metrics/hoi.py",
         "tests/metrics/test_hoi.py",
         (
+            "hoi",
+            "a run that follows is not asked whether it beats what stands still",
+            "return [found[0], beaten, *found[1:]]",
+            "return found",
+            "test_a_run_is_judged_by_the_bars_that_need_no_other",
+        ),
+        (
             "H9",
             "the whole frame is scored as hands and objects",
             "error = pred[v, n][here].astype(np.float64) - true[v, n][here]",

@@ -280,6 +280,26 @@ def bars(scores: Scores, layouts: Mapping[str, str]) -> list[dict[str, Any]]:
     return found
 
 
+def checks(
+    table: Mapping[str, Any], clusters: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The bars that one run has by itself, as `summary.checks` has them: B1, B2 above the trivial
+    rows, B3, B6; the others compare runs (`bars`)."""
+    own = (bar for bar in BARS if bar.row == MODEL and not bar.other and bar.must)
+    found = [
+        summary.bound(
+            table["model"],
+            bar.metric,
+            -np.inf if bar.least is None else bar.least,
+            np.inf if bar.most is None else bar.most,
+            code=f"{bar.name} ",
+        )
+        for bar in own
+    ]
+    beaten = summary.beats(table, "model", TRIVIAL, "psnr_moving", clusters, code="B2 ")
+    return [found[0], beaten, *found[1:]]
+
+
 def _passed(bar: Bar, value: float | None, se: float | None) -> bool | None:
     if value is None:
         return None

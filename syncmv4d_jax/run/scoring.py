@@ -19,7 +19,7 @@ import numpy as np
 
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import surfaces
-from syncmv4d_jax.metrics import flow3d, novel_views, priors, scene, summary
+from syncmv4d_jax.metrics import flow3d, hoi, novel_views, priors, scene, summary
 from syncmv4d_jax.results import samples
 from syncmv4d_jax.run import assembly, sections
 from syncmv4d_jax.run import truth as truths
@@ -174,6 +174,8 @@ def checks(
     cells = table.get("model", {})
     flows, views = "flow_epe_mm" in cells, novel_views.has_views(cells)
     found = flow3d.checks(table, clusters) if flows else []
-    if not flows and ("psnr" in cells or not views):  # videos, and tracks that views share
+    if "follow" in cells and "error_mm" not in cells:  # a video that follows, without tracks
+        found = hoi.checks(table, clusters)
+    elif not flows and ("psnr" in cells or not views):  # videos, and tracks that views share
         found = summary.checks(table, clusters)
     return found + (novel_views.checks(table, clusters) if views else [])

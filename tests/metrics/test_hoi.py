@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from syncmv4d_jax.metrics import frames, hoi, tables
+from syncmv4d_jax.metrics import frames, hoi, summary, tables
 
 
 def clip(seed=0, shift=0.0, n=12, size=(64, 96)):
@@ -189,3 +189,25 @@ def test_published_numbers(table):
         16.0, 14.5, 13.1, 9.6, 18.44, 0.37, 0.5957, 0.91, 22.76, 0.75, 0.2054, 22.09, 0.80, 0.199,
     }  # fmt: skip
     assert values <= published
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [({}, []), ({"follow": 0.7}, ["B1"]), ({"psnr_moving": 19.0}, ["B2"]),
+     ({"swap_margin": 0.2}, ["B3"]), ({"grid_index": 1.3}, ["B6"])],
+)  # fmt: skip
+def test_a_run_is_judged_by_the_bars_that_need_no_other(change, failed):
+    scenes = {f"s{i}": f"t{i % 8}" for i in range(16)}
+    cells = {"follow": 0.9, "psnr_moving": 25.0, "swap_margin": 0.4, "grid_index": 1.0} | change
+    rows = {"model": cells} | {row: {"psnr_moving": 20.0} for row in hoi.TRIVIAL}
+    table = {
+        row: {
+            metric: summary.mean(values, scenes) | {"per_sample": values}
+            for metric, x in own.items()
+            for values in [{s: x + 0.01 * i for i, s in enumerate(scenes)}]
+        }
+        for row, own in rows.items()
+    }
+    found = hoi.checks(table, scenes)
+    assert [check["name"].split()[0] for check in found] == ["B1", "B2", "B3", "B6"]
+    assert [check["name"].split()[0] for check in found if not check["passed"]] == failed

@@ -218,9 +218,10 @@ def test_a_task_s_weights_are_read_for_its_rebuilt_truth_alone(tmp_path, monkeyp
 
 
 def test_criteria_are_of_the_metrics_that_there_are():
-    cell = {"value": 1.0, "n": 1, "per_sample": {"a": 1.0}}
+    cell = {"value": 1.0, "se": None, "n": 1, "clusters": 1, "per_sample": {"a": 1.0}}
     told = {
         (): "PSNR moving", ("psnr",): "PSNR moving", ("flow_epe_mm", "error_mm"): "S4",
+        ("psnr", "follow"): "B3 Swap", ("psnr", "follow", "error_mm"): "Temporal corr.",
         ("psnr_view",): "V1", ("psnr", "psnr_view_path"): "V4", ("flow_epe_mm", "psnr_view"): "C1",
     }  # fmt: skip
     for metrics, wanted in told.items():
@@ -228,4 +229,5 @@ def test_criteria_are_of_the_metrics_that_there_are():
         names = " ".join(check["name"] for check in found)
         assert wanted in names
         assert ("PSNR moving" in names) == ("psnr" in metrics or not metrics)
+        assert ("B1" in names) == (metrics == ("psnr", "follow"))
         assert ("E1" in names) == any("view" in metric for metric in metrics)
