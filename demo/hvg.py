@@ -128,7 +128,7 @@ def run(
     ]  # fmt: skip
     if not row:
         started = SHIPPED / "model.safetensors"  # the backbone: one view of the demo's MJD
-        if started.is_file():
+        if started.is_file() and not variant:
             told += [f"--config.weights.{part}={started}" for part in ("dit", "prior")]
         return [*told, f"--workdir={folder}"]
     own = {"dit": out / "video", "prior": out / "video"}
