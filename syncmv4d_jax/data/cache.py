@@ -83,12 +83,15 @@ def run(
       StaleCache: `out` was made of other records or weights.
       recipe.Held: another process fills this part.
       records.CorruptRecord: a damaged record; of a pipeline what its workers could not encode.
-      ValueError: appearance without latents, or by a pipeline; a gain for records without flow.
+      ValueError: appearance without latents, or by a pipeline; a gain without latents, or for
+        records without flow.
     """
     if appearance is not None and encode_video is None:
         raise ValueError("cache: appearance is kept beside latents, wanted both or texts only")
     if appearance is not None and beam is not None:
         raise ValueError("cache: appearance is encoded by this process, not by a pipeline")
+    if gain is not None and encode_video is None:
+        raise ValueError("cache: latents of flow are kept beside latents, not beside texts only")
     reader = records.Reader(data, size=size)
     if gain is not None and "flow" not in reader.settings.get("fields", ()):
         raise ValueError(f"{reader.root}: has no flow to cache: prepare it with --with flow")

@@ -121,6 +121,8 @@ def test_latents_of_flow_are_of_its_companded_maps_with_the_tasks_gain(tmp_path)
     fake_records.write(tmp_path / "plain")
     with pytest.raises(ValueError, match="has no flow to cache"):
         make(tmp_path / "plain", tmp_path / "other", gain=8.0)
+    with pytest.raises(ValueError, match="flow are kept beside latents"):
+        make(root, tmp_path / "texts", gain=8.0, encode_video=None)
 
 
 def test_a_stopped_run_continues_and_gives_the_same(root, tmp_path):
