@@ -127,10 +127,8 @@ def run(
         f"--config.weights.vae={out / 'weights'}", f"--config.text.weights={out / 'weights'}",
     ]  # fmt: skip
     if not row:
-        started = SHIPPED / "model.safetensors"  # the backbone: one view of the demo's MJD
-        if started.is_file() and not variant:
-            told += [f"--config.weights.{part}={started}" for part in ("dit", "prior")]
-        return [*told, f"--workdir={folder}"]
+        start = [] if variant else shipped.flags("dit", "prior")  # one view of the demo's MJD
+        return [*told, *start, f"--workdir={folder}"]
     own = {"dit": out / "video", "prior": out / "video"}
     own |= dict.fromkeys(("control", "points"), (control or out) / "control")
     told += [f"--config.weights.{part}={file}.safetensors" for part, file in own.items()]

@@ -91,7 +91,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         (
             "statistics of the flow's latents",
             ["data_prep/measure_flow.py", "--records", kept / SIZE, "--weights", parts,
-             "--out", stats, "--clips", 4 if args.short else 60],
+             "--out", stats, "--clips", 4 if args.short else 60, "--gain", GAIN],
         ),
     ]  # fmt: skip
     codec, vism, chain = (out / name for name in ("flow_codec", "vism", "chain"))
@@ -99,8 +99,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     texts = [f"--config.data.cache={cache / SIZE}", f"--config.text.weights={parts}"]
     flow = [f"--config.weights.flow_stats={stats}"]
     steps = ["--config.train.steps=2"] if args.short else []
-    begun = SHIPPED / "model.safetensors"
-    start = [f"--config.weights.dit={begun}"] if begun.is_file() else []
+    start = shipped.flags("dit")
     few = ["--config.sample.count=1"] if args.short else []
     main = ["-m", "syncmv4d_jax.main"]
     exported = vism / "weights.safetensors"

@@ -16,3 +16,9 @@ def unpack(weights: Path, folder: Path = FOLDER) -> None:
         config, params = store.load("vae", folder, dtype=np.float32)
         source = {"by": "demo/weights"}
         store.save("vae", config, params, weights, source=source, dtype=np.float32)
+
+
+def flags(*parts: str) -> list[str]:
+    """What a run is told to start these parts from the shipped weights; [] where there are none."""
+    file = FOLDER / "model.safetensors"
+    return [f"--config.weights.{part}={file}" for part in parts] if file.is_file() else []

@@ -3739,8 +3739,8 @@ MORE4D = [
         (
             "vism",
             "cached latents are another view's than the target",
-            'data = pick(batch["video_latents"].astype(jnp.float32)[:, :, :latent])[:, 0]',
-            'data = pick(batch["video_latents"][:, ::-1, :latent])[:, 0]',
+            'data = pick(batch["video_latents"].astype(jnp.float32))[:, 0, : render.shape[1]]',
+            'data = pick(batch["video_latents"][:, ::-1])[:, 0, : render.shape[1]]',
             "test_cached_latents_stand_for_the_pixels_of_the_target",
         ),
         (

@@ -40,6 +40,7 @@ def test_the_records_have_what_the_configurations_want(tmp_path):
         assert "x".join(map(str, task.size)) == flags["--size"]
         assert task.frames == int(flags["--frames"])
         assert task.get("points", 0) <= int(flags["--points"])
+        assert task.get("gain", demo.GAIN) == demo.GAIN
 
 
 def pose(x):

@@ -167,12 +167,11 @@ class ViSM(base.Grown, video.Coded):
         drawn = jax.vmap(draw)(jax.random.split(rngs[0], len(sample["flow"])), sample)
         pick = lambda x: jax.vmap(lambda a, i: a[i])(x, drawn.target)[:, None]  # noqa: E731
         encode = self.generator.vae.encode
+        render = encode(params, grey(drawn.render, drawn.covered)[:, None])[:, 0]
         if "video_latents" in batch:  # the encoder is causal
-            latent = (frames - 1) // MASK + 1
-            data = pick(batch["video_latents"].astype(jnp.float32)[:, :, :latent])[:, 0]
+            data = pick(batch["video_latents"].astype(jnp.float32))[:, 0, : render.shape[1]]
         else:
             data = encode(params, pick(sample["video"]).astype(jnp.float32) / 127.5 - 1)[:, 0]
-        render = encode(params, grey(drawn.render, drawn.covered)[:, None])[:, 0]
         data, render = (jax.lax.stop_gradient(x) for x in (data, render))
         mask = self.fold(drawn.covered[:, None])[:, 0]
         loss, scalars = self._loss(params, data, render, mask, text, drawn.same, batch, rngs[1:])
