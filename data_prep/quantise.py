@@ -1,42 +1,113 @@
-"""Weights of 8 bits for sampling: a transformer's blocks, from converted weights or an export.
+"""Weights of 8 bits for sampling: a transformer's blocks, from converted weights or exports.
 
     python data_prep/quantise.py --src /data/wan --out wan_int8.safetensors --to int8
     python -m syncmv4d_jax.main ... --config.mode=sample --config.weights.dit=wan_int8.safetensors
 
-halves what bfloat16 takes on disk and on the device; docs/speed.md says what it changes. Training
-refuses such a file. `--config.sample.precision=int8` does the same while weights are loaded.
+halves what bfloat16 takes on disk and on the device; docs/few_steps.md says what it changes.
+Training refuses such a file. `--config.sample.precision=int8` does the same while weights are
+loaded.
+
+    ... --src out/hvg/video.safetensors out/hvg/control.safetensors --part dit,control,points
+
+takes several parts, each from the first source that has it; kernels of blocks become 8 bits, all
+else is kept in bfloat16 (one part alone: as it is). What was trained beside a transformer that is
+taken too belongs to its 8 bits in the new file.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import disk, tree
 from syncmv4d_jax.models.nn import quantised
-from syncmv4d_jax.run import initial
-from syncmv4d_jax.weights import exports
+from syncmv4d_jax.run import checkpoint, initial
+from syncmv4d_jax.weights import exports, slices
+
+
+def find(part: str, sources: Sequence[str]) -> slices.Files:
+    """Opens the first source that has a part.
+
+    Raises:
+      KeyError, FileNotFoundError: none has; what the last one said.
+    """
+    for src in sources[:-1]:
+        try:
+            return initial.weights(part, src)
+        except (KeyError, FileNotFoundError):
+            continue
+    return initial.weights(part, sources[-1])
+
+
+def read(source: slices.Files, kind: str, rest: str) -> dict[str, np.ndarray]:
+    """{path: array} of a source, kernels of blocks quantised, the rest as `rest` ("": as it is)."""
+    flat = {}
+    for name, leaf in source.leaves.items():
+        x = leaf.read((slice(None),) * len(leaf.shape))
+        if quantised.chosen(name):
+            one: dict[str, Any] = {name: jnp.asarray(x)}
+            quantised.replace(one, kind)
+            flat |= {key: np.asarray(value) for key, value in one.items()}
+        else:
+            flat[name] = x.astype(jnp.dtype(rest)) if rest else x
+    return flat
+
+
+def marks(flat: dict[str, np.ndarray], parts: Sequence[str]) -> dict[str, str]:
+    """`checkpoint.part_marks` of those parts that are among {path: array}."""
+    whole = tree.unflatten(flat)
+    return checkpoint.part_marks(whole, [part for part in parts if part in whole])
+
+
+def convert(sources: Sequence[str], parts: Sequence[str], out: str, kind: str) -> None:
+    """Writes parts of sources as one file.
+
+    Raises:
+      FileNotFoundError, KeyError: a part is nowhere.
+      ValueError: a part was trained beside another one than is taken.
+    """
+    rest = "bfloat16" if len(parts) > 1 else ""
+    found = {part: find(part, sources) for part in parts}
+    flat = {}
+    for source in found.values():
+        flat |= read(source, kind, rest)
+    named = sorted({name for source in found.values() for name in source.beside})
+    made, beside = marks(flat, named), {}
+    for part in named:
+        wanted = {source.beside[part] for source in found.values() if part in source.beside}
+        if part in found:
+            own = {
+                name: jnp.asarray(leaf.read((slice(None),) * len(leaf.shape)))
+                for name, leaf in found[part].leaves.items()
+            }
+            wanted.add(marks(own, [part])[part])
+        if len(wanted) > 1:
+            raise ValueError(
+                f"{part!r}: not the one that the others were trained beside (hashes "
+                f"{', '.join(sorted(wanted))}); give the source of that one"
+            )
+        beside[part] = made.get(part, next(iter(wanted)))
+    told: dict[str, Any] = {"precision": kind, "source": ", ".join(map(str, sources))}
+    told |= {"beside": beside} if beside else {}
+    exports.write(tree.unflatten(flat), out, dtype="", metadata=told)
 
 
 def main() -> None:
     """Parses the flags and converts; a bad source ends with its message."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--src", type=disk.local, required=True, help="folder, or an exported file")
-    parser.add_argument("--out", type=disk.local, required=True, help="safetensors file to write")
-    parser.add_argument("--part", default="dit", help="of the source (dit)")
-    parser.add_argument("--to", choices=sorted(quantised.LARGEST), default="int8")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--src", type=disk.local, required=True, nargs="+", help="folders, or exported files")
+    add("--out", type=disk.local, required=True, help="safetensors file to write")
+    add("--part", default="dit", help="of the sources, several by commas (dit)")
+    add("--to", choices=sorted(quantised.LARGEST), default="int8")
     flags = parser.parse_args()
     try:
-        leaves = initial.weights(flags.part, flags.src).leaves
-        flat = {}
-        for name, leaf in leaves.items():
-            x = leaf.read((slice(None),) * len(leaf.shape))
-            one = {name: jnp.asarray(x)} if quantised.chosen(name) else {name: x}
-            quantised.replace(one, flags.to)
-            flat |= {key: np.asarray(value) for key, value in one.items()}
-        told = {"precision": flags.to, "source": str(flags.src)}
-        exports.write(tree.unflatten(flat), flags.out, metadata=told)
+        convert(flags.src, flags.part.split(","), flags.out, flags.to)
     except (ValueError, OSError, KeyError) as error:
         sys.exit(f"quantise: {error}")
 

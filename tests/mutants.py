@@ -4419,6 +4419,35 @@ FEWER_BITS = [
             "test_weights_are_quantised_as_they_are_loaded_or_from_a_file",
         ),
     ),
+    *of(
+        "data_prep/quantise.py",
+        "tests/run/test_precision.py",
+        (
+            "fewer bits",
+            "control of 8 bits still belongs to the backbone of floats",
+            "beside[part] = made.get(part, next(iter(wanted)))",
+            "beside[part] = next(iter(wanted))",
+            "test_a_branch_of_8_bits_belongs_to_its_backbone_of_8_bits",
+        ),
+        (
+            "fewer bits",
+            "control of another backbone is put beside this one",
+            "        if len(wanted) > 1:",
+            "        if False:",
+            "test_a_branch_of_8_bits_belongs_to_its_backbone_of_8_bits",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/run/assembly.py",
+        "tests/run/test_precision.py",
+        (
+            "fewer bits",
+            "a backbone is marked by its 8 bits, not by what was stored",
+            "if settings.sample.precision in quantised.LARGEST:",
+            "if False:",
+            "test_a_branch_of_8_bits_belongs_to_its_backbone_of_8_bits",
+        ),
+    ),
 ]
 
 AVERAGE_MEMORY = [

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Collection, Iterator
@@ -16,7 +17,7 @@ from syncmv4d_jax import configuration, disk, tree
 from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
-from syncmv4d_jax.models.nn import protocol
+from syncmv4d_jax.models.nn import protocol, quantised
 from syncmv4d_jax.run import checkpoint, initial, precision, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import slices
@@ -199,7 +200,10 @@ def load_params(
     params = precision.load(found, wanted, settings.sample.precision)
     if parts is None:  # what is trained, and what it belongs to, are there
         own = tree.flatten(tree.split(shapes, task.trainable)[0])
-        initial.check_beside(task, [found[name] for name in own], params)
+        marked = functools.partial(checkpoint.part_marks, params)
+        if settings.sample.precision in quantised.LARGEST:  # the marks are of what was stored
+            marked = functools.partial(precision.part_marks, found, wanted)
+        initial.check_beside(task, [found[name] for name in own], marked)
     return params
 
 

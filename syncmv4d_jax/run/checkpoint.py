@@ -69,14 +69,24 @@ def mark(state: Tree) -> str:
 
 def part_marks(params: Tree, parts: Iterable[str]) -> dict[str, str]:
     """Returns {part: hash} of some parts, the same whether float32 or bfloat16 was loaded."""
+    return {part: joined(tree.flatten(_halves(params[part]))) for part in parts}
+
+
+def leaf_mark(leaf: jax.Array) -> jax.Array:
+    """What a leaf adds to `part_marks`, [] uint32: of one that is not kept, see `joined`."""
+    return _halves(leaf)
+
+
+def joined(leaves: Mapping[str, jax.Array]) -> str:
+    """The hash of a part, of {path in it: `leaf_mark`}."""
+    text = json.dumps({name: int(x) for name, x in leaves.items()}, sort_keys=True).encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+@jax.jit
+def _halves(state: Tree) -> Tree:
     half = lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x  # noqa: E731
-    marks = jax.jit(lambda one: _fingerprints(jax.tree.map(half, one)))
-    found = {}
-    for part in parts:
-        numbers = {name: int(x) for name, x in tree.flatten(marks(params[part])).items()}
-        text = json.dumps(numbers, sort_keys=True).encode()
-        found[part] = hashlib.sha256(text).hexdigest()[:16]
-    return found
+    return _fingerprints(jax.tree.map(half, state))
 
 
 class Store:

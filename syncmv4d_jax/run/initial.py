@@ -14,7 +14,7 @@ there (weights/slices.py); nothing of them stays on the host.
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,19 +176,23 @@ def load(
     return loaded
 
 
-def check_beside(task: base.Task, given: Iterable[slices.Source], params: Tree) -> dict[str, str]:
+def check_beside(
+    task: base.Task,
+    given: Iterable[slices.Source],
+    marked: Callable[[Iterable[str]], dict[str, str]],
+) -> dict[str, str]:
     """Returns the marks of what a task's trained half belongs to, {} where it belongs to nothing.
 
     Args:
       given: where its parameters came from.
-      params: the other parts.
+      marked: `checkpoint.part_marks` of the other parts' parameters.
 
     Raises:
       ValueError: some of them were trained beside others.
     """
     if not isinstance(task, base.Belonging):
         return {}
-    marks = checkpoint.part_marks(params, task.beside)
+    marks = marked(task.beside)
     for source in dict.fromkeys(given):
         for part in task.beside:
             wanted = source.beside.get(part, marks[part])

@@ -10,7 +10,7 @@ and one kernel (of all layers) in float32. What data_prep/quantise.py wrote is l
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from syncmv4d_jax import tree
 from syncmv4d_jax.models.nn import quantised
-from syncmv4d_jax.run import initial
+from syncmv4d_jax.run import checkpoint, initial
 from syncmv4d_jax.weights import slices
 
 Tree = Any
@@ -71,3 +71,20 @@ def load(
         else:
             flat[name] = one
     return tree.unflatten(flat)
+
+
+def part_marks(
+    found: Mapping[str, slices.Source],
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    parts: Iterable[str],
+) -> dict[str, str]:
+    """`checkpoint.part_marks` of parts as they are stored, read again leaf by leaf: of what `load`
+    makes of them in 8 bits they would be others."""
+    marks = {}
+    for part in parts:
+        numbers = {}
+        for name in [name for name in wanted if name.startswith(f"{part}/")]:
+            (one,) = initial.load(found, {name: wanted[name]}).values()
+            numbers[name.removeprefix(f"{part}/")] = checkpoint.leaf_mark(one)
+        marks[part] = checkpoint.joined(numbers)
+    return marks

@@ -134,7 +134,9 @@ def train(
     made = parameters.make(parameters.frozen if resumes else parameters.leaves)
     frozen = _half(made, parameters.frozen)
     frozen_mark = checkpoint.mark(frozen)
-    beside = initial.check_beside(task, parameters.sources, frozen)
+    beside = initial.check_beside(
+        task, parameters.sources, functools.partial(checkpoint.part_marks, frozen)
+    )
 
     # The state: restored, or fresh moments on the initial parameters.
     init = functools.partial(optim.init, stage.optim)

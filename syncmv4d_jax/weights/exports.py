@@ -25,15 +25,15 @@ def write(
     Args:
       params: dict tree of arrays; only process 0 writes.
       path: ends in ``.safetensors``.
-      dtype: "float32", "bfloat16" or "float16"; integers and values of 8 bits keep theirs.
+      dtype: "float32", "bfloat16" or "float16"; integers and values of 8 bits keep theirs, "": all.
       metadata: JSON-able, stored under the key "json" (config, step, command).
     """
     several, arrays = jax.process_count() > 1, {}
     for name, leaf in tree.flatten(params).items():
         whole = multihost_utils.process_allgather(leaf, tiled=True) if several else leaf
         leaf = np.asarray(whole)
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize > 1
-        arrays[name] = np.ascontiguousarray(leaf.astype(jnp.dtype(dtype)) if floating else leaf)
+        cast = dtype and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize > 1
+        arrays[name] = np.ascontiguousarray(leaf.astype(jnp.dtype(dtype)) if cast else leaf)
     if jax.process_index() != 0:
         return
     marks = json.dumps(dict(metadata), sort_keys=True)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import wan_ti2v
+from configs import hvg3d, wan_ti2v
+from data_prep import quantise
 from syncmv4d_jax import tree
 from syncmv4d_jax.models.nn import quantised
-from syncmv4d_jax.run import assembly, initial, precision, programs
+from syncmv4d_jax.run import assembly, checkpoint, initial, precision, programs
 from syncmv4d_jax.weights import exports
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +99,40 @@ def test_unknown_precisions_are_refused():
     assert precision.shapes({"a": jax.ShapeDtypeStruct((1,), jnp.float32)}, "int8")["a"].shape == (
         1,
     )
+
+
+def test_a_branch_of_8_bits_belongs_to_its_backbone_of_8_bits(tmp_path):
+    """Quantised while it is loaded, or in one file of all parts; beside floats it is refused."""
+    own = hvg3d.get_config("debug").copy_and_resolve_references().unlock()
+    own.stages, own.sample.precision = (), "int8"
+    task = assembly.task(own)
+    params = jax.jit(task.init)(jax.random.key(0))
+    marks = {"beside": checkpoint.part_marks(params, ("dit",))}
+    branch = {part: params[part] for part in ("control", "points")}
+    exports.write({"dit": params["dit"], "vae": params["vae"]}, tmp_path / "video.safetensors")
+    exports.write(branch, tmp_path / "control.safetensors", metadata=marks)
+    files = {"dit": "video", "control": "control", "points": "control"}
+    files = {part: tmp_path / f"{name}.safetensors" for part, name in files.items()}
+    own.weights.update({part: str(path) for part, path in files.items()})
+    own.weights.vae = str(files["dit"])
+    wanted = tree.flatten(assembly.load_params(task, assembly.read(own), tmp_path))
+    assert wanted["control/blocks/zero/kernel/values"].dtype == jnp.int8
+    sources, out = [str(files["dit"]), str(files["control"])], tmp_path / "all.safetensors"
+    quantise.convert(sources, list(files), str(out), "int8")
+    own.sample.precision = ""
+    own.weights.update(dict.fromkeys(files, str(out)))
+    found = tree.flatten(assembly.load_params(task, assembly.read(own), tmp_path))
+    assert found.keys() == wanted.keys()
+    for name, x in wanted.items():
+        kept = name.endswith(("kernel/values", "kernel/scale")) or name.startswith("vae/")
+        half = x if kept else x.astype(jnp.bfloat16).astype(x.dtype)
+        np.testing.assert_array_equal(found[name], half, err_msg=name)
+    own.weights.dit = str(files["dit"])
+    with pytest.raises(ValueError, match="all.safetensors was trained beside another 'dit'"):
+        assembly.load_params(task, assembly.read(own), tmp_path)
+    params["dit"]["head"]["head"]["bias"] += 1
+    exports.write({"dit": params["dit"]}, tmp_path / "other.safetensors")
+    sources[0] = str(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="'dit': not the one that the others were trained beside"):
+        quantise.convert(sources, list(files), str(tmp_path / "no.safetensors"), "int8")
+    assert not (tmp_path / "no.safetensors").exists()

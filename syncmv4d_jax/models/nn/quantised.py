@@ -29,7 +29,7 @@ from syncmv4d_jax import tree
 
 LARGEST = {"int8": 127.0, "float8": 448.0}
 DTYPES = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn}
-QUANTISED = r"^(dit/)?blocks/.*kernel$"
+QUANTISED = r"^((dit|control)/)?blocks/.*kernel$"
 VALUES, SCALE = "values", "scale"
 LEAVES = rf"kernel/({VALUES}|{SCALE})$"
 
