@@ -23,6 +23,7 @@ Rows of the paper's ablation and other readings change one thing each of `taco`;
     mask_twice                  hands and objects count twice, not four times, in the squared error
     current_depth               the tracking video has the depth of its own frame
     point_tokens                a cloud as a set of latents without places (point_condition.py)
+    colours                     points have the colours that the image shows of them
     control_views               three views that attend to each other, on an MJD (not of the demo)
 """
 
@@ -39,6 +40,7 @@ ROWS = {
     "mask_twice": {"mask_power": 1},
     "current_depth": {"tracking": "point_tracks"},
     "point_tokens": {"encoder": {"reading": "tokens"}},
+    "colours": {"colours": True},
     "control_views": {"backbone": "mjd", "views": 3},
 }
 VARIANTS = (*STRIDES, *DEMOS, *ROWS, *(f"debug-{row}" for row in ROWS),
@@ -72,6 +74,7 @@ def get_config(variant: str = "taco") -> ml_collections.ConfigDict:
         "backbone": "wan",
         "stride": STRIDES[variant],
         "controls": ("points", "tracking"),
+        "colours": False,
         "control_scale": 1.0,
         "control_until": 1.0,
         "tracking": "das_tracking",
@@ -144,6 +147,7 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
         "cloud": 128,
         "stride": 1,
         "controls": ("points", "tracking"),
+        "colours": False,
         "control_scale": 1.0,
         "control_until": 1.0,
         "tracking": "das_tracking",

@@ -3399,6 +3399,20 @@ CONTROL = [
             'found["points"] = found["points"]',
             "test_a_turned_world_has_turned_clouds",
         ),
+        (
+            "H7",
+            "points that are hidden in frame 0 have the colour of what hides them",
+            "mine = inside & ~seen & (depth <= shot.depth[y, x] + SLACK)",
+            "mine = inside & ~seen",
+            "test_points_have_the_colours_that_the_first_frame_shows_of_them",
+        ),
+        (
+            "H7",
+            "points have colours that nobody asked for",
+            'if colours and bool(values["point_ids"]):',
+            'if "point_colours" in values:',
+            "test_points_have_the_colours_that_the_first_frame_shows_of_them",
+        ),
     ),
     *of(
         "syncmv4d_jax/data/sources/gltf_reader.py",

@@ -245,10 +245,22 @@ def make(
         own_rng = transforms.seeded(settings.seed, clip.mark(), variant, "cloud")
         meshes = [clip.tracked(n) for n in range(len(index))]
         names = controls.labels(recording.surfaces[: len(clip.faces)])
-        values |= controls.cloud(meshes, clip.faces, names, settings.cloud, own_rng)
+        cloud = controls.cloud(meshes, clip.faces, names, settings.cloud, own_rng)
+        seen = controls.colours(cloud["points"][0], _first_shots(clip, views, shots, settings))
+        values |= cloud | seen
     stored = settings.surfaces == "all" or settings.surfaces == split
     own = surfaces.pack(recording.surfaces, index) if stored else {}
     return Window(values, own, views, skipped, preview, shown)
+
+
+def _first_shots(clip, views, shots, settings) -> list[controls.Shot]:
+    """Frame 0 of each view, with the depth of all surfaces."""
+    scene, found = raycast.Scene(clip.meshes[int(clip.index[0])]), []
+    for view in views:
+        hits = scene.cast(view.intrinsics, view.pose(0), settings.size)
+        image = shots[view.serial][0]
+        found.append(controls.Shot(image, hits.depth, view.intrinsics, view.pose(0)))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

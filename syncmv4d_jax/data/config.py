@@ -69,7 +69,7 @@ class Wanted:
     Attributes:
       size: (height, width).  frames, views, points: how many.  representation: of the motion.
       cloud: points of a cloud; tracking: of the video that controls. As the records have them: not
-        read at all.
+        read at all. colours: whether the points have those that frame 0 shows.
       gain: of the flow whose latents are read where a cache has them; None: not read.
       text: whether features of texts are needed, which only a cache has.
       weights: {part: converted weights} that a cache must have been made with, "" = any.
@@ -82,6 +82,7 @@ class Wanted:
     representation: str | None = None
     cloud: int | None = None
     tracking: str | None = None
+    colours: bool = False
     gain: float | None = None
     text: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)

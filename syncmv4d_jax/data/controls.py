@@ -2,7 +2,8 @@
 
     tracks example   points [n p 3] float32, metres, world; point_valid [n p]; point_normals [n p 3]
                      float16 (none: not known); point_labels [p] or [n p], index of surfaces.LABELS;
-                     point_ids, metric [] bool: see schema.BATCH
+                     point_ids, metric [] bool: see schema.BATCH; point_colours [p 3] uint8,
+                     point_coloured [p] bool (none: not known): of frame 0, where a camera sees it
     view example     tracking, a clip: the pseudo video with frame 0's depths; mask, packed bits of
                      [n h w]: hands and objects
 
@@ -10,13 +11,15 @@ Points are drawn by area in frame 0 and followed on their surfaces. A batch gets
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from syncmv4d_jax.data import surfaces, transforms
+from syncmv4d_jax.geometry import cameras
 
 WITH = ("points", "das")
+SLACK = 0.01  # metres that a point may lie behind what a pixel of frame 0 meets, and be seen
 FIELDS = ("points", "point_valid", "point_features", "point_ids", "metric")
 
 
@@ -64,13 +67,50 @@ def cloud(
     }
 
 
+class Shot(NamedTuple):
+    """Frame 0 of a camera: image [h w 3] uint8, depth [h w] metres (inf: nothing), [3 3], [3 4]."""
+
+    image: np.ndarray
+    depth: np.ndarray
+    intrinsics: np.ndarray
+    extrinsics: np.ndarray
+
+
+def colours(points: np.ndarray, shots: Sequence[Shot]) -> dict[str, np.ndarray]:
+    """What frame 0 shows of a cloud: the values point_colours and point_coloured of a record.
+
+    Args:
+      points: [p 3], metres, world, at frame 0.
+      shots: of all cameras; the first that sees a point has its colour.
+    """
+    found, seen = np.zeros((len(points), 3), np.uint8), np.zeros(len(points), bool)
+    for shot in shots:
+        pixels, depth = cameras.project(points, shot.intrinsics, shot.extrinsics)
+        height, width = shot.depth.shape
+        x, y = np.rint(pixels).astype(int).T
+        inside = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        x, y = np.where(inside, x, 0), np.where(inside, y, 0)
+        mine = inside & ~seen & (depth <= shot.depth[y, x] + SLACK)
+        found[mine], seen = shot.image[y, x][mine], seen | mine
+    return {"point_colours": found, "point_coloured": seen}
+
+
 def example(
-    values: Mapping[str, Any], count: int, rng: np.random.Generator | None
+    values: Mapping[str, Any],
+    count: int,
+    rng: np.random.Generator | None,
+    *,
+    colours: bool = False,
 ) -> dict[str, np.ndarray]:
     """FIELDS of schema.BATCH, unbatched, of a record's tracks example.
 
     Args:
       count: points to give: drawn by `rng`, or spread evenly over all.
+      colours: with those that frame 0 shows; points of a real video, drawn in every frame anew,
+        have none.
+
+    Raises:
+      ValueError: colours of records that were made before they were kept.
     """
     have = values["points"].shape[1]
     if rng is None:
@@ -82,6 +122,15 @@ def example(
     if "point_normals" in values:
         told[..., :3] = values["point_normals"][:, kept]
         told[..., 6] = 1
+    if colours and bool(values["point_ids"]):
+        if "point_colours" not in values:
+            raise ValueError(
+                "task.colours: wanted the points' colours, these records were made before they "
+                "were kept; prepare them anew with --with points,das"
+            )
+        known = values["point_coloured"][kept]
+        told[..., 3:6] = np.where(known[:, None], values["point_colours"][kept] / 127.5 - 1, 0)
+        told[..., 7] = known
     told[..., 8] = bool(values["point_ids"])
     label = np.broadcast_to(values["point_labels"][..., kept], points.shape[:2])
     told[..., 9:] = label[..., None] == np.arange(len(surfaces.LABELS))

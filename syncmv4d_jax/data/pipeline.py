@@ -264,7 +264,8 @@ class Examples:
             "view_index": np.array([view.cluster for view in chosen], np.int32),
         }
         if self.wanted.cloud:
-            example |= controls.example(own, self.wanted.cloud, rng)
+            colours = self.wanted.colours
+            example |= controls.example(own, self.wanted.cloud, rng, colours=colours)
         with self._lock:
             self.read[window.provenance] += 1
         if self.cache:

@@ -118,6 +118,7 @@ def wanted(settings: sections.Sections) -> data_config.Wanted:
         representation=task_.get("motion_repr"),
         cloud=task_.get("cloud"),
         tracking=task_.get("tracking") if "cloud" in task_ else None,
+        colours=task_.get("colours", False),
         gain=task_.get("gain") if task_.get("flow_form", "depth") == "depth" else None,
         text="dit" in task_,
         weights=settings.weights,

@@ -43,7 +43,9 @@ def read(folder: str | Path, settings: sections.Sections, task: base.Sampled) ->
             raise ValueError(f"{where}: {summary['skipped'][0]['reason']}")
         split = records.Reader(scratch).windows[0].split
         data = data_config.DataConfig(records=scratch, fps=settings.data.fps, cameras="fixed")
-        plain = data_config.Wanted(size=size, frames=frames, views=views, cloud=wanted.cloud,
-                                   tracking=wanted.tracking)  # fmt: skip
+        plain = data_config.Wanted(
+            size=size, frames=frames, views=views, cloud=wanted.cloud, tracking=wanted.tracking,
+            colours=wanted.colours,
+        )  # fmt: skip
         ((_, example),) = pipeline.examples(data, plain, split)
     return {key: x for key, x in example.items() if not callable(x)}

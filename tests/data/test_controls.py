@@ -65,6 +65,45 @@ def test_clouds_stay_on_their_surfaces(made):
     assert min(np.bincount(own["point_labels"])) > 30
 
 
+def test_points_have_the_colours_that_the_first_frame_shows_of_them(made):
+    """Those in front and in view alone; a batch has them only where they are asked for."""
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    depth = np.full((4, 6), 2.0)
+    depth[1, 2], depth[3, 5] = 1.0, np.inf
+    lens, pose = np.diag([2.0, 2.0, 1.0]), np.eye(4)[:3]
+    at = lambda x, y, z: (x * z / 2, y * z / 2, z)  # noqa: E731
+    points = np.array([at(2, 1, 1.005), at(2, 1, 1.02), at(4, 0, 1.9), at(5, 3, 9), at(6, 0, 1),
+                       at(3, 3, -1)])  # fmt: skip
+    first = controls.Shot(image, depth, lens, pose)
+    found = controls.colours(points, [first])
+    assert found["point_coloured"].tolist() == [True, False, True, True, False, False]
+    np.testing.assert_array_equal(found["point_colours"][[0, 2, 3]], image[[1, 0, 3], [2, 4, 5]])
+    assert not found["point_colours"][[1, 4, 5]].any()
+    second = first._replace(image=255 - image, depth=np.full((4, 6), np.inf))
+    both = controls.colours(points, [first, second])
+    assert both["point_coloured"].tolist() == [True, True, True, True, False, False]
+    np.testing.assert_array_equal(both["point_colours"][[0, 1]], [image[1, 2], 255 - image[1, 2]])
+
+    own = records.Reader(made / "records").tracks(records.Reader(made / "records").windows[0])
+    seen = own["point_coloured"]
+    assert 0.2 < seen.mean() < 1 and own["point_colours"][seen].any()
+    wanted = dataclasses.replace(WANTED, colours=True)
+    with_ = next(batches(config(made, raw=True), wanted))["point_features"][0]
+    without = next(batches(config(made, raw=True), WANTED))["point_features"][0]
+    assert not without[..., [3, 4, 5, 7]].any() and 0 < with_[..., 7].mean() < 1
+    np.testing.assert_array_equal(with_[..., [0, 8, 9]], without[..., [0, 8, 9]])
+    held = controls.example(own, 200, None, colours=True)["point_features"]
+    np.testing.assert_allclose(
+        (held[3, seen, 3:6] + 1) * 127.5, own["point_colours"][seen], atol=1e-3
+    )
+    assert not held[:, ~seen, 3:6].any()
+    own.pop("point_colours")
+    with pytest.raises(
+        ValueError, match="task.colours: wanted the points' colours.*prepare them anew"
+    ):
+        controls.example(own, 200, None, colours=True)
+
+
 def test_masks_are_the_pixels_that_are_painted(made):
     reader = records.Reader(made / "records")
     values = reader.view(reader.windows[0], reader.windows[0].views[0])

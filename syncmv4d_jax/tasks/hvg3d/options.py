@@ -20,6 +20,7 @@ class Options:
       backbone: "wan", each view for itself, or "mjd", views that attend to each other.
       stride: backbone blocks for each copy, one that divides them.
       controls: what the branch is given, of CONTROLS; what is not named is dropped always.
+      colours: whether points have the colours that frame 0 shows of them; else shape alone.
       tracking: representation of the tracking video, of pseudo_video.REPRESENTATIONS.
       prediction: "velocity", or "data" as in small models (video.bounded_time).
       time_shift: of training times, the table's or, with "data", of a uniform draw.
@@ -42,6 +43,7 @@ class Options:
     backbone: str = "wan"
     stride: int = 1
     controls: tuple[str, ...] = CONTROLS
+    colours: bool = False
     tracking: str = "das_tracking"
     prediction: str = "velocity"
     time_shift: float = 5.0
