@@ -97,14 +97,17 @@ class Trunk(nnx.Module):
         return self.leave(self.norm(x))
 
 
-class Codec(nnx.Module):
-    """Encoder and decoder; see the module docstring."""
+class Decoder(nnx.Module):
+    """The decoder alone; see the module docstring."""
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
         self.config = config
-        packed = config.time * config.cell**2 * CHANNELS
-        self.decoder = Trunk(config, config.z_dim, packed, rngs=rngs)
-        self.encoder = Trunk(config, packed, config.z_dim, rngs=rngs)
+        self.decoder = Trunk(config, config.z_dim, self.packed, rngs=rngs)
+
+    @property
+    def packed(self) -> int:
+        """Channels of a cell of maps."""
+        return self.config.time * self.config.cell**2 * CHANNELS
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """latents: [b f h w z] normalised -> maps [b n h' w' 4] float32, n = time (f - 1) + 1."""
@@ -114,6 +117,14 @@ class Codec(nnx.Module):
             x, "b f h w (t i j c) -> b (f t) (h i) (w j) c", t=c.time, i=c.cell, j=c.cell
         )
         return x[:, c.time - 1 :]  # the first latent frame is one frame
+
+
+class Codec(Decoder):
+    """Encoder and decoder; see the module docstring."""
+
+    def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.encoder = Trunk(config, self.packed, config.z_dim, rngs=rngs)
 
     def encode(self, maps: jax.Array) -> jax.Array:
         """maps: [b n h' w' 4], colours and mask in {0, 1} -> latents [b f h w z] float32.

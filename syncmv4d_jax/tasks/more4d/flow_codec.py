@@ -7,7 +7,7 @@
 
 mean and std are per channel, measured over a training set (data_prep/measure_flow.py), and a part
 of the parameters, `flow_stats`: every user of flow latents has the same. The decoder is a copy of
-the autoencoder's, fine-tuned (`flow_decoder`), or models/motion_codec.Codec on maps of reduced size
+the autoencoder's, fine-tuned (`flow_decoder`), or a motion codec's on maps of reduced size
 (`codec`). NOTE(parity): the released training encodes without the statistics that its pipeline
 decodes with (train_vae.py); there is one place for them here.
 """
@@ -71,7 +71,7 @@ class FlowLatents:
             "flow_stats": {"mean": jnp.zeros((channels,)), "std": jnp.ones((channels,))}
         }
         if self.codec is not None:
-            made["codec"] = module.init(motion_codec.Codec, self.codec, rng)
+            made["codec"] = module.init(motion_codec.Decoder, self.codec, rng)
         else:
             whole = module.init(vae.VAE, self.vae.config, rng)
             made["flow_decoder"] = {key: whole[key] for key in DECODER}
@@ -119,7 +119,7 @@ class FlowLatents:
             own = {"vae": {**params["vae"], **params["flow_decoder"]}}
             return self.vae.decode(own, plain), None
         v = plain.shape[1]
-        codec = module.bind(motion_codec.Codec, self.codec, params["codec"])
+        codec = module.bind(motion_codec.Decoder, self.codec, params["codec"])
         maps = codec.decode(einops.rearrange(plain, "b v ... -> (b v) ..."))
         maps = einops.rearrange(maps, "(b v) ... -> b v ...", v=v)
         return maps[..., :3], maps[..., 3]
