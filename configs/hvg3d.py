@@ -32,7 +32,7 @@ import ml_collections
 from configs import demo, sections
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
-DEMOS = {"demo": (500, 1600), "short": (2, 2)}  # steps of the backbone, of control
+DEMOS = {"demo": (600, 2000), "short": (2, 2)}  # steps of the backbone, of control
 ROWS = {
     "no_points": {"controls": ("tracking",)},
     "no_tracking": {"controls": ("points",)},

@@ -59,7 +59,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "demo":
         strag.small(config)
         config.task.sources, config.task.residual = 2, True
-        config.train.batch_size, config.train.steps = 4, 500
+        config.train.batch_size, config.train.steps = 4, 700
     if variant == "debug":
         strag.tiny(config)
     return config.lock()

@@ -9,14 +9,14 @@ loaded.
 
     ... --src out/hvg/video.safetensors out/hvg/control.safetensors --part dit,control,points
 
-takes several parts, each from the first source that has it; kernels of blocks become 8 bits, all
-else is kept in bfloat16 (one part alone: as it is). What was trained beside a transformer that is
-taken too belongs to its 8 bits in the new file.
+takes several parts, each from the first source that has it. What was trained beside a transformer
+that is taken too belongs to its 8 bits in the new file.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -62,14 +62,15 @@ def marks(flat: dict[str, np.ndarray], parts: Sequence[str]) -> dict[str, str]:
     return checkpoint.part_marks(whole, [part for part in parts if part in whole])
 
 
-def convert(sources: Sequence[str], parts: Sequence[str], out: str, kind: str) -> None:
-    """Writes parts of sources as one file.
+def convert(
+    sources: Sequence[str], parts: Sequence[str], out: str, kind: str, *, rest: str = ""
+) -> None:
+    """Writes parts of sources as one file; rest: dtype of what is not quantised, "" as it is.
 
     Raises:
       FileNotFoundError, KeyError: a part is nowhere.
       ValueError: a part was trained beside another one than is taken.
     """
-    rest = "bfloat16" if len(parts) > 1 else ""
     found = {part: find(part, sources) for part in parts}
     flat = {}
     for source in found.values():
@@ -91,6 +92,10 @@ def convert(sources: Sequence[str], parts: Sequence[str], out: str, kind: str) -
             )
         beside[part] = made.get(part, next(iter(wanted)))
     told: dict[str, Any] = {"precision": kind, "source": ", ".join(map(str, sources))}
+    if len(sources) == 1 and str(sources[0]).endswith(".safetensors"):
+        told = (
+            exports.told(Path(sources[0])) | told
+        )  # the run's configuration stays with its weights
     told |= {"beside": beside} if beside else {}
     exports.write(tree.unflatten(flat), out, dtype="", metadata=told)
 

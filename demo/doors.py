@@ -1,6 +1,6 @@
 """The demo's weights for one's own pictures: a page in the browser, or one command.
 
-    make studio [STUDIO_ARGS="--port 8001"]
+    make studio [STUDIO_ARGS="--port 8001 --system hvg3d"]
     make mine IMAGES="left.png right.png top.png" CAMERAS=cameras.json PROMPT="..."
 
 `studio` serves (docs/studio.md). `mine` says which images are taken, writes OUT/<name>_rig.png, how
@@ -26,8 +26,6 @@ from syncmv4d_jax.results import samples
 from syncmv4d_jax.results.web import report
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = shipped.FOLDER
-CONFIG = "configs/readings/learned_codec.py"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -36,7 +34,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     what = parser.add_subparsers(dest="what", required=True)
     serve = what.add_parser("studio", help="a page in the browser")
     serve.add_argument("--port", type=int, default=8000)
-    serve.add_argument("--out", type=Path, default=Path("out/studio"))
+    serve.add_argument("--out", type=Path, help="default: out/studio, -SYSTEM behind it")
+    serve.add_argument("--system", choices=list(shipped.SYSTEMS), default="syncmv4d")
     mine = what.add_parser("mine", help="one sample")
     mine.add_argument("--images", nargs="+", required=True, help="a folder, or an image a view")
     mine.add_argument("--cameras", default="", help="cameras.json, where the folder has none")
@@ -52,45 +51,50 @@ def main(argv: list[str]) -> int:
     """Does what is asked for; an error about the input is one sentence."""
     args = parse(argv)
     try:
-        parts = weights(ROOT / "out" / "studio" / "weights")
+        folder = ROOT / "out" / "studio" / "weights"
         if args.what == "studio":
-            studio(args, parts)
+            studio(args, folder)
+        parts = weights(folder, "syncmv4d")
         return mine(args, parts)
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
 
-def weights(folder: Path) -> dict[str, str]:
-    """Makes what is not shipped, once; returns {part: path}.
+def weights(folder: Path, system: str) -> dict[str, str]:
+    """Makes what is not shipped, once; returns {part: path} of a system.
 
     Raises:
-      FileNotFoundError: no weights are shipped.
+      FileNotFoundError: its weights are not shipped.
     """
-    if not (SHIPPED / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{SHIPPED / 'model.safetensors'}: not there; make demo-train")
+    own = shipped.SYSTEMS[system]
+    for file in dict.fromkeys((*own.parts.values(), own.synthesis)):
+        if file is not None and not file.is_file():
+            raise FileNotFoundError(f"{file}: not there; {own.made_by}")
     shipped.unpack(folder)
     if not (folder / "umt5").is_dir():
         command = [sys.executable, "data_prep/make_text_encoder.py", "--out", str(folder)]
         subprocess.run(command, cwd=ROOT, check=True)
-    own = dict.fromkeys(("dit", "dpa", "prior"), str(SHIPPED / "model.safetensors"))
-    own["codec"] = str(SHIPPED / "codec.safetensors")
-    return own | {"vae": str(folder), "umt5": str(folder)}
+    parts = {part: str(file) for part, file in own.parts.items()}
+    return parts | {"vae": str(folder), "umt5": str(folder)}
 
 
-def studio(args: argparse.Namespace, parts: dict[str, str]) -> NoReturn:
+def studio(args: argparse.Namespace, folder: Path) -> NoReturn:
     """Becomes the server, until it is stopped."""
-    command = [sys.executable, "-m", "syncmv4d_jax.main", f"--config={CONFIG}:demo",
-               f"--workdir={args.out}", "--config.mode=serve", f"--config.serve.port={args.port}",
+    parts, own = weights(folder, args.system), shipped.SYSTEMS[args.system]
+    out = args.out or Path("out/studio" + f"-{args.system}" * (args.system != "syncmv4d"))
+    command = [sys.executable, "-m", "syncmv4d_jax.main", f"--config={own.config}",
+               f"--workdir={out}", "--config.mode=serve", f"--config.serve.port={args.port}",
                f"--config.text.weights={parts.pop('umt5')}"]  # fmt: skip
     command += [f"--config.weights.{part}={path}" for part, path in parts.items()]
+    command += [f"--config.sample.synthesis={own.synthesis}"] if own.synthesis else []
     os.chdir(ROOT)
     os.execv(command[0], command)  # what stops this process stops the server
 
 
 def mine(args: argparse.Namespace, parts: dict[str, str]) -> int:
     """Makes one sample of one's own pictures."""
-    config = pipeline.read_config(f"{ROOT / CONFIG}:demo")
+    config = pipeline.read_config(f"{ROOT / shipped.SYSTEMS['syncmv4d'].config}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.images[0])
         if len(args.images) > 1 or not folder.is_dir():

@@ -37,7 +37,8 @@ ROWS = {  # name -> what the run is told
     "half_points": ["--config.task.controls=('points',)", "--config.sample.point_drop=0.5"],
 }
 SIMULATED, CEILING = "simulated", "autoencoder"
-ABLATIONS = ("no_mask_loss", "point_tokens", "current_depth", "no_points", "no_tracking")
+ABLATIONS = ("no_mask_loss", "point_tokens", "current_depth", "no_points", "no_tracking",
+             "colours")  # fmt: skip
 VERDICTS = {  # (must, passed): passed is None of what was not run
     (True, True): "yes", (True, False): "no", (True, None): "not shown: not run",
     (False, True): "yes", (False, False): "not shown at this size",
@@ -54,6 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default: out/demo-hvg, -short behind it")
     parser.add_argument("--short", action="store_true", help="two layouts, a few steps")
     parser.add_argument("--ablations", action="store_true", help="train those of ABLATIONS, too")
+    parser.add_argument("--ship", action="store_true", help="put what was trained in demo/weights")
     args = parser.parse_args(argv)
     if args.short and args.ablations:
         parser.error("--ablations: a few steps show nothing; leave --short out")
@@ -65,6 +67,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Runs the stages; returns the exit status of the first that fails."""
     args, begin = parse(argv), time.time()
+    if args.ship:
+        own = [args.out / f"{stage}.safetensors" for stage in ("video", "control")]
+        return shipped.ship(*own, system="hvg3d")
     shipped.unpack(args.out / "weights")
     for title, command in stages(args):
         if title.startswith("ablation"):
@@ -151,12 +156,12 @@ CLIPS = ["--size", SIZE, "--frames", 13, "--points", 256, "--clusters", 1, "--ca
 def data_stages(args: argparse.Namespace, out: Path) -> list[Stage]:
     """Scenes, records, text encoder, autoencoder, cache."""
     data, parts, records = (out / name for name in ("data", "weights", "records"))
-    train, test = (2, 2) if args.short else (150, 16)
+    train, test = (2, 2) if args.short else (500, 16)
     made: list[Stage] = [
         (
             "embedded scenes, two courses of each first frame",
             ["data_prep/make_scenes.py", "--out", data, "--scenes", train, "--test-scenes", test,
-             "--courses", 2, "--cameras", "three", "--drawn", 8],
+             "--courses", 2, "--cameras", 1, "--drawn", 8],
         ),
         (
             "clouds, tracking videos, crops",

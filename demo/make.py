@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     if args.ship:
         return ship(args.out)
     begin = time.time()
-    if (SHIPPED / "model.safetensors").is_file() and not args.train:
+    if (shipped.MODEL).is_file() and not args.train:
         found = SHIPPED / "eval.json"
         checks = json.loads(found.read_text())["checks"] if found.is_file() else []
         print(footing(json.loads((SHIPPED / "scenes.json").read_text())["version"], checks))
@@ -201,7 +201,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     base = "demo-train" if args.train else "demo"
     run = [*main, f"--config={CONFIG}:{base}", f"--workdir={out}", *given(out, parts),
            f"--config.text.weights={parts}", f"--config.weights.codec={codec}"]  # fmt: skip
-    trained = out / "joint.safetensors" if args.train else SHIPPED / "model.safetensors"
+    trained = out / "joint.safetensors" if args.train else shipped.MODEL
     sent = args.train and trained.is_file() and not (out / "checkpoints").is_dir()  # from a GPU
     if trained.is_file() and (sent or not args.train):
         run += [f"--config.weights.{part}={trained}" for part in ("dit", "dpa", "prior")]

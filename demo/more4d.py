@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from demo import ...`
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `from configs import ...`
+from configs import flow_codec
 from demo import shipped
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import records
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
 SIZE = "64x96"
 PATHS = ("orbit", "head")  # cameras that move
-GAIN = 8.0  # of the flow, as configs/strag.py has it
+GAIN = flow_codec.DEMO_GAIN
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -46,6 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/demo-more4d"))
     parser.add_argument("--short", action="store_true", help="two scenes, two steps of everything")
+    parser.add_argument("--ship", action="store_true", help="put what was trained in demo/weights")
     return parser.parse_args(argv)
 
 
@@ -55,7 +57,8 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     data, parts, kept = out / "data", out / "weights", out / "records"
     cache, stats = out / "cache", out / "flow_stats.safetensors"
     single = out / "single"
-    train, test, more = (2, 2, 2) if args.short else (120, 16, 500)
+    train, test = (2, 2) if args.short else (120, 16)
+    more, unseen = (2, 2) if args.short else (500, 32)
     moving = ["--paths", ",".join(PATHS)]
     result: list[tuple[str, list]] = [
         (
@@ -66,7 +69,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         ("records with the flow of frame 0's pixels", prepared(data, kept, *moving)),
         (
             "more scenes, of one camera each",
-            ["data_prep/make_scenes.py", "--out", single, "--scenes", more, "--test-scenes", test,
+            ["data_prep/make_scenes.py", "--out", single, "--scenes", more, "--test-scenes", unseen,
              "--cameras", 1, "--drawn", 8],
         ),
         (
@@ -269,6 +272,11 @@ def _inline(clip: np.ndarray) -> str:
 def main(argv: list[str]) -> int:
     """Runs the stages; returns the exit status of the first that fails."""
     args, begin = parse(argv), time.time()
+    if args.ship:
+        own = [args.out / name for name in ("weights", "flow_codec/weights", "flow_stats")]
+        files = [file.with_suffix(".safetensors") for file in own]
+        synthesis = args.out / "vism" / "weights.safetensors"
+        return shipped.ship(*files, system="more4d", synthesis=synthesis)
     shipped.unpack(args.out / "weights")
     for title, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)

@@ -154,7 +154,7 @@ def _runs(args: argparse.Namespace) -> Iterator[Stage]:
     out = args.out.resolve()
     own = [DEMO, *_data(out, "episodes")]
     steps, few = _sizes(args)
-    first, tuned = _weights(SHIPPED / "model.safetensors"), out / "mjd.safetensors"
+    first, tuned = _weights(shipped.MODEL), out / "mjd.safetensors"
     run = [*own, *first, f"--workdir={out}", *steps]
     yield "training", sys.executable, [*MAIN, *run]
     yield from _scored("held-out episodes", [*run, *few], "val")
@@ -169,7 +169,7 @@ def _runs(args: argparse.Namespace) -> Iterator[Stage]:
 def _acting(args: argparse.Namespace) -> Iterator[Stage]:
     """The same with actions, on pairs of rollouts."""
     out, (steps, _) = args.out.resolve(), _sizes(args)
-    run = [ACTING, *_data(out, "episodes"), *_weights(SHIPPED / "model.safetensors"), *steps]
+    run = [ACTING, *_data(out, "episodes"), *_weights(shipped.MODEL), *steps]
     yield "training with actions", sys.executable, [*MAIN, *run, f"--workdir={out / 'acting'}"]
     trained = _weights(out / "acting" / "mjd.safetensors")
     rollouts = [ACTING, *_data(out, "pairs"), *trained, f"--workdir={out / 'actions'}"]
@@ -194,7 +194,7 @@ def _data(out: Path, name: str) -> list[str]:
 
 def _weights(path: Path) -> list[str]:
     own = [f"--config.weights.{part}={path}" for part in PARTS]
-    return [*own, f"--config.weights.dpa={SHIPPED / 'model.safetensors'}"]
+    return [*own, f"--config.weights.dpa={shipped.MODEL}"]
 
 
 def _scored(title: str, run: list[str], split: str) -> Iterator[Stage]:

@@ -1,12 +1,48 @@
 """The weights that the demo ships, and what it makes of them where they are to be used."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from data_prep import quantise
 from syncmv4d_jax.weights import store
 
 FOLDER = Path(__file__).parent / "weights"
+MODEL = FOLDER / "model.safetensors"
+
+
+class System(NamedTuple):
+    """What is shipped of a system.
+
+    config: what --config takes. parts: {part: file}. made_by: the command that makes them.
+    synthesis: what sees along a camera path beside them.
+    """
+
+    config: str
+    parts: dict[str, Path]
+    made_by: str
+    synthesis: Path | None = None
+
+
+SYSTEMS = {
+    "syncmv4d": System(
+        "configs/readings/learned_codec.py:demo",
+        dict.fromkeys(("dit", "dpa", "prior"), MODEL) | {"codec": FOLDER / "codec.safetensors"},
+        "make demo-train",
+    ),
+    "hvg3d": System(  # this one and the next are of 8 bits (data_prep/quantise.py)
+        "configs/hvg3d.py:demo",
+        dict.fromkeys(("dit", "prior", "control", "points"), FOLDER / "hvg3d.safetensors"),
+        "make demo-hvg",
+    ),
+    "more4d": System(
+        "configs/strag.py:demo",
+        dict.fromkeys(("dit", "perception", "codec", "flow_stats"), FOLDER / "strag.safetensors"),
+        "make demo-more4d",
+        FOLDER / "vism.safetensors",
+    ),
+}
 
 
 def unpack(weights: Path, folder: Path = FOLDER) -> None:
@@ -20,5 +56,21 @@ def unpack(weights: Path, folder: Path = FOLDER) -> None:
 
 def flags(*parts: str) -> list[str]:
     """What a run is told to start these parts from the shipped weights; [] where there are none."""
-    file = FOLDER / "model.safetensors"
-    return [f"--config.weights.{part}={file}" for part in parts] if file.is_file() else []
+    return [f"--config.weights.{part}={MODEL}" for part in parts] if MODEL.is_file() else []
+
+
+def ship(*sources: Path, system: str, synthesis: Path | None = None) -> int:
+    """Puts the parts of a system that a demo trained in FOLDER, in 8 bits; returns the status.
+
+    Raises:
+      FileNotFoundError, KeyError: they are not there, or not all.
+    """
+    own = SYSTEMS[system]
+    made = {own.parts[part] for part in own.parts}
+    jobs = [([str(file) for file in sources], list(own.parts), next(iter(made)))]
+    if synthesis is not None and own.synthesis is not None:
+        jobs.append(([str(synthesis)], ["dit"], own.synthesis))
+    for given, parts, out in jobs:
+        quantise.convert(given, parts, str(out), "int8", rest="bfloat16")
+        print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    return 0

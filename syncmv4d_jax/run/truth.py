@@ -20,7 +20,7 @@ from syncmv4d_jax.run import assembly, sections
 log = logging.getLogger(__name__)
 ANCHORS = ("own", "given", "matched")
 VISIBLE = 0.01  # metres that a point may lie behind the surface seen on its ray
-TRAINING = 400  # training scenes that are looked at, evenly taken
+TRAINING = 2000  # training scenes that are looked at at most, evenly taken
 
 
 def training(settings: sections.Sections) -> priors.Priors | None:

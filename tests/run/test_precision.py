@@ -26,7 +26,7 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     task = assembly.task(wan_ti2v.get_config("debug"))
     params = jax.jit(task.init)(jax.random.key(0))
-    exports.write(params, path)
+    exports.write(params, path, metadata={"config": "own"})
     return path, params
 
 
@@ -55,6 +55,7 @@ def test_weights_are_quantised_as_they_are_loaded_or_from_a_file(kind, weights, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(script), *flags])
         runpy.run_path(str(script), run_name="__main__")
+    assert exports.metadata(out) == {"config": "own", "precision": kind, "source": str(path)}
     again = tree.flatten(load(settings(path, out), tmp_path))
     assert again.keys() == found.keys()
     for name, x in found.items():
@@ -118,7 +119,7 @@ def test_a_branch_of_8_bits_belongs_to_its_backbone_of_8_bits(tmp_path):
     wanted = tree.flatten(assembly.load_params(task, assembly.read(own), tmp_path))
     assert wanted["control/blocks/zero/kernel/values"].dtype == jnp.int8
     sources, out = [str(files["dit"]), str(files["control"])], tmp_path / "all.safetensors"
-    quantise.convert(sources, list(files), str(out), "int8")
+    quantise.convert(sources, list(files), str(out), "int8", rest="bfloat16")
     own.sample.precision = ""
     own.weights.update(dict.fromkeys(files, str(out)))
     found = tree.flatten(assembly.load_params(task, assembly.read(own), tmp_path))
