@@ -7,10 +7,10 @@
     -> an evaluation of each -> page
 
 Every stage is one of the project's own commands, printed before it runs; each continues where a
-stopped run left it. Nothing of it is shipped; where demo/weights is there, the autoencoder is its
-and both transformers start as one view of its MJD. `more4d.html` has of every evaluation its rows
-and bars (met, not met, not shown) and shows of each video the drawn points, their holes, the result
-and what the same camera really sees.
+stopped run left it; `--ship` puts the weights in demo/weights. Where that is, the autoencoder is
+its own and both transformers start as one view of its MJD. `more4d.html` has of every evaluation
+its rows and bars (met, not met, not shown) and shows of each video the drawn points, their holes,
+the result and what the same camera really sees.
 """
 
 import argparse

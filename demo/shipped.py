@@ -1,12 +1,15 @@
 """The weights that the demo ships, and what it makes of them where they are to be used."""
 
+import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data_prep import quantise
-from syncmv4d_jax.weights import store
+from syncmv4d_jax import tree
+from syncmv4d_jax.weights import exports, store
 
 FOLDER = Path(__file__).parent / "weights"
 MODEL = FOLDER / "model.safetensors"
@@ -72,5 +75,15 @@ def ship(*sources: Path, system: str, synthesis: Path | None = None) -> int:
         jobs.append(([str(synthesis)], ["dit"], own.synthesis))
     for given, parts, out in jobs:
         quantise.convert(given, parts, str(out), "int8", rest="bfloat16")
+        without_paths(out)
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def without_paths(file: Path) -> None:
+    """Leaves of every absolute path in what an export says of its run the name alone."""
+    whole = {
+        n: x.read((slice(None),) * len(x.shape)) for n, x in exports.source(file).leaves.items()
+    }
+    said = re.sub(r"(?<![\w.])/(?:[\w.-]+/)+", "", json.dumps(exports.told(file)))
+    exports.write(tree.unflatten(whole), file, dtype="", metadata=json.loads(said))

@@ -4452,6 +4452,17 @@ FEWER_BITS = [
         ),
     ),
     *of(
+        "syncmv4d_jax/run/viewpoints.py",
+        "tests/test_demo.py",
+        (
+            "fewer bits",
+            "what sees other views wants the files that its training began with",
+            "for part, path in given.items() if part in lacking and path}",
+            "for part, path in given.items() if path}",
+            "test_shipped_weights_fit_their_configuration",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/run/assembly.py",
         "tests/run/test_precision.py",
         (

@@ -2,17 +2,16 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from configs import demo as configuration
-from configs.readings import learned_codec
+from demo import doors, hvg, more4d, shipped
 from demo import make as demo
-from syncmv4d_jax import tree
+from syncmv4d_jax import pipeline
 from syncmv4d_jax.data.scenes import scene
-from syncmv4d_jax.run import assembly, evaluate
-from syncmv4d_jax.weights import exports, store
+from syncmv4d_jax.run import assembly, evaluate, viewpoints
+from syncmv4d_jax.weights import exports
 
 pytestmark = pytest.mark.skipif(not demo.SHIPPED.is_dir(), reason="no weights are shipped")
 
@@ -28,18 +27,33 @@ def test_the_demo_is_not_smaller_than_agreed(variant):
     assert made.settings.dpa and made.settings.cycle
 
 
-def test_shipped_weights_fit_the_demo():
-    task = assembly.task(learned_codec.get_config("demo"))
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    files = dict.fromkeys(shapes, "model.safetensors") | {"codec": "codec.safetensors"}
-    found = {p: exports.read(demo.SHIPPED / f, p) for p, f in files.items() if p != "vae"}
-    found["vae"] = store.load("vae", demo.SHIPPED)[1]
-    tree.check_same(shapes, found, wanted_from="configs/demo.py", got_from="demo/weights")
+@pytest.mark.parametrize("system", list(shipped.SYSTEMS))
+def test_shipped_weights_fit_their_configuration(system, tmp_path):
+    """All parts are there and of its shapes, and belong to each other."""
+    own = shipped.SYSTEMS[system]
+    config = pipeline.read_config(own.config).copy_and_resolve_references().unlock()
+    given = {part: str(file) for part, file in own.parts.items()}
+    config.weights.update(given | {"vae": str(demo.SHIPPED)})
+    loaded = assembly.load_params(assembly.task(config), assembly.read(config), tmp_path)
+    assert loaded.keys() >= own.parts.keys()
+    if own.synthesis is not None:  # on a machine that has nothing of its training
+        config.sample.synthesis = str(own.synthesis)
+        seen = viewpoints.load(assembly.read(config)).params
+        kernels = seen["dit"]["blocks"]["ffn"]["linear_0"]["kernel"]
+        held = exports.read(own.synthesis)["dit"]["blocks"]["ffn"]["linear_0"]["kernel"]
+        np.testing.assert_array_equal(kernels["values"], held["values"])
 
 
 def test_shipped_weights_are_small():
-    total = sum(path.stat().st_size for path in demo.SHIPPED.rglob("*") if path.is_file())
-    assert total < 16 * 2**20
+    size = lambda path: path.stat().st_size  # noqa: E731
+    others = []
+    for system in ("hvg3d", "more4d"):
+        own = shipped.SYSTEMS[system]
+        files = {*own.parts.values(), own.synthesis} - {None}
+        assert sum(map(size, files)) < 8 * 2**20, system
+        others += files
+    whole = sum(size(path) for path in demo.SHIPPED.rglob("*") if path.is_file())
+    assert whole - sum(map(size, others)) < 16 * 2**20
 
 
 def scores(tmp_path, **changes):
@@ -79,9 +93,18 @@ def test_the_demo_says_what_its_weights_were_trained_on():
     assert "passed all 1 checks then" in demo.footing(scene.VERSION, checks[:1])
 
 
-def test_shipping_an_unfinished_training_is_refused(tmp_path):
+def test_shipping_an_unfinished_training_is_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="make demo-train"):
         demo.ship(tmp_path)
+    for system, module in (("hvg3d", hvg), ("more4d", more4d)):
+        own = shipped.SYSTEMS[system]
+        parts = dict.fromkeys(own.parts, tmp_path / "never.safetensors")
+        monkeypatch.setitem(shipped.SYSTEMS, system, own._replace(parts=parts))
+        with pytest.raises(FileNotFoundError, match=r"wanted a .safetensors file at .*safetensors"):
+            module.main(["--out", str(tmp_path), "--ship"])
+        with pytest.raises(FileNotFoundError, match=f"never.safetensors: not there; {own.made_by}"):
+            doors.weights(tmp_path, system)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,8 @@ def test_without_a_gpu_nothing_is_trained(packed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_ends_with_weights(tmp_path, capfd):
+def test_a_rehearsal_ends_with_weights(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")  # one device, as the command by hand has
     assert train_gpu.main(["--rehearse", "--out", str(tmp_path)]) == 0
     told = capfd.readouterr().out
     assert all(f"# {stage}: " in told for stage in (*demo_gpu.SHARES, *train_gpu.TITLES))

@@ -22,7 +22,7 @@ from syncmv4d_jax.data import depth as depth_files
 from syncmv4d_jax.data import reading, records
 from syncmv4d_jax.geometry import paths
 from syncmv4d_jax.results import samples
-from syncmv4d_jax.run import assembly, drawn, initial, sections
+from syncmv4d_jax.run import assembly, drawn, initial, precision, sections
 from syncmv4d_jax.tasks import base
 from syncmv4d_jax.weights import encoders, exports
 
@@ -212,7 +212,8 @@ def load(settings: sections.Sections) -> Viewer:
     """The viewer of `config.sample.synthesis`.
 
     Its configuration is the one that its training exported with it. What it does not hold comes
-    from `config.weights.vae` of this run and from the weights that the training started from.
+    from `config.weights.vae` of this run and from the weights that the training started from; it
+    may be of 8 bits (data_prep/quantise.py).
 
     Raises:
       ValueError: none is named, or it is of a task that does not complete pictures of points.
@@ -230,9 +231,14 @@ def load(settings: sections.Sections) -> Viewer:
     base.serves(made, base.Synthesis, f"config.sample.synthesis={file}")
     own = assembly.read(config)
     given = {**own.weights, "vae": settings.weights.get("vae", "") or own.weights.get("vae", "")}
-    shapes = tree.flatten(jax.eval_shape(made.init, jax.random.key(0)))
-    sources = [initial.weights(part, path) for part, path in given.items() if path]
-    sources.append(exports.source(file))
+    whole = exports.source(file)
+    wanted = precision.stored(
+        jax.eval_shape(made.init, jax.random.key(0)), dict.fromkeys(whole.shapes, whole)
+    )
+    shapes = tree.flatten(wanted)
+    lacking = {name.split("/")[0] for name in shapes if name not in whole.shapes}
+    begun = {part: path for part, path in given.items() if part in lacking and path}
+    sources = [*(initial.weights(part, path) for part, path in begun.items()), whole]
     found = {name: source for source in sources for name in source.shapes if name in shapes}
     if missing := sorted(shapes.keys() - found.keys()):
         raise FileNotFoundError(
