@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import disk, tree
 from syncmv4d_jax.models.nn import quantised
-from syncmv4d_jax.run import checkpoint, initial
+from syncmv4d_jax.run import checkpoint, initial, precision
 from syncmv4d_jax.weights import exports, slices
 
 
@@ -56,12 +57,6 @@ def read(source: slices.Files, kind: str, rest: str) -> dict[str, np.ndarray]:
     return flat
 
 
-def marks(flat: dict[str, np.ndarray], parts: Sequence[str]) -> dict[str, str]:
-    """`checkpoint.part_marks` of those parts that are among {path: array}."""
-    whole = tree.unflatten(flat)
-    return checkpoint.part_marks(whole, [part for part in parts if part in whole])
-
-
 def convert(
     sources: Sequence[str], parts: Sequence[str], out: str, kind: str, *, rest: str = ""
 ) -> None:
@@ -76,15 +71,17 @@ def convert(
     for source in found.values():
         flat |= read(source, kind, rest)
     named = sorted({name for source in found.values() for name in source.beside})
-    made, beside = marks(flat, named), {}
+    whole = tree.unflatten(flat)
+    made, beside = checkpoint.part_marks(whole, [part for part in named if part in found]), {}
     for part in named:
         wanted = {source.beside[part] for source in found.values() if part in source.beside}
         if part in found:
-            own = {
-                name: jnp.asarray(leaf.read((slice(None),) * len(leaf.shape)))
-                for name, leaf in found[part].leaves.items()
+            shapes = {
+                name: jax.ShapeDtypeStruct(shape, jnp.float32)
+                for name, shape in found[part].shapes.items()
             }
-            wanted.add(marks(own, [part])[part])
+            stored = precision.part_marks(dict.fromkeys(shapes, found[part]), shapes, [part])
+            wanted.add(stored[part])
         if len(wanted) > 1:
             raise ValueError(
                 f"{part!r}: not the one that the others were trained beside (hashes "
@@ -93,11 +90,10 @@ def convert(
         beside[part] = made.get(part, next(iter(wanted)))
     told: dict[str, Any] = {"precision": kind, "source": ", ".join(map(str, sources))}
     if len(sources) == 1 and str(sources[0]).endswith(".safetensors"):
-        told = (
-            exports.told(Path(sources[0])) | told
-        )  # the run's configuration stays with its weights
+        # The run's configuration stays with its weights.
+        told = exports.told(Path(sources[0])) | told
     told |= {"beside": beside} if beside else {}
-    exports.write(tree.unflatten(flat), out, dtype="", metadata=told)
+    exports.write(whole, out, dtype="", metadata=told)
 
 
 def main() -> None:

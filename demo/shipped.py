@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import quantise
-from syncmv4d_jax import tree
 from syncmv4d_jax.weights import exports, store
 
 FOLDER = Path(__file__).parent / "weights"
@@ -69,8 +68,8 @@ def ship(*sources: Path, system: str, synthesis: Path | None = None) -> int:
       FileNotFoundError, KeyError: they are not there, or not all.
     """
     own = SYSTEMS[system]
-    made = {own.parts[part] for part in own.parts}
-    jobs = [([str(file) for file in sources], list(own.parts), next(iter(made)))]
+    (out,) = set(own.parts.values())
+    jobs = [([str(file) for file in sources], list(own.parts), out)]
     if synthesis is not None and own.synthesis is not None:
         jobs.append(([str(synthesis)], ["dit"], own.synthesis))
     for given, parts, out in jobs:
@@ -82,8 +81,6 @@ def ship(*sources: Path, system: str, synthesis: Path | None = None) -> int:
 
 def without_paths(file: Path) -> None:
     """Leaves of every absolute path in what an export says of its run the name alone."""
-    whole = {
-        n: x.read((slice(None),) * len(x.shape)) for n, x in exports.source(file).leaves.items()
-    }
     said = re.sub(r"(?<![\w.])/(?:[\w.-]+/)+", "", json.dumps(exports.told(file)))
-    exports.write(tree.unflatten(whole), file, dtype="", metadata=json.loads(said))
+    whole = exports.read(file, dtype="")
+    exports.write(whole, file, dtype="", metadata=json.loads(said))

@@ -63,8 +63,7 @@ def fingerprints(state: Tree) -> dict[str, int]:
 
 def mark(state: Tree) -> str:
     """Returns one hash of all fingerprints, "" of a tree without leaves."""
-    marks = json.dumps(fingerprints(state), sort_keys=True).encode()
-    return hashlib.sha256(marks).hexdigest()[:16] if jax.tree.leaves(state) else ""
+    return joined(fingerprints(state)) if jax.tree.leaves(state) else ""
 
 
 def part_marks(params: Tree, parts: Iterable[str]) -> dict[str, str]:
@@ -77,8 +76,8 @@ def leaf_mark(leaf: jax.Array) -> jax.Array:
     return _halves(leaf)
 
 
-def joined(leaves: Mapping[str, jax.Array]) -> str:
-    """The hash of a part, of {path in it: `leaf_mark`}."""
+def joined(leaves: Mapping[str, Any]) -> str:
+    """One hash of {path: fingerprint}, of a part of its `leaf_mark`s."""
     text = json.dumps({name: int(x) for name, x in leaves.items()}, sort_keys=True).encode()
     return hashlib.sha256(text).hexdigest()[:16]
 

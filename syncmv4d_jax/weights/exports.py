@@ -92,7 +92,7 @@ def read(path: str | Path, part: str = "", *, dtype: str = "float32") -> dict[st
 
     Args:
       path, part: as in `source`; a part is returned without its key.
-      dtype: of floating leaves on return.
+      dtype: of floating leaves on return; "": as they are stored.
 
     Raises:
       As `source`.
@@ -100,7 +100,7 @@ def read(path: str | Path, part: str = "", *, dtype: str = "float32") -> dict[st
     flat = {}
     for name, leaf in source(path, part).leaves.items():
         x = leaf.read((slice(None),) * len(leaf.shape))
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        cast = dtype and jnp.issubdtype(x.dtype, jnp.floating)
         key = name.removeprefix(f"{part}/") if part else name
-        flat[key] = x.astype(jnp.dtype(dtype)) if floating else x
+        flat[key] = x.astype(jnp.dtype(dtype)) if cast else x
     return tree.unflatten(flat)
