@@ -24,12 +24,15 @@ Rows of the paper's ablation and other readings change one thing each of `taco`;
     current_depth               the tracking video has the depth of its own frame
     point_tokens                a cloud as a set of latents without places (point_condition.py)
     colours                     points have the colours that the image shows of them
+    warped_image                the tracking video shows the image's own colours, moved
+    published                   neither: as `taco` is; the demo has both
     control_views               three views that attend to each other, on an MJD (not of the demo)
 """
 
 import ml_collections
 
 from configs import demo, sections
+from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
 DEMOS = {"demo": (600, 2000), "short": (2, 2)}  # steps of the backbone, of control
@@ -41,6 +44,8 @@ ROWS = {
     "current_depth": {"tracking": "point_tracks"},
     "point_tokens": {"encoder": {"reading": "tokens"}},
     "colours": {"colours": True},
+    "warped_image": {"tracking": pseudo_video.WARPED},
+    "published": {"colours": False, "tracking": "das_tracking"},
     "control_views": {"backbone": "mjd", "views": 3},
 }
 VARIANTS = (*STRIDES, *DEMOS, *ROWS, *(f"debug-{row}" for row in ROWS),
@@ -144,13 +149,13 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
         "size": config.task.size,
         "frames": config.task.frames,
         "views": 1,
-        "cloud": 128,
+        "cloud": 256,
         "stride": 1,
         "controls": ("points", "tracking"),
-        "colours": False,
+        "colours": True,
         "control_scale": 1.0,
         "control_until": 1.0,
-        "tracking": "das_tracking",
+        "tracking": pseudo_video.WARPED,
         "mask_gain": 1.0,
         "mask_power": 2,
         "prediction": "data",

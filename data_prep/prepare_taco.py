@@ -70,7 +70,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="of the pseudo video; das_tracking: depth of frame 0 in all frames",
     )
     add("--with", type=names, default=DEFAULTS.controls, dest="more",
-        help="points,das for controlled videos; flow: where frame 0's pixels go")  # fmt: skip
+        help="points,das,image for controlled videos; flow: where frame 0's pixels go")  # fmt: skip
     add("--cloud", type=int, default=DEFAULTS.cloud, help="points of a cloud (--with points)")
     add("--actions", action="store_true", help="keep the recordings' actions (with --folder)")
     add("--provenance", choices=("real", "sim"), default=DEFAULTS.provenance)

@@ -3,7 +3,8 @@
     scenes of several courses -> records with clouds and tracking videos -> cache -> the backbone,
     then control beside it -> samples with all control, points only, tracking only, none, another
     scene's, points that are off or half of them, and by the simulator's road (simulated.py);
-    what the autoencoder alone makes of the truth -> evaluation of each -> table and bars
+    what the autoencoder alone makes of the truth, what moving frame 0's pixels makes without a
+    network (references.py) -> evaluation of each -> table and bars
 
 Every stage is one of the project's own commands, printed before it runs, and continues where a
 stopped run left it. Pages: out/demo-hvg/rows/full/report.html and its neighbours; out/demo-hvg/
@@ -36,9 +37,8 @@ ROWS = {  # name -> what the run is told
     "noisy_points": ["--config.task.controls=('points',)", "--config.sample.point_noise=0.01"],
     "half_points": ["--config.task.controls=('points',)", "--config.sample.point_drop=0.5"],
 }
-SIMULATED, CEILING = "simulated", "autoencoder"
-ABLATIONS = ("no_mask_loss", "point_tokens", "current_depth", "no_points", "no_tracking",
-             "colours")  # fmt: skip
+SIMULATED, REFERENCES = "simulated", ("autoencoder", "warped")
+ABLATIONS = ("published", "no_points", "no_tracking", "no_mask_loss", "point_tokens")
 VERDICTS = {  # (must, passed): passed is None of what was not run
     (True, True): "yes", (True, False): "no", (True, None): "not shown: not run",
     (False, True): "yes", (False, False): "not shown at this size",
@@ -95,10 +95,11 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     made = [*data_stages(args, out), ("the backbone, then control beside it", run(args, out))]
     for name, told in ROWS.items():
         made += sampled(name, [*run(args, out, name), *told])
-    ceiling = ["demo/autoencoded.py", "--records", out / "records" / SIZE, "--weights",
-               out / "weights", "--out", out / "rows" / CEILING]  # fmt: skip
-    made.append((f"samples: {CEILING}", ceiling))
-    made.append((f"evaluation: {CEILING}", [*run(args, out, CEILING), "--config.mode=evaluate"]))
+    for name in REFERENCES:
+        told = ["demo/references.py", "--row", name, "--records", out / "records" / SIZE,
+                "--weights", out / "weights", "--out", out / "rows" / name]  # fmt: skip
+        made.append((f"samples: {name}", told))
+        made.append((f"evaluation: {name}", [*run(args, out, name), "--config.mode=evaluate"]))
     made += simulated_stages(args, out)
     for name in ABLATIONS if args.ablations else ():
         own = out / "ablations" / name
@@ -149,7 +150,7 @@ def sampled(name: str, told: list, truth: list | None = None) -> list[Stage]:
 
 
 CLIPS = ["--size", SIZE, "--frames", 13, "--points", 256, "--clusters", 1, "--cameras", "first",
-         "--surfaces", "none", "--val", 0, "--with", "points,das", "--cloud", 1024,
+         "--surfaces", "none", "--val", 0, "--with", "points,das,image", "--cloud", 1024,
          "--provenance", "sim"]  # fmt: skip
 
 
@@ -221,7 +222,7 @@ def share(out: Path, name: str) -> None:
 
 def compare(out: Path) -> str:
     """The rows' scores beside each other, and the bars, as Markdown."""
-    folders = {name: out / "rows" / name for name in (*ROWS, SIMULATED, CEILING, *ABLATIONS)}
+    folders = {name: out / "rows" / name for name in (*ROWS, SIMULATED, *REFERENCES, *ABLATIONS)}
     found = {
         name: json.loads((folder / "eval.json").read_text())
         for name, folder in folders.items()

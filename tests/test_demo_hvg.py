@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import hvg3d as configuration
-from demo import autoencoded, hvg, simulated
+from demo import hvg, references, simulated
 from syncmv4d_jax import configuration as settings
-from syncmv4d_jax.data import clips, prepare, records
+from syncmv4d_jax.data import clips, controls, prepare, records
 from syncmv4d_jax.data.scenes import hand, scene
 from syncmv4d_jax.data.sources import mano, recordings
 from syncmv4d_jax.metrics import hoi
@@ -44,7 +44,7 @@ def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
 def test_every_bar_has_its_rows(stages):
     """Each row is sampled and then evaluated; a bar's rows are sampled, or trivial."""
     names = {title.removeprefix("samples: ") for title in stages if title.startswith("samples")}
-    assert names == {*hvg.ROWS, hvg.SIMULATED, hvg.CEILING, *hvg.ABLATIONS}
+    assert names == {*hvg.ROWS, hvg.SIMULATED, *hvg.REFERENCES, *hvg.ABLATIONS}
     order = list(stages)
     assert all(order.index(f"samples: {n}") < order.index(f"evaluation: {n}") for n in names)
     wanted = {row for bar in hoi.BARS for row in (bar.row, bar.other) if row}
@@ -119,22 +119,47 @@ def test_the_ceiling_is_the_truth_through_the_autoencoder(tmp_path, monkeypatch)
     """With one that halves all contrast; a sample that is there is not made again."""
     fake_records.write(tmp_path / "records")
     calls = []
-    monkeypatch.setattr(autoencoded.store, "load", lambda *a, **k: ("config", "weights"))
+    monkeypatch.setattr(references.store, "load", lambda *a, **k: ("config", "weights"))
     half = lambda codec, weights, x: (x / 127.5 - 1) / 2  # noqa: E731
-    monkeypatch.setattr(autoencoded.video, "encode", half)
-    monkeypatch.setattr(autoencoded.video, "decode", lambda c, w, x: calls.append(w) or x)
-    flags = ["--records", str(tmp_path / "records"), "--weights", "w", "--out", str(tmp_path)]
+    monkeypatch.setattr(references.video, "FrozenVAE", lambda config: config)
+    monkeypatch.setattr(references.video, "encode", half)
+    monkeypatch.setattr(references.video, "decode", lambda c, w, x: calls.append(w) or x)
+    flags = [
+        "--row",
+        "autoencoder",
+        "--records",
+        str(tmp_path / "records"),
+        "--weights",
+        "w",
+        "--out",
+        str(tmp_path),
+    ]
     for _ in range(2):
-        assert autoencoded.main(flags) == 0
+        assert references.main(flags) == 0
     reader = records.Reader(tmp_path / "records", "test")
     (window,) = reader.windows
     found = samples.read(tmp_path / "samples" / window.id)["video"]
     true = [records.decode(reader.view(window, view)["video"]) for view in window.views]
-    assert calls == ["weights"]
+    assert calls == ["weights"] * len(window.views)
     halved = {"video": (np.stack(true) / 127.5 - 1) / 2}
     samples.write(tmp_path / "wanted", halved, {}, {"fps": 8.0})  # compressed as they are
     np.testing.assert_array_equal(found, samples.read(tmp_path / "wanted")["video"])
     assert 0.3 < found.std() / np.stack(true).std() < 0.6
+
+
+def test_the_warped_row_is_frame_0_moved():
+    """Of a view's values alone, in -1..1, frame 0 as it is."""
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 255, (5, 16, 24, 3), np.uint8)
+    mask = np.zeros((5, 16, 24), bool)
+    mask[:, 4:9, 4:9] = True
+    shown = np.repeat(np.where(mask[..., None], np.uint8(200), np.uint8(0)), 3, -1)
+    view = {"video": records.encode(video), "warped": records.encode(shown),
+            "mask": controls.pack(mask)}  # fmt: skip
+    made = references.warped(view)
+    np.testing.assert_allclose(made[0], video[0] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(made[1:][mask[1:]], 200 / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(made[3][~mask[0]], (video[0] / 127.5 - 1)[~mask[0]], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -149,7 +174,7 @@ def test_the_simulators_road_ends_where_the_records_do(tmp_path):
     )  # fmt: skip
     own = clips.Settings(
         size=(32, 48), frames=13, points=64, clusters=1, cameras="first", val=0.0,
-        surfaces="none", controls=("points", "das"), cloud=256, provenance="sim",
+        surfaces="none", controls=("points", "das", "image"), cloud=256, provenance="sim",
         held_out_triplets=(spec.triplet,), held_out_actions=("follow",),
     )  # fmt: skip
     prepare.run(recordings.taco_sources(data / "taco", data / "mano"), tmp_path / "records", own)

@@ -3,8 +3,9 @@
     DIR/<h>x<w>/cache.json                      written last: what the cache is made of
     DIR/<h>x<w>/sequences/<id>.array_record     the records' rows: video_latents, motion_latents
                                                 [f h w c] bfloat16, and the small values of the
-                                                view; of records for control tracking_latents and
-                                                hoi_mask [f h w 1] float16 too; where it was asked
+                                                view; of records for control tracking_latents,
+                                                warped_latents and hoi_mask [f h w 1] float16 too,
+                                                as they have them; where it was asked
                                                 for appearance [14 14 768] float16, and of records
                                                 with flow flow_latents [f h w c], of the companded
                                                 flow, and depth_latents [1 h w c], of frame 0's
@@ -35,7 +36,7 @@ from syncmv4d_jax.geometry import flow_map, masks
 from syncmv4d_jax.weights import store
 
 log = logging.getLogger(__name__)
-CLIPS = ("video", "motion", "tracking")
+CLIPS = ("video", "motion", "tracking", "warped")
 BLACK = "black.array_record"
 TEXTS = 8  # encoded at once
 

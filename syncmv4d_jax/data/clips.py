@@ -222,7 +222,8 @@ def make(
     jitter = rng if split == "train" else None
     views, skipped, shots = _views(recording, clip, tracks, settings, jitter, shown)
     _check_clusters(recording, views, skipped, settings)
-    motion_frames, tracking, *_ = _paint(recording, clip, views, tracks, settings)
+    first = _first_shots(clip, views, shots, settings) if settings.controls else {}
+    motion_frames, tracking, warped, *_ = _paint(recording, clip, views, tracks, settings, first)
     preview = {}
     for view in views:
         preview[view.serial] = shots[view.serial], motion_frames[view.serial][shown]
@@ -231,6 +232,8 @@ def make(
         if "das" in settings.controls:
             view.values["tracking"] = records.encode(tracking.pop(view.serial))
             view.values["mask"] = controls.pack(np.asarray(painted.any(-1)))
+        if "image" in settings.controls:
+            view.values["warped"] = records.encode(warped.pop(view.serial))
     values = {
         "tracks": tracks,
         "surface": chosen.mesh.astype(np.int32),
@@ -246,20 +249,19 @@ def make(
         meshes = [clip.tracked(n) for n in range(len(index))]
         names = controls.labels(recording.surfaces[: len(clip.faces)])
         cloud = controls.cloud(meshes, clip.faces, names, settings.cloud, own_rng)
-        seen = controls.colours(cloud["points"][0], _first_shots(clip, views, shots, settings))
-        values |= cloud | seen
+        values |= cloud | controls.colours(cloud["points"][0], list(first.values()))
     stored = settings.surfaces == "all" or settings.surfaces == split
     own = surfaces.pack(recording.surfaces, index) if stored else {}
     return Window(values, own, views, skipped, preview, shown)
 
 
-def _first_shots(clip, views, shots, settings) -> list[controls.Shot]:
+def _first_shots(clip, views, shots, settings) -> dict[str, controls.Shot]:
     """Frame 0 of each view, with the depth of all surfaces."""
-    scene, found = raycast.Scene(clip.meshes[int(clip.index[0])]), []
+    scene, found = raycast.Scene(clip.meshes[int(clip.index[0])]), {}
     for view in views:
         hits = scene.cast(view.intrinsics, view.pose(0), settings.size)
         image = shots[view.serial][0]
-        found.append(controls.Shot(image, hits.depth, view.intrinsics, view.pose(0)))
+        found[view.serial] = controls.Shot(image, hits.depth, view.intrinsics, view.pose(0))
     return found
 
 
@@ -448,13 +450,15 @@ def _check_clusters(recording, views, skipped, settings) -> None:
         )
 
 
-def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarray]]:
-    """Fills in anchors, visibility and scale of the views; returns their pseudo videos, and, where
-    they are wanted, their tracking videos."""
+def _paint(recording, clip, views, tracks, settings, shots) -> list[dict[str, np.ndarray]]:
+    """Fills in anchors, visibility and scale of the views; returns their pseudo videos, their
+    tracking videos and their warped pictures of frame 0; of what is not wanted {}."""
     index, count = clip.index, len(clip.faces)
     first = np.concatenate([vertices for vertices, _ in clip.meshes[int(index[0])]])
     origins = {v.serial: _origins(first, v.intrinsics, v.pose(0)) for v in views}
-    kinds = [settings.representation, *["das_tracking"] * ("das" in settings.controls)]
+    wanted = {"das_tracking": "das", pseudo_video.WARPED: "image"}
+    more = [kind for kind, control in wanted.items() if control in settings.controls]
+    kinds = [settings.representation, *more]
     size = (len(kinds), len(index), *settings.size, 3)
     painted = {v.serial: np.zeros(size, np.uint8) for v in views}
     visible = {v.serial: np.zeros(tracks.shape[:2], bool) for v in views}
@@ -478,8 +482,9 @@ def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarra
                 continue
             now = view._replace(extrinsics=view.pose(n))
             painted[name][:, n] = _paint_frame(
-                scene, count, origins[name], now, scales[name], settings.size, kinds
-            )
+                scene, count, origins[name], now, scales[name], settings.size, kinds,
+                shots.get(name),
+            )  # fmt: skip
             pixels, depth = (x[n] for x in projected[name])
             visible[name][n] = seen(
                 scene, pixels, depth, now.intrinsics, now.extrinsics,
@@ -495,7 +500,8 @@ def _paint(recording, clip, views, tracks, settings) -> list[dict[str, np.ndarra
             visibility=visible[view.serial],
             scale=np.asarray(scales[view.serial], np.float32),
         )
-    return [{name: clips[i] for name, clips in painted.items()} for i in range(len(kinds))] + [{}]
+    clips = {kind: {s: made[i] for s, made in painted.items()} for i, kind in enumerate(more, 1)}
+    return [{s: made[0] for s, made in painted.items()}, *(clips.get(kind, {}) for kind in wanted)]
 
 
 def seen(
@@ -533,9 +539,9 @@ def _origins(first, intrinsics, extrinsics) -> np.ndarray:
     return (first @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
 
 
-def _paint_frame(scene, count, origins, view, scale, size, kinds) -> np.ndarray:
+def _paint_frame(scene, count, origins, view, scale, size, kinds, shot) -> np.ndarray:
     """A frame [r h w 3] uint8 of the pseudo videos `kinds` [r] of the first `count` meshes, the
-    tracked ones; rays are cast only where these may be."""
+    tracked ones; rays are cast only where these may be. shot: the view's frame 0, to be warped."""
     result = np.zeros((len(kinds), *size, 3), np.uint8)
     near = _near_surfaces(scene.meshes[:count], view, size)
     y, x = np.divmod(np.flatnonzero(near), size[1])
@@ -549,9 +555,13 @@ def _paint_frame(scene, count, origins, view, scale, size, kinds) -> np.ndarray:
     hits = raycast.Hits(*(value.take(front, axis=0) for value in hits))
     origin = start[:, :2] / np.maximum(start[:, 2:], 1e-6)
     for i, kind in enumerate(kinds):
-        depth = hits.depth if kind == "point_tracks" else start[:, 2]  # now, or in frame 0
-        colours = pseudo_video.encode_colours(origin, depth, scale, size=size)
-        result[i, y.take(met), x.take(met)] = np.round(colours * 255).astype(np.uint8)
+        if kind == pseudo_video.WARPED:
+            shown, _ = controls.shows(shot, origin, start[:, 2])
+        else:
+            depth = hits.depth if kind == "point_tracks" else start[:, 2]  # now, or in frame 0
+            colours = pseudo_video.encode_colours(origin, depth, scale, size=size)
+            shown = np.round(colours * 255).astype(np.uint8)
+        result[i, y.take(met), x.take(met)] = shown
     return result
 
 

@@ -4,8 +4,9 @@
                      float16 (none: not known); point_labels [p] or [n p], index of surfaces.LABELS;
                      point_ids, metric [] bool: see schema.BATCH; point_colours [p 3] uint8,
                      point_coloured [p] bool (none: not known): of frame 0, where a camera sees it
-    view example     tracking, a clip: the pseudo video with frame 0's depths; mask, packed bits of
-                     [n h w]: hands and objects
+    view example     tracking, a clip: the pseudo video with frame 0's depths; warped, a clip of
+                     the same pixels: the colours that frame 0 shows of what is there, black where
+                     it shows none; mask, packed bits of [n h w]: hands and objects
 
 Points are drawn by area in frame 0 and followed on their surfaces. A batch gets a part of them.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from syncmv4d_jax.data import surfaces, transforms
 from syncmv4d_jax.geometry import cameras
 
-WITH = ("points", "das")
+WITH = ("points", "das", "image")
 SLACK = 0.01  # metres that a point may lie behind what a pixel of frame 0 meets, and be seen
 FIELDS = ("points", "point_valid", "point_features", "point_ids", "metric")
 
@@ -86,13 +87,33 @@ def colours(points: np.ndarray, shots: Sequence[Shot]) -> dict[str, np.ndarray]:
     found, seen = np.zeros((len(points), 3), np.uint8), np.zeros(len(points), bool)
     for shot in shots:
         pixels, depth = cameras.project(points, shot.intrinsics, shot.extrinsics)
-        height, width = shot.depth.shape
-        x, y = np.rint(pixels).astype(int).T
-        inside = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        x, y = np.where(inside, x, 0), np.where(inside, y, 0)
-        mine = inside & ~seen & (depth <= shot.depth[y, x] + SLACK)
-        found[mine], seen = shot.image[y, x][mine], seen | mine
+        shown, there = shows(shot, pixels, depth)
+        mine = there & ~seen
+        found[mine], seen = shown[mine], seen | mine
     return {"point_colours": found, "point_coloured": seen}
+
+
+def shows(shot: Shot, pixels: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours [p 3] uint8 that a picture shows of points, between its pixels bilinear, and [p]
+    bool: whether it sees them.
+
+    Args:
+      pixels: [p 2], (x, y), where the points are. depth: [p], metres.
+    """
+    height, width = shot.depth.shape
+    x, y = np.rint(pixels).astype(int).T
+    inside = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = np.where(inside, x, 0), np.where(inside, y, 0)
+    seen = inside & (depth <= shot.depth[y, x] + SLACK)
+    at = np.clip(np.where(seen[:, None], pixels, 0), 0, [width - 1, height - 1])
+    low = np.floor(at).astype(int)
+    part, high = (at - low)[:, None], np.minimum(low + 1, [width - 1, height - 1])
+    rows = [
+        shot.image[y, low[:, 0]] * (1 - part[..., 0]) + shot.image[y, high[:, 0]] * part[..., 0]
+        for y in (low[:, 1], high[:, 1])
+    ]
+    colours = np.rint(rows[0] * (1 - part[..., 1]) + rows[1] * part[..., 1]).astype(np.uint8)
+    return np.where(seen[:, None], colours, np.uint8(0)), seen
 
 
 def example(

@@ -22,6 +22,7 @@ import numpy as np
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import cache, controls, pixel_flow, records, transforms
 from syncmv4d_jax.data.config import DataConfig, Wanted
+from syncmv4d_jax.geometry import pseudo_video
 
 log = logging.getLogger(__name__)
 COMMANDS = (
@@ -30,6 +31,8 @@ COMMANDS = (
     "--config.data.records=RECORDS"
 )
 THREADS, AHEAD = 8, 8
+# What a tracking video is made of, where it is no "tracking": {what is wanted: clip of a view}.
+FOLLOWED = {"point_tracks": "motion", pseudo_video.WARPED: "warped"}
 VIDEO_ONLY = "none"  # the representation of motion of records without any
 
 
@@ -349,14 +352,15 @@ class Examples:
             for key in ("video_latents", "motion_latents", *more):
                 if key in values:
                     result[key] = values[key].astype(np.float32)
-            if self.wanted.tracking == "point_tracks":
-                result["tracking_latents"] = result["motion_latents"]
+            if self.wanted.tracking in FOLLOWED:
+                own = FOLLOWED[self.wanted.tracking]
+                result["tracking_latents"] = values[f"{own}_latents"].astype(np.float32)
         if self.raw:
             values = self.reader.view(window, view)
             there = [key for key in ("video", "motion") if key in values]
             result |= {key: records.decode(values[key]) for key in there}
             if self.wanted.tracking:
-                own = "motion" if self.wanted.tracking == "point_tracks" else "tracking"
+                own = FOLLOWED.get(self.wanted.tracking, "tracking")
                 result["tracking"] = records.decode(values[own])
                 result["mask"] = controls.unpack(values["mask"], result["video"].shape[1:3])
         result |= {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
@@ -410,9 +414,11 @@ def _check(reader: records.Reader, config: DataConfig, wanted: Wanted) -> int:
     if lacking := set(config.fields) - set(have["fields"]):
         problems.append(f"fields: wanted {sorted(lacking)} too (--with), records have others")
     stored = have.get("controls", ())
-    if wanted.cloud and not {"points", "das"} <= set(stored):
+    needs = ["points", "das", *["image"] * (wanted.tracking == pseudo_video.WARPED)]
+    if wanted.cloud and not set(needs) <= set(stored):
         problems.append(
-            f"control: wanted points and das (--with points,das), records have {stored}"
+            f"control: wanted {' and '.join(needs)} (--with {','.join(needs)}), records have "
+            f"{stored}"
         )
     elif (wanted.cloud or 0) > have.get("cloud", 0):
         problems.append(f"cloud: wanted {wanted.cloud} points, records have {have['cloud']}")

@@ -125,7 +125,13 @@ def make(
     seen = seen & inside & (depth > 0)
     scale = pseudo_video.depth_scale(depth, seen)
     pseudo_video.check_scale(scale, where=scene.name)
-    painted = paint(pixels, depth, seen, scale, settings.size) * mask[..., None].astype(np.uint8)
+    shape = mask[..., None].astype(np.uint8)
+    where = pseudo_video.encode_colours(pixels[0], depth[0], scale, size=settings.size)
+    painted = paint(pixels, depth, seen, np.round(where * 255).astype(np.uint8), settings.size)
+    painted = painted * shape
+    x, y = np.clip(np.rint(pixels[0]).astype(int), 0, np.array(settings.size[::-1]) - 1).T
+    first = pictures[0, y, x] * seen[0][:, None]
+    warped = paint(pixels, depth, seen, first, settings.size) * shape
     drawn = [monocular.cloud(scene, int(i), settings.cloud, rng) for i in index]
     points, labels, there = (np.stack(x) for x in zip(*drawn, strict=True))
     own = {
@@ -138,7 +144,8 @@ def make(
     moves = bool((np.ptp(poses, axis=0) > 1e-9).any())
     view = {
         "video": records.encode(pictures), "motion": records.encode(painted),
-        "tracking": records.encode(painted), "mask": controls.pack(mask),
+        "tracking": records.encode(painted), "warped": records.encode(warped),
+        "mask": controls.pack(mask),
         "intrinsics": intrinsics.astype(np.float32),
         "extrinsics": (poses if moves else poses[0]).astype(np.float32),
         "anchors": pixels[0].astype(np.float32), "anchor_valid": seen[0], "visibility": seen,
@@ -174,16 +181,14 @@ def paint(
     pixels: np.ndarray,
     depth: np.ndarray,
     seen: np.ndarray,
-    scale: np.ndarray,
+    colours: np.ndarray,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """The tracking video [n h w 3] uint8 of tracks: discs coloured by frame 0, black elsewhere.
+    """The tracking video [n h w 3] uint8 of tracks: discs of their colours, black elsewhere.
 
     Args:
-      pixels: [n k 2]. depth: [n k]. seen: [n k] bool. scale: [2], of the colours.
+      pixels: [n k 2]. depth: [n k]. seen: [n k] bool. colours: [k 3] uint8.
     """
-    colours = pseudo_video.encode_colours(pixels[0], depth[0], scale, size=size)
-    colours = np.round(colours * 255).astype(np.uint8)
     radius = max(1, size[0] // DISCS)
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     disc = np.stack([x, y], -1)[np.hypot(x, y) <= radius]

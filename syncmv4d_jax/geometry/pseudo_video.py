@@ -22,6 +22,7 @@ import numpy as np
 from syncmv4d_jax.geometry import cameras, matching
 
 REPRESENTATIONS = ("point_tracks", "das_tracking")
+WARPED = "warped_image"  # frame 0's own colours at today's places: to be followed, not generated
 
 
 class Decoded(NamedTuple):

@@ -1,14 +1,14 @@
 """A recording in the plain layout as what a controlled sample follows: `config.sample.recording`.
 
-It is prepared as data_prep/prepare_taco.py prepares it (`--with points,das`, a camera a view) and
-read back as a record is, so that a picture and its meshes are seen as training saw them.
+It is prepared as data_prep/prepare_taco.py prepares it (`--with points,das,image`, a camera a view)
+and read back as a record is, so that a picture and its meshes are seen as training saw them.
 """
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from syncmv4d_jax.data import clips, pipeline, prepare, records
+from syncmv4d_jax.data import clips, controls, pipeline, prepare, records
 from syncmv4d_jax.data import config as data_config
 from syncmv4d_jax.data.sources import recordings
 from syncmv4d_jax.run import assembly, sections
@@ -34,7 +34,7 @@ def read(folder: str | Path, settings: sections.Sections, task: base.Sampled) ->
     frames, size, views = task.clip
     own = clips.Settings(
         size=size, frames=frames, fps=settings.data.fps, clusters=views, cameras="first", val=0.0,
-        surfaces="none", controls=("points", "das"), cloud=wanted.cloud,
+        surfaces="none", controls=controls.WITH, cloud=wanted.cloud,
     )  # fmt: skip
     (source,) = [x for x in recordings.folder_sources(folder.parent) if x.id == folder.name]
     with tempfile.TemporaryDirectory() as scratch:

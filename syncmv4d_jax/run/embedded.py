@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from syncmv4d_jax import recipe
-from syncmv4d_jax.data import cache, clips, prepare
+from syncmv4d_jax.data import cache, clips, controls, prepare
 from syncmv4d_jax.data.scenes import hand, motion, objects, scene
 from syncmv4d_jax.data.sources import mano, recordings, taco
 from syncmv4d_jax.models.nn import module
@@ -51,7 +51,7 @@ def ensure(config: Any, workdir: str | Path) -> None:
         val=0.0,
         representation=wants.motion,
         held_out_triplets=scene.HELD_OUT,
-        controls=("points", "das") if wants.cloud else (),
+        controls=controls.WITH if wants.cloud else (),
         cloud=wants.cloud or 1,
         provenance="sim",
         fields=wants.fields,

@@ -14,7 +14,7 @@ from syncmv4d_jax.geometry import cameras, masks
 
 SETTINGS = clips.Settings(
     size=(96, 144), frames=9, fps=15.0, points=64, cameras="first", val=0.0, surfaces="none",
-    controls=("points", "das"), cloud=200, provenance="sim",
+    controls=controls.WITH, cloud=200, provenance="sim",
 )  # fmt: skip
 WANTED = data_config.Wanted(size=(96, 144), frames=9, views=3, cloud=80, tracking="das_tracking")
 DATA = data_config.DataConfig(fps=15.0, cameras="fixed", split="")
@@ -123,6 +123,35 @@ def test_masks_are_the_pixels_that_are_painted(made):
     assert mask[4, y, x].mean() > 0.85
 
 
+def test_warped_videos_show_what_frame_0_shows_of_the_same_points(made):
+    """Frame 0 is the picture itself where a surface is; later a surface point keeps its colour, as
+    the tracking video says where it was, and what frame 0 does not see is black."""
+    reader = records.Reader(made / "records")
+    window = reader.windows[0]
+    values = reader.view(window, window.views[0])
+    video, warped, tracking = (records.decode(values[k]) for k in ("video", "warped", "tracking"))
+    mask = controls.unpack(values["mask"], (96, 144))
+    known = warped.any(-1)
+    assert not known[~mask].any() and (known & mask).sum() > 0.6 * mask.sum()
+    assert known[0].sum() > 0.9 * mask[0].sum()
+    np.testing.assert_allclose(warped[0][known[0]], video[0][known[0]], atol=1)
+    was = tracking[8][known[8]][:, :2] / 255 * [144, 96]  # where it was, in pixels
+    x, y = np.clip(np.rint(was).astype(int), 0, [143, 95]).T
+    off = np.abs(warped[8][known[8]].astype(int) - video[0][y, x]).mean()
+    still = np.abs(video[0][known[8]].astype(int) - video[0][y, x]).mean()
+    assert off < 0.5 * still
+    wanted = dataclasses.replace(WANTED, tracking="warped_image")
+    raw = next(batches(config(made, raw=True), wanted))
+    assert any((raw["tracking"][0, v] == warped).all() for v in range(3))
+    latents = next(batches(config(made, cache=str(made / "cache")), wanted))["tracking_latents"]
+    assert any(np.allclose(latents[0, v], _encode(warped), atol=1) for v in range(3))
+    shot = controls.Shot(
+        np.array([[[0], [100]]], np.uint8).repeat(3, -1), np.full((1, 2), np.inf), np.eye(3),
+        np.eye(3, 4),
+    )  # fmt: skip
+    assert controls.shows(shot, np.array([[0.25, 0]]), np.ones(1))[0].tolist() == [[25] * 3]
+
+
 def test_masks_of_latent_cells():
     mask = np.zeros((9, 8, 8), bool)
     mask[0, :4, :4] = True
@@ -211,6 +240,12 @@ def test_shares_of_several_folders(made, tmp_path):
 def test_records_without_control_are_refused(made, tmp_path):
     plain = dataclasses.replace(SETTINGS, controls=(), provenance="real")
     prepare.run(recordings.folder_sources(made / "data"), tmp_path / "records", plain)
+    no_image = dataclasses.replace(SETTINGS, controls=("points", "das"))
+    prepare.run(recordings.folder_sources(made / "data"), tmp_path / "older", no_image)
+    older = dataclasses.replace(DATA, records=str(tmp_path / "older"), raw=True)
+    with pytest.raises(ValueError, match="wanted points and das and image .--with points,das,im"):
+        next(batches(older, dataclasses.replace(WANTED, tracking="warped_image")))
+    next(batches(older, WANTED))
     with pytest.raises(ValueError, match="wanted points and das .--with points,das"):
         batches(config(tmp_path), WANTED)
     more = dataclasses.replace(WANTED, cloud=201)

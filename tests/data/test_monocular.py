@@ -64,6 +64,11 @@ def test_records_are_for_control_and_mix_with_others(truth, tmp_path):
     mask = controls.unpack(view["mask"], (96, 144))
     tracking = records.decode(view["tracking"])
     assert 0.3 < tracking.any(-1).sum() / mask.sum() <= 1 and not (tracking.any(-1) & ~mask).any()
+    video, warped = (records.decode(view[key]) for key in ("video", "warped"))
+    there = warped.any(-1)
+    assert not (there & ~tracking.any(-1)).any() and there.sum() > 0.9 * tracking.any(-1).sum()
+    off = np.abs(warped[0].astype(int) - video[0])[there[0]].mean()
+    assert off < 0.5 * np.abs(video[0][mask[0]].astype(int) - video[0][mask[0]].mean(0)).mean()
     pixels, _ = cameras.project(own["points"][3], view["intrinsics"], view["extrinsics"])
     x, y = np.round(pixels).astype(int).T
     inside = (x >= 0) & (x < 144) & (y >= 0) & (y < 96)
@@ -81,9 +86,8 @@ def test_records_are_for_control_and_mix_with_others(truth, tmp_path):
 def test_nearer_discs_are_in_front():
     pixels = np.array([[[10.0, 20], [30, 20]], [[20.0, 20], [20, 20]]])
     depth = np.array([[1.0, 2.0], [2.0, 1.0]])
-    found = reconstructed.paint(
-        pixels, depth, np.ones((2, 2), bool), np.array([0.5, 2.5]), (40, 40)
-    )
+    colours = np.array([[64, 128, 64], [191, 128, 191]], np.uint8)
+    found = reconstructed.paint(pixels, depth, np.ones((2, 2), bool), colours, (40, 40))
     assert found[0, 20, 10].tolist() == [64, 128, 64] and found[0, 20, 30].tolist()[0] == 191
     assert found[1, 20, 20].tolist() == found[0, 20, 30].tolist()
     assert not found[0, 0, 0].any()

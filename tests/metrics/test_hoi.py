@@ -112,7 +112,8 @@ def shown():
               "psnr_hoi": 20.5},
         no_control={"psnr_moving": 21.0}, wrong_control={"psnr_moving": 20.0},
         points_only=same, tracking_only=same, noisy_points=same, half_points=same,
-        simulated={"follow": 0.89}, **{row: {"psnr_moving": 20.0} for row in hoi.TRIVIAL},
+        simulated={"follow": 0.89}, warped={"psnr_moving": 20.0},
+        **{row: {"psnr_moving": 20.0} for row in hoi.TRIVIAL},
     )  # fmt: skip
 
 
@@ -121,11 +122,11 @@ def test_bars_pass_and_fail():
     found = hoi.bars(scores, layouts)
     names = [bar["name"].split(":")[0] for bar in found]
     more = ["noise of 10 mm", "half of the points", "simulator's road"]
-    plain = ["B1", *["B2"] * 5, "B3", "B4", "B4", "B5", "B6"]
+    plain = ["B1", *["B2"] * 6, "B3", "B4", "B4", "B5", "B6"]
     assert names == [*plain, *more, "B8", "B9", "B10", "B11"]
-    assert [bar["passed"] for bar in found] == [True] * 16 + [None] * 2
+    assert [bar["passed"] for bar in found] == [True] * 17 + [None] * 2
     assert {bar["clusters"] for bar in found[:-2]} == {16} and found[-1]["value"] is None
-    assert [bar["must"] for bar in found] == [True] * 14 + [False] * 4
+    assert [bar["must"] for bar in found] == [True] * 15 + [False] * 4
     scores["wrong_control"] = scores["no_control"]  # no difference is not beyond 2 errors
     scores["held"] = rows(held={"psnr_moving": 26.0})[0]["held"]
     scores["simulated"] = rows(simulated={"follow": 0.85})[0]["simulated"]
@@ -149,6 +150,24 @@ def test_a_difference_within_two_errors_of_its_layouts_is_not_shown():
     alone = hoi.bars(scores, {scene: scene for scene in layouts})
     (other,) = [b for b in alone if b["name"].startswith("B9")]
     assert other["se"] < bar["se"] and other["clusters"] == 32
+
+
+def test_a_warp_moves_frame_0_and_fills_what_it_did_not_see():
+    """What is left behind, and what is new, has the nearest colour that is known."""
+    first = np.full((8, 12, 3), 10, np.uint8)
+    first[:, :6] = 60
+    mask = np.zeros((3, 8, 12), bool)
+    mask[0, 2:5, 1:3] = mask[1, 2:5, 4:6] = True
+    first[mask[0]] = 200
+    warped = np.zeros((3, 8, 12, 3), np.uint8)
+    warped[0][mask[0]] = 200
+    warped[1, 2:4, 4:6] = 200  # its lowest row was hidden
+    found = hoi.warp(first, warped, mask)
+    np.testing.assert_array_equal(found[0], first)
+    wanted = np.where(np.arange(12)[None, :, None] < 6, 60, 10) * np.ones((8, 12, 3), int)
+    np.testing.assert_array_equal(found[2], wanted)
+    wanted[2:5, 4:6] = 200
+    np.testing.assert_array_equal(found[1], wanted)
 
 
 def test_networks_have_names_of_their_own():

@@ -21,7 +21,8 @@ class Options:
       stride: backbone blocks for each copy, one that divides them.
       controls: what the branch is given, of CONTROLS; what is not named is dropped always.
       colours: whether points have the colours that frame 0 shows of them; else shape alone.
-      tracking: representation of the tracking video, of pseudo_video.REPRESENTATIONS.
+      tracking: what the tracking video shows at the places of today: where its points were in
+        frame 0, of pseudo_video.REPRESENTATIONS, or frame 0's own colours (pseudo_video.WARPED).
       prediction: "velocity", or "data" as in small models (video.bounded_time).
       time_shift: of training times, the table's or, with "data", of a uniform draw.
       text_drop, point_drop, tracking_drop: share of samples without it; apart from each other.
@@ -68,6 +69,6 @@ class Options:
         shares("task", self, *drops, "control_until")
         at_least(1, "task", self, "views", "cloud", "sample_steps", "run_steps", "vae_batch")
         one_of("task", self, backbone=BACKBONES, prediction=PREDICTIONS, mask_power=(1, 2))
-        one_of("task", self, tracking=pseudo_video.REPRESENTATIONS)
+        one_of("task", self, tracking=(*pseudo_video.REPRESENTATIONS, pseudo_video.WARPED))
         if unknown := sorted(set(self.controls) - set(CONTROLS)):
             raise ValueError(f"task.controls: wanted some of {CONTROLS}, got {unknown}")
