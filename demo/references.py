@@ -4,7 +4,7 @@
 
     autoencoder   the truth through the autoencoder: no video of the demo can be nearer the truth
     warped        frame 0's own pixels moved as the surfaces move, on what is left of frame 0
-                  (metrics/hoi.py): what control tells without a network
+                  (data/controls.py): what control tells without a network
 
 A stage of demo/hvg.py. Writes ROW/samples/<id> as sampling does; a sample that is there is left
 alone.
@@ -21,7 +21,6 @@ import numpy as np
 
 from syncmv4d_jax import disk
 from syncmv4d_jax.data import controls, records
-from syncmv4d_jax.metrics import hoi
 from syncmv4d_jax.results import samples
 from syncmv4d_jax.tasks import video
 from syncmv4d_jax.weights import store
@@ -55,9 +54,7 @@ def rebuilt(weights: Path) -> Clip:
 
 def warped(view: Mapping[str, Any]) -> np.ndarray:
     """Frame 0 warped."""
-    shown = records.decode(view["warped"])
-    mask = controls.unpack(view["mask"], shown.shape[1:3])
-    made = hoi.warp(records.decode_first(view["video"]), shown, mask)
+    made = controls.clip(view, "warped")
     return made.astype(np.float32) / 127.5 - 1
 
 

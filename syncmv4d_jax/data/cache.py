@@ -233,7 +233,7 @@ def _rows(
         views = [reader.view(window, view) for view in window.views]
         # All clips of a window are handed over first: devices work while the host waits.
         running = [
-            {c: encode(records.decode(values[c])) for c in CLIPS if c in values}
+            {c: encode(controls.clip(values, c)) for c in CLIPS if c in values}
             | ({} if gain is None else _flow(values, encode, gain))
             for values in views
         ]

@@ -6,7 +6,8 @@
                      point_coloured [p] bool (none: not known): of frame 0, where a camera sees it
     view example     tracking, a clip: the pseudo video with frame 0's depths; warped, a clip of
                      the same pixels: the colours that frame 0 shows of what is there, black where
-                     it shows none; mask, packed bits of [n h w]: hands and objects
+                     it shows none (`clip` completes them); mask, packed bits of [n h w]: hands
+                     and objects
 
 Points are drawn by area in frame 0 and followed on their surfaces. A batch gets a part of them.
 """
@@ -15,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
-from syncmv4d_jax.data import surfaces, transforms
+from syncmv4d_jax.data import records, surfaces, transforms
 from syncmv4d_jax.geometry import cameras
 
 WITH = ("points", "das", "image")
@@ -175,6 +177,43 @@ def turned(example: Mapping[str, Any], angle: float, centre: np.ndarray) -> dict
     found["points"] = turn(found["points"], centre)
     found["point_features"] = np.concatenate([normals, told[..., 3:]], axis=-1)
     return found
+
+
+def clip(values: Mapping[str, Any], name: str) -> np.ndarray:
+    """A clip [n h w 3] uint8 of a view's values: as it is stored; `warped` completed."""
+    stored = records.decode(values[name])
+    if name != "warped":
+        return stored
+    mask = unpack(values["mask"], stored.shape[1:3])
+    return completed(records.decode_first(values["video"]), stored, mask)
+
+
+def completed(first: np.ndarray, warped: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A video [n h w 3] uint8 of frame 0 and how its surfaces move, without a network.
+
+    What moves shows its colours of frame 0, and where frame 0 does not see it those of the nearest
+    pixel that it sees; behind it stands frame 0, and where things stood in that the nearest pixel
+    beside them.
+
+    Args:
+      first: [h w 3] uint8. warped: [n h w 3] uint8, frame 0's colours at today's places, black
+        where there are none. mask: [n h w] bool: where surfaces are.
+    """
+    made = np.empty_like(warped)
+    behind = _nearest(first, ~mask[0])
+    for n in range(len(warped)):
+        shown = _nearest(warped[n], mask[n] & warped[n].any(-1))
+        made[n] = np.where(mask[n][..., None], shown, behind)
+    made[0] = first
+    return made
+
+
+def _nearest(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The image [h w 3] with the nearest known pixel's colour in the others."""
+    if not known.any():
+        return image
+    y, x = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return image[y, x]
 
 
 def pack(mask: np.ndarray) -> np.ndarray:

@@ -361,7 +361,7 @@ class Examples:
             result |= {key: records.decode(values[key]) for key in there}
             if self.wanted.tracking:
                 own = FOLLOWED.get(self.wanted.tracking, "tracking")
-                result["tracking"] = records.decode(values[own])
+                result["tracking"] = controls.clip(values, own)
                 result["mask"] = controls.unpack(values["mask"], result["video"].shape[1:3])
         result |= {key: values[key] for key in (*schema.SMALL, "depth0") if key in values}
         if self.cache and self.cache.appearance:

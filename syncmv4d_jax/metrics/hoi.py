@@ -158,34 +158,6 @@ def point_ade(
     return video.mean(found) if found else None
 
 
-def warp(first: np.ndarray, warped: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A video [n h w 3] uint8 of frame 0 and how its surfaces move, without a network.
-
-    What moves shows its colours of frame 0, and where frame 0 does not see it those of the nearest
-    pixel that it sees; behind it stands frame 0, and where things stood in that the nearest pixel
-    beside them.
-
-    Args:
-      first: [h w 3] uint8. warped: [n h w 3] uint8, frame 0's colours at today's places, black
-        where there are none. mask: [n h w] bool: where surfaces are.
-    """
-    made = np.empty_like(warped)
-    behind = _nearest(first, ~mask[0])
-    for n in range(len(warped)):
-        shown = _nearest(warped[n], mask[n] & warped[n].any(-1))
-        made[n] = np.where(mask[n][..., None], shown, behind)
-    made[0] = first
-    return made
-
-
-def _nearest(image: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The image [h w 3] with the nearest known pixel's colour in the others."""
-    if not known.any():
-        return image
-    y, x = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return image[y, x]
-
-
 def black(clips: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Videos [v n h w 3], black outside of masks [v n h w]: what networks score as `_hoi`."""
     return video.zero_background(clips, mask)

@@ -142,14 +142,33 @@ def test_warped_videos_show_what_frame_0_shows_of_the_same_points(made):
     assert off < 0.5 * still
     wanted = dataclasses.replace(WANTED, tracking="warped_image")
     raw = next(batches(config(made, raw=True), wanted))
-    assert any((raw["tracking"][0, v] == warped).all() for v in range(3))
+    whole = controls.completed(video[0], warped, mask)
+    assert any((raw["tracking"][0, v] == whole).all() for v in range(3))
     latents = next(batches(config(made, cache=str(made / "cache")), wanted))["tracking_latents"]
-    assert any(np.allclose(latents[0, v], _encode(warped), atol=1) for v in range(3))
+    assert any(np.allclose(latents[0, v], _encode(whole), atol=1) for v in range(3))
     shot = controls.Shot(
         np.array([[[0], [100]]], np.uint8).repeat(3, -1), np.full((1, 2), np.inf), np.eye(3),
         np.eye(3, 4),
     )  # fmt: skip
     assert controls.shows(shot, np.array([[0.25, 0]]), np.ones(1))[0].tolist() == [[25] * 3]
+
+
+def test_a_warp_moves_frame_0_and_fills_what_it_did_not_see():
+    """What is left behind, and what is new, has the nearest colour that is known."""
+    first = np.full((8, 12, 3), 10, np.uint8)
+    first[:, :6] = 60
+    mask = np.zeros((3, 8, 12), bool)
+    mask[0, 2:5, 1:3] = mask[1, 2:5, 4:6] = True
+    first[mask[0]] = 200
+    warped = np.zeros((3, 8, 12, 3), np.uint8)
+    warped[0][mask[0]] = 200
+    warped[1, 2:4, 4:6] = 200  # its lowest row was hidden
+    found = controls.completed(first, warped, mask)
+    np.testing.assert_array_equal(found[0], first)
+    wanted = np.where(np.arange(12)[None, :, None] < 6, 60, 10) * np.ones((8, 12, 3), int)
+    np.testing.assert_array_equal(found[2], wanted)
+    wanted[2:5, 4:6] = 200
+    np.testing.assert_array_equal(found[1], wanted)
 
 
 def test_masks_of_latent_cells():

@@ -152,24 +152,6 @@ def test_a_difference_within_two_errors_of_its_layouts_is_not_shown():
     assert other["se"] < bar["se"] and other["clusters"] == 32
 
 
-def test_a_warp_moves_frame_0_and_fills_what_it_did_not_see():
-    """What is left behind, and what is new, has the nearest colour that is known."""
-    first = np.full((8, 12, 3), 10, np.uint8)
-    first[:, :6] = 60
-    mask = np.zeros((3, 8, 12), bool)
-    mask[0, 2:5, 1:3] = mask[1, 2:5, 4:6] = True
-    first[mask[0]] = 200
-    warped = np.zeros((3, 8, 12, 3), np.uint8)
-    warped[0][mask[0]] = 200
-    warped[1, 2:4, 4:6] = 200  # its lowest row was hidden
-    found = hoi.warp(first, warped, mask)
-    np.testing.assert_array_equal(found[0], first)
-    wanted = np.where(np.arange(12)[None, :, None] < 6, 60, 10) * np.ones((8, 12, 3), int)
-    np.testing.assert_array_equal(found[2], wanted)
-    wanted[2:5, 4:6] = 200
-    np.testing.assert_array_equal(found[1], wanted)
-
-
 def test_networks_have_names_of_their_own():
     told = {"text": "LPIPS", "id": "lpips_alex/1"}
     result = {"rows": {"model": {"lpips_alex": {"value": 0.1}, "clip_v": {"value": 1}}},
