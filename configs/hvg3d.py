@@ -35,7 +35,7 @@ from configs import demo, sections
 from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
-DEMOS = {"demo": (600, 2000), "short": (2, 2)}  # steps of the backbone, of control
+DEMOS = {"demo": (600, 1600), "short": (2, 2)}  # steps of the backbone, of control
 ROWS = {
     "no_points": {"controls": ("tracking",)},
     "no_tracking": {"controls": ("points",)},

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from syncmv4d_jax.data import raycast, records, surfaces
+from syncmv4d_jax.data import clips, raycast, records, surfaces
 from syncmv4d_jax.geometry import cameras
 from syncmv4d_jax.metrics import actions, baselines_alignment, priors
 from syncmv4d_jax.run import assembly, sections
@@ -124,16 +124,15 @@ def _seen(found, tracks, rig, size) -> np.ndarray:
     """[v n k] whether a view shows the point: nothing lies more than VISIBLE in front of it."""
     seen = np.zeros((len(rig[0]), *tracks.shape[:2]), bool)
     known = np.flatnonzero(np.isfinite(tracks).all((0, 2)))
-    limit = np.array(size[::-1]) - 0.5
     for n in range(len(tracks) if known.size else 0):
         scene = raycast.Scene([(surface.at(n), surface.faces) for surface in found])
         points = tracks[n, known].astype(np.float64)
         now = rig[1] if rig[1].ndim == 3 else rig[1][:, n]
         for view, (intrinsics, extrinsics) in enumerate(zip(rig[0], now, strict=True)):
             pixels, depth = cameras.project(points, intrinsics, extrinsics)
-            inside = ((pixels >= -0.5) & (pixels < limit)).all(-1) & (depth > 0)
-            hits = scene.cast_pixels(pixels, intrinsics, extrinsics)
-            seen[view, n, known] = inside & (depth - hits.depth < VISIBLE)
+            seen[view, n, known] = clips.seen(
+                scene, pixels, depth, intrinsics, extrinsics, size=size, behind=VISIBLE
+            )
     return seen
 
 
