@@ -23,6 +23,8 @@ class DataConfig:
       fps: frames a second that the records must have.
       cameras: "sample" draws one of each cluster, "fixed" takes the first.
       raw, latents: read pixels instead of cached latents, read both.
+      pairs: training reads pairs of view synthesis that a cache has (drawn_pairs.py), and nothing
+        else; config.task.views of a clip at a time.
       augment: turn the world and permute the views.
       jitter: strength of the change of colours, 0 = none.
       skip_corrupt: take the next example where a record is damaged.
@@ -40,6 +42,7 @@ class DataConfig:
     cameras: str = "sample"
     raw: bool = False
     latents: bool = False
+    pairs: bool = False
     augment: bool = False
     jitter: float = 0.0
     skip_corrupt: bool = False
