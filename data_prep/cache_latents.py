@@ -49,7 +49,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "config.data.pairs=True of configs/vism.py then reads these (of records with flow)",
     )  # fmt: skip
     parser.add_argument(
-        "--sources", type=int, default=3, help="views that a pair's points are from, at most"
+        "--sources",
+        type=int,
+        default=3,
+        help="views that a pair's points are from, at most, as config.task.sources",
+    )
+    parser.add_argument(
+        "--same-view", type=float, default=0.25, help="share of pairs of one and the same view"
     )
     return parser.parse_args(argv)
 
@@ -64,7 +70,7 @@ def main(argv: list[str]) -> int:
             looks = cache.Appearance(*appearance.encoder(str(args.appearance)))
         drawn = None
         if args.pairs is not None:
-            drawn = drawn_pairs.Pairs(args.pairs, sources=args.sources)
+            drawn = drawn_pairs.Pairs(args.pairs, args.same_view, args.sources)
         folder = cache.run(
             args.data,
             args.out,

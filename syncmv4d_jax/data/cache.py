@@ -319,7 +319,6 @@ class Cache:
         self.latents = bool(self.meta["latents"])
         self.appearance = "appearance" in self.meta
         self.gain = self.meta.get("gain")
-        self.has_pairs = "pairs" in self.meta
         self._files = records.Files(folder)
         self._texts: dict[str, np.ndarray] = {}
 
@@ -362,18 +361,30 @@ class Cache:
         """
         return self._files.open(window.file).read(view.record)
 
+    def check_pairs(self, asked: Mapping[str, Any]) -> None:
+        """Compares its pairs of view synthesis with what a task asks for (`Pairs.asked`).
+
+        Raises:
+          StaleCache: it has none, or others.
+        """
+        have = {key: x for key, x in self.meta.get("pairs", {}).items() if key != "count"}
+        again = "data_prep/cache_latents.py --pairs COUNT with another --out"
+        if not have:
+            raise StaleCache(
+                f"{self.path} has no pairs, which config.data.pairs asks for: run {again}"
+            )
+        if differ := recipe.differences(have, dict(asked)):
+            raise StaleCache(
+                f"{self.path} has pairs of another kind than config.task asks for "
+                f"({'; '.join(differ)}): run {again}"
+            )
+
     def pairs(self, window: records.Window) -> dict[str, np.ndarray]:
         """Returns a clip's pairs, as data/drawn_pairs.py has them.
 
         Raises:
-          StaleCache: it has none.
           records.CorruptRecord: a damaged file.
         """
-        if not self.has_pairs:
-            raise StaleCache(
-                f"{self.path} has no pairs, which config.data.pairs asks for: run "
-                "data_prep/cache_latents.py --pairs COUNT with another --out"
-            )
         return self._files.open(window.file).read(window.record)
 
     def black(self) -> dict[str, np.ndarray]:

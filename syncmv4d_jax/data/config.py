@@ -74,6 +74,7 @@ class Wanted:
       cloud: points of a cloud; tracking: of the video that controls. As the records have them: not
         read at all. colours: whether the points have those that frame 0 shows.
       gain: of the flow whose latents are read where a cache has them; None: not read.
+      pairs: of view synthesis, `drawn_pairs.Pairs.asked`; {}: none.
       text: whether features of texts are needed, which only a cache has.
       weights: {part: converted weights} that a cache must have been made with, "" = any.
     """
@@ -87,5 +88,6 @@ class Wanted:
     tracking: str | None = None
     colours: bool = False
     gain: float | None = None
+    pairs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     text: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)

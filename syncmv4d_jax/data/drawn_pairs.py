@@ -19,6 +19,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from syncmv4d_jax.configuration import section
 from syncmv4d_jax.data import pixel_flow, records
 from syncmv4d_jax.geometry import masks, view_pairs
 
@@ -50,6 +51,20 @@ class Pairs:
     def told(self) -> dict[str, Any]:
         """What a cache of them says."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def asked(cls, task: Mapping[str, Any]) -> dict[str, Any]:
+        """What `config.task` asks of them, as `told`, whatever their number.
+
+        Raises:
+          ValueError: an unknown corruption.
+        """
+        spoilt = section(
+            view_pairs.Corruption, task.get("corruption", {}), "config.task.corruption"
+        )
+        own = cls(1, float(task.get("same_view", cls.same)), int(task.get("sources", cls.sources)),
+                  spoilt)  # fmt: skip
+        return {key: x for key, x in own.told().items() if key != "count"}
 
 
 def row(

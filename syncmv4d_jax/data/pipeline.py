@@ -230,6 +230,8 @@ class Examples:
                 "config.data.pairs: wanted a cache with pairs, got none: python "
                 "data_prep/cache_latents.py --data RECORDS --weights DIR --out CACHE --pairs COUNT"
             )
+        if self.pairs:
+            self.cache.check_pairs(wanted.pairs)
         self.raw = (raw or config.raw or not cached) and not self.pairs
         self.latents = cached and (not self.raw or config.latents)
         flows = self.cache is not None and self.cache.check_gain(wanted.gain)

@@ -33,10 +33,12 @@ def made(tmp_path_factory):
     return root
 
 
-def config(root, **data):
+def config(root, same=0.5, **data):
     own = {"cache": str(root / "cache"), "pairs": True, "raw": True, "fields": ("flow",)} | data
     made = fake_records.configuration(root / "records", cameras="fixed", **own)
-    made.task.update({"dit": {"dim": 8}, "views": 3})
+    spoilt = dict.fromkeys(("scale", "smooth", "dropped", "flow"), 0.0)
+    made.task.update({"dit": {"dim": 8}, "views": 3, "same_view": same, "sources": 2,
+                      "corruption": spoilt})  # fmt: skip
     return made
 
 
@@ -93,6 +95,8 @@ def test_what_cannot_be_read_or_made_is_refused(made, tmp_path):
     make(made / "records", tmp_path / "plain")
     with pytest.raises(cache.StaleCache, match="has no pairs, which config.data.pairs asks for"):
         fake_records.batches(config(made, cache=str(tmp_path / "plain")), 1)
+    with pytest.raises(cache.StaleCache, match=r"another kind than config.task asks for .same"):
+        fake_records.batches(config(made, same=1.0), 1)
     with pytest.raises(cache.StaleCache, match="pairs"):
         make(made / "records", made / "cache", pairs=drawn_pairs.Pairs(9))  # fmt: skip
     with pytest.raises(ValueError, match="beside latents; got texts only"):
