@@ -15,10 +15,10 @@ import ml_collections
 
 from configs import demo, sections
 
-LEARNED = {"width": 256, "depth": 8, "reduction": 4, "dtype": "bfloat16"}
-DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 1}
+LEARNED = {"width": 256, "depth": 8, "reduction": 4, "guide": 1, "dtype": "bfloat16"}
+DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 1, "guide": 1}
 DEMO_GAIN = 20.0  # what fits the embedded scenes, as data_prep/measure_flow.py prints it
-DEBUG = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2}
+DEBUG = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2, "guide": 1}
 VARIANTS = ("full", "learned", "demo", "debug")
 
 
@@ -41,7 +41,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "demo":
         base = demo.get_config()
         config.task.codec, config.task.vae = dict(DEMO), base.task.vae.to_dict()
-        config.task.gain = DEMO_GAIN
+        config.task.gain, config.task.noise = DEMO_GAIN, 0.3
         config.task.size, config.task.frames = base.task.size, base.task.frames
         config.task.vae_chunk, config.task.views = 0, 1
         config.data.cameras = "fixed"

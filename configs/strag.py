@@ -61,7 +61,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         adapters(config)
     if variant == "demo":
         small(config)
-        config.task.views, config.train.batch_size, config.train.steps = 1, 16, 1000
+        config.task.views, config.train.batch_size, config.train.steps = 1, 16, 1500
         config.task.points, config.task.codec = 256, dict(flow_codec.DEMO)
         config.task.gain = flow_codec.DEMO_GAIN
         config.task.perception = {**LATENTS, "channels": 48, "width": 64}

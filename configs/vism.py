@@ -59,7 +59,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "demo":
         strag.small(config)
         config.task.sources, config.task.residual = 2, True
-        config.train.batch_size, config.train.steps = 4, 700
+        config.data.pairs = True
+        config.train.batch_size, config.train.steps = 4, 1200
     if variant == "debug":
         strag.tiny(config)
     return config.lock()

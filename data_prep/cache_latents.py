@@ -13,7 +13,7 @@ import shlex
 import sys
 
 from syncmv4d_jax import disk
-from syncmv4d_jax.data import cache, engine
+from syncmv4d_jax.data import cache, drawn_pairs, engine
 from syncmv4d_jax.metrics.networks.features import appearance
 from syncmv4d_jax.weights import encoders
 
@@ -43,6 +43,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--flow", type=float, metavar="GAIN",
         help="latents of flow and depth too, of records with flow; GAIN as config.task.gain",
     )  # fmt: skip
+    parser.add_argument(
+        "--pairs", type=int, metavar="COUNT",
+        help="so many pairs of view synthesis of each clip, drawn and encoded once: "
+        "config.data.pairs=True of configs/vism.py then reads these (of records with flow)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sources",
+        type=int,
+        default=3,
+        help="views that a pair's points are from, at most, as config.task.sources",
+    )
+    parser.add_argument(
+        "--same-view", type=float, default=0.25, help="share of pairs of one and the same view"
+    )
     return parser.parse_args(argv)
 
 
@@ -54,6 +68,9 @@ def main(argv: list[str]) -> int:
         looks = None
         if args.appearance:
             looks = cache.Appearance(*appearance.encoder(str(args.appearance)))
+        drawn = None
+        if args.pairs is not None:
+            drawn = drawn_pairs.Pairs(args.pairs, args.same_view, args.sources)
         folder = cache.run(
             args.data,
             args.out,
@@ -62,6 +79,7 @@ def main(argv: list[str]) -> int:
             weights_hash=encoders.weights_hash(args.weights),
             appearance=looks,
             gain=args.flow,
+            pairs=drawn,
             size=tuple(int(x) for x in args.size.split("x")) if args.size else None,
             shard_index=args.shard[0],
             shard_count=args.shard[1],

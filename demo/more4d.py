@@ -58,7 +58,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     cache, stats = out / "cache", out / "flow_stats.safetensors"
     single = out / "single"
     train, test = (2, 2) if args.short else (120, 16)
-    more, unseen = (2, 2) if args.short else (500, 32)
+    more, unseen = (2, 2) if args.short else (1000, 32)
     moving = ["--paths", ",".join(PATHS)]
     result: list[tuple[str, list]] = [
         (
@@ -85,7 +85,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
     result += [
         (
             "latents of videos and of flow, features of texts",
-            cached(kept, cache, parts),
+            [*cached(kept, cache, parts), "--pairs", 2 if args.short else 24, "--sources", 2],
         ),
         (
             "the same of the scenes of one camera",

@@ -88,6 +88,7 @@ BATCH: dict[str, Field] = {
     "render": Field("b v n h w 3", "uint8", "points drawn along a camera path", optional=True),
     "render_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
     "hole_mask": Field("b v f hl wl 4", "float32", "share that the render covers", optional=True),
+    "render_same": Field("b v", "bool", "its points are of its own camera alone", optional=True),
 }  # fmt: skip
 
 

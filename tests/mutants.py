@@ -3771,16 +3771,20 @@ MORE4D = [
             "condition = jnp.concatenate([render, mask], axis=-1) * kept",
             "test_the_loss_by_its_definition",
         ),
+    ),
+    *of(
+        "syncmv4d_jax/geometry/masks.py",
+        "tests/tasks/more4d/test_vism.py",
         (
             "vism",
             "frame 0 counts once in the mask",
-            "first = jnp.repeat(share[:, :, :1], MASK - 1, axis=2)",
-            "first = jnp.repeat(0 * share[:, :, :1], MASK - 1, axis=2)",
+            "frames = np.concatenate([np.zeros(step - 1, int), np.arange(covered.shape[-3])])",
+            "frames = np.concatenate([np.ones(step - 1, int), np.arange(covered.shape[-3])])",
             "test_the_mask_folds_frame_0_alone_and_four_frames_then",
         ),
     ),
     *of(
-        "syncmv4d_jax/tasks/more4d/pairs.py",
+        "syncmv4d_jax/geometry/view_pairs.py",
         "tests/tasks/more4d/test_vism.py",
         (
             "vism",

@@ -8,7 +8,9 @@
                                                 as they have them; where it was asked
                                                 for appearance [14 14 768] float16, and of records
                                                 with flow flow_latents [f h w c], of the companded
-                                                flow, and depth_latents [1 h w c], of frame 0's
+                                                flow, and depth_latents [1 h w c], of frame 0's;
+                                                in a clip's own row pairs of view synthesis, where
+                                                these were asked for (data/drawn_pairs.py)
     DIR/<h>x<w>/black.array_record              of these: black_latents [f h w c] bfloat16
     DIR/<h>x<w>/texts.array_record              features [l d] bfloat16 of each text, and of ""
 
@@ -31,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from syncmv4d_jax import recipe, schema
-from syncmv4d_jax.data import controls, engine, pixel_flow, records
+from syncmv4d_jax.data import controls, drawn_pairs, engine, pixel_flow, records
 from syncmv4d_jax.geometry import flow_map, masks
 from syncmv4d_jax.weights import store
 
@@ -57,6 +59,7 @@ def run(
     weights_hash: str,
     appearance: Appearance | None = None,
     gain: float | None = None,
+    pairs: drawn_pairs.Pairs | None = None,
     size: tuple[int, int] | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
@@ -73,6 +76,7 @@ def run(
       weights_hash: of the weights behind both, "vae:<hash>,umt5:<hash>" (see `weights_hash`).
       appearance: encodes frame 0, None: not at all; it wants `encode_video`.
       gain: of the flow's companding (geometry/flow_map.py), None: no latents of flow.
+      pairs: how pairs of view synthesis are drawn, None: none are.
       shard_index, shard_count: this process's part of the files.
       beam: options of an Apache Beam pipeline whose workers encode the files; `encode_video` must
         be picklable then. None: this process does.
@@ -84,17 +88,20 @@ def run(
       StaleCache: `out` was made of other records or weights.
       recipe.Held: another process fills this part.
       records.CorruptRecord: a damaged record; of a pipeline what its workers could not encode.
-      ValueError: appearance without latents, or by a pipeline; a gain without latents, or for
-        records without flow.
+      ValueError: appearance or pairs without latents, or by a pipeline; a gain without latents,
+        or for records without flow; pairs of these.
     """
     if appearance is not None and encode_video is None:
         raise ValueError("cache: appearance is kept beside latents, wanted both or texts only")
     if appearance is not None and beam is not None:
         raise ValueError("cache: appearance is encoded by this process, not by a pipeline")
+    if pairs is not None and (encode_video is None or beam is not None):
+        raise ValueError("cache: pairs are encoded by this process, beside latents; got "
+                         f"{'texts only' if encode_video is None else 'a pipeline'}")  # fmt: skip
     if gain is not None and encode_video is None:
         raise ValueError("cache: latents of flow are kept beside latents, not beside texts only")
     reader = records.Reader(data, size=size)
-    if gain is not None and "flow" not in reader.settings.get("fields", ()):
+    if not (gain is pairs is None) and "flow" not in reader.settings.get("fields", ()):
         raise ValueError(f"{reader.root}: has no flow to cache: prepare it with --with flow")
     folder = Path(out) / reader.root.name
     made_of = {
@@ -107,10 +114,12 @@ def run(
         made_of["appearance"] = appearance.mark
     if gain is not None:
         made_of["gain"] = float(gain)
+    if pairs is not None:
+        made_of["pairs"] = pairs.told()
     with recipe.Lock(folder, f"cache-{shard_index}-of-{shard_count}"):
         _claim(folder, made_of)
         encoders = encode_video, encode_text, appearance
-        _fill(folder, reader, made_of, encoders, (shard_index, shard_count), beam)
+        _fill(folder, reader, made_of, encoders, pairs, (shard_index, shard_count), beam)
     return folder
 
 
@@ -175,6 +184,7 @@ def _fill(
     reader: records.Reader,
     made_of: dict[str, Any],
     encoders: tuple[Callable | None, Callable, Appearance | None],
+    pairs: drawn_pairs.Pairs | None,
     shard: tuple[int, int],
     beam: Sequence[str] | None,
 ) -> None:
@@ -190,7 +200,8 @@ def _fill(
             _encode_by_beam(todo, folder, job, beam)
         else:
             for name in tqdm(todo, unit="sequence", desc="latents"):
-                rows = _rows(reader, by_file[name], encode_video, appearance, made_of.get("gain"))
+                gain = made_of.get("gain")
+                rows = _rows(reader, by_file[name], encode_video, appearance, gain, pairs)
                 records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)
         if shard[0] == 0 and "das" in reader.settings.get("controls", ()):
@@ -226,11 +237,13 @@ def _rows(
     encode: Callable,
     appearance: Appearance | None,
     gain: float | None,
+    pairs: drawn_pairs.Pairs | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file in the records' order; those that are no view's stay empty."""
+    """Yields the rows of a file in the records' order; those that are no view's stay empty, but
+    for a clip's pairs."""
     for window in windows:
-        yield {}
         views = [reader.view(window, view) for view in window.views]
+        yield {} if pairs is None else drawn_pairs.row(window.id, views, pairs, encode)
         # All clips of a window are handed over first: devices work while the host waits.
         running = [
             {c: encode(controls.clip(values, c)) for c in CLIPS if c in values}
@@ -348,6 +361,32 @@ class Cache:
           records.CorruptRecord: a damaged file.
         """
         return self._files.open(window.file).read(view.record)
+
+    def check_pairs(self, asked: Mapping[str, Any]) -> None:
+        """Compares its pairs of view synthesis with what a task asks for (`Pairs.asked`).
+
+        Raises:
+          StaleCache: it has none, or others.
+        """
+        have = {key: x for key, x in self.meta.get("pairs", {}).items() if key != "count"}
+        again = "data_prep/cache_latents.py --pairs COUNT with another --out"
+        if not have:
+            raise StaleCache(
+                f"{self.path} has no pairs, which config.data.pairs asks for: run {again}"
+            )
+        if differ := recipe.differences(have, dict(asked)):
+            raise StaleCache(
+                f"{self.path} has pairs of another kind than config.task asks for "
+                f"({'; '.join(differ)}): run {again}"
+            )
+
+    def pairs(self, window: records.Window) -> dict[str, np.ndarray]:
+        """Returns a clip's pairs, as data/drawn_pairs.py has them.
+
+        Raises:
+          records.CorruptRecord: a damaged file.
+        """
+        return self._files.open(window.file).read(window.record)
 
     def black(self) -> dict[str, np.ndarray]:
         """Returns black_latents [f h w c], of a black clip; {} of records without control."""

@@ -23,6 +23,8 @@ class DataConfig:
       fps: frames a second that the records must have.
       cameras: "sample" draws one of each cluster, "fixed" takes the first.
       raw, latents: read pixels instead of cached latents, read both.
+      pairs: training reads pairs of view synthesis that a cache has (drawn_pairs.py), and nothing
+        else; config.task.views of a clip at a time.
       augment: turn the world and permute the views.
       jitter: strength of the change of colours, 0 = none.
       skip_corrupt: take the next example where a record is damaged.
@@ -40,6 +42,7 @@ class DataConfig:
     cameras: str = "sample"
     raw: bool = False
     latents: bool = False
+    pairs: bool = False
     augment: bool = False
     jitter: float = 0.0
     skip_corrupt: bool = False
@@ -71,6 +74,7 @@ class Wanted:
       cloud: points of a cloud; tracking: of the video that controls. As the records have them: not
         read at all. colours: whether the points have those that frame 0 shows.
       gain: of the flow whose latents are read where a cache has them; None: not read.
+      pairs: of view synthesis, `drawn_pairs.Pairs.asked`; {}: none.
       text: whether features of texts are needed, which only a cache has.
       weights: {part: converted weights} that a cache must have been made with, "" = any.
     """
@@ -84,5 +88,6 @@ class Wanted:
     tracking: str | None = None
     colours: bool = False
     gain: float | None = None
+    pairs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     text: bool = False
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)

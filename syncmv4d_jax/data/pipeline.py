@@ -20,7 +20,7 @@ import grain
 import numpy as np
 
 from syncmv4d_jax import schema
-from syncmv4d_jax.data import cache, controls, pixel_flow, records, transforms
+from syncmv4d_jax.data import cache, controls, drawn_pairs, pixel_flow, records, transforms
 from syncmv4d_jax.data.config import DataConfig, Wanted
 from syncmv4d_jax.geometry import pseudo_video
 
@@ -227,7 +227,15 @@ class Examples:
                 "--config.data.cache=CACHE"
             )
         cached = self.cache is not None and self.cache.latents
-        self.raw = raw or config.raw or not cached
+        self.pairs = config.pairs and not raw
+        if self.pairs and not cached:
+            raise ValueError(
+                "config.data.pairs: wanted a cache with pairs, got none: python "
+                "data_prep/cache_latents.py --data RECORDS --weights DIR --out CACHE --pairs COUNT"
+            )
+        if self.pairs:
+            self.cache.check_pairs(wanted.pairs)
+        self.raw = (raw or config.raw or not cached) and not self.pairs
         self.latents = cached and (not self.raw or config.latents)
         flows = self.cache is not None and self.cache.check_gain(wanted.gain)
         self.flows = flows and self.latents and "flow" in config.fields
@@ -246,6 +254,8 @@ class Examples:
           records.CorruptRecord: a damaged record.
         """
         window = self.reader.windows[index]
+        if self.pairs:
+            return self._drawn(window, rng)
         chosen = self._cameras(window, None if self.fixed else rng)
         views = [self._view(window, view) for view in chosen]
         own = self.reader.tracks(window)
@@ -280,6 +290,27 @@ class Examples:
                 "text_lengths": np.zeros((), np.int32),
             }
         return _fewer(example, self.points)
+
+    def _drawn(self, window: records.Window, rng: np.random.Generator | None) -> dict[str, Any]:
+        """An example whose views are pairs of the clip that were drawn before."""
+        assert self.cache is not None
+        pairs = self.cache.pairs(window)
+        kept = drawn_pairs.chosen(pairs, self.views, rng)
+        targets = pairs["pair_targets"][kept]
+        seen = {int(i): self.cache.view(window, window.views[i])["video_latents"] for i in targets}
+        valid = self.reader.tracks(window)["frame_valid"]
+        with self._lock:
+            self.read[window.provenance] += 1
+        return {
+            "video_latents": np.stack([seen[int(i)] for i in targets]).astype(np.float32),
+            "render_latents": pairs["render_latents"][kept].astype(np.float32),
+            "hole_mask": pairs["hole_mask"][kept].astype(np.float32),
+            "render_same": pairs["pair_same"][kept],
+            "frame_valid": valid,
+            "latent_valid": transforms.latent_valid(valid),
+            "view_index": np.arange(len(kept), dtype=np.int32),
+            **self.cache.text(window.text),
+        }
 
     def get_or_next(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Returns `get`, of the next index (in a ring) where that is damaged; counts and logs it.

@@ -15,6 +15,7 @@ import ml_collections
 
 from syncmv4d_jax import configuration, disk, tree
 from syncmv4d_jax.data import config as data_config
+from syncmv4d_jax.data import drawn_pairs
 from syncmv4d_jax.machines import mesh as meshes
 from syncmv4d_jax.machines import placement
 from syncmv4d_jax.models.nn import protocol, quantised
@@ -120,6 +121,7 @@ def wanted(settings: sections.Sections) -> data_config.Wanted:
         tracking=task_.get("tracking") if "cloud" in task_ else None,
         colours=task_.get("colours", False),
         gain=task_.get("gain") if task_.get("flow_form", "depth") == "depth" else None,
+        pairs=drawn_pairs.Pairs.asked(task_) if settings.data.pairs else {},
         text="dit" in task_,
         weights=settings.weights,
     )

@@ -9,13 +9,14 @@ from syncmv4d_jax.data import pipeline, pixel_flow, records
 from syncmv4d_jax.run import assembly
 
 SIZE, FRAMES, POINTS, CLUSTERS = (16, 24), 5, 12, 3
+STARTED = (np.arange(FRAMES) > 0).astype(np.float32)[:, None, None, None]  # frame 0's flow is zero
 
 
 def view(rng, extrinsics, flow=False):
     """The values of one view."""
     seen = rng.random((FRAMES, POINTS)) < 0.7
     fields = {} if not flow else {
-        "flow": rng.normal(size=(FRAMES, *SIZE, 3)).astype(np.float32) / 20,
+        "flow": rng.normal(size=(FRAMES, *SIZE, 3)).astype(np.float32) / 20 * STARTED,
         "flow_valid": rng.random(SIZE) < 0.8,
         "depth0": rng.uniform(0.5, 1.0, SIZE).astype(np.float32),
     }  # fmt: skip

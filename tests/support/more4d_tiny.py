@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import views
 
-from syncmv4d_jax.geometry import flow_map
+from syncmv4d_jax.geometry import flow_map, view_pairs
 from syncmv4d_jax.models import conditioned, lora, motion_codec, perception
 from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.tasks import video
-from syncmv4d_jax.tasks.more4d import conditional, flow_codec, pairs, strag, vism
+from syncmv4d_jax.tasks.more4d import conditional, flow_codec, strag, vism
 
 SIZE, FRAMES, VIEWS = (16, 24), 5, 2
 VAE = vae.VAEConfig(z_dim=4, dim=8, dec_dim=8, dim_mult=(1, 2, 2), num_res_blocks=1,
                     temporal_downsample=(True, True), patch=2)  # fmt: skip
-CODEC = motion_codec.CodecConfig(z_dim=4, space=8, width=16, depth=1, reduction=2)
+CODEC = motion_codec.CodecConfig(z_dim=4, space=8, width=16, depth=1, reduction=2, guide=1)
 SMALL = {"size": SIZE, "frames": FRAMES, "views": VIEWS, "guidance": 1.0, "sample_steps": 2,
          "text_drop": 0.0, "condition_drop": 0.0}  # fmt: skip
 
@@ -50,7 +50,7 @@ def make_strag(sees=PERCEIVES, codec=CODEC, form="depth", **options):
 
 def make_vism(adapters=None, corruption=None, **options):
     settings = vism.Options(**{**SMALL, "single_share": 0.0, "sources": 1, **options})
-    still = pairs.Corruption(0.0, 0.0, 0.0, 0.0)
+    still = view_pairs.Corruption(0.0, 0.0, 0.0, 0.0)
     return vism.ViSM(generator(settings, 8, adapters=adapters), corruption or still)
 
 

@@ -1,15 +1,16 @@
 """Flow maps as latents: the frozen video encoder, and a decoder of its own that is trained here.
 
     F --compand--> y in (-1, 1) --VAE encoder--> z --(z - mean) / std--> latents
-    latents --decoder--> y and, of the learned codec, the logit of "valid"
+    latents --decoder--> y;  of the learned codec y = sigmoid(l) y', l the logit of "moves"
 
-    L = mean w |y - true|, w = valid (1 + 4 moving)  +  BCE(valid)        from latents + noise
+    L = mean w |y - true|, w = valid (1 + 4 moving)  +  BCE(moves)        from latents + noise
 
 mean and std are per channel, measured over a training set (data_prep/measure_flow.py), and a part
 of the parameters, `flow_stats`: every user of flow latents has the same. The decoder is a copy of
 the autoencoder's, fine-tuned (`flow_decoder`), or a motion codec's on maps of reduced size
-(`codec`). NOTE(parity): the released training encodes without the statistics that its pipeline
-decodes with (train_vae.py); there is one place for them here.
+(`codec`), which may be shown frame 0's depth: its edges are where what moves ends. NOTE(parity):
+the released training encodes without the statistics that its pipeline decodes with (train_vae.py);
+there is one place for them here.
 """
 
 import dataclasses
@@ -53,6 +54,10 @@ class FlowLatents:
     def __post_init__(self):
         if self.codec is not None:
             codec_task.check(self.codec, self.vae.config)
+            if self.codec.guide not in (0, 1):
+                raise ValueError(
+                    f"task.codec.guide: wanted 0, or 1 (frame 0's depth), got {self.codec.guide}"
+                )
         if not self.gain > 0 or self.form not in flow_map.FORMS:
             raise ValueError(
                 f"task.gain, task.flow_form: wanted a positive gain and one of {flow_map.FORMS}, "
@@ -108,10 +113,13 @@ class FlowLatents:
         return (latents - mean) / std
 
     @jax.named_scope("flow_decode")
-    def values(self, params: Params, latents: Array) -> tuple[Array, Array | None]:
-        """latents [b v f hl wl c] -> y [b v n h' w' 3] and the logits of valid [b v n h' w'].
+    def values(self, params: Params, latents: Array, depth: Array) -> tuple[Array, Array | None]:
+        """latents [b v f hl wl c] -> y [b v n h' w' 3] and the logits of moving [b v n h' w'].
 
         Of the learned codec h', w' are its map's; of the other h, w, without logits.
+
+        Args:
+          depth: [b v h w] metres, of frame 0; 0 where unknown.
         """
         mean, std = (_last(params["flow_stats"][key], latents) for key in ("mean", "std"))
         plain = latents * std + mean
@@ -120,13 +128,17 @@ class FlowLatents:
             return self.vae.decode(own, plain), None
         v = plain.shape[1]
         codec = module.bind(motion_codec.Decoder, self.codec, params["codec"])
-        maps = codec.decode(einops.rearrange(plain, "b v ... -> (b v) ..."))
+        fold = lambda x: einops.rearrange(x, "b v ... -> (b v) ...")  # noqa: E731
+        r, guide = self.codec.reduction, None
+        if self.codec.guide:
+            guide = flow_map.depth_picture(fold(depth))[:, r // 2 :: r, r // 2 :: r, :1]
+        maps = codec.decode(fold(plain), guide)
         maps = einops.rearrange(maps, "(b v) ... -> b v ...", v=v)
-        return maps[..., :3], maps[..., 3]
+        return maps[..., :3] * jax.nn.sigmoid(maps[..., 3:]), maps[..., 3]
 
     def decode(self, params: Params, latents: Array, depth: Array) -> Array:
         """latents [b v f hl wl c] -> F [b v n h w 3], 0 in frame 0 and where depth [b v h w] is."""
-        values, _ = self.values(params, latents)
+        values, _ = self.values(params, latents, depth)
         if values.shape[3:5] != depth.shape[2:]:
             height, width = depth.shape[2:]
             values = self._enlarge(values, (height, width))
@@ -178,7 +190,7 @@ class Options:
 
     Attributes:
       size, frames, views: of the records.
-      noise: largest deviation of the noise on the decoder's input.
+      noise: largest deviation of the noise on the decoder's input, in standardised latents.
       moving_gain: extra weight of pixels that move.
       vae_batch, vae_chunk: clips, and latents along time, that the autoencoder takes at once.
     """
@@ -239,12 +251,12 @@ class FlowCodec:
     def loss(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], rng: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the loss and scalars for a batch with flow and flow_valid.
+        """Returns the loss and scalars for a batch with flow, flow_valid and depth0.
 
         Raises:
           ValueError: a batch without them, or of another size.
         """
-        require(batch, ("flow", "flow_valid", *self.maps.reads), f"task {self.name}, loss")
+        require(batch, (*self._read, *self.maps.reads), f"task {self.name}, loss")
         params, o = {**frozen, **trainable}, self.options
         flow = self.maps.own(batch)
         true = flow_map.compand(flow, self.maps.gain)
@@ -255,9 +267,8 @@ class FlowCodec:
         found = jax.lax.stop_gradient(found)
         size, noise = jax.random.split(rng)
         size = o.noise * jax.random.uniform(size, (len(found), 1, 1, 1, 1, 1))
-        values, logits = self.maps.values(
-            params, found + size * jax.random.normal(noise, found.shape)
-        )
+        spoilt = found + size * jax.random.normal(noise, found.shape)
+        values, logits = self.maps.values(params, spoilt, batch["depth0"])
         valid = batch["flow_valid"]
         moving = jnp.abs(batch["flow"]).max((2, 5)) > flow_map.MOVING
         if self.maps.codec is not None:
@@ -269,9 +280,11 @@ class FlowCodec:
         total = jnp.sum(gap * weight) / (3 * gap.shape[2] * jnp.maximum(jnp.sum(weight), 1.0))
         scalars = {"l1": total}
         if logits is not None:
-            sign = jnp.where(valid, 1.0, -1.0)[:, :, None]
-            scalars["valid"] = jnp.mean(jax.nn.softplus(-sign * logits))
-            total = total + scalars["valid"]
+            sign = jnp.where(moving, 1.0, -1.0)[:, :, None]
+            counted = valid[:, :, None] * jnp.ones_like(logits)
+            entropy = jnp.sum(jax.nn.softplus(-sign * logits) * counted)
+            scalars["moves"] = entropy / jnp.maximum(jnp.sum(counted), 1.0)
+            total = total + scalars["moves"]
         error = jnp.abs(flow_map.expand(values, self.maps.gain) - flow_map.expand(true,
             self.maps.gain))  # fmt: skip
         known = (valid & moving)[:, :, None, :, :, None] * jnp.ones_like(error)
@@ -285,6 +298,11 @@ class FlowCodec:
         return {"tokens": clips * f * h * w, "flops": 3.0 * clips * self._forward}
 
     @property
+    def _read(self) -> tuple[str, ...]:
+        """What the loss reads of a batch, whatever the form."""
+        return ("flow", "flow_valid", "depth0")
+
+    @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:
         o = self.options
         return self.maps.vae.latent_shape(o.views, o.frames, o.size)
@@ -293,10 +311,10 @@ class FlowCodec:
     def _forward(self) -> float:
         """FLOPs of decoding one clip, counted from the jaxpr."""
         alone = dataclasses.replace(self.maps, vae=video.FrozenVAE(self.maps.vae.config))
-        shape = (1, 1, *self._latent_shape[1:])
+        shapes = (1, 1, *self._latent_shape[1:]), (1, 1, *self.options.size)
         weights = jax.eval_shape(self.init, jax.random.key(0))
-        wanted = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return float(flops.count(lambda p, x: alone.values(p, x)[0], weights, wanted))
+        wanted = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        return float(flops.count(lambda p, x, z: alone.values(p, x, z)[0], weights, *wanted))
 
     def programs(self) -> dict[str, base.Program]:
         """Returns the training step on flow maps with cached latents."""
@@ -313,8 +331,8 @@ class FlowCodec:
     def _batch(self, samples: int) -> tuple[base.Shapes]:
         (v, f, h, w, c), o = self._latent_shape, self.options
         sizes = {"n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h, "wl": w, "c": c}
-        names = ("flow", "flow_valid", "flow_latents", *self.maps.reads)
-        return (base.shapes(names, b=samples, v=v, **sizes),)
+        names = dict.fromkeys((*self._read, "flow_latents", *self.maps.reads))
+        return (base.shapes(tuple(names), b=samples, v=v, **sizes),)
 
     def _work(self) -> base.Work:
         o = self.options

@@ -5,9 +5,10 @@
                                 drawn points, grey in holes
 
 the layout of Wan2.2-Fun-5B-InP's patch embedding, so that these weights are a start, as TI2V's
-are. In training pairs are drawn on the way (pairs.py); a share of steps sees frame 0 alone, as when
-other reference views of one image are wanted. No frame is held, except where the camera starts as
-the source: latent frame 0 is clean then. NOTE(parity): the released code draws holes from projected
+are. In training pairs are drawn on the way (geometry/view_pairs.py), or before, which is cheaper
+(data/drawn_pairs.py, config.data.pairs); a share of steps sees frame 0 alone, as when other
+reference views of one image are wanted. No frame is held, except where the camera starts as the
+source: latent frame 0 is clean then. NOTE(parity): the released code draws holes from projected
 points and colours from Gaussians, so that both differ, and takes black points for holes.
 
 Parts: `dit` (or `lora` beside the embeddings) is trained, `vae` is not. A sample has one clip for
@@ -24,16 +25,18 @@ import jax.numpy as jnp
 
 from syncmv4d_jax import schema, tree
 from syncmv4d_jax.configuration import at_least, section, shares
+from syncmv4d_jax.geometry import masks, view_pairs
 from syncmv4d_jax.models import flops
 from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.models.wan import vae
 from syncmv4d_jax.tasks import base, video
-from syncmv4d_jax.tasks.more4d import conditional, flow_codec, pairs
+from syncmv4d_jax.tasks.more4d import conditional, flow_codec
 
 Array = jax.Array
 Params = dict[str, Any]
 FOLD = "b v ... -> (b v) ..."
 MASK = 4  # channels: video frames of a latent frame
+CACHED = ("video_latents", "render_latents", "hole_mask")
 NEEDED = ("flow", "flow_valid", "depth0", "intrinsics", "extrinsics")
 
 
@@ -69,7 +72,7 @@ class Options(conditional.Options):
 def make(config: Any, *, placement: protocol.Placement = protocol.LOCAL) -> "ViSM":
     """Builds the task from `config.task`: `Options` and sections dit, vae, lora, corruption."""
     values = dict(config.task)
-    spoilt = section(pairs.Corruption, values.pop("corruption", {}), "config.task.corruption")
+    spoilt = section(view_pairs.Corruption, values.pop("corruption", {}), "config.task.corruption")
     vae_config = vae.released(section(vae.VAEConfig, values.get("vae", {}), "config.task.vae"))
     if vae_config.stride[0] != MASK:
         raise ValueError(
@@ -90,7 +93,7 @@ class ViSM(base.Grown, video.Coded):
     cameras = True
 
     generator: conditional.Generator
-    corruption: pairs.Corruption = pairs.Corruption()
+    corruption: view_pairs.Corruption = view_pairs.Corruption()
     placement: protocol.Placement = protocol.LOCAL
 
     @property
@@ -131,7 +134,7 @@ class ViSM(base.Grown, video.Coded):
         """Returns the loss and scalars for a batch with flow, or with render and hole_mask.
 
         With `render_latents` and `hole_mask` [b v ...] in the batch each view is a clip, drawn
-        before; else one target a sample is drawn here.
+        before (`render_same`: by its own camera's points); else one target a sample is drawn here.
 
         Raises:
           ValueError: neither is there, or of another size.
@@ -139,13 +142,15 @@ class ViSM(base.Grown, video.Coded):
         keys = jax.random.split(rng, 4)
         params = tree.join(frozen, trainable)
         text, lengths = video.drop_text(batch, keys[0], share=self.options.text_drop)
-        if "render_latents" in batch:
-            return self._cached(params, batch, (text, lengths), keys[1])
         where = f"task {self.name}, loss"
-        if "video" not in batch:
+        if "render_latents" in batch:
+            flow_codec.require(batch, CACHED, where)
+        elif "video" not in batch:
             raise ValueError(f"{where}: wanted pixels (config.data.raw=True), got latents only")
-        flow_codec.require(batch, NEEDED, where)
-        whole = functools.partial(self._drawn, params, batch, (text, lengths), keys[1])
+        else:
+            flow_codec.require(batch, NEEDED, where)
+        made = self._cached if "render_latents" in batch else self._drawn
+        whole = functools.partial(made, params, batch, (text, lengths), keys[1])
         share = self.options.single_share
         if not share or self.options.frames == 1:
             return whole(self.options.frames)
@@ -161,13 +166,13 @@ class ViSM(base.Grown, video.Coded):
         sample["extrinsics"] = sample["extrinsics"][:, :, :frames]
         o = self.options
         draw = functools.partial(
-            pairs.draw, same=o.same_view, sources=o.sources, how=self.corruption,
+            view_pairs.draw, same=o.same_view, sources=o.sources, how=self.corruption,
             form=o.flow_form, size=o.size,
         )  # fmt: skip
         drawn = jax.vmap(draw)(jax.random.split(rngs[0], len(sample["flow"])), sample)
         pick = lambda x: jax.vmap(lambda a, i: a[i])(x, drawn.target)[:, None]  # noqa: E731
         encode = self.generator.vae.encode
-        render = encode(params, grey(drawn.render, drawn.covered)[:, None])[:, 0]
+        render = encode(params, view_pairs.grey(drawn.render, drawn.covered)[:, None])[:, 0]
         if "video_latents" in batch:  # the encoder is causal
             data = pick(batch["video_latents"].astype(jnp.float32))[:, 0, : render.shape[1]]
         else:
@@ -177,18 +182,17 @@ class ViSM(base.Grown, video.Coded):
         loss, scalars = self._loss(params, data, render, mask, text, drawn.same, batch, rngs[1:])
         return loss, scalars | {"covered": jnp.mean(drawn.covered)}
 
-    def _cached(self, params: Params, batch: base.Batch, text: Any, rng: Array):
-        """The loss of pairs that were drawn before: every view is a clip."""
-        flow_codec.require(
-            batch, ("video_latents", "render_latents", "hole_mask"), f"task {self.name}, loss"
-        )
+    def _cached(self, params: Params, batch: base.Batch, text: Any, rng: Array, frames: int):
+        """The loss of pairs that were drawn before, of the first `frames` frames: every view is a
+        clip. The encoder is causal: the latents of the first frames are the first latents."""
         v, rngs = batch["render_latents"].shape[1], jax.random.split(rng)
+        latent = (frames - 1) // MASK + 1
         data, render, mask = (
-            einops.rearrange(batch[key].astype(jnp.float32), FOLD)
-            for key in ("video_latents", "render_latents", "hole_mask")
+            einops.rearrange(batch[key][:, :, :latent].astype(jnp.float32), FOLD) for key in CACHED
         )
         text = (jnp.repeat(text[0], v, 0), jnp.repeat(text[1], v, 0))
-        held = jnp.zeros(len(data), bool)
+        same = batch.get("render_same", jnp.zeros((len(data) // v, v), bool))
+        held = einops.rearrange(same, "b v -> (b v)")
         return self._loss(params, data, render, mask, text, held, batch, rngs)
 
     def _loss(self, params, data, render, mask, text, first, batch, rngs):
@@ -214,13 +218,7 @@ class ViSM(base.Grown, video.Coded):
     def fold(self, covered: Array) -> Array:
         """covered [b v n h w] bool -> hole_mask [b v f hl wl 4]: shares that are covered."""
         _, stride = self.generator.vae_config.stride
-        share = einops.reduce(
-            covered.astype(jnp.float32), "b v n (h i) (w j) -> b v n h w", "mean",
-            i=stride, j=stride,
-        )  # fmt: skip
-        first = jnp.repeat(share[:, :, :1], MASK - 1, axis=2)
-        whole = jnp.concatenate([first, share], axis=2)
-        return einops.rearrange(whole, "b v (f m) h w -> b v f h w m", m=MASK)
+        return masks.of_frames(covered, MASK, stride)
 
     @property
     def vae(self) -> video.FrozenVAE:
@@ -312,7 +310,7 @@ class ViSM(base.Grown, video.Coded):
         (v, f, h, w, c), config = self.generator.latent_shape, self.generator.dit_config
         sizes = {"b": samples, "v": v, "f": f, "hl": h, "wl": w, "c": c, "l0": 1}
         sizes |= {"l": config.text_len, "d": config.text_dim}
-        names = ("video_latents", "render_latents", "hole_mask", "latent_valid", *conditional.TEXT)
+        names = (*CACHED, "render_same", "latent_valid", *conditional.TEXT)
         return (base.shapes(names, **sizes),)
 
     def _step_inputs(self, samples: int) -> tuple[base.Shapes, ...]:
@@ -339,8 +337,3 @@ class ViSM(base.Grown, video.Coded):
         return base.Scenes(
             size=o.size, frames=o.frames, text=text, vae=self.generator.vae_config, fields=("flow",)
         )
-
-
-def grey(render: Array, covered: Array) -> Array:
-    """Colours [... h w 3] of 0..255 -> [-1, 1], 0 in holes."""
-    return jnp.where(covered[..., None], render / 127.5 - 1, 0.0)

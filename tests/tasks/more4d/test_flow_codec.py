@@ -31,7 +31,10 @@ def test_latents_are_standardised_and_decoders_undo_it(batch):
     params = make(None).init(jax.random.key(0))
     params["flow_decoder"] = {key: params["vae"][key] for key in flow_codec.DECODER}
     measured = {"mean": jnp.array([0.3, -1.0, 2.0, 0.0]), "std": jnp.array([0.5, 2.0, 1.0, 0.1])}
-    encode, values = jax.jit(maps.encode), jax.jit(lambda p, x: maps.values(p, x)[0])
+    encode, values = (
+        jax.jit(maps.encode),
+        jax.jit(lambda p, x: maps.values(p, x, batch["depth0"])[0]),
+    )
     plain, scaled = params, {**params, "flow_stats": measured}
     one, two = encode(plain, batch["flow"]), encode(scaled, batch["flow"])
     last = lambda x: x[None, None, None, None, None]  # noqa: E731
@@ -66,6 +69,27 @@ def test_flow_is_zero_in_frame_0_and_without_depth(batch):
     assert np.abs(flow[:, :, 1:]).max() > 1e-3
 
 
+def test_what_is_said_to_stand_has_no_flow_and_frame_0s_depth_is_seen(batch):
+    """By one cell of the logits' bias; an edge of depth inside a cell changes what comes out."""
+    task = make()
+    params = tiny.shaken(task.init(jax.random.key(0)))
+    latents = jnp.ones((1, 2, 2, 2, 3, 4))
+    run = jax.jit(task.maps.values)
+    moving, logits = run(params, latents, batch["depth0"])
+    bias = params["codec"]["decoder"]["leave"]["bias"]
+    still = jnp.where(jnp.arange(len(bias)) % 4 == 3, -40.0, bias)
+    decoder = params["codec"]["decoder"]
+    stands = {**params, "codec": {"decoder": {**decoder, "leave": {**decoder["leave"],
+                                                                   "bias": still}}}}  # fmt: skip
+    assert np.abs(moving).max() > 1e-3
+    assert np.abs(run(stands, latents, batch["depth0"])[0]).max() < 1e-9
+    edge = batch["depth0"].at[:, :, 3, 5].mul(1.2)
+    other, _ = run(params, latents, edge)
+    assert np.abs(other - moving).max() > 1e-4
+    with pytest.raises(ValueError, match="task.codec.guide: wanted 0, or 1"):
+        tiny.maps(dataclasses.replace(tiny.CODEC, guide=3))
+
+
 def test_a_reduced_map_is_enlarged_about_its_pixels():
     """Map pixel j is the video's pixel 2 j + 1: a ramp stays the same ramp."""
     maps = tiny.maps()
@@ -82,21 +106,25 @@ def test_the_loss_counts_what_is_known_and_more_what_moves(batch):
     chosen, frozen = tree.split(params, task.trainable)
     run = jax.jit(task.loss)
     total, scalars = run(chosen, frozen, batch, jax.random.key(0))
-    np.testing.assert_allclose(total, scalars["l1"] + scalars["valid"], rtol=1e-6)
-    values, _ = jax.jit(task.maps.values)(params, jax.jit(task.maps.encode)(params, batch["flow"]))
+    np.testing.assert_allclose(total, scalars["l1"] + scalars["moves"], rtol=1e-6)
+    latents = jax.jit(task.maps.encode)(params, batch["flow"])
+    values, logits = jax.jit(task.maps.values)(params, latents, batch["depth0"])
     true = flow_map.compand(batch["flow"].astype(jnp.float32), 8.0)[:, :, :, 1::2, 1::2]
     moving = (np.abs(batch["flow"]).max((2, 5)) > flow_map.MOVING)[:, :, 1::2, 1::2]
     weight = (1 + 4 * moving)[:, :, None, :, :, None] * np.ones(true.shape)
     wanted = (np.abs(values - true) * weight).sum() / weight.sum()
     np.testing.assert_allclose(scalars["l1"], wanted, rtol=1e-4)
+    entropy = np.where(moving[:, :, None], np.log1p(np.exp(-logits)), np.log1p(np.exp(logits)))
+    np.testing.assert_allclose(scalars["moves"], entropy.mean(), rtol=1e-4)
     hidden = batch["flow_valid"].at[:, :, :8].set(False)
     other = batch["flow"].at[:, :, :, :8].add(0.1)
-    known = run(chosen, frozen, batch | {"flow_valid": hidden}, jax.random.key(0))[1]["l1"]
+    known = run(chosen, frozen, batch | {"flow_valid": hidden}, jax.random.key(0))[1]
     whole = flow_map.compand(batch["flow"].astype(jnp.float32), 8.0)
     latents = jax.jit(task.maps.vae.encode)(params, whole)
     changed = batch | {"flow_valid": hidden, "flow": other, "flow_latents": latents}
-    np.testing.assert_allclose(run(chosen, frozen, changed, jax.random.key(0))[1]["l1"], known,
-                               rtol=1e-5)  # fmt: skip
+    got = run(chosen, frozen, changed, jax.random.key(0))[1]
+    np.testing.assert_allclose(got["l1"], known["l1"], rtol=1e-5)
+    np.testing.assert_allclose(got["moves"], known["moves"], rtol=1e-5)
 
 
 def test_what_does_not_fit_is_refused(batch):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from syncmv4d_jax import flow, tree
+from syncmv4d_jax.geometry import view_pairs
 from syncmv4d_jax.models import conditioned, lora
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.tasks import base
-from syncmv4d_jax.tasks.more4d import conditional, pairs, vism
+from syncmv4d_jax.tasks.more4d import conditional, vism
 
-STILL = pairs.Corruption(0.0, 0.0, 0.0, 0.0)
+STILL = view_pairs.Corruption(0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_the_loss_by_its_definition(params, batch):
 def drawn(batch, seed, **options):
     how = {"same": 0.0, "sources": 1, "how": STILL, "form": "depth", "size": tiny.SIZE} | options
     sample = {k: x[0] for k, x in batch.items() if k in ("video", *vism.NEEDED)}
-    return jax.jit(functools.partial(pairs.draw, **how))(jax.random.key(seed), sample)
+    return jax.jit(functools.partial(view_pairs.draw, **how))(jax.random.key(seed), sample)
 
 
 def test_a_pair_of_one_view_shows_it_and_one_of_two_shows_what_both_see(batch):
@@ -84,13 +85,13 @@ def test_a_pair_of_one_view_shows_it_and_one_of_two_shows_what_both_see(batch):
 
 def test_targets_and_sources_are_drawn_as_often_as_said():
     keys = jax.random.split(jax.random.key(0), 400)
-    choose = jax.jit(jax.vmap(functools.partial(pairs.choose, views=3, same=0.25, sources=2)))
+    choose = jax.jit(jax.vmap(functools.partial(view_pairs.choose, views=3, same=0.25, sources=2)))
     target, chosen = (np.asarray(x) for x in choose(keys))
     own = chosen[np.arange(400), target]
     assert 0.17 < own.mean() < 0.33  # the target is its own source, and then the only one
     assert (chosen.sum(1)[own] == 1).all() and set(chosen.sum(1)[~own]) == {1, 2}
     assert np.bincount(target).min() > 100
-    alone = pairs.choose(jax.random.key(1), 1, same=0.0, sources=3)
+    alone = view_pairs.choose(jax.random.key(1), 1, same=0.0, sources=3)
     assert alone[1].tolist() == [True]
 
 
@@ -102,8 +103,8 @@ def test_sources_are_spoilt_as_a_users_are(batch):
     )
     tracks = flow_map.inverse(batch["flow"][0, 0].astype(jnp.float32), camera)
     valid = jnp.ones(tiny.SIZE, bool)
-    how = pairs.Corruption(scale=0.1, smooth=0.0, dropped=0.5, flow=0.0)
-    view, moved, kept = pairs.spoilt(jax.random.key(3), camera, tracks, valid, how)
+    how = view_pairs.Corruption(scale=0.1, smooth=0.0, dropped=0.5, flow=0.0)
+    view, moved, kept = view_pairs.spoilt(jax.random.key(3), camera, tracks, valid, how)
     factor = np.asarray(view.depth / camera.depth)
     assert factor.std() < 1e-5 and abs(factor.mean() - 1) > 0.01
     pixels, depth = cameras.project(moved, camera.intrinsics, camera.extrinsics)
@@ -111,8 +112,8 @@ def test_sources_are_spoilt_as_a_users_are(batch):
     np.testing.assert_allclose(pixels, true, atol=1e-2)  # along the rays
     np.testing.assert_allclose(depth / far, factor[None].repeat(5, 0), rtol=1e-4)
     assert 0.4 < kept.mean() < 1.0
-    how = pairs.Corruption(scale=0.0, smooth=0.0, dropped=0.0, flow=0.01)
-    _, moved, kept = pairs.spoilt(jax.random.key(3), camera, tracks, valid, how)
+    how = view_pairs.Corruption(scale=0.0, smooth=0.0, dropped=0.0, flow=0.01)
+    _, moved, kept = view_pairs.spoilt(jax.random.key(3), camera, tracks, valid, how)
     off = np.linalg.norm(np.asarray(moved - tracks), axis=-1)
     assert off[0].max() < 1e-5 and 0.01 < off[1:].mean() < 0.025 and kept.all()
 

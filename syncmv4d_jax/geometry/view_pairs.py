@@ -99,15 +99,16 @@ def draw(
       form: of the flow (flow_map.FORMS).
     """
     v, n = sample["flow"].shape[:2]
-    keys = jax.random.split(rng, 1 + v)
+    most = min(sources, max(v - 1, 1))
+    keys = jax.random.split(rng, 1 + most)
     target, chosen = choose(keys[0], v, same=same, sources=sources)
     poses = jnp.broadcast_to(sample["extrinsics"], (v, n, 3, 4))
     clouds = []
-    for view in range(v):
+    for key, view in zip(keys[1:], jnp.argsort(~chosen)[:most], strict=True):
         camera = flow_map.Camera(sample["depth0"][view], sample["intrinsics"][view], poses[view, 0])
         tracks = flow_map.inverse(sample["flow"][view].astype(jnp.float32), camera, form=form)
         own = sample["flow_valid"][view] & chosen[view]
-        camera, tracks, own = spoilt(keys[1 + view], camera, tracks, own, how)
+        camera, tracks, own = spoilt(key, camera, tracks, own, how)
         colours = sample["video"][view, 0].astype(jnp.float32)
         clouds.append(splat.cloud(tracks, colours, camera, own))
     lenses = jnp.repeat(sample["intrinsics"][target][None], n, 0)
@@ -115,3 +116,8 @@ def draw(
     still = jnp.all(jnp.abs(poses[target] - poses[target, :1]) < 1e-6)
     same_view = chosen[target] & (jnp.sum(chosen) == 1) & still
     return Drawn(target, same_view, render, covered)
+
+
+def grey(render: Array, covered: Array) -> Array:
+    """Colours [... h w 3] of 0..255 -> [-1, 1], 0 in holes."""
+    return jnp.where(covered[..., None], render / 127.5 - 1, 0.0)
