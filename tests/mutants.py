@@ -884,8 +884,8 @@ DATA = [
         (
             "line-3",
             "the video is cached as the motion too",
-            "encode(records.decode(values[c])) for c in CLIPS",
-            'encode(records.decode(values["video"])) for c in CLIPS',
+            "encode(controls.clip(values, c)) for c in CLIPS",
+            'encode(controls.clip(values, "video")) for c in CLIPS',
             "test_batches_carry_what_was_encoded",
         ),
         (
@@ -3402,9 +3402,23 @@ CONTROL = [
         (
             "H7",
             "points that are hidden in frame 0 have the colour of what hides them",
-            "mine = inside & ~seen & (depth <= shot.depth[y, x] + SLACK)",
-            "mine = inside & ~seen",
+            "seen = inside & (depth <= shot.depth[y, x] + SLACK)",
+            "seen = inside",
             "test_points_have_the_colours_that_the_first_frame_shows_of_them",
+        ),
+        (
+            "control",
+            "what frame 0 shows between two pixels is one of them",
+            "part, high = (at - low)[:, None], np.minimum(low + 1, [width - 1, height - 1])",
+            "part, high = 0 * (at - low)[:, None], np.minimum(low + 1, [width - 1, height - 1])",
+            "test_warped_videos_show_what_frame_0_shows_of_the_same_points",
+        ),
+        (
+            "control",
+            "things stay behind where they were",
+            "behind = _nearest(first, ~mask[0])",
+            "behind = first",
+            "test_a_warp_moves_frame_0_and_fills_what_it_did_not_see",
         ),
         (
             "H7",
@@ -3728,6 +3742,20 @@ MORE4D = [
             "plain = latents",
             "test_latents_are_standardised_and_decoders_undo_it",
         ),
+        (
+            "flow",
+            "what is said to stand moves",
+            "return maps[..., :3] * jax.nn.sigmoid(maps[..., 3:]), maps[..., 3]",
+            "return maps[..., :3], maps[..., 3]",
+            "test_what_is_said_to_stand_has_no_flow_and_frame_0s_depth_is_seen",
+        ),
+        (
+            "flow",
+            "the decoder is shown no depth",
+            "guide = flow_map.depth_picture(fold(depth))",
+            "guide = 0 * flow_map.depth_picture(fold(depth))",
+            "test_what_is_said_to_stand_has_no_flow_and_frame_0s_depth_is_seen",
+        ),
     ),
     *of(
         "syncmv4d_jax/tasks/more4d/strag.py",
@@ -3781,6 +3809,57 @@ MORE4D = [
             "frames = np.concatenate([np.zeros(step - 1, int), np.arange(covered.shape[-3])])",
             "frames = np.concatenate([np.ones(step - 1, int), np.arange(covered.shape[-3])])",
             "test_the_mask_folds_frame_0_alone_and_four_frames_then",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/drawn_pairs.py",
+        "tests/data/test_drawn_pairs.py",
+        (
+            "vism",
+            "a sample has one pair twice",
+            "rng.choice(have, count, replace=False)",
+            "rng.choice(have, count)",
+            "test_a_batch_has_pairs_for_views_and_no_pixels",
+        ),
+        (
+            "vism",
+            "all clips draw alike",
+            "hashlib.sha256(name.encode())",
+            'hashlib.sha256(b"")',
+            "test_pairs_are_the_same_whenever_they_are_drawn_and_holes_are_grey",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/cache.py",
+        "tests/data/test_drawn_pairs.py",
+        (
+            "vism",
+            "pairs of another kind than asked for are read",
+            "if differ := recipe.differences(have, dict(asked)):",
+            "if differ := recipe.differences(have, have):",
+            "test_what_cannot_be_read_or_made_is_refused",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/pipeline.py",
+        "tests/data/test_drawn_pairs.py",
+        (
+            "vism",
+            "a pair's video is the first view's",
+            "np.stack([seen[int(i)] for i in targets])",
+            "np.stack([seen[int(targets[0])] for i in targets])",
+            "test_a_batch_has_pairs_for_views_and_no_pixels",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/data/pipeline.py",
+        "tests/data/test_controls.py",
+        (
+            "control",
+            "the tracking video stands for the warped picture",
+            'FOLLOWED = {"point_tracks": "motion", pseudo_video.WARPED: "warped"}',
+            'FOLLOWED = {"point_tracks": "motion", pseudo_video.WARPED: "tracking"}',
+            "test_warped_videos_show_what_frame_0_shows_of_the_same_points",
         ),
     ),
     *of(
