@@ -3812,6 +3812,17 @@ MORE4D = [
         ),
     ),
     *of(
+        "syncmv4d_jax/metrics/scene.py",
+        "tests/metrics/test_video_metrics.py",
+        (
+            "control",
+            "a frame that is still frame 0 counts as moving",
+            "if not (true[v, i] != first[v])[region[v]].any():",
+            "if not region[v].any():",
+            "test_frames_that_are_still_frame_0_do_not_count_as_moving",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/data/drawn_pairs.py",
         "tests/data/test_drawn_pairs.py",
         (

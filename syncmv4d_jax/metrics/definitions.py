@@ -139,7 +139,10 @@ DEFINITIONS: dict[str, Definition] = dict(
             "mean change of the distances between points within 2 cm of each other in frame 0",
         ),
         _video("psnr", "PSNR", "dB", "higher", "peak signal to noise, mean over frames"),
-        _video("psnr_moving", "PSNR moving", "dB", "higher", "psnr of the moving region's pixels"),
+        _video(
+            "psnr_moving", "PSNR moving", "dB", "higher",
+            "psnr of the moving region's pixels, of frames that are no longer frame 0",
+        ),
         _video("ssim", "SSIM", "", "higher", "11 x 11 Gaussian window, RGB"),
         _video("ssim_moving", "SSIM moving", "", "higher", "ssim with zeros outside the region"),
         _video("gmsd", "GMSD", "", "lower", "gradient magnitude similarity deviation"),

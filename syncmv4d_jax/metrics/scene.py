@@ -115,7 +115,8 @@ def score(
 def video_rows(pred: np.ndarray, true: np.ndarray) -> tuple[Scores, dict]:
     """Scores of videos [v n h w 3] uint8: the rows', and those of each blur of frame 0.
 
-    The given frame 0 does not count. Frames are scored in threads.
+    The given frame 0 does not count; for `psnr_moving` no frame does whose region is still frame
+    0's to the bit, where repeating that would be perfect. Frames are scored in threads.
     """
     n, region, first = true.shape[1] - 1, video.moving_region(true), true[:, 0]
     clips = {
@@ -132,7 +133,11 @@ def video_rows(pred: np.ndarray, true: np.ndarray) -> tuple[Scores, dict]:
     def one(place):
         v, i = place
         guesses = {s: frames.psnr(b[v], true[v, i], region[v]) for s, b in blurs.items()}
-        return views[v].score(i), guesses
+        found = views[v].score(i)
+        if not (true[v, i] != first[v])[region[v]].any():
+            for values in (*found.values(), *guesses.values()):
+                values["psnr_moving"] = np.nan
+        return found, guesses
 
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and scipy let go
         done = list(pool.map(one, itertools.product(range(len(true)), range(n))))

@@ -6,7 +6,7 @@ import image_metrics
 import numpy as np
 import pytest
 
-from syncmv4d_jax.metrics import baselines, video
+from syncmv4d_jax.metrics import baselines, scene, video
 
 GOLDEN = Path(__file__).parents[1] / "golden/metrics/image_metrics.npz"
 
@@ -27,6 +27,20 @@ def moving_square(shift=0, frames=9, views=2):
     for n in range(frames):
         clip[:, n, 10:20, 4 + 3 * n + shift : 14 + 3 * n + shift] = (240, 200, 180)
     return clip
+
+
+def test_frames_that_are_still_frame_0_do_not_count_as_moving():
+    """One that waits and then moves has the scores of the frames that moved."""
+    true = moving_square()
+    true = np.concatenate([true[:, :1], true[:, :1], true], axis=1)
+    pred = np.clip(true.astype(int) + 10, 0, 255).astype(np.uint8)
+    pred[:, 1:3] = 0
+    rows, blurred = scene.video_rows(pred, true)
+    whole, _ = scene.video_rows(pred[:, 2:], true[:, 2:])
+    for row in ("model", "frame_0"):
+        np.testing.assert_allclose(rows[row]["psnr_moving"], whole[row]["psnr_moving"])
+    assert rows["frame_0"]["psnr_moving"] < 20 < rows["frame_0"]["psnr"]
+    assert all(np.isfinite(values["psnr_moving"]) for values in blurred.values())
 
 
 def test_images_against_other_libraries(z):
