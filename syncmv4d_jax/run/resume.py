@@ -24,6 +24,7 @@ from syncmv4d_jax.weights import store
 log = logging.getLogger(__name__)
 ORDER = ("name", "split", "share")  # of config.data
 PLACES = ("records", "cache")  # compared by content
+LATER = ("pairs",)  # of config.data: not told where it is off, so that older runs go on
 WAY = "give the former again, or another --workdir"
 
 
@@ -31,8 +32,8 @@ def recipe_of(stage: sections.Sections) -> dict[str, Any]:
     """Returns the recipe of a stage's checkpoints, see the module docstring."""
     data = recipe.plain(stage.data)
     order = {key: data.pop(key) for key in ORDER}
-    for place in PLACES:
-        del data[place]
+    for gone in (*PLACES, *(key for key in LATER if not data[key])):
+        del data[gone]
     train = stage.train
     return recipe.of(
         order={"seed": stage.seed, **order, "records": records_mark(stage)},

@@ -58,6 +58,7 @@ def test_another_order_of_examples_is_refused(tmp_path, key, value, said):
         ("train.batch_size", 4, "batch_size: was 8, is 4"),
         ("data.augment", True, "data.augment: was false, is true"),
         ("data.options.sleep", 0.5, "data.options.sleep: was 0, is 0.5"),
+        ("data.pairs", True, "data.pairs: was not there, is true"),
     ],
 )
 def test_other_settings_are_told_and_refused_where_nothing_is_left(
@@ -69,6 +70,14 @@ def test_other_settings_are_told_and_refused_where_nothing_is_left(
     monkeypatch.setattr(checkpoint, "meta", lambda _: meta)
     with pytest.raises(recipe.Other, match=rf"last checkpoint, nothing is left .*\({said}"):
         resume.finished(tmp_path / "6", changed(key, value))
+
+
+def test_what_came_later_and_is_off_is_not_told(tmp_path, monkeypatch):
+    """A run from before there was the key goes on, and is finished where it was."""
+    meta = BEFORE | {"recipe": resume.recipe_of(stage())}
+    assert "pairs" not in meta["recipe"]["data"] and "augment" in meta["recipe"]["data"]
+    monkeypatch.setattr(checkpoint, "meta", lambda _: meta)
+    resume.finished(tmp_path / "6", changed("data.pairs", False))
 
 
 @pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "keep", "silence"])
