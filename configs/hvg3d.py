@@ -149,7 +149,7 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
         "size": config.task.size,
         "frames": config.task.frames,
         "views": 1,
-        "cloud": 256,
+        "cloud": 128,
         "stride": 1,
         "controls": ("points", "tracking"),
         "colours": True,
