@@ -12,11 +12,12 @@ third fits one chip of 80 GB. Records are those of prepare_taco.py with `--with 
     taste    clips of one camera at 15 frames a second (TASTE-Rob's form, points up to a scale)
     demo     embedded scenes with several motions of one first frame, minutes on a CPU: `make
              demo-hvg` (docs/hvg3d.md)
+    ablation the demo with a quarter of the steps of control, which its rows below have too
     short    the demo in a few steps
     debug    the same code, tiny, under a minute on a CPU
 
-Rows of the paper's ablation and other readings change one thing each of `taco`; behind "demo-" or
-"debug-" of these:
+Rows of the paper's ablation and other readings change one thing each of `taco`; behind "demo-",
+"ablation-" or "debug-" of these:
 
     no_points, no_tracking      one of the two controls
     no_mask_loss                every cell counts alike
@@ -35,7 +36,9 @@ from configs import demo, sections
 from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
-DEMOS = {"demo": (600, 1600), "short": (2, 2)}  # steps of the backbone, of control
+DEMOS = {  # steps of the backbone, of control
+    "demo": (600, 1600), "ablation": (600, 400), "short": (2, 2),
+}  # fmt: skip
 ROWS = {
     "no_points": {"controls": ("tracking",)},
     "no_tracking": {"controls": ("points",)},
@@ -49,7 +52,8 @@ ROWS = {
     "control_views": {"backbone": "mjd", "views": 3},
 }
 VARIANTS = (*STRIDES, *DEMOS, *ROWS, *(f"debug-{row}" for row in ROWS),
-            *(f"demo-{row}" for row in ROWS if row != "control_views"))  # fmt: skip
+            *(f"{demo}-{row}" for demo in ("demo", "ablation") for row in ROWS
+              if row != "control_views"))  # fmt: skip
 
 
 def get_config(variant: str = "taco") -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@
 Every stage is one of the project's own commands, printed before it runs, and continues where a
 stopped run left it. Pages: out/demo-hvg/rows/full/report.html and its neighbours; out/demo-hvg/
 control.md has the rows beside each other. `--ablations` trains control once more for each row of
-ABLATIONS, beside the same backbone.
+ABLATIONS, beside the same backbone and for as long as the row `base`, which leaves nothing out.
 """
 
 import argparse
@@ -38,7 +38,7 @@ ROWS = {  # name -> what the run is told
     "half_points": ["--config.task.controls=('points',)", "--config.sample.point_drop=0.5"],
 }
 SIMULATED, REFERENCES = "simulated", ("autoencoder", "warped")
-ABLATIONS = ("published", "no_points", "no_tracking", "no_mask_loss", "point_tokens")
+ABLATIONS = ("base", "published", "no_points", "no_tracking", "no_mask_loss", "point_tokens")
 VERDICTS = {  # (must, passed): passed is None of what was not run
     (True, True): "yes", (True, False): "no", (True, None): "not shown: not run",
     (False, True): "yes", (False, False): "not shown at this size",
@@ -124,7 +124,9 @@ def run(
       records: a folder with records and cache; out. control: with the control's weights; out.
     """
     # The lengths of the stages are the configuration's; short ones are another variant.
-    name = "short" if args.short else f"demo-{variant}" if variant else "demo"
+    name = "short" if args.short else "demo"
+    if variant:
+        name = "ablation" if variant == "base" else f"ablation-{variant}"
     data, folder = records or out, out / "ablations" / variant if variant else out
     told = [
         "-m", "syncmv4d_jax.main", f"--config=configs/hvg3d.py:{name}",
