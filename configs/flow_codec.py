@@ -15,10 +15,10 @@ import ml_collections
 
 from configs import demo, sections
 
-LEARNED = {"width": 256, "depth": 8, "reduction": 4, "guide": 1, "dtype": "bfloat16"}
-DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 1, "guide": 1}
+LEARNED = {"width": 256, "depth": 8, "reduction": 4, "guide": 16, "dtype": "bfloat16"}
+DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 1, "guide": 64}
 DEMO_GAIN = 20.0  # what fits the embedded scenes, as data_prep/measure_flow.py prints it
-DEBUG = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2, "guide": 1}
+DEBUG = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2, "guide": 16}
 VARIANTS = ("full", "learned", "demo", "debug")
 
 

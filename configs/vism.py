@@ -60,7 +60,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         strag.small(config)
         config.task.sources, config.task.residual = 2, True
         config.data.pairs = True
-        config.train.batch_size, config.train.steps = 4, 1200
+        config.train.batch_size, config.train.steps = 4, 2000
     if variant == "debug":
         strag.tiny(config)
     return config.lock()

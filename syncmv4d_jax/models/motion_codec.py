@@ -35,8 +35,8 @@ class CodecConfig:
       z_dim: channels of the latents.  time, space: strides of the autoencoder.
       reduction: video pixels a map pixel stands for; divides `space`.
       width: of the blocks.  depth: blocks of the encoder and of the decoder.
-      guide: channels of a picture of frame 0, as large as a map, that the decoder sees beside the
-        latents: a cell of these does not say where in it an edge is.
+      guide: channels of what is known of frame 0, in each latent cell, that the decoder sees beside
+        the latents: these do not say where in a cell an edge is.
       dtype: of activations.
     """
 
@@ -105,8 +105,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
         self.config = config
-        seen = config.z_dim + config.guide * config.cell**2
-        self.decoder = Trunk(config, seen, self.packed, rngs=rngs)
+        self.decoder = Trunk(config, config.z_dim + config.guide, self.packed, rngs=rngs)
 
     @property
     def packed(self) -> int:
@@ -117,16 +116,13 @@ class Decoder(nnx.Module):
         """latents: [b f h w z] normalised -> maps [b n h' w' 4] float32, n = time (f - 1) + 1.
 
         Args:
-          guide: [b h' w' g] of frame 0, of a codec with `guide` channels.
+          guide: [b h w g] of frame 0, for a codec with `guide` channels.
         """
         c, x = self.config, latents.astype(self.config.dtype)
         if c.guide:
             assert guide is not None, "a decoder with a guide wants it"
-            cells = einops.rearrange(
-                guide.astype(c.dtype), "b (h i) (w j) g -> b 1 h w (i j g)", i=c.cell, j=c.cell
-            )
-            cells = jnp.broadcast_to(cells, (*x.shape[:4], cells.shape[-1]))
-            x = jnp.concatenate([x, cells], axis=-1)
+            known = jnp.broadcast_to(guide.astype(c.dtype)[:, None], (*x.shape[:4], c.guide))
+            x = jnp.concatenate([x, known], axis=-1)
         x = self.decoder(x).astype(jnp.float32)
         x = einops.rearrange(
             x, "b f h w (t i j c) -> b (f t) (h i) (w j) c", t=c.time, i=c.cell, j=c.cell

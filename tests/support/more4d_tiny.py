@@ -15,7 +15,7 @@ from syncmv4d_jax.tasks.more4d import conditional, flow_codec, strag, vism
 SIZE, FRAMES, VIEWS = (16, 24), 5, 2
 VAE = vae.VAEConfig(z_dim=4, dim=8, dec_dim=8, dim_mult=(1, 2, 2), num_res_blocks=1,
                     temporal_downsample=(True, True), patch=2)  # fmt: skip
-CODEC = motion_codec.CodecConfig(z_dim=4, space=8, width=16, depth=1, reduction=2, guide=1)
+CODEC = motion_codec.CodecConfig(z_dim=4, space=8, width=16, depth=1, reduction=2, guide=16)
 SMALL = {"size": SIZE, "frames": FRAMES, "views": VIEWS, "guidance": 1.0, "sample_steps": 2,
          "text_drop": 0.0, "condition_drop": 0.0}  # fmt: skip
 

@@ -54,9 +54,10 @@ class FlowLatents:
     def __post_init__(self):
         if self.codec is not None:
             codec_task.check(self.codec, self.vae.config)
-            if self.codec.guide not in (0, 1):
+            if self.codec.guide not in (0, self.codec.cell**2):
                 raise ValueError(
-                    f"task.codec.guide: wanted 0, or 1 (frame 0's depth), got {self.codec.guide}"
+                    f"task.codec.guide: wanted 0, or {self.codec.cell**2} for frame 0's depth in "
+                    f"each cell, got {self.codec.guide}"
                 )
         if not self.gain > 0 or self.form not in flow_map.FORMS:
             raise ValueError(
@@ -129,12 +130,17 @@ class FlowLatents:
         v = plain.shape[1]
         codec = module.bind(motion_codec.Decoder, self.codec, params["codec"])
         fold = lambda x: einops.rearrange(x, "b v ... -> (b v) ...")  # noqa: E731
-        r, guide = self.codec.reduction, None
-        if self.codec.guide:
-            guide = flow_map.depth_picture(fold(depth))[:, r // 2 :: r, r // 2 :: r, :1]
+        guide = self._guide(fold(depth)) if self.codec.guide else None
         maps = codec.decode(fold(plain), guide)
         maps = einops.rearrange(maps, "(b v) ... -> b v ...", v=v)
         return maps[..., :3] * jax.nn.sigmoid(maps[..., 3:]), maps[..., 3]
+
+    def _guide(self, depth: Array) -> Array:
+        """depth [b h w] -> its picture at the map's size, in cells [b hl wl g]."""
+        assert self.codec is not None
+        r, cell = self.codec.reduction, self.codec.cell
+        picture = flow_map.depth_picture(depth)[:, r // 2 :: r, r // 2 :: r, 0]
+        return einops.rearrange(picture, "b (h i) (w j) -> b h w (i j)", i=cell, j=cell)
 
     def decode(self, params: Params, latents: Array, depth: Array) -> Array:
         """latents [b v f hl wl c] -> F [b v n h w 3], 0 in frame 0 and where depth [b v h w] is."""

@@ -86,7 +86,7 @@ def test_what_is_said_to_stand_has_no_flow_and_frame_0s_depth_is_seen(batch):
     edge = batch["depth0"].at[:, :, 3, 5].mul(1.2)
     other, _ = run(params, latents, edge)
     assert np.abs(other - moving).max() > 1e-4
-    with pytest.raises(ValueError, match="task.codec.guide: wanted 0, or 1"):
+    with pytest.raises(ValueError, match="task.codec.guide: wanted 0, or 16"):
         tiny.maps(dataclasses.replace(tiny.CODEC, guide=3))
 
 
