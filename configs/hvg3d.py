@@ -37,7 +37,7 @@ from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
 DEMOS = {  # steps of the backbone, of control
-    "demo": (600, 1600), "ablation": (600, 400), "short": (2, 2),
+    "demo": (600, 2800), "ablation": (600, 400), "short": (2, 2),
 }  # fmt: skip
 ROWS = {
     "no_points": {"controls": ("tracking",)},
@@ -165,6 +165,7 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
         "prediction": "data",
         "time_shift": 8.0,
         "text_drop": 0.0,
+        "tracking_drop": 0.4,
         "sampler": "euler",
         "sample_steps": 2,
         "sample_shift": 8.0,
