@@ -233,7 +233,7 @@ class Examples:
                 "config.data.pairs: wanted a cache with pairs, got none: python "
                 "data_prep/cache_latents.py --data RECORDS --weights DIR --out CACHE --pairs COUNT"
             )
-        if self.pairs:
+        if self.pairs and self.cache is not None:
             self.cache.check_pairs(wanted.pairs)
         self.raw = (raw or config.raw or not cached) and not self.pairs
         self.latents = cached and (not self.raw or config.latents)
