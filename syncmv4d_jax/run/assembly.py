@@ -121,7 +121,7 @@ def wanted(settings: sections.Sections) -> data_config.Wanted:
         tracking=task_.get("tracking") if "cloud" in task_ else None,
         colours=task_.get("colours", False),
         gain=task_.get("gain") if task_.get("flow_form", "depth") == "depth" else None,
-        pairs=drawn_pairs.Pairs.asked(task_) if settings.data.pairs else {},
+        pairs=drawn_pairs.Pairs.asked(task_) if "same_view" in task_ else {},
         text="dit" in task_,
         weights=settings.weights,
     )
