@@ -101,7 +101,7 @@ def run(
     if gain is not None and encode_video is None:
         raise ValueError("cache: latents of flow are kept beside latents, not beside texts only")
     reader = records.Reader(data, size=size)
-    if not (gain is pairs is None) and "flow" not in reader.settings.get("fields", ()):
+    if (gain is not None or pairs is not None) and "flow" not in reader.settings.get("fields", ()):
         raise ValueError(f"{reader.root}: has no flow to cache: prepare it with --with flow")
     folder = Path(out) / reader.root.name
     made_of = {
@@ -199,8 +199,8 @@ def _fill(
             job = _Job(str(reader.root), encode_video, made_of["records"], made_of.get("gain"))
             _encode_by_beam(todo, folder, job, beam)
         else:
+            gain = made_of.get("gain")
             for name in tqdm(todo, unit="sequence", desc="latents"):
-                gain = made_of.get("gain")
                 rows = _rows(reader, by_file[name], encode_video, appearance, gain, pairs)
                 records.write_file(folder / name, rows)
         log.info("%d sequences in %.1f s", len(todo), time.perf_counter() - begun)

@@ -222,8 +222,9 @@ def make(
     jitter = rng if split == "train" else None
     views, skipped, shots = _views(recording, clip, tracks, settings, jitter, shown)
     _check_clusters(recording, views, skipped, settings)
-    first = _first_shots(clip, views, shots, settings) if settings.controls else {}
-    motion_frames, tracking, warped, *_ = _paint(recording, clip, views, tracks, settings, first)
+    shown_first = {"points", "image"} & set(settings.controls)
+    first = _first_shots(clip, views, shots, settings) if shown_first else {}
+    motion_frames, tracking, warped = _paint(recording, clip, views, tracks, settings, first)
     preview = {}
     for view in views:
         preview[view.serial] = shots[view.serial], motion_frames[view.serial][shown]

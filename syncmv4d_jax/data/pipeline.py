@@ -378,14 +378,14 @@ class Examples:
         if self.latents and self.cache:
             values = self.cache.view(window, view)
             more: tuple[str, ...] = ()
-            more += ("tracking_latents", "hoi_mask") if self.wanted.tracking else ()
+            more += ("hoi_mask",) if self.wanted.tracking else ()
             more += ("flow_latents", "depth_latents") if self.flows else ()
             for key in ("video_latents", "motion_latents", *more):
                 if key in values:
                     result[key] = values[key].astype(np.float32)
-            if self.wanted.tracking in FOLLOWED:
-                own = FOLLOWED[self.wanted.tracking]
-                result["tracking_latents"] = values[f"{own}_latents"].astype(np.float32)
+            if self.wanted.tracking:
+                latents = values[f"{FOLLOWED.get(self.wanted.tracking, 'tracking')}_latents"]
+                result["tracking_latents"] = latents.astype(np.float32)
         if self.raw:
             values = self.reader.view(window, view)
             there = [key for key in ("video", "motion") if key in values]

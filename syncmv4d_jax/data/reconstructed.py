@@ -129,8 +129,8 @@ def make(
     where = pseudo_video.encode_colours(pixels[0], depth[0], scale, size=settings.size)
     painted = paint(pixels, depth, seen, np.round(where * 255).astype(np.uint8), settings.size)
     painted = painted * shape
-    x, y = np.clip(np.rint(pixels[0]).astype(int), 0, np.array(settings.size[::-1]) - 1).T
-    first = pictures[0, y, x] * seen[0][:, None]
+    shot = controls.Shot(pictures[0], np.full(settings.size, np.inf), intrinsics, poses[0])
+    first, _ = controls.shows(shot, pixels[0], np.where(seen[0], depth[0], 0))
     warped = paint(pixels, depth, seen, first, settings.size) * shape
     drawn = [monocular.cloud(scene, int(i), settings.cloud, rng) for i in index]
     points, labels, there = (np.stack(x) for x in zip(*drawn, strict=True))

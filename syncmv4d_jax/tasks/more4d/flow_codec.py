@@ -33,6 +33,7 @@ from syncmv4d_jax.tasks import motion_codec as codec_task
 Array = jax.Array
 Params = dict[str, Any]
 DECODER = ("conv2", "decoder")  # of the autoencoder's parameters
+READ = ("flow", "flow_valid", "depth0")  # of a batch, whatever the form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +263,7 @@ class FlowCodec:
         Raises:
           ValueError: a batch without them, or of another size.
         """
-        require(batch, (*self._read, *self.maps.reads), f"task {self.name}, loss")
+        require(batch, (*READ, *self.maps.reads), f"task {self.name}, loss")
         params, o = {**frozen, **trainable}, self.options
         flow = self.maps.own(batch)
         true = flow_map.compand(flow, self.maps.gain)
@@ -304,11 +305,6 @@ class FlowCodec:
         return {"tokens": clips * f * h * w, "flops": 3.0 * clips * self._forward}
 
     @property
-    def _read(self) -> tuple[str, ...]:
-        """What the loss reads of a batch, whatever the form."""
-        return ("flow", "flow_valid", "depth0")
-
-    @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:
         o = self.options
         return self.maps.vae.latent_shape(o.views, o.frames, o.size)
@@ -337,7 +333,7 @@ class FlowCodec:
     def _batch(self, samples: int) -> tuple[base.Shapes]:
         (v, f, h, w, c), o = self._latent_shape, self.options
         sizes = {"n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h, "wl": w, "c": c}
-        names = dict.fromkeys((*self._read, "flow_latents", *self.maps.reads))
+        names = dict.fromkeys((*READ, "flow_latents", *self.maps.reads))
         return (base.shapes(tuple(names), b=samples, v=v, **sizes),)
 
     def _work(self) -> base.Work:
