@@ -48,12 +48,13 @@ HEADS = ("MV RPE %", "MV RPE cross/truth %", "error mm", "centred mm", "Chamfer 
 
 
 def read(root: Path, split: str) -> list[dict[str, np.ndarray]]:
-    """Scenes with all views, motion [v n h w 3] uint8 included."""
+    """Scenes with all views, motion [v n h w 3] uint8 and the videos' `first` frames included."""
     reader, scenes = records.Reader(root, split), []
     for window in reader.windows:
         views = [reader.view(window, view) for view in window.views]
         scene = {key: np.stack([view[key] for view in views]) for key in SMALL}
         scene["motion"] = np.stack([records.decode(view["motion"]) for view in views])
+        scene["first"] = np.stack([records.decode_first(view["video"]) for view in views])
         own = reader.tracks(window)
         scene |= {key: own[key] for key in ("tracks", "frame_valid")}
         scenes.append(scene | {"triplet": ", ".join(window.triplet)})

@@ -91,7 +91,7 @@ def functions(loop: loops.Loop) -> dict[str, tuple[Callable, tuple]]:
     return {
         "mjd": (denoise, (latents, shape(), text, *cameras)),
         "encode": (motion.maps.encode, (pseudo,)),
-        "decode": (motion.maps.decode, (latents,)),
+        "decode": (motion.maps.decode, (latents, shape(v, 1, h, w, c))),
         "match": (match, (pseudo, scale, *rest)),
         "warp": (warp, (frame0, scale, *rest)),
         "paint": (paint, (shape(v, o.frames, o.points, 3), warped, scale, *rest)),

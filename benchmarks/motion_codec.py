@@ -36,9 +36,9 @@ class Way:
     """One task's decoding and encoding, compiled."""
 
     def __init__(self, task: syncmv4d.task.SyncMV4D, params: dict[str, Any]):
-        def encode(p, tracks, scale, latents, context):
+        def encode(p, tracks, scale, first, latents, context):
             """Tracks painted by the warp that frame 0 of `latents` gives, as in the loop."""
-            _, pseudo = motion.decode(p, latents, scale, context)
+            _, pseudo = motion.decode(p, first, latents, scale, context)
             warp = motion.warp(pseudo[:, :, 0], scale, context)
             return motion.encode(p, tracks, scale, warp, context)
 
@@ -46,13 +46,13 @@ class Way:
         self._decode = jax.jit(lambda *x: motion.decode(*x)[0].tracks)
         self._encode = jax.jit(encode)
 
-    def decode(self, latents, scale, context):
-        """latents [b v f h w c] -> tracks [b v n k 3] metres."""
-        return self._decode(self.params, latents, scale, context)
+    def decode(self, first, latents, scale, context):
+        """latents [b v f h w c], first [b v 1 h w c] of the videos -> tracks [b v n k 3] metres."""
+        return self._decode(self.params, first, latents, scale, context)
 
-    def encode(self, tracks, scale, latents, context):
+    def encode(self, tracks, scale, first, latents, context):
         """tracks [b v n k 3] metres -> latents [b v f h w c]."""
-        return self._encode(self.params, tracks, scale, latents, context)
+        return self._encode(self.params, tracks, scale, first, latents, context)
 
 
 def make(vae: Path, codec: Path) -> tuple[Any, dict[str, Way]]:
@@ -94,18 +94,22 @@ def main() -> None:
     for index, scene in enumerate(read(args.records, "test")[: args.scenes]):
         context = {key: jnp.asarray(scene[key])[None] for key in CONTEXT}
         scale = jnp.asarray(scene["scale"])[None]
-        clean = task.encode(ways["codec"].params, jnp.asarray(scene["motion"])[None])
+        weights = ways["codec"].params
+        clean = task.encode(weights, jnp.asarray(scene["motion"])[None])
+        first = task.encode(weights, jnp.asarray(scene["first"])[None, :, None])
         tracks = jnp.broadcast_to(
             scene["tracks"], (1, len(scene["motion"]), *scene["tracks"].shape)
         )
         for noise in args.noise:
             draw = jax.random.normal(jax.random.key(index), clean.shape)
             for name, way in ways.items():
-                found = way.decode(clean + noise * draw, scale, context)
+                found = way.decode(first, clean + noise * draw, scale, context)
                 errors.setdefault(("decode", noise, name), []).append(error(found, scene))
-        painted = {name: way.encode(tracks, scale, clean, context) for name, way in ways.items()}
+        painted = {
+            name: way.encode(tracks, scale, first, clean, context) for name, way in ways.items()
+        }
         for name, latents in painted.items():
-            found = ways["autoencoder"].decode(latents, scale, context)
+            found = ways["autoencoder"].decode(first, latents, scale, context)
             errors.setdefault(("encode", 0.0, name), []).append(error(found, scene))
         gap = jnp.sqrt(jnp.mean(jnp.square(painted["codec"] - painted["autoencoder"])))
         distances.append(float(gap / jnp.std(painted["autoencoder"])))
@@ -116,8 +120,8 @@ def main() -> None:
         print(f"| {way} | {noise:g} | {spread(rows[0])} | {spread(rows[1])} | {ratio:.2f} |")
     print(f"\ncodec's latents from the autoencoder's: {np.mean(distances):.2f} of their deviation")
     for title, call in (
-        ("decode", lambda way: way.decode(clean, scale, context)),
-        ("encode", lambda way: way.encode(tracks, scale, clean, context)),
+        ("decode", lambda way: way.decode(first, clean, scale, context)),
+        ("encode", lambda way: way.encode(tracks, scale, first, clean, context)),
     ):
         runs = {name: functools.partial(call, way) for name, way in ways.items()}
         took = timing.interleaved(runs, args.repeats)

@@ -14,8 +14,9 @@ import ml_collections
 
 from configs import demo, sections
 
-FULL = {"width": 256, "depth": 8, "reduction": 4, "dtype": "bfloat16"}
-DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 2}
+FULL = {"width": 256, "depth": 8, "reduction": 4, "guide": 48, "dtype": "bfloat16"}
+DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 2, "guide": 48}
+TINY = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2, "guide": 8}
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
@@ -37,10 +38,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
             config.task[key] = base.task[key]
         config.data.cameras = "sample"
         config.optim.learning_rate = 1e-3
-        config.train.steps, config.train.batch_size = 2000, 1
+        config.train.steps, config.train.batch_size = 4000, 4
         config.train.export = "bfloat16"
     if variant == "debug":
-        config.task.codec = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2}
+        config.task.codec = dict(TINY)
         config.task.vae = sections.small_vae(dim=8, dec_dim=8, z=8)
         config.task.size, config.task.frames, config.task.points = (32, 48), 5, 32
         config.data.name, config.data.cameras = "embedded", "fixed"

@@ -11,7 +11,7 @@ from configs import bases, motion_codec
 
 CODECS = {
     "taco": motion_codec.FULL,
-    "debug": {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2},
+    "debug": motion_codec.TINY,
     "demo": motion_codec.DEMO,
     "demo-train": motion_codec.DEMO,
 }

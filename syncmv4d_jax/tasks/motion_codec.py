@@ -4,8 +4,10 @@
       + |latents - true|^2                                  encoder, from the true maps
 
 The noise on the latents, of random size up to `noise`, stands for the errors of a clean estimate in
-the loop. Batches have the pseudo videos' pixels and, where they are cached, their latents; else the
-frozen autoencoder makes them. Parts: `codec` and, frozen, `vae`.
+the loop. A codec with a `guide` also sees the video's first latent frame in its own cells, which
+says where edges are, but in some of the clips, as views without a reference have none. Batches have
+the pseudo videos' pixels and, where they are cached, their latents and the videos'; else the frozen
+autoencoder makes them. Parts: `codec` and, frozen, `vae`.
 """
 
 import dataclasses
@@ -35,6 +37,7 @@ class Options:
     Attributes:
       size, frames, views, points: of the records.
       noise: largest deviation of the noise on the decoder's input.
+      guide_drop: share of clips whose guide is zero.
       colour_weight, latent_weight: of the loss terms beside the mask's.
     """
 
@@ -43,6 +46,7 @@ class Options:
     views: int = 3
     points: int = 1600
     noise: float = 0.3
+    guide_drop: float = 0.1
     colour_weight: float = 20.0
     latent_weight: float = 1.0
 
@@ -74,6 +78,11 @@ def check(codec: motion_codec.CodecConfig, config: vae.VAEConfig) -> None:
     if have != wanted:
         raise ValueError(
             f"task.codec: (time, space, z_dim) wanted {wanted} of the autoencoder, got {have}"
+        )
+    if codec.guide not in (0, config.z_dim):
+        raise ValueError(
+            f"task.codec.guide: wanted 0, or {config.z_dim} for the reference images' latents, got "
+            f"{codec.guide}"
         )
 
 
@@ -111,17 +120,18 @@ class MotionCodec(base.Grown):
         """
         if "motion" not in batch:
             raise ValueError("motion_codec: wanted pixels (config.data.raw=True), got latents only")
-        axes = {key: schema.BATCH[key].axes for key in ("motion", "motion_latents")}
+        names = ("motion", "motion_latents", "video", "video_latents")
+        axes = {key: schema.BATCH[key].axes for key in names}
         base.check(f"task {self.name}, loss", batch, axes)
         pixels = einops.rearrange(batch["motion"], "b v n h w c -> (b v) n h w c")
         pixels = pixels.astype(jnp.float32) / 255
         latents = jax.lax.stop_gradient(self._latents(frozen, batch, pixels))
         colours, mask = motion_codec.reduce_video(pixels, self.config.reduction)
-        size, noise = jax.random.split(rng)
+        size, noise, coin = jax.random.split(rng, 3)
         size = self.options.noise * jax.random.uniform(size, (len(latents), 1, 1, 1, 1))
         noisy = latents + size * jax.random.normal(noise, latents.shape)
         codec = module.bind(motion_codec.Codec, self.config, trainable["codec"])
-        maps = codec.decode(noisy)
+        maps = codec.decode(noisy, self._guide(frozen, batch, coin))
         sign = jnp.where(mask, 1.0, -1.0)
         mask_loss = jnp.mean(jax.nn.softplus(-sign * maps[..., 3]))
         gap = jnp.abs(maps[..., :3] - colours) * mask[..., None]
@@ -144,10 +154,28 @@ class MotionCodec(base.Grown):
         model = module.bind(vae.VAE, self.vae_config, frozen["vae"])
         return jax.lax.map(lambda clip: model.encode(clip[None] * 2 - 1)[0], pixels)
 
-    def reconstruct(self, params: Params, latents: Array) -> tuple[Array, Array]:
-        """Decodes motion latents [b f h w c] and encodes again: maps [b n h' w' 4], latents."""
+    def _guide(self, frozen, batch, coin) -> Array | None:
+        """First latent frames of the videos [(b v) h w c], zero in some."""
+        if not self.config.guide:
+            return None
+        if "video_latents" in batch:
+            first = batch["video_latents"][:, :, 0].astype(jnp.float32)
+        else:
+            codec = video.FrozenVAE(self.vae_config, self.placement)
+            first = codec.encode_bytes(frozen, batch["video"][:, :, :1])[:, :, 0]
+        first = einops.rearrange(jax.lax.stop_gradient(first), "b v h w c -> (b v) h w c")
+        dropped = jax.random.uniform(coin, (len(first), 1, 1, 1)) < self.options.guide_drop
+        return jnp.where(dropped, 0.0, first)
+
+    def reconstruct(
+        self, params: Params, latents: Array, guide: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Decodes motion latents [b f h w c] and encodes again: maps [b n h' w' 4], latents.
+
+        guide: [b h w c], of a codec that has one.
+        """
         codec = module.bind(motion_codec.Codec, self.config, params["codec"])
-        maps = codec.decode(latents)
+        maps = codec.decode(latents, guide)
         mask = (maps[..., 3:] > 0).astype(jnp.float32)
         return maps, codec.encode(jnp.concatenate([maps[..., :3] * mask, mask], -1))
 
@@ -163,9 +191,12 @@ class MotionCodec(base.Grown):
     @functools.cached_property
     def _forward(self) -> float:
         """FLOPs of decoding and encoding the latents of one clip, counted from the jaxpr."""
-        latents = jax.ShapeDtypeStruct((1, *self._latent_shape()[1:]), jnp.float32)
+        _, f, h, w, c = self._latent_shape()
+        given = [jax.ShapeDtypeStruct((1, f, h, w, c), jnp.float32)]
+        if self.config.guide:
+            given.append(jax.ShapeDtypeStruct((1, h, w, c), jnp.float32))
         weights = {"codec": module.shapes(motion_codec.Codec, self.config)}
-        return float(flops.count(self.reconstruct, weights, latents))
+        return float(flops.count(self.reconstruct, weights, *given))
 
     def programs(self) -> dict[str, base.Program]:
         """Returns the training step on pixels with cached latents."""
@@ -174,7 +205,8 @@ class MotionCodec(base.Grown):
     def _batch(self, samples: int) -> tuple[base.Shapes]:
         (v, f, h, w, c), o = self._latent_shape(), self.options
         sizes = {"n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h, "wl": w, "c": c}
-        return (base.shapes(("motion", "motion_latents"), b=samples, v=v, **sizes),)
+        names = ("motion", "motion_latents", *["video_latents"] * bool(self.config.guide))
+        return (base.shapes(names, b=samples, v=v, **sizes),)
 
     def _work(self) -> base.Work:
         views, (height, width) = self.options.views, self.options.size

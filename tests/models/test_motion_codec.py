@@ -13,6 +13,7 @@ from syncmv4d_jax.geometry import cameras, matching, pseudo_video
 from syncmv4d_jax.models import flops, motion_codec
 from syncmv4d_jax.models.nn import module
 from syncmv4d_jax.run import assembly
+from syncmv4d_jax.tasks import video
 from syncmv4d_jax.tasks.syncmv4d import cost as syncmv4d_cost
 
 FULL = motion_codec.CodecConfig()
@@ -165,3 +166,63 @@ def test_a_codec_learns_maps_from_a_projection_of_them():
         params, state = update(params, state)
     after = loss(params)
     assert after[0] < 0.1 * before[0] and after[1] < 0.1 * before[1], (before, after)
+
+
+def test_a_guide_reaches_the_maps_of_all_frames():
+    """And no guide is no column."""
+    config = dataclasses.replace(TINY, guide=3)
+    codec = module.bind(motion_codec.Codec, config, drawn(config))
+    latents = jax.random.normal(jax.random.key(1), (1, 2, 4, 6, 8))
+    guide = jax.random.normal(jax.random.key(2), (1, 4, 6, 3))
+    change = codec.decode(latents, guide.at[0, 1, 2].add(1.0)) - codec.decode(latents, guide)
+    assert (np.abs(np.asarray(change)).max((0, 2, 3, 4)) > 1e-4).all()
+    assert module.shapes(motion_codec.Codec, TINY)["decoder"]["enter"]["kernel"].shape == (8, 16)
+
+
+def drawn(config):
+    return module.init(motion_codec.Codec, config, jax.random.key(0))
+
+
+def test_the_guide_is_the_reference_image_and_nothing_where_a_view_has_none():
+    config = configurations.load("readings.learned_codec", "debug").copy_and_resolve_references()
+    loop = assembly.task(config).loop
+    v, f, h, w, c = loop.latent_shape
+    weights, key = {"codec": drawn(loop.motion.maps.config)}, jax.random.key(3)
+    latents = jax.random.normal(key, (1, v, f, h, w, c))
+    first = jax.random.normal(jax.random.key(4), (1, v, 1, h, w, c))
+    maps = jax.jit(loop.motion._maps)
+    seen = maps(weights, first, latents, {})
+    hidden = jnp.arange(v)[None] == 1
+    part = maps(weights, first, latents, {"hidden": hidden})
+    np.testing.assert_array_equal(part[:, 0], seen[:, 0])
+    assert float(jnp.abs(part[:, 1] - seen[:, 1]).max()) > 1e-3
+    np.testing.assert_array_equal(part[:, 1], maps(weights, 0 * first, latents, {})[:, 1])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_training_sees_the_videos_first_latents(share):
+    """All of them, or with all guides dropped none; given, or made of the pixels."""
+    config = configurations.load("motion_codec", "debug").copy_and_resolve_references().unlock()
+    config.task.guide_drop = share
+    task = assembly.task(config)
+    params = jax.jit(task.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    pixels = {
+        name: jnp.asarray(rng.integers(0, 255, (1, 3, 5, 32, 48, 3)), jnp.uint8)
+        for name in ("motion", "video")
+    }
+    guide = jax.jit(task._guide)(params, pixels, jax.random.key(1))
+    assert guide.shape == (3, 4, 6, 8) and bool(jnp.any(guide)) == (share == 0)
+    if share == 0:
+        codec = video.FrozenVAE(task.vae_config)
+        latents = jax.jit(codec.encode_bytes)(params, pixels["video"])
+        given = task._guide(params, {"video_latents": latents}, jax.random.key(1))
+        np.testing.assert_allclose(given, latents[0, :, 0], atol=1e-6)
+        np.testing.assert_allclose(guide, given, atol=1e-4)
+
+
+def test_a_guide_of_another_width_is_refused():
+    config = configurations.load("motion_codec", "debug").copy_and_resolve_references().unlock()
+    config.task.codec.guide = 5
+    with pytest.raises(ValueError, match="guide: wanted 0, or 8 .* got 5"):
+        assembly.task(config)

@@ -60,11 +60,13 @@ def _codec(network: type, config: Any, loop: loops.Loop, clip: tuple[int, ...]) 
     weights, result = module.shapes(network, config), {}
     for name, shape in (("encode", clip), ("decode", latents)):
 
-        def run(params, x, name=name):
-            return getattr(module.bind(network, config, params), name)(x)
+        def run(params, *x, name=name):
+            return getattr(module.bind(network, config, params), name)(*x)
 
-        x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        result[name] = float(v * flops.count(run, weights, x))
+        given = [jax.ShapeDtypeStruct((1, *shape), jnp.float32)]
+        if name == "decode" and getattr(config, "guide", 0):
+            given.append(jax.ShapeDtypeStruct((1, *shape[1:3], config.guide), jnp.float32))
+        result[name] = float(v * flops.count(run, weights, *given))
     return result
 
 

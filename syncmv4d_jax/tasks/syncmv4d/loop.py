@@ -98,7 +98,7 @@ class Loop:
         return cycle.Functions(
             mjd=functools.partial(self.denoise, params, first, guidance),
             dpa=functools.partial(self.align, params, network=network),
-            decode=functools.partial(self.motion.decode, params),
+            decode=functools.partial(self.motion.decode, params, first),
             warp=functools.partial(self.warp, params, first),
             encode=functools.partial(self.motion.encode, params),
             normalise=self.normalise,

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from typing import Any, Protocol
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -38,8 +39,11 @@ class Maps(Protocol):
     @property
     def size(self) -> tuple[int, int]: ...
 
-    def decode(self, params: Params, latents: Array) -> Array:
-        """latents [b v f h w c] -> maps [b v n h w 3] in [0, 1]."""
+    def decode(self, params: Params, latents: Array, first: Array) -> Array:
+        """latents [b v f h w c] -> maps [b v n h w 3] in [0, 1].
+
+        first: [b v 1 h w c], the reference images' latents, zeros where a view has none.
+        """
         ...
 
     def encode(self, params: Params, maps: Array) -> Array:
@@ -72,7 +76,8 @@ class Autoencoder:
     vae: video.FrozenVAE
     size: tuple[int, int]
 
-    def decode(self, params: Params, latents: Array) -> Array:
+    def decode(self, params: Params, latents: Array, first: Array) -> Array:
+        del first  # it says all by itself
         return jnp.clip((self.vae.decode(params, latents) + 1) / 2, 0, 1)
 
     def encode(self, params: Params, maps: Array) -> Array:
@@ -107,8 +112,9 @@ class Codec:
         return height // self.config.reduction, width // self.config.reduction
 
     @jax.named_scope("codec_decode")
-    def decode(self, params: Params, latents: Array) -> Array:
-        maps = self._run(params, "decode", latents)
+    def decode(self, params: Params, latents: Array, first: Array) -> Array:
+        guide = (first[:, :, 0],) if self.config.guide else ()
+        maps = self._run(params, "decode", latents, *guide)
         return jnp.where(maps[..., 3:] > 0, jnp.clip(maps[..., :3], 0, 1), 0.0)
 
     @jax.named_scope("codec_encode")
@@ -128,12 +134,12 @@ class Codec:
     def mask(self, mask: Array) -> Array:
         return motion_codec.reduce_mask(mask, self.config.reduction)
 
-    def _run(self, params: Params, method: str, x: Array) -> Array:
-        def one(weights, clip):
+    def _run(self, params: Params, method: str, *given: Array) -> Array:
+        def one(weights, clips):
             codec = module.bind(motion_codec.Codec, self.config, weights)
-            return getattr(codec, method)(clip[None])[0]
+            return getattr(codec, method)(*(clip[None] for clip in clips))[0]
 
-        return self.placement.each(one, params["codec"], x)
+        return self.placement.each(one, params["codec"], given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,10 +161,10 @@ class Motion:
         return matching.settings_for(*self.maps.size)
 
     def decode(
-        self, params: Params, latents: Array, scale: Array, context: Any
+        self, params: Params, first: Array, latents: Array, scale: Array, context: Any
     ) -> tuple[cycle.Coarse, Array]:
-        """See `cycle.Decode`."""
-        pseudo = self.maps.decode(params, latents)
+        """See `cycle.Decode`; first: [b v 1 h w c], the reference images' latents."""
+        pseudo = self._maps(params, first, latents, context)
         return self.match(pseudo, scale, context), pseudo
 
     @jax.named_scope("match")
@@ -201,10 +207,15 @@ class Motion:
 
     @jax.named_scope("find_anchors")
     def find_anchors(
-        self, params: Params, latents: Array, scale: Array, context: dict[str, Any]
+        self,
+        params: Params,
+        first: Array,
+        latents: Array,
+        scale: Array,
+        context: dict[str, Any],
     ) -> cycle.Query:
-        """Query pixels from frame 0 of clean motion latents [b v f h w c] (A23)."""
-        frame0 = self.maps.decode(params, latents)[:, :, 0]
+        """Query pixels from frame 0 of clean motion latents [b v f h w c] (A23); first: as above."""
+        frame0 = self._maps(params, first, latents, context)[:, :, 0]
         find = functools.partial(anchors.frame0_anchors, count=self.points, settings=self.settings)
         return self._query(jax.vmap(find)(frame0, scale, *self._rig0(context)))
 
@@ -223,6 +234,13 @@ class Motion:
         asked = jnp.arange(frame0.shape[1])[None, :, None] == context["anchor_view"][:, None]
         pixels = jnp.where(asked[..., None], context["anchors"], moved.anchors)  # to the last bit
         return moved._replace(anchors=pixels)
+
+    def _maps(self, params: Params, first: Array, latents: Array, context: Any) -> Array:
+        """Maps [b v n h w 3] of motion latents; of hidden views nothing is known beside."""
+        hidden = cycle.hidden_views(context)
+        if hidden is not None:
+            first = jnp.where(einops.rearrange(hidden, "b v -> b v 1 1 1 1"), 0.0, first)
+        return self.maps.decode(params, latents, first)
 
     def _rig0(self, context: Any) -> tuple[Array, Array]:
         """Intrinsics of the maps [b v 3 3], extrinsics of frame 0 [b v 3 4]."""

@@ -204,7 +204,7 @@ def _set_anchors(loop, guidance, params, state, row, first, context) -> tuple[cy
     t, latents = jnp.full((len(first),), row.sigma, jnp.float32), state.run.latents
     out = functions.mjd(latents["video"], latents["motion"], state.feedback, t, context)
     clean = flow.to_data(latents["motion"], out.motion_velocity, t)
-    query = loop.motion.find_anchors(params, clean, out.scale, context)
+    query = loop.motion.find_anchors(params, first, clean, out.scale, context)
     coarse, _ = functions.decode(clean, out.scale, {**context, **query._asdict()})
     return query, loop.normalise(coarse.tracks, context)
 
@@ -213,10 +213,11 @@ def _set_anchors(loop, guidance, params, state, row, first, context) -> tuple[cy
 def _read_tracks(loop, params, state, context) -> tuple[Context, cycle.Coarse]:
     """Tracks without an aligner: the final motion, matched and unprojected (Table 3, row 3)."""
     motion, scale = state.run.latents["motion"], state.run.carried.scale
+    first = state.run.latents["video"][:, :, :1]
     if context["anchors"] is None:
-        query = loop.motion.find_anchors(params, motion, scale, context)
+        query = loop.motion.find_anchors(params, first, motion, scale, context)
         context = {**context, **query._asdict()}
-    return context, loop.motion.decode(params, motion, scale, context)[0]
+    return context, loop.motion.decode(params, first, motion, scale, context)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
