@@ -62,6 +62,7 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
         "text_drop": 0.0,
         "time_shift": 3.0,
         "foreground_gain": 4.0,
+        "frame0_gain": 3.0,
         "scale_weight": 0.1,
         "guidance": 1.0,
         "sampler": "euler",

@@ -14,9 +14,11 @@ import ml_collections
 
 from configs import demo, sections
 
-FULL = {"width": 256, "depth": 8, "reduction": 4, "guide": 48, "dtype": "bfloat16"}
-DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 2, "guide": 48}
-TINY = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2, "guide": 8}
+FULL = {"width": 256, "depth": 8, "reduction": 4, "guide": 48, "places": True,
+        "dtype": "bfloat16"}  # fmt: skip
+DEMO = {"space": 8, "width": 96, "depth": 4, "reduction": 2, "guide": 48, "places": True}
+TINY = {"z_dim": 8, "space": 8, "width": 16, "depth": 2, "reduction": 2, "guide": 8,
+        "places": True}  # fmt: skip
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
@@ -37,8 +39,12 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         for key in ("size", "frames", "views", "points"):
             config.task[key] = base.task[key]
         config.data.cameras = "sample"
-        config.optim.learning_rate = 1e-3
-        config.train.steps, config.train.batch_size = 4000, 4
+        config.optim = sections.optim(
+            learning_rate=2e-3, schedule="cosine", warmup=100, final_fraction=0.02, clip=1.0,
+            ema=0.995,
+        )  # fmt: skip
+        config.train.steps, config.train.batch_size = 1800, 4
+        config.task.noise = 0.5  # MJD's estimates of frame 0 are off by as much
         config.train.export = "bfloat16"
     if variant == "debug":
         config.task.codec = dict(TINY)

@@ -815,7 +815,46 @@ CODEC = of(
         "colours = jnp.clip(small - 0 * layers.along_last(shift, small), 0, 1)",
         "test_tracks_come_back_from_a_reduced_pseudo_video",
     ),
+    (
+        "codec",
+        "a cell is not told where it is",
+        "(2 * cells - 1).astype(c.dtype)",
+        "(0 * cells).astype(c.dtype)",
+        "test_places_count_from_the_pixels_own",
+    ),
+    (
+        "codec",
+        "places count from the corner",
+        "x = x + own[None, None]",
+        "x = x + 0 * own[None, None]",
+        "test_places_count_from_the_pixels_own",
+    ),
 )
+
+CODEC_TASK = [
+    *of(
+        "syncmv4d_jax/tasks/motion_codec.py",
+        "tests/models/test_motion_codec.py",
+        (
+            "codec",
+            "every clip has a guide",
+            "return jnp.where(dropped, 0.0, first)",
+            "return jnp.where(dropped, first, first)",
+            "test_training_sees_the_videos_first_latents",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/syncmv4d/maps.py",
+        "tests/models/test_motion_codec.py",
+        (
+            "codec",
+            "the codec sees what a hidden view would show",
+            "return self.maps.decode(params, latents, first)",
+            "return self.maps.decode(params, latents, 0 * first + first[:, :1])",
+            "test_the_guide_is_the_reference_image_and_nothing_where_a_view_has_none",
+        ),
+    ),
+]
 
 DATA = [
     *of(
@@ -1113,6 +1152,13 @@ RUN = [
     *of(
         "syncmv4d_jax/models/dpa/aligner.py",
         "tests/models/test_dpa.py",
+        (
+            "17",
+            "without its network the aligner weighs noise in",
+            "return (tracks_t - fused.points[:, None]) / time",
+            "return self._velocity(0 * tracks_t, tracks_t, fused.points[:, None], t)",
+            "test_without_its_network_the_aligner_is_its_closed_form",
+        ),
         (
             "17",
             "the network answers the noise of M_t",
@@ -1588,6 +1634,13 @@ TASKS = [
             "test_the_autoencoder_is_not_trained",
         ),
         (
+            "16",
+            "the motion's first frame weighs what the others do",
+            '"motion": weight * more}',
+            '"motion": weight}',
+            "test_the_motions_first_frame_may_weigh_more",
+        ),
+        (
             "A15",
             "frame 0 of the video is in the loss",
             'return {"video": weight * not_first, ',
@@ -1597,8 +1650,8 @@ TASKS = [
         (
             "A15",
             "frame 0 of the motion is not in the loss",
-            '"motion": weight}',
-            '"motion": weight * not_first}',
+            '"motion": weight * more}',
+            '"motion": weight * not_first * more}',
             "test_terms_are_mean_squares_over_what_is_valid_and_add_up",
         ),
         (
@@ -5037,6 +5090,7 @@ TABLE = [
     *GEOMETRY,
     *DPA,
     *CODEC,
+    *CODEC_TASK,
     *CALIBRATIONS,
     *SHARPNESS,
     *DOORS,

@@ -37,6 +37,8 @@ class CodecConfig:
       width: of the blocks.  depth: blocks of the encoder and of the decoder.
       guide: channels of what is known of frame 0, in each latent cell, that the decoder sees beside
         the latents: these do not say where in a cell an edge is.
+      places: whether the decoder is told where each cell is, and what it gives of u0 and v0 counts
+        from the map pixel's own place: nothing of what stands still.
       dtype: of activations.
     """
 
@@ -47,6 +49,7 @@ class CodecConfig:
     width: int = 256
     depth: int = 8
     guide: int = 0
+    places: bool = False
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -105,7 +108,8 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.decoder = Trunk(config, config.z_dim + config.guide, self.packed, rngs=rngs)
+        seen = config.z_dim + config.guide + 2 * config.places
+        self.decoder = Trunk(config, seen, self.packed, rngs=rngs)
 
     @property
     def packed(self) -> int:
@@ -123,10 +127,16 @@ class Decoder(nnx.Module):
             assert guide is not None, "a decoder with a guide wants it"
             known = jnp.broadcast_to(guide.astype(c.dtype)[:, None], (*x.shape[:4], c.guide))
             x = jnp.concatenate([x, known], axis=-1)
+        if c.places:
+            cells = jnp.broadcast_to(_places(*x.shape[2:4]), (*x.shape[:4], 2))
+            x = jnp.concatenate([x, (2 * cells - 1).astype(c.dtype)], axis=-1)
         x = self.decoder(x).astype(jnp.float32)
         x = einops.rearrange(
             x, "b f h w (t i j c) -> b (f t) (h i) (w j) c", t=c.time, i=c.cell, j=c.cell
         )
+        if c.places:
+            own = jnp.pad(_places(*x.shape[2:4]), ((0, 0), (0, 0), (0, CHANNELS - 2)))
+            x = x + own[None, None]
         return x[:, c.time - 1 :]  # the first latent frame is one frame
 
 
@@ -155,6 +165,12 @@ class Codec(Decoder):
             x, "b (f t) (h i) (w j) c -> b f h w (t i j c)", t=c.time, i=c.cell, j=c.cell
         )
         return self.encoder(x).astype(jnp.float32)
+
+
+def _places(height: int, width: int) -> jax.Array:
+    """(x / width, y / height) of the pixels of an image [h w 2]."""
+    x, y = jnp.meshgrid(jnp.arange(width) / width, jnp.arange(height) / height)
+    return jnp.stack([x, y], axis=-1)
 
 
 def reduce_pixels(pixels: jax.Array, reduction: int) -> jax.Array:

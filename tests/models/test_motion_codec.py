@@ -226,3 +226,18 @@ def test_a_guide_of_another_width_is_refused():
     config.task.codec.guide = 5
     with pytest.raises(ValueError, match="guide: wanted 0, or 8 .* got 5"):
         assembly.task(config)
+
+
+def test_places_count_from_the_pixels_own():
+    """A decoder that says nothing says that all stands still; u0 / W and v0 / H, as painted."""
+    config = dataclasses.replace(TINY, places=True)
+    params = drawn(config)
+    leave = params["decoder"]["leave"]
+    still = {**params, "decoder": {**params["decoder"], "leave": {k: 0 * x for k, x in leave.items()}}}
+    maps = module.bind(motion_codec.Codec, config, still).decode(jnp.zeros((1, 2, 4, 6, 8)))
+    assert maps.shape == (1, 5, 16, 24, 4) and not np.any(maps[..., 2:])
+    np.testing.assert_allclose(maps[0, 3, 7, :, 0], np.arange(24) / 24, atol=1e-6)
+    np.testing.assert_allclose(maps[0, 3, :, 5, 1], np.arange(16) / 16, atol=1e-6)
+    plain = module.bind(motion_codec.Codec, config, params).decode(jnp.zeros((1, 2, 4, 6, 8)))
+    own = np.asarray(plain - maps)[0, 0].reshape(4, 4, 6, 4, 4)  # cells of 4 x 4 map pixels
+    assert np.abs(own - own[:1, :, :1]).max() > 1e-3  # each is told where it is

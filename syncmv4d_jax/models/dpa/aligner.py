@@ -16,7 +16,10 @@ of M_t is damped towards c where M_t is noise,
 
     m = c + (1-t) (M_t - (1-t) c)        m = M at t = 0, m = c at t = 1
 
-else it answers the noise with jitter. With `sigma_coarse=None`, v = head(x), and it sees M_t
+else it answers the noise with jitter. Without its network (`network=False`) the aligner is c itself,
+v = (M_t - c) / t: what M_t holds in sampling is the noise that it began with and what the same c
+said before, and to weigh that in would be a draw from the posterior, tracks that jitter.
+With `sigma_coarse=None`, v = head(x), and it sees M_t
 itself. The super-blocks are in models.dpa.blocks.
 
 The grid's corner is fixed (centre minus half the grid), not the data's minimum: one outlier then
@@ -38,6 +41,7 @@ from syncmv4d_jax.models.ptv3 import layers as ptv3
 
 LIMIT = 16.0  # normalised units: coordinates are clipped here (4 m)
 FRAME_FEATURES = 16
+SMALLEST_TIME = 0.02  # (M_t - c) / t is bounded there
 
 
 def loss(
@@ -136,7 +140,7 @@ class Aligner(nnx.Module):
           valid: [b v n k] bool; False = padding (nothing attends to it). A real point that a view
             has not measured is valid with confidence 0.
           rays: [b v n k 6] from the view's camera through the coarse point, `point_rays`.
-          network: False leaves the closed form as it is, as if the head were zero.
+          network: False for the closed form alone: M- = c, whatever M_t is.
           placement: sharding and attention kernels; None: one device.
 
         Returns:
@@ -155,8 +159,8 @@ class Aligner(nnx.Module):
         if not network:
             if config.sigma_coarse is None:
                 raise ValueError("network=False: an aligner with sigma_coarse=None is all network")
-            nothing = jnp.zeros_like(tracks_t)
-            return self._velocity(nothing, tracks_t, fused.points[:, None], t)
+            time = jnp.maximum(t, SMALLEST_TIME)[:, None, None, None, None]
+            return (tracks_t - fused.points[:, None]) / time
         seen = self._damped(tracks_t, fused.points[:, None], t)
         geometry = jax.lax.stop_gradient(self._geometry(fused.aligned, seen, valid))
         measured = einops.rearrange(confidence > 0, "b v n k -> (b n) (v k)")

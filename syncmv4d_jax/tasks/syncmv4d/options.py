@@ -28,6 +28,8 @@ class Options:
         alike; its video frame 0 is noisy like the others, at t, and in the loss. 0 in effect where
         views do not attend to each other: nothing else says what such a view shows.
       foreground_gain: extra loss weight of latent cells that tracked points pass through.
+      frame0_gain: extra loss weight of the motion's first latent frame: where points are, which all
+        of a track's error begins with.
       video_weight, motion_weight, scale_weight, dpa_weight, chamfer_weight: of the loss terms.
       perceptual_weight: of LPIPS of the decoded clean estimate, in `task.PERCEPTUAL`'s share of the
         steps and below its time.
@@ -52,6 +54,7 @@ class Options:
     text_drop: float = 0.1
     view_drop: float = 0.0
     foreground_gain: float = 0.0
+    frame0_gain: float = 0.0
     video_weight: float = 1.0
     motion_weight: float = 1.0
     scale_weight: float = 1.0

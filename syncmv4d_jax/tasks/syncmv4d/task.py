@@ -344,7 +344,9 @@ class SyncMV4D(video.Coded):
         if hidden is not None:  # what is generated is in the loss
             hidden = einops.rearrange(hidden, "b v -> b v 1 1 1 1")
             not_first = jnp.maximum(not_first, hidden)
-        return {"video": weight * not_first, "motion": weight}
+        first = self.options.frame0_gain * (jnp.arange(weight.shape[2]) == 0)
+        more = einops.rearrange(1.0 + first, "f -> 1 1 f 1 1 1")
+        return {"video": weight * not_first, "motion": weight * more}
 
     def _perceptual(
         self,

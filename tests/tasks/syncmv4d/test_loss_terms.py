@@ -82,6 +82,13 @@ def test_terms_are_mean_squares_over_what_is_valid_and_add_up(stepped):
     assert total == pytest.approx(sum(terms.values()), rel=1e-5)
 
 
+def test_the_motions_first_frame_may_weigh_more(stepped):
+    frames = jnp.array([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1, 1, 1)
+    _, terms = stepped(frames, 2 * frames, 0.0, 0.0, frame0_gain=3.0)
+    assert terms["motion"] == pytest.approx((4 * 4.0 + 16.0) / 5, rel=1e-5)
+    assert terms["video"] == pytest.approx(4.0, rel=1e-5)
+
+
 def test_each_term_has_a_weight_of_its_own(stepped):
     weights = {"video": 2.0, "motion": 3.0, "scale": 5.0, "dpa": 7.0, "chamfer": 11.0}
     of_tracks = jnp.array([0.0, 0.5, 0.0]).reshape(1, 1, 1, 1, 3)
