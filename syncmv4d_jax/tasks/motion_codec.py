@@ -79,6 +79,15 @@ def check(codec: motion_codec.CodecConfig, config: vae.VAEConfig) -> None:
         raise ValueError(
             f"task.codec: (time, space, z_dim) wanted {wanted} of the autoencoder, got {have}"
         )
+
+
+def check_motion(codec: motion_codec.CodecConfig, config: vae.VAEConfig) -> None:
+    """`check`, and that a guide is the reference images' latents.
+
+    Raises:
+      ValueError: other strides or channels, or a guide of another width.
+    """
+    check(codec, config)
     if codec.guide not in (0, config.z_dim):
         raise ValueError(
             f"task.codec.guide: wanted 0, or {config.z_dim} for the reference images' latents, got "
@@ -100,7 +109,7 @@ class MotionCodec(base.Grown):
     placement: protocol.Placement = protocol.LOCAL
 
     def __post_init__(self):
-        check(self.config, self.vae_config)
+        check_motion(self.config, self.vae_config)
 
     def init(self, rng: Array) -> Params:
         """Returns {"codec", "vae"}."""

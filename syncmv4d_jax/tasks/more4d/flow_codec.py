@@ -60,6 +60,8 @@ class FlowLatents:
                     f"task.codec.guide: wanted 0, or {self.codec.cell**2} for frame 0's depth in "
                     f"each cell, got {self.codec.guide}"
                 )
+            if self.codec.places:
+                raise ValueError("task.codec.places: wanted False, a flow has no colours of places")
         if not self.gain > 0 or self.form not in flow_map.FORMS:
             raise ValueError(
                 f"task.gain, task.flow_form: wanted a positive gain and one of {flow_map.FORMS}, "

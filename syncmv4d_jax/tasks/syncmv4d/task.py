@@ -96,7 +96,7 @@ class SyncMV4D(video.Coded):
                 f"{self.options.views} with task.dit.multi_view={self.mjd_config.multi_view}"
             )
         if self.codec_config:
-            codec_task.check(self.codec_config, self.vae_config)
+            codec_task.check_motion(self.codec_config, self.vae_config)
         if self.silhouette_config:
             silhouette_task.check(self.silhouette_config, self.vae_config)
 

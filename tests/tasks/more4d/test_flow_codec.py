@@ -88,6 +88,8 @@ def test_what_is_said_to_stand_has_no_flow_and_frame_0s_depth_is_seen(batch):
     assert np.abs(other - moving).max() > 1e-4
     with pytest.raises(ValueError, match="task.codec.guide: wanted 0, or 16"):
         tiny.maps(dataclasses.replace(tiny.CODEC, guide=3))
+    with pytest.raises(ValueError, match="task.codec.places: wanted False"):
+        tiny.maps(dataclasses.replace(tiny.CODEC, places=True))
 
 
 def test_a_reduced_map_is_enlarged_about_its_pixels():
