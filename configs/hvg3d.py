@@ -26,7 +26,8 @@ Rows of the paper's ablation and other readings change one thing each of `taco`;
     point_tokens                a cloud as a set of latents without places (point_condition.py)
     colours                     points have the colours that the image shows of them
     warped_image                the tracking video shows the image's own colours, moved
-    published                   neither: as `taco` is; the demo has both
+    copied_image                the same, and the branch may copy its latents past the transformer
+    published                   none of these: as `taco` is; the demo has all
     control_views               three views that attend to each other, on an MJD (not of the demo)
 """
 
@@ -37,18 +38,19 @@ from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
 DEMOS = {  # steps of the backbone, of control
-    "demo": (600, 2400), "ablation": (600, 400), "short": (2, 2),
+    "demo": (600, 4000), "ablation": (600, 400), "short": (2, 2),
 }  # fmt: skip
 ROWS = {
     "no_points": {"controls": ("tracking",)},
     "no_tracking": {"controls": ("points",)},
     "no_mask_loss": {"mask_gain": 0.0},
     "mask_twice": {"mask_power": 1},
-    "current_depth": {"tracking": "point_tracks"},
+    "current_depth": {"tracking": "point_tracks", "copies": False},
     "point_tokens": {"encoder": {"reading": "tokens"}},
     "colours": {"colours": True},
-    "warped_image": {"tracking": pseudo_video.WARPED},
-    "published": {"colours": False, "tracking": "das_tracking"},
+    "warped_image": {"copies": False, "tracking": pseudo_video.WARPED},
+    "copied_image": {"tracking": pseudo_video.WARPED, "copies": True},
+    "published": {"colours": False, "copies": False, "tracking": "das_tracking"},
     "control_views": {"backbone": "mjd", "views": 3},
 }
 VARIANTS = (*STRIDES, *DEMOS, *ROWS, *(f"debug-{row}" for row in ROWS),
@@ -87,6 +89,7 @@ def get_config(variant: str = "taco") -> ml_collections.ConfigDict:
         "control_scale": 1.0,
         "control_until": 1.0,
         "tracking": "das_tracking",
+        "copies": False,
         "mask_gain": 1.0,
         "mask_power": 2,
         "sample_steps": 50,
@@ -160,6 +163,7 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
         "control_scale": 1.0,
         "control_until": 1.0,
         "tracking": pseudo_video.WARPED,
+        "copies": True,
         "mask_gain": 1.0,
         "mask_power": 2,
         "prediction": "data",

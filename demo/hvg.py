@@ -134,9 +134,8 @@ def run(
         f"--config.data.cache={data / 'cache' / SIZE}",
         f"--config.weights.vae={out / 'weights'}", f"--config.text.weights={out / 'weights'}",
     ]  # fmt: skip
-    if not row:
-        start = [] if variant else shipped.flags("dit", "prior")  # one view of the demo's MJD
-        return [*told, *start, f"--workdir={folder}"]
+    if not row:  # from one view of the demo's MJD; a shared backbone is known by it
+        return [*told, *shipped.flags("dit", "prior"), f"--workdir={folder}"]
     own = {"dit": out / "video", "prior": out / "video"}
     own |= dict.fromkeys(("control", "points"), (control or out) / "control")
     told += [f"--config.weights.{part}={file}.safetensors" for part, file in own.items()]

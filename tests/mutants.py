@@ -3432,6 +3432,42 @@ CONTROL = [
         ),
     ),
     *of(
+        "syncmv4d_jax/models/control.py",
+        "tests/tasks/hvg3d/test_hvg3d.py",
+        (
+            "H14",
+            "what is copied is added to the backbone's answer",
+            "scale * (self.share * (tracking - clean) + self.added)",
+            "scale * (self.share * tracking + self.added)",
+            "test_a_branch_that_copies_answers_past_the_transformer",
+        ),
+        (
+            "H14",
+            "the head that answers starts at random",
+            "own.dim, 2 * own.patch_size * own.in_channels, kernel_init=layers.ZEROS_INIT,",
+            "own.dim, 2 * own.patch_size * own.in_channels,",
+            "test_a_new_head_answers_nothing",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/hvg3d/network.py",
+        "tests/tasks/hvg3d/test_hvg3d.py",
+        (
+            "H14",
+            "the points' latents are copied",
+            "return jnp.split(z, 2, axis=-1)[1]",
+            "return jnp.split(z, 2, axis=-1)[0]",
+            "test_a_branch_that_copies_answers_past_the_transformer",
+        ),
+        (
+            "H14",
+            "velocities move with what is added to clean latents",
+            'found["video"] = v - more / video.bounded_time(t, more)',
+            'found["video"] = v + more / video.bounded_time(t, more)',
+            "test_a_branch_that_copies_answers_past_the_transformer",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/tasks/hvg3d/conditions.py",
         "tests/tasks/hvg3d/test_hvg3d.py",
         (

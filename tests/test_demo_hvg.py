@@ -67,7 +67,10 @@ def test_the_simulators_road_is_sampled_without_videos_and_scored_with_them(stag
 def test_ablations_take_over_the_backbone_and_have_their_own_control(stages, tmp_path):
     trained, sample = stages["ablation: no_mask_loss"], stages["samples: no_mask_loss"]
     own = tmp_path.resolve() / "ablations" / "no_mask_loss"
-    assert told(trained, "workdir") == str(own) and told(trained, "config.weights.dit") == ""
+    whole = stages["the backbone, then control beside it"]
+    assert told(trained, "workdir") == str(own)
+    for key in ("dit", "prior", "vae"):  # else the shared backbone would be another's, and refused
+        assert told(trained, f"config.weights.{key}") == told(whole, f"config.weights.{key}") != ""
     assert told(sample, "config.weights.dit").endswith("/video.safetensors")
     assert told(sample, "config.weights.control") == f"{own}/control.safetensors"
     (tmp_path / "checkpoints/video/7").mkdir(parents=True)

@@ -11,6 +11,11 @@ for the conditions: an untrained branch changes nothing, and the copies start on
 rows, then what made the conditions. c is passed on as the copies leave it. Times, text embedding
 and rope are the backbone's.
 
+A branch that copies (`ControlConfig.copies`, a reading of our own) also answers for itself, with
+g, r = patches of Linear(LN(c)), zero at first:
+
+    x_0 = x_0 of the backbone + scale (g (Z_tracking - x_0 of the backbone) + r)
+
 The backbone is Wan's transformer or MJD. Of MJD the branch sees the video tokens of each view by
 themselves and adds to these; views meet in the backbone's blocks. All groups are one scan over
 stacked leaves, rematerialised group by group.
@@ -29,7 +34,7 @@ from syncmv4d_jax import tree
 from syncmv4d_jax.models.nn import layers, module, protocol
 from syncmv4d_jax.models.wan import block as dit_block
 from syncmv4d_jax.models.wan import config as wan_config
-from syncmv4d_jax.models.wan import dit
+from syncmv4d_jax.models.wan import dit, embeddings
 
 Array = jax.Array
 PARTS = 3  # noisy latents, points, tracking
@@ -37,10 +42,17 @@ PARTS = 3  # noisy latents, points, tracking
 
 @dataclasses.dataclass(frozen=True)
 class ControlConfig:
-    """A branch of a backbone; `stride`: backbone blocks for each copy."""
+    """A branch of a backbone.
+
+    Attributes:
+      stride: backbone blocks for each copy.
+      copies: whether the branch answers for itself, what to copy of the tracking video's latents
+        and what to add (`ControlBranch.answer`).
+    """
 
     backbone: wan_config.DiTConfig = wan_config.TI2V_5B
     stride: int = 1
+    copies: bool = False
 
     def __post_init__(self):
         if self.stride < 1 or self.backbone.layers % self.stride:
@@ -53,6 +65,17 @@ class ControlConfig:
     def blocks(self) -> int:
         """Copies."""
         return self.backbone.layers // self.stride
+
+
+class Answer(NamedTuple):
+    """Shares of the tracking video's latents that are copied, and what is added."""
+
+    share: Array
+    added: Array
+
+    def apply(self, clean: Array, tracking: Array, scale: Array | float) -> Array:
+        """Returns clean latents with the answer; all of one shape."""
+        return clean + scale * (self.share * (tracking - clean) + self.added)
 
 
 class ControlBlock(dit_block.Block):
@@ -73,6 +96,12 @@ class ControlBranch(nnx.Module):
             own.patch_size * PARTS * own.in_channels, own.dim, rngs=rngs
         )
         self.blocks = nnx.vmap(lambda r: ControlBlock(own, rngs=r))(rngs.split(config.blocks))
+        if config.copies:
+            self.answer_norm = layers.LayerNorm(own.dim, rngs=rngs)
+            self.answer_head = layers.Linear(
+                own.dim, 2 * own.patch_size * own.in_channels, kernel_init=layers.ZEROS_INIT,
+                rngs=rngs,
+            )  # fmt: skip
 
     def text_keys(
         self, text: Array, *, placement: protocol.Placement = protocol.LOCAL
@@ -85,6 +114,23 @@ class ControlBranch(nnx.Module):
             return None, placement.gather(block, self.config.backbone.dtype).cross_attn.keys(text)
 
         return jax.lax.scan(step, None, self.blocks)[1]
+
+    def answer(
+        self,
+        c: Array,
+        grid: tuple[int, int, int],
+        *,
+        placement: protocol.Placement = protocol.LOCAL,
+    ) -> Answer:
+        """Reads what is copied and added off the branch's tokens c [b s d] of a grid (f, h, w).
+
+        Returns:
+          latents [b f' h' w' c] float32, both.
+        """
+        head = placement.replicate(self.answer_head)
+        patches = head(self.answer_norm(c)).astype(jnp.float32)
+        both = embeddings.unpatchify(patches, grid, self.config.backbone.patch)
+        return Answer(*jnp.split(both, 2, axis=-1))
 
 
 class Stream(NamedTuple):
@@ -108,7 +154,7 @@ def run(
     scale: Array | float = 1.0,
     first: int = 0,
     placement: protocol.Placement = protocol.LOCAL,
-) -> Array:
+) -> tuple[Array, Array]:
     """Runs the backbone's blocks with the branch beside them, in place of `DiT.run_blocks`.
 
     Args:
@@ -119,7 +165,7 @@ def run(
       first: the backbone's token that the branch's first one is added to.
 
     Returns:
-      [b s d] residual dtype.
+      Both streams [b s d], the backbone's and the branch's, residual dtype.
     """
     config, stride = branch.config.backbone, branch.config.stride
     rest = own.x.shape[1] - first - control.x.shape[1]
@@ -155,7 +201,7 @@ def run(
         _keys(control),
     )
     step = dit.rematerialise(step, config.remat)
-    return jax.lax.scan(step, (own.x, control.x), groups)[0][0]
+    return jax.lax.scan(step, (own.x, control.x), groups)[0]
 
 
 def _keys(stream: Stream) -> dit_block.Keys | None:
@@ -171,7 +217,7 @@ def copied(config: ControlConfig, params: module.Params, backbone: module.Params
     """Returns a branch's parameters with all that is a copy taken from the backbone's.
 
     Args:
-      params: of the branch; the zero maps are kept.
+      params: of the branch; the zero maps and what answers are kept.
       backbone: of Wan's transformer or of MJD, whose other parts are left out.
     """
     theirs, found = tree.flatten(backbone["blocks"]), {}
@@ -181,7 +227,7 @@ def copied(config: ControlConfig, params: module.Params, backbone: module.Params
     rows = backbone["patch_embedding"]["kernel"]
     rows = einops.rearrange(rows, "(p c) d -> p c d", p=own.patch_size)
     rows = jnp.pad(rows, ((0, 0), (0, (PARTS - 1) * own.in_channels), (0, 0)))
-    return {
+    return params | {
         "patch_embedding": {
             "kernel": einops.rearrange(rows, "p c d -> (p c) d"),
             "bias": backbone["patch_embedding"]["bias"],

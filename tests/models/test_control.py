@@ -34,6 +34,13 @@ def test_a_stride_that_does_not_divide_is_refused():
         control.ControlConfig(wan_config.TI2V_5B, 4)
 
 
+def test_a_branch_that_copies_has_a_head_more():
+    shapes = module.shapes(
+        control.ControlBranch, control.ControlConfig(wan_config.TI2V_5B, 3, copies=True)
+    )
+    assert shapes["answer_head"]["kernel"].shape == (3072, 2 * 4 * 48)
+
+
 @pytest.fixture(scope="module")
 def given():
     params = hvg3d_tiny.drawn(module.shapes(dit.DiT, TINY), 1)
@@ -63,7 +70,8 @@ def program(stride, keys):
             c = model.embed_patches(seen, copy.patch_embedding, placement)
             own = copy.text_keys(model.text_embedding(text)) if keys else known
             beside = control.Stream(c, own, inputs)
-            return control.run(model, copy, control.Stream(x, known, inputs), beside, scale=scale)
+            own = control.Stream(x, known, inputs)
+            return control.run(model, copy, own, beside, scale=scale)[0]
 
         known = model.text_keys(text) if keys else text
         return model(latents, t, known, first_frame=True, blocks=blocks)

@@ -69,9 +69,9 @@ def drawn(shapes, seed=0, scale=0.1):
 def parameters(task, seed=0):
     """Parameters whose backbone says something, and an untrained branch."""
     params = drawn(jax.eval_shape(task.init, jax.random.key(0)), seed)
-    params["control"]["blocks"]["zero"] = jax.tree.map(
-        np.zeros_like, params["control"]["blocks"]["zero"]
-    )
+    for own, part in ((params["control"]["blocks"], "zero"), (params["control"], "answer_head")):
+        if part in own:
+            own[part] = jax.tree.map(np.zeros_like, own[part])
     return jax.tree.map(np.asarray, task.grow(params, frozenset()))
 
 

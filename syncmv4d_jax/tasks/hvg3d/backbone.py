@@ -6,6 +6,7 @@ runs by itself.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple, Protocol
 
 import einops
@@ -24,7 +25,7 @@ from syncmv4d_jax.models.wan import dit
 Array = jax.Array
 Params = dict[str, Any]
 Latents = dict[str, Array]
-FOLD = "b v f h w c -> (b v) f h w c"
+FOLD, UNFOLD = "b v f h w c -> (b v) f h w c", "(b v) f h w c -> b v f h w c"
 
 
 class Text(NamedTuple):
@@ -48,6 +49,13 @@ class Views(NamedTuple):
     extrinsics: Array
 
 
+class Denoised(NamedTuple):
+    """What the transformer gives {name: [b v f h w c]}, and the answer of a branch that copies."""
+
+    latents: Latents
+    answer: control.Answer | None = None
+
+
 class Backbone(Protocol):
     """A frozen transformer and its branch; `dit` its parameters, `control` the branch's."""
 
@@ -65,7 +73,7 @@ class Backbone(Protocol):
         z: Array | None,
         *,
         scale: float = 1.0,
-    ) -> Latents:
+    ) -> Denoised:
         """What the transformer gives of noisy latents at t [b] in 0..1, float32, like these."""
         ...
 
@@ -100,19 +108,21 @@ class Wan:
         z: Array | None,
         *,
         scale: float = 1.0,
-    ) -> Latents:
+    ) -> Denoised:
         """See `Backbone`."""
         del views
         model = module.bind(dit.DiT, self.config, params["dit"])
         x, v = einops.rearrange(latents["video"], FOLD), latents["video"].shape[1]
-        keys = text if isinstance(text, TextKeys) else None
+        keys, answers = text if isinstance(text, TextKeys) else None, []
 
         def blocks(tokens, embedded, *, placement, **inputs):
             branch = module.bind(control.ControlBranch, self.control, params["control"])
             copies = embedded if keys is None else keys.copies
             beside = control.Stream(_embed(model, branch, latents, z, placement), copies, inputs)
             own = control.Stream(tokens, embedded, inputs)
-            return control.run(model, branch, own, beside, scale=scale, placement=placement)
+            x, c = control.run(model, branch, own, beside, scale=scale, placement=placement)
+            answers.append(_answer(branch, c, latents, placement))
+            return x
 
         velocity = model(
             x,
@@ -123,7 +133,8 @@ class Wan:
             placement=self.placement,
             blocks=None if z is None else blocks,
         )
-        return {"video": einops.rearrange(velocity, "(b v) f h w c -> b v f h w c", v=v)}
+        found = {"video": einops.rearrange(velocity, UNFOLD, v=v)}
+        return Denoised(found, *answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +163,7 @@ class Joint:
         z: Array | None,
         *,
         scale: float = 1.0,
-    ) -> Latents:
+    ) -> Denoised:
         """See `Backbone`."""
         place, model = self.placement, module.bind(mjd.MJD, self.config, params["dit"])
         inputs = mjd.Inputs(
@@ -161,6 +172,7 @@ class Joint:
         keys = text if isinstance(text, TextKeys) else None
         given = text.own if isinstance(text, TextKeys) else mjd.Text(*text)
         tokens = model.prepare(inputs, given, placement=place)
+        answer = None
         if z is None:
             x = model.run(tokens, placement=place)
         else:
@@ -173,7 +185,7 @@ class Joint:
                 "rotation": model.rotation(alone.grid),
             }
             c = _embed(model, branch, latents, z, place)
-            x = control.run(
+            x, c = control.run(
                 model,
                 branch,
                 control.Stream(tokens.x, tokens.text, own),
@@ -182,9 +194,11 @@ class Joint:
                 first=tokens.layout.extra,
                 placement=place,
             )
+            answer = _answer(branch, c, latents, place)
         out = model.read(x, tokens, placement=place)
         found = {"video": out.velocity}
-        return found | ({} if out.motion_velocity is None else {"motion": out.motion_velocity})
+        found |= {} if out.motion_velocity is None else {"motion": out.motion_velocity}
+        return Denoised(found, answer)
 
 
 def _embed(model, branch, latents, z, placement):
@@ -192,6 +206,16 @@ def _embed(model, branch, latents, z, placement):
     seen = jnp.concatenate([latents["video"], z], axis=-1)
     x = model.embed_patches(einops.rearrange(seen, FOLD), branch.patch_embedding, placement)
     return placement.constrain(x, model.token_axes)
+
+
+def _answer(branch, c, latents, placement) -> control.Answer | None:
+    """The branch's own answer, where it gives one, of its tokens c [(b v) s d] (padded)."""
+    if not branch.config.copies:
+        return None
+    sizes, patch = latents["video"].shape[1:5], branch.config.backbone.patch
+    grid = tuple(size // p for size, p in zip(sizes[1:], patch, strict=True))
+    answer = branch.answer(c[:, : math.prod(grid)], grid, placement=placement)
+    return control.Answer(*(einops.rearrange(x, UNFOLD, v=sizes[0]) for x in answer))
 
 
 def _keys(network, backbone, params, text) -> TextKeys:

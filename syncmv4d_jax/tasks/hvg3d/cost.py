@@ -50,7 +50,9 @@ def branch(config: control.ControlConfig, count: int) -> int:
     own = config.backbone
     block = flops.total(flops.wan_block(own, count)) + flops.linear(count, own.dim, own.dim)
     channels = own.patch_size * control.PARTS * own.in_channels
-    return config.blocks * block + flops.linear(count, channels, own.dim)
+    answer = flops.linear(count, own.dim, 2 * own.patch_size * own.in_channels)
+    embed = flops.linear(count, channels, own.dim)
+    return config.blocks * block + embed + config.copies * answer
 
 
 def point(config: point_condition.PointConfig) -> int:

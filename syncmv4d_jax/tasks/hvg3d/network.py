@@ -8,6 +8,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -54,7 +55,7 @@ class Network:
         """Of the branch: Wan's sizes, whatever else the backbone has."""
         fields = (field.name for field in dataclasses.fields(wan_config.DiTConfig))
         own = wan_config.DiTConfig(**{name: getattr(self.dit_config, name) for name in fields})
-        return control.ControlConfig(own, self.options.stride)
+        return control.ControlConfig(own, self.options.stride, self.options.copies)
 
     @functools.cached_property
     def backbone(self) -> backbones.Backbone:
@@ -128,11 +129,19 @@ class Network:
           first: [b v 1 h w c], the reference images' latents.
           scale: of what the branch adds.
         """
-        found = self.backbone.denoise(params, latents, t, text, views, z, scale=scale)
-        if self.options.prediction == "velocity":
-            return found
-        found["video"] = found["video"] + video.still(params["prior"], first)
-        return {k: (latents[k] - x) / video.bounded_time(t, x) for k, x in found.items()}
+        found, answer = self.backbone.denoise(params, latents, t, text, views, z, scale=scale)
+        if self.options.prediction == "data":
+            found["video"] = found["video"] + video.still(params["prior"], first)
+            if answer is not None:
+                found["video"] = answer.apply(found["video"], _tracking(z), scale)
+            return {k: (latents[k] - x) / video.bounded_time(t, x) for k, x in found.items()}
+        if answer is not None:
+            v, x = found["video"], latents["video"]
+            time = einops.rearrange(t, "b -> b 1 1 1 1 1")
+            clean = x - time * v
+            more = answer.apply(clean, _tracking(z), scale) - clean
+            found["video"] = v - more / video.bounded_time(t, more)
+        return found
 
     @staticmethod
     def views(batch: dict[str, Array]) -> backbones.Views:
@@ -145,3 +154,8 @@ class Network:
         o = self.options
         sizes = {"v": v, "n": o.frames, "h": o.size[0], "w": o.size[1], "f": f, "hl": h, "wl": w}
         return sizes | {"c": c, "d": self.dit_config.text_dim}
+
+
+def _tracking(z: Array) -> Array:
+    """The tracking video's half of Z."""
+    return jnp.split(z, 2, axis=-1)[1]

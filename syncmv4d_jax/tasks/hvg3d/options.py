@@ -23,6 +23,8 @@ class Options:
       colours: whether points have the colours that frame 0 shows of them; else shape alone.
       tracking: what the tracking video shows at the places of today: where its points were in
         frame 0, of pseudo_video.REPRESENTATIONS, or frame 0's own colours (pseudo_video.WARPED).
+      copies: whether the branch may copy the tracking video's latents into the video's, and add to
+        them, past the frozen transformer (control.py); of pseudo_video.WARPED alone.
       prediction: "velocity", or "data" as in small models (video.bounded_time).
       time_shift: of training times, the table's or, with "data", of a uniform draw.
       text_drop, point_drop, tracking_drop: share of samples without it; apart from each other.
@@ -46,6 +48,7 @@ class Options:
     controls: tuple[str, ...] = CONTROLS
     colours: bool = False
     tracking: str = "das_tracking"
+    copies: bool = False
     prediction: str = "velocity"
     time_shift: float = 5.0
     text_drop: float = 0.1
@@ -70,5 +73,10 @@ class Options:
         at_least(1, "task", self, "views", "cloud", "sample_steps", "run_steps", "vae_batch")
         one_of("task", self, backbone=BACKBONES, prediction=PREDICTIONS, mask_power=(1, 2))
         one_of("task", self, tracking=(*pseudo_video.REPRESENTATIONS, pseudo_video.WARPED))
+        if self.copies and self.tracking != pseudo_video.WARPED:
+            raise ValueError(
+                f"task.copies: wanted a tracking video of frame 0's colours with it, "
+                f"task.tracking={pseudo_video.WARPED!r}, got {self.tracking!r}"
+            )
         if unknown := sorted(set(self.controls) - set(CONTROLS)):
             raise ValueError(f"task.controls: wanted some of {CONTROLS}, got {unknown}")

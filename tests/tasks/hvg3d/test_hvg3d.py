@@ -12,6 +12,7 @@ import pytest
 
 from configs import hvg3d as hvg3d_config
 from syncmv4d_jax import flow, tree
+from syncmv4d_jax.geometry import pseudo_video
 from syncmv4d_jax.models import flops
 from syncmv4d_jax.run import assembly, optim, update
 from syncmv4d_jax.tasks import base
@@ -49,12 +50,14 @@ def compiled(kind, **changes):
 
 
 HEAVY = ["wan", pytest.param("mjd", marks=pytest.mark.slow)]
+COPIES = {"copies": True, "tracking": pseudo_video.WARPED}
 
 
+@pytest.mark.parametrize("changes", [{}, COPIES], ids=["", "copies"])
 @pytest.mark.parametrize("kind", HEAVY)
-def test_an_untrained_branch_and_scale_0_are_the_backbone(kind):
-    task, params, batch = made(kind)
-    _, velocity = compiled(kind)
+def test_an_untrained_branch_and_scale_0_are_the_backbone(kind, changes):
+    task, params, batch = made(kind, **changes)
+    _, velocity = compiled(kind, **changes)
     v, f, h, w, c = task.network.latent_shape
     z = jnp.asarray(np.random.default_rng(3).normal(size=(1, v, f, h, w, 2 * c)), jnp.float32)
     alone = velocity(params, batch, None, 1.0)
@@ -66,6 +69,38 @@ def test_an_untrained_branch_and_scale_0_are_the_backbone(kind):
         np.testing.assert_array_equal(same[name], alone[name])
         np.testing.assert_array_equal(off[name], alone[name])
     assert float(jnp.abs(on["video"] - alone["video"]).max()) > 1e-3
+
+
+def test_a_new_head_answers_nothing():
+    task, *_ = made("wan", **COPIES)
+    params = jax.jit(task.init)(jax.random.key(0))
+    head = params["control"]["answer_head"]
+    assert head["kernel"].shape == (48, 2 * 8) and not np.any(head["kernel"])
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+@pytest.mark.parametrize("kind", HEAVY)
+def test_a_branch_that_copies_answers_past_the_transformer(kind, prediction):
+    """x_0 is the tracking video's where all of it is copied; what is added is added to x_0."""
+    changes = {**COPIES, "prediction": prediction}
+    task, params, batch = made(kind, **changes)
+    _, velocity = compiled(kind, **changes)
+    v, f, h, w, c = task.network.latent_shape
+    z = jnp.asarray(np.random.default_rng(3).normal(size=(1, v, f, h, w, 2 * c)), jnp.float32)
+    x, t = batch["video_latents"], 0.6
+
+    def clean(share, added, scale=1.0):
+        bias = np.zeros(params["control"]["answer_head"]["bias"].shape, np.float32)
+        bias.reshape(-1, 2, c)[:] = np.array([share, added])[:, None]
+        head = {**params["control"]["answer_head"], "bias": bias}
+        own = {**params, "control": {**params["control"], "answer_head": head}}
+        return x - t * velocity(own, batch, z, scale, t=t)["video"]
+
+    alone, copied = clean(0, 0), z[..., c:]
+    assert float(jnp.abs(alone - copied).max()) > 0.1
+    np.testing.assert_allclose(clean(1, 0), copied, atol=1e-5)
+    np.testing.assert_allclose(clean(0, 0.5), alone + 0.5, atol=1e-5)
+    np.testing.assert_allclose(clean(0.5, 0, 0.5), 0.75 * alone + 0.25 * copied, atol=1e-5)
 
 
 def test_control_of_mjd_is_added_to_the_video_of_each_view():
@@ -107,11 +142,12 @@ def moved(before, after):
 
 
 @pytest.mark.slow
-def test_zero_maps_move_first_and_all_after_three_updates():
-    task, params, batch = made("wan")
+@pytest.mark.parametrize("changes", [{}, COPIES], ids=["", "copies"])
+def test_zero_maps_move_first_and_all_after_three_updates(changes):
+    task, params, batch = made("wan", **changes)
     before = jax.tree.map(np.asarray, params)
     found, frozen = steps(task, params, batch, 3)
-    zero = {n for n in found[0] if n.startswith("control/blocks/zero/")}
+    zero = {n for n in found[0] if n.startswith(("control/blocks/zero/", "control/answer_head/"))}
     assert moved(found[0], found[1]) == zero
     second = moved(found[0], found[2])
     assert "control/patch_embedding/kernel" in second and "points/fold/kernel" not in second
@@ -264,6 +300,7 @@ def test_refused_inputs(change, message):
         ({"stride": 4}, "divides the backbone's 2 blocks"),
         ({"controls": ("flow",)}, "wanted some of"),
         ({"mask_power": 3}, "task.mask_power: wanted one of"),
+        ({"copies": True}, "task.copies: wanted a tracking video of frame 0's colours"),
         ({"point_drop": 1.5}, "task.point_drop: wanted 0..1"),
         ({"encoder__stride": 4}, "follow from the autoencoder"),
         ({"encoder__reading": "voxels"}, "wanted a reading of"),
@@ -318,6 +355,7 @@ def test_formulas_count_what_the_programs_compute(kind):
     config = hvg3d_config.get_config("third").unlock()
     if kind == "mjd":
         config.task.backbone, config.task.views = "mjd", 3
+        config.task.copies, config.task.tracking = True, pseudo_video.WARPED
     task = assembly.task(config)
     program = task.programs()["sample_step"]
     shapes = jax.eval_shape(task.init, jax.random.key(0))
