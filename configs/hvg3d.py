@@ -38,7 +38,7 @@ from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
 DEMOS = {  # steps of the backbone, of control
-    "demo": (600, 4000), "ablation": (600, 400), "short": (2, 2),
+    "demo": (600, 2400), "ablation": (600, 400), "short": (2, 2),
 }  # fmt: skip
 ROWS = {
     "no_points": {"controls": ("tracking",)},
