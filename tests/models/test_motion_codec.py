@@ -232,8 +232,8 @@ def test_places_count_from_the_pixels_own():
     """A decoder that says nothing says that all stands still; u0 / W and v0 / H, as painted."""
     config = dataclasses.replace(TINY, places=True)
     params = drawn(config)
-    leave = params["decoder"]["leave"]
-    still = {**params, "decoder": {**params["decoder"], "leave": {k: 0 * x for k, x in leave.items()}}}
+    silent = {name: 0 * x for name, x in params["decoder"]["leave"].items()}
+    still = {**params, "decoder": {**params["decoder"], "leave": silent}}
     maps = module.bind(motion_codec.Codec, config, still).decode(jnp.zeros((1, 2, 4, 6, 8)))
     assert maps.shape == (1, 5, 16, 24, 4) and not np.any(maps[..., 2:])
     np.testing.assert_allclose(maps[0, 3, 7, :, 0], np.arange(24) / 24, atol=1e-6)

@@ -16,11 +16,11 @@ of M_t is damped towards c where M_t is noise,
 
     m = c + (1-t) (M_t - (1-t) c)        m = M at t = 0, m = c at t = 1
 
-else it answers the noise with jitter. Without its network (`network=False`) the aligner is c itself,
-v = (M_t - c) / t: what M_t holds in sampling is the noise that it began with and what the same c
-said before, and to weigh that in would be a draw from the posterior, tracks that jitter.
-With `sigma_coarse=None`, v = head(x), and it sees M_t
-itself. The super-blocks are in models.dpa.blocks.
+else it answers the noise with jitter. Without its network (`network=False`) the aligner is c
+itself, v = (M_t - c) / t: what M_t holds in sampling is the noise that it began with and what the
+same c said before, and to weigh that in would be a draw from the posterior, tracks that jitter.
+With `sigma_coarse=None`, v = head(x), and it sees M_t itself. The super-blocks are in
+models.dpa.blocks.
 
 The grid's corner is fixed (centre minus half the grid), not the data's minimum: one outlier then
 cannot push the scene out of the grid. Whole-cell shifts leave tables alone but move patches.

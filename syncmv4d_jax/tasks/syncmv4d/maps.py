@@ -214,7 +214,7 @@ class Motion:
         scale: Array,
         context: dict[str, Any],
     ) -> cycle.Query:
-        """Query pixels from frame 0 of clean motion latents [b v f h w c] (A23); first: as above."""
+        """Query pixels from frame 0 of clean motion latents [b v f h w c] (A23)."""
         frame0 = self._maps(params, first, latents, context)[:, :, 0]
         find = functools.partial(anchors.frame0_anchors, count=self.points, settings=self.settings)
         return self._query(jax.vmap(find)(frame0, scale, *self._rig0(context)))
