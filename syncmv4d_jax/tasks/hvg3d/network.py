@@ -156,6 +156,7 @@ class Network:
         return sizes | {"c": c, "d": self.dit_config.text_dim}
 
 
-def _tracking(z: Array) -> Array:
-    """The tracking video's half of Z."""
+def _tracking(z: Array | None) -> Array:
+    """The tracking video's half of Z, without which no branch answers."""
+    assert z is not None
     return jnp.split(z, 2, axis=-1)[1]

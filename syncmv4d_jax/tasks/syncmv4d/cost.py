@@ -64,7 +64,7 @@ def _codec(network: type, config: Any, loop: loops.Loop, clip: tuple[int, ...]) 
             return getattr(module.bind(network, config, params), name)(*x)
 
         given = [jax.ShapeDtypeStruct((1, *shape), jnp.float32)]
-        if name == "decode" and getattr(config, "guide", 0):
+        if name == "decode" and isinstance(config, motion_codec.CodecConfig) and config.guide:
             given.append(jax.ShapeDtypeStruct((1, *shape[1:3], config.guide), jnp.float32))
         result[name] = float(v * flops.count(run, weights, *given))
     return result
