@@ -43,6 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 
 TRAIN_STEPS = 1000  # resolution of the network's timestep input
+SMALLEST_TIME = 0.02  # (x_t - x_0) / t is bounded there
 KINDS = ("euler", "unipc", "dpmpp_2m")
 VARIANTS = ("official", "diffusers")
 
@@ -78,6 +79,11 @@ def velocity(data: Array, noise: Array) -> Array:
 def to_data(x_t: Array, velocity: Array, t: Array) -> Array:
     """Returns the clean estimate of Eq. 3; `t` as in `interpolate` (in a sampler: `row.sigma`)."""
     return x_t - _expand(t, x_t) * velocity
+
+
+def bounded_time(t: Array, like: Array) -> Array:
+    """t [b], bounded below, with trailing axes to broadcast against `like`: of (x_t - x_0) / t."""
+    return _expand(jnp.maximum(t, SMALLEST_TIME), like)
 
 
 def shift_time(t: AnyArray, shift: float) -> AnyArray:

@@ -849,8 +849,8 @@ CODEC_TASK = [
         (
             "codec",
             "the codec sees what a hidden view would show",
+            "return self.maps.decode(params, latents, cycle.shown(first, context))",
             "return self.maps.decode(params, latents, first)",
-            "return self.maps.decode(params, latents, 0 * first + first[:, :1])",
             "test_the_guide_is_the_reference_image_and_nothing_where_a_view_has_none",
         ),
     ),
@@ -1155,7 +1155,7 @@ RUN = [
         (
             "17",
             "without its network the aligner weighs noise in",
-            "return (tracks_t - fused.points[:, None]) / time",
+            "return (tracks_t - fused.points[:, None]) / flow.bounded_time(t, tracks_t)",
             "return self._velocity(0 * tracks_t, tracks_t, fused.points[:, None], t)",
             "test_without_its_network_the_aligner_is_its_closed_form",
         ),
@@ -3462,8 +3462,8 @@ CONTROL = [
         (
             "H14",
             "velocities move with what is added to clean latents",
-            'found["video"] = v - more / video.bounded_time(t, more)',
-            'found["video"] = v + more / video.bounded_time(t, more)',
+            'found["video"] = v - more / flow.bounded_time(t, more)',
+            'found["video"] = v + more / flow.bounded_time(t, more)',
             "test_a_branch_that_copies_answers_past_the_transformer",
         ),
     ),
@@ -4790,8 +4790,8 @@ HIDDEN_VIEW = [
         (
             "hidden view",
             "the still clip of a hidden view is that of its reference",
-            '"b v -> b v 1 1 1 1"), 0.0, first)',
-            '"b v -> b v 1 1 1 1"), first, first)',
+            "still = cycle.shown(first, context)",
+            "still = first",
             f"{SAMPLED}[data]",
         ),
     ),

@@ -167,12 +167,9 @@ class MotionCodec(base.Grown):
         """First latent frames of the videos [(b v) h w c], zero in some."""
         if not self.config.guide:
             return None
-        if "video_latents" in batch:
-            first = batch["video_latents"][:, :, 0].astype(jnp.float32)
-        else:
-            codec = video.FrozenVAE(self.vae_config, self.placement)
-            first = codec.encode_bytes(frozen, batch["video"][:, :, :1])[:, :, 0]
-        first = einops.rearrange(jax.lax.stop_gradient(first), "b v h w c -> (b v) h w c")
+        codec = video.FrozenVAE(self.vae_config, self.placement)
+        first = jax.lax.stop_gradient(video.first_latents(codec, frozen, batch))
+        first = einops.rearrange(first, "b v 1 h w c -> (b v) h w c")
         dropped = jax.random.uniform(coin, (len(first), 1, 1, 1)) < self.options.guide_drop
         return jnp.where(dropped, 0.0, first)
 

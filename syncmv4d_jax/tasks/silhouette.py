@@ -128,11 +128,8 @@ class SilhouetteTask(base.Grown):
         return loss, {"iou": both / jnp.maximum(either, 1)}
 
     def _latents(self, frozen, batch):
-        if "video_latents" in batch:
-            first = batch["video_latents"][:, :, :1].astype(jnp.float32)
-        else:
-            codec = video.FrozenVAE(self.vae_config, self.placement)
-            first = codec.encode_bytes(frozen, batch["video"][:, :, :1])
+        codec = video.FrozenVAE(self.vae_config, self.placement)
+        first = video.first_latents(codec, frozen, batch)
         return einops.rearrange(first, "b v f h w c -> (b v) f h w c")
 
     def cost(self, batch: dict[str, Array]) -> dict[str, float]:

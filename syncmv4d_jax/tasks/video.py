@@ -30,7 +30,6 @@ Array = jax.Array
 Latents = dict[str, Array]
 Params = dict[str, Any]
 Tree = Any
-SMALLEST_TIME = 0.02  # (x_t - x_0) / t is bounded there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +76,13 @@ class FrozenVAE:
     def encode_bytes(self, params: Params, pixels: Array) -> Array:
         """pixels [b v n h w 3] uint8 -> latents [b v f h w c]."""
         return self.encode(params, pixels.astype(jnp.float32) / 127.5 - 1)
+
+
+def first_latents(codec: FrozenVAE, params: Params, batch: Mapping[str, Array]) -> Array:
+    """First latent frames [b v 1 h w c] of a batch's videos: of the cache, or of their pixels."""
+    if "video_latents" in batch:
+        return batch["video_latents"][:, :, :1].astype(jnp.float32)
+    return codec.encode_bytes(params, batch["video"][:, :, :1])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -193,11 +199,6 @@ def drop_text(batch: Mapping[str, Any], rng: Array, *, share: float) -> tuple[Ar
 def still(prior: Params, first: Array) -> Array:
     """The still clip that a reference latent [b v 1 h w c] predicts, linearly; the same shape."""
     return first @ prior["kernel"] + prior["bias"][None, None, None, None, None]
-
-
-def bounded_time(t: Array, like: Array) -> Array:
-    """t [b], bounded below, with trailing axes to broadcast against `like`."""
-    return jnp.maximum(t, SMALLEST_TIME).reshape(t.shape + (1,) * (like.ndim - 1))
 
 
 # The loss.

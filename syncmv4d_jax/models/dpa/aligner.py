@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from syncmv4d_jax import flow
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.models.dpa import blocks, fusion
 from syncmv4d_jax.models.dpa import config as dpa_config
@@ -41,7 +42,6 @@ from syncmv4d_jax.models.ptv3 import layers as ptv3
 
 LIMIT = 16.0  # normalised units: coordinates are clipped here (4 m)
 FRAME_FEATURES = 16
-SMALLEST_TIME = 0.02  # (M_t - c) / t is bounded there
 
 
 def loss(
@@ -159,8 +159,7 @@ class Aligner(nnx.Module):
         if not network:
             if config.sigma_coarse is None:
                 raise ValueError("network=False: an aligner with sigma_coarse=None is all network")
-            time = jnp.maximum(t, SMALLEST_TIME)[:, None, None, None, None]
-            return (tracks_t - fused.points[:, None]) / time
+            return (tracks_t - fused.points[:, None]) / flow.bounded_time(t, tracks_t)
         seen = self._damped(tracks_t, fused.points[:, None], t)
         geometry = jax.lax.stop_gradient(self._geometry(fused.aligned, seen, valid))
         measured = einops.rearrange(confidence > 0, "b v n k -> (b n) (v k)")

@@ -153,7 +153,7 @@ class Distill:
         data, terms = self.sampling.prediction == "data", {}
         for name, velocity in found.items():
             error = velocity - wanted[name]
-            error = error * video.bounded_time(t, error) if data else error
+            error = error * flow.bounded_time(t, error) if data else error
             terms[name] = video.mean_square(error, case.weight[name])
         return terms
 

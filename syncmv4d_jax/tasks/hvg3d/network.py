@@ -8,10 +8,10 @@ import dataclasses
 import functools
 from typing import Any
 
-import einops
 import jax
 import jax.numpy as jnp
 
+from syncmv4d_jax import flow
 from syncmv4d_jax.models import control, point_condition
 from syncmv4d_jax.models.mjd import config as mjd_config
 from syncmv4d_jax.models.nn import protocol
@@ -134,13 +134,12 @@ class Network:
             found["video"] = found["video"] + video.still(params["prior"], first)
             if answer is not None:
                 found["video"] = answer.apply(found["video"], _tracking(z), scale)
-            return {k: (latents[k] - x) / video.bounded_time(t, x) for k, x in found.items()}
+            return {k: (latents[k] - x) / flow.bounded_time(t, x) for k, x in found.items()}
         if answer is not None:
-            v, x = found["video"], latents["video"]
-            time = einops.rearrange(t, "b -> b 1 1 1 1 1")
-            clean = x - time * v
+            v = found["video"]
+            clean = flow.to_data(latents["video"], v, t)
             more = answer.apply(clean, _tracking(z), scale) - clean
-            found["video"] = v - more / video.bounded_time(t, more)
+            found["video"] = v - more / flow.bounded_time(t, more)
         return found
 
     @staticmethod

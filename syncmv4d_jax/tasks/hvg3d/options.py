@@ -25,7 +25,7 @@ class Options:
         frame 0, of pseudo_video.REPRESENTATIONS, or frame 0's own colours (pseudo_video.WARPED).
       copies: whether the branch may copy the tracking video's latents into the video's, and add to
         them, past the frozen transformer (control.py); of pseudo_video.WARPED alone.
-      prediction: "velocity", or "data" as in small models (video.bounded_time).
+      prediction: "velocity", or "data" as in small models (flow.bounded_time).
       time_shift: of training times, the table's or, with "data", of a uniform draw.
       text_drop, point_drop, tracking_drop: share of samples without it; apart from each other.
       detail_drop: share of samples whose points have no normals, colours and velocities, as those

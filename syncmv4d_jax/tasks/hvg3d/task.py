@@ -143,7 +143,7 @@ class HVG3D(video.Coded):
         )
         error = velocity["video"] - flow.velocity(data["video"], noise["video"])
         if o.prediction == "data":
-            error = error * video.bounded_time(t, error)
+            error = error * flow.bounded_time(t, error)
         return self._weighed(error, weight, batch)
 
     def _weighed(

@@ -160,7 +160,7 @@ class Generator:
         )
         if self.options.prediction == "data":
             out = out if inputs.prior is None else out + inputs.prior
-            out = (x - out) / video.bounded_time(t, x)
+            out = (x - out) / flow.bounded_time(t, x)
         return out
 
     def times(self, rng: Array, count: int) -> tuple[Array, Array]:
@@ -188,7 +188,7 @@ class Generator:
         velocity = self.velocity(params, x, t, inputs)
         error = velocity - flow.velocity(data, noise)
         if self.options.prediction == "data":
-            error = error * video.bounded_time(t, error)
+            error = error * flow.bounded_time(t, error)
         counted = (weight > 0) & ~clean
         error = video.mean_square(
             error, weight * ~clean, counted=counted.astype(jnp.float32), axes=(1, 2, 3, 4)

@@ -24,6 +24,7 @@ fallen to `anchor_time` (`cycle_sampling.plan_warps`).
 import dataclasses
 from typing import Any, NamedTuple, Protocol
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -210,6 +211,14 @@ def hidden_views(context: Context) -> Array | None:
     It is `hidden` of the context; None: none.
     """
     return context.get("hidden") if context else None
+
+
+def shown(first: Array, context: Context) -> Array:
+    """The reference latents [b v 1 h w c], zeros of hidden views: nothing is known of theirs."""
+    hidden = hidden_views(context)
+    if hidden is None:
+        return first
+    return jnp.where(einops.rearrange(hidden, "b v -> b v 1 1 1 1"), 0.0, first)
 
 
 class Targets(NamedTuple):

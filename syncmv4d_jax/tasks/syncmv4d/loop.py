@@ -156,9 +156,8 @@ class Loop:
             mean, std = self.scale_statistics()
             scale = self._scale_origin(context) + mean + std * scale[: len(latents)]
         if self.options.prediction == "data":
-            if hidden is not None:  # no reference, no still clip of it
-                first = jnp.where(einops.rearrange(hidden, "b v -> b v 1 1 1 1"), 0.0, first)
-            guided = self._to_velocities(params["prior"], first, (latents, motion_t), guided, t)
+            still = cycle.shown(first, context)  # no reference, no still clip of it
+            guided = self._to_velocities(params["prior"], still, (latents, motion_t), guided, t)
         velocity, motion_velocity = guided
         return cycle.Velocities(velocity, motion_velocity, scale, memory)
 
@@ -219,7 +218,7 @@ class Loop:
         """Velocities of video and motion whose network gives clean latents."""
         clean = clean[0] + video.still(prior, first), clean[1]
         return tuple(
-            None if x_0 is None else (x_t - x_0) / video.bounded_time(t, x_t)
+            None if x_0 is None else (x_t - x_0) / flow.bounded_time(t, x_t)
             for x_t, x_0 in zip(noisy, clean, strict=True)
         )
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 from typing import Any, Protocol
 
-import einops
 import jax
 import jax.numpy as jnp
 
@@ -237,10 +236,7 @@ class Motion:
 
     def _maps(self, params: Params, first: Array, latents: Array, context: Any) -> Array:
         """Maps [b v n h w 3] of motion latents; of hidden views nothing is known beside."""
-        hidden = cycle.hidden_views(context)
-        if hidden is not None:
-            first = jnp.where(einops.rearrange(hidden, "b v -> b v 1 1 1 1"), 0.0, first)
-        return self.maps.decode(params, latents, first)
+        return self.maps.decode(params, latents, cycle.shown(first, context))
 
     def _rig0(self, context: Any) -> tuple[Array, Array]:
         """Intrinsics of the maps [b v 3 3], extrinsics of frame 0 [b v 3 4]."""

@@ -324,7 +324,7 @@ class SyncMV4D(video.Coded):
         def term(diffused, data, weight):
             error = diffused.velocity - flow.velocity(data, diffused.noise)
             if self.options.prediction == "data":
-                error = error * video.bounded_time(t, error)
+                error = error * flow.bounded_time(t, error)
             return video.mean_square(error, weight)
 
         terms = {"video": term(out.video, targets.latents, weights["video"])}
