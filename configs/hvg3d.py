@@ -12,12 +12,11 @@ third fits one chip of 80 GB. Records are those of prepare_taco.py with `--with 
     taste    clips of one camera at 15 frames a second (TASTE-Rob's form, points up to a scale)
     demo     embedded scenes with several motions of one first frame, minutes on a CPU: `make
              demo-hvg` (docs/hvg3d.md)
-    ablation the demo with a quarter of the steps of control, which its rows below have too
     short    the demo in a few steps
     debug    the same code, tiny, under a minute on a CPU
 
-Rows of the paper's ablation and other readings change one thing each of `taco`; behind "demo-",
-"ablation-" or "debug-" of these:
+Rows of the paper's ablation and other readings change one thing each of `taco`; behind "demo-" or
+"debug-" of these:
 
     no_points, no_tracking      one of the two controls
     no_mask_loss                every cell counts alike
@@ -37,25 +36,27 @@ from configs import demo, sections
 from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
-DEMOS = {  # steps of the backbone, of control
-    "demo": (600, 2400), "ablation": (600, 400), "short": (2, 2),
-}  # fmt: skip
+DEMOS = {"demo": (600, 600), "short": (2, 2)}  # steps of the backbone, of control
 ROWS = {
     "no_points": {"controls": ("tracking",)},
     "no_tracking": {"controls": ("points",)},
     "no_mask_loss": {"mask_gain": 0.0},
     "mask_twice": {"mask_power": 1},
-    "current_depth": {"tracking": "point_tracks", "copies": False},
+    "current_depth": {"tracking": "point_tracks", "copies": False, "details": False},
     "point_tokens": {"encoder": {"reading": "tokens"}},
     "colours": {"colours": True},
-    "warped_image": {"copies": False, "tracking": pseudo_video.WARPED},
-    "copied_image": {"tracking": pseudo_video.WARPED, "copies": True},
-    "published": {"colours": False, "copies": False, "tracking": "das_tracking"},
+    "warped_image": {"copies": False, "details": False, "tracking": pseudo_video.WARPED},
+    "copied_image": {"tracking": pseudo_video.WARPED, "copies": True, "details": True},
+    "published": {
+        "colours": False,
+        "copies": False,
+        "details": False,
+        "tracking": "das_tracking",
+    },
     "control_views": {"backbone": "mjd", "views": 3},
 }
 VARIANTS = (*STRIDES, *DEMOS, *ROWS, *(f"debug-{row}" for row in ROWS),
-            *(f"{demo}-{row}" for demo in ("demo", "ablation") for row in ROWS
-              if row != "control_views"))  # fmt: skip
+            *(f"demo-{row}" for row in ROWS if row != "control_views"))  # fmt: skip
 
 
 def get_config(variant: str = "taco") -> ml_collections.ConfigDict:
@@ -90,6 +91,7 @@ def get_config(variant: str = "taco") -> ml_collections.ConfigDict:
         "control_until": 1.0,
         "tracking": "das_tracking",
         "copies": False,
+        "details": False,
         "mask_gain": 1.0,
         "mask_power": 2,
         "sample_steps": 50,
@@ -164,6 +166,7 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
         "control_until": 1.0,
         "tracking": pseudo_video.WARPED,
         "copies": True,
+        "details": True,
         "mask_gain": 1.0,
         "mask_power": 2,
         "prediction": "data",

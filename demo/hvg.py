@@ -9,7 +9,7 @@
 Every stage is one of the project's own commands, printed before it runs, and continues where a
 stopped run left it. Pages: out/demo-hvg/rows/full/report.html and its neighbours; out/demo-hvg/
 control.md has the rows beside each other. `--ablations` trains control once more for each row of
-ABLATIONS, beside the same backbone and for as long as the row `base`, which leaves nothing out.
+ABLATIONS, beside the same backbone and for as long.
 """
 
 import argparse
@@ -32,13 +32,14 @@ ROWS = {  # name -> what the run is told
     "full": [],
     "points_only": ["--config.task.controls=('points',)"],
     "tracking_only": ["--config.task.controls=('tracking',)"],
+    "no_details": ["--config.task.details=False"],
     "no_control": ["--config.task.controls=()"],
     "wrong_control": ["--config.sample.controls=other"],
     "noisy_points": ["--config.task.controls=('points',)", "--config.sample.point_noise=0.01"],
     "half_points": ["--config.task.controls=('points',)", "--config.sample.point_drop=0.5"],
 }
 SIMULATED, REFERENCES = "simulated", ("autoencoder", "warped")
-ABLATIONS = ("base", "published", "no_points", "no_tracking", "no_mask_loss", "point_tokens")
+ABLATIONS = ("published", "no_points", "no_tracking", "no_mask_loss", "point_tokens")
 VERDICTS = {  # (must, passed): passed is None of what was not run
     (True, True): "yes", (True, False): "no", (True, None): "not shown: not run",
     (False, True): "yes", (False, False): "not shown at this size",
@@ -126,7 +127,7 @@ def run(
     # The lengths of the stages are the configuration's; short ones are another variant.
     name = "short" if args.short else "demo"
     if variant:
-        name = "ablation" if variant == "base" else f"ablation-{variant}"
+        name = f"demo-{variant}"
     data, folder = records or out, out / "ablations" / variant if variant else out
     told = [
         "-m", "syncmv4d_jax.main", f"--config=configs/hvg3d.py:{name}",

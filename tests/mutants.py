@@ -3468,6 +3468,43 @@ CONTROL = [
         ),
     ),
     *of(
+        "syncmv4d_jax/tasks/hvg3d/sampling.py",
+        "tests/tasks/hvg3d/test_hvg3d.py",
+        (
+            "H15",
+            "details of all of the tracking video, copied or not",
+            "masks.to_pixels(share, given.shape[2:5])[..., None] * lost",
+            "lost",
+            "test_details_are_those_that_were_copied",
+        ),
+        (
+            "H15",
+            "a step without control forgets what was copied",
+            "if carried is not None and answer is not None:",
+            "if carried is not None and answer is None:\n            carried *= 0\n"
+            "        if carried is not None and answer is not None:",
+            "test_details_are_those_that_were_copied",
+        ),
+        (
+            "H15",
+            "shares beyond all are added",
+            "jnp.clip(jnp.mean(answer.share[:b], axis=-1), 0, 1)",
+            "jnp.mean(answer.share[:b], axis=-1)",
+            "test_details_are_those_that_were_copied",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/geometry/masks.py",
+        "tests/data/test_controls.py",
+        (
+            "H15",
+            "frames have the next cell's value",
+            "(np.arange(n) + step - 1) // step",
+            "np.arange(n) // step",
+            "test_cells_at_their_pixels",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/tasks/hvg3d/conditions.py",
         "tests/tasks/hvg3d/test_hvg3d.py",
         (

@@ -50,7 +50,7 @@ def test_every_bar_has_its_rows(stages):
     wanted = {row for bar in hoi.BARS for row in (bar.row, bar.other) if row}
     assert wanted <= names | {*hoi.TRIVIAL}
     assert {told(c, "config").partition(":")[2] for c in stages.values()} - {"", "demo"} == {
-        "ablation", *(f"ablation-{name}" for name in hvg.ABLATIONS if name != "base")
+        f"demo-{name}" for name in hvg.ABLATIONS
     } <= set(configuration.VARIANTS)  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def test_the_page_says_what_is_not_shown(tmp_path):
     assert lines["simulator's road: follow, simulated - full"].endswith("| yes |")
     assert lines["B4: psnr_moving, points_only - no_control"].endswith("| no |")
     assert lines["B8: psnr_hoi, full - tracking_only"].endswith("| not shown at this size |")
-    assert lines["B10: psnr_hoi, base - no_mask_loss"].endswith("| not shown: not run |")
+    assert lines["B10: psnr_hoi, full - no_mask_loss"].endswith("| not shown: not run |")
     assert "B7" in text and len([x for x in lines if x.startswith("B")]) == len(hoi.BARS) - 3
 
 

@@ -126,6 +126,7 @@ class Sample:
     Attributes:
       latents, motion_latents: [b v f h w c] of the video and of the motion's pseudo video.
       pixels, motion_pixels: [b v n h w 3] in [-1, 1], not clamped; once decoded.
+      details: [b v n h w 3] what is added to the pixels once the latents are decoded.
       scale: [b v 2] metres, (nearest, farthest) depth of each view.
       tracks_per_view: [b v n k 3] metres, world frame; confidence: [b v n k] in 0..1.
       anchors: [b v k 2] pixels of the tracks in frame 0; anchor_valid: [b v k] bool;
@@ -142,6 +143,7 @@ class Sample:
     motion_latents: jax.Array | None = None
     pixels: jax.Array | None = None
     motion_pixels: jax.Array | None = None
+    details: jax.Array | None = None
     scale: jax.Array | None = None
     tracks_per_view: jax.Array | None = None
     confidence: jax.Array | None = None

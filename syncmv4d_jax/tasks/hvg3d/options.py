@@ -25,6 +25,8 @@ class Options:
         frame 0, of pseudo_video.REPRESENTATIONS, or frame 0's own colours (pseudo_video.WARPED).
       copies: whether the branch may copy the tracking video's latents into the video's, and add to
         them, past the frozen transformer (control.py); of pseudo_video.WARPED alone.
+      details: whether what the autoencoder loses of the tracking video is added to the sampled
+        video, by the share that was copied (sampling.py); with `copies` alone.
       prediction: "velocity", or "data" as in small models (flow.bounded_time).
       time_shift: of training times, the table's or, with "data", of a uniform draw.
       text_drop, point_drop, tracking_drop: share of samples without it; apart from each other.
@@ -49,6 +51,7 @@ class Options:
     colours: bool = False
     tracking: str = "das_tracking"
     copies: bool = False
+    details: bool = False
     prediction: str = "velocity"
     time_shift: float = 5.0
     text_drop: float = 0.1
@@ -78,5 +81,7 @@ class Options:
                 f"task.copies: wanted a tracking video of frame 0's colours with it, "
                 f"task.tracking={pseudo_video.WARPED!r}, got {self.tracking!r}"
             )
+        if self.details and not self.copies:
+            raise ValueError("task.details: wanted task.copies with it, whose shares it goes by")
         if unknown := sorted(set(self.controls) - set(CONTROLS)):
             raise ValueError(f"task.controls: wanted some of {CONTROLS}, got {unknown}")

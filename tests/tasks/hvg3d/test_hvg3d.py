@@ -38,7 +38,8 @@ def compiled(kind, **changes):
     def program(params, batch, z, scale, noisy, t):
         text = backbone.Text(batch["text"], batch["text_lengths"])
         views, first = task.network.views(batch), batch["video_latents"][:, :, :1]
-        return task.network.velocity(params, noisy, t, text, views, z, first, scale=scale)
+        found = task.network.velocity(params, noisy, t, text, views, z, first, scale=scale)
+        return found.latents
 
     def velocity(params, batch, z, scale, noisy=None, t=0.6):
         if noisy is None:
@@ -268,6 +269,41 @@ def test_pixels_of_the_tracking_video_are_encoded():
     assert shown.pixels.shape == shown.motion_pixels.shape == pixels.shape
 
 
+@pytest.mark.slow
+def test_details_are_those_that_were_copied():
+    """Of the tracking video what the autoencoder loses, by the shares of the last step."""
+    task, params, batch = made("wan", **COPIES, details=True)
+    c = task.network.latent_shape[-1]
+    rng = np.random.default_rng(0)
+    pixels = jnp.asarray(rng.integers(0, 255, (1, 1, 5, *task.options.size, 3)), jnp.uint8)
+    given = {k: x for k, x in inputs(batch).items() if k != "tracking_latents"}
+    given["tracking"] = pixels
+    codec = task.network.vae
+    lost = pixels / 127.5 - 1 - codec.decode(params, task.encode(params, pixels))
+
+    def added(share, **options):
+        head = params["control"]["answer_head"]
+        bias = jnp.concatenate([jnp.full((c,), share), jnp.zeros((c,))])
+        head = {**head, "bias": jnp.tile(bias, head["bias"].size // (2 * c))}
+        own = {**params, "control": {**params["control"], "answer_head": head}}
+        run = hvg3d_tiny.options(task, sample_steps=2, **options)
+        out = run.sample(own, given, jax.random.key(0))
+        plain = dataclasses.replace(out, details=None)
+        whole, without = (run.decode(own, x) for x in (out, plain))
+        assert whole.details is None
+        return whole.pixels - without.pixels
+
+    np.testing.assert_allclose(added(0.25, guidance=2.0), 0.25 * lost, atol=1e-4)
+    np.testing.assert_allclose(added(3.0), lost, atol=1e-4)
+    np.testing.assert_allclose(added(0.5, control_scale=0.5), 0.25 * lost, atol=1e-4)
+    np.testing.assert_allclose(added(0.5, control_until=0.5), 0.5 * lost, atol=1e-4)
+    for nothing in ({"control_scale": 0.0}, {"controls": ("points",)}, {"controls": ()}):
+        assert not np.any(added(0.5, **nothing))
+    assert not np.any(added(0.0))
+    with pytest.raises(ValueError, match="wanted the pixels of the tracking video"):
+        task.sample(params, inputs(batch), jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -301,6 +337,7 @@ def test_refused_inputs(change, message):
         ({"controls": ("flow",)}, "wanted some of"),
         ({"mask_power": 3}, "task.mask_power: wanted one of"),
         ({"copies": True}, "task.copies: wanted a tracking video of frame 0's colours"),
+        ({"details": True}, "task.details: wanted task.copies"),
         ({"point_drop": 1.5}, "task.point_drop: wanted 0..1"),
         ({"encoder__stride": 4}, "follow from the autoencoder"),
         ({"encoder__reading": "voxels"}, "wanted a reading of"),
