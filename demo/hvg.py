@@ -32,7 +32,7 @@ ROWS = {  # name -> what the run is told
     "full": [],
     "points_only": ["--config.task.controls=('points',)"],
     "tracking_only": ["--config.task.controls=('tracking',)"],
-    "no_details": ["--config.task.details=False"],
+    "no_details": ["--config.task.details=0.0"],
     "no_control": ["--config.task.controls=()"],
     "wrong_control": ["--config.sample.controls=other"],
     "noisy_points": ["--config.task.controls=('points',)", "--config.sample.point_noise=0.01"],

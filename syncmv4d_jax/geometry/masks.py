@@ -3,7 +3,6 @@
 from typing import Any
 
 import einops
-import jax
 import numpy as np
 
 Array = Any  # numpy.ndarray or jax.Array
@@ -52,25 +51,3 @@ def of_frames(covered: Array, step: int, stride: int) -> Array:
     )
     frames = np.concatenate([np.zeros(step - 1, int), np.arange(covered.shape[-3])])
     return einops.rearrange(share[..., frames, :, :], "... (f m) h w -> ... f h w m", m=step)
-
-
-def to_pixels(cells: Array, frames: tuple[int, int, int]) -> Array:
-    """Values of latent cells at their video frames' pixels, bilinear between the cells' middles.
-
-    Args:
-      cells: [... f hl wl] float32, jax's.
-      frames: (n, h, w); n = step (f - 1) + 1. A latent frame gives its value to the frames that it
-        stands for, the first to frame 0 alone.
-
-    Returns:
-      [... n h w] float32.
-
-    Raises:
-      ValueError: a number of frames that does not divide.
-    """
-    f, (n, *size) = cells.shape[-3], frames
-    step = 1 if f == 1 else (n - 1) // (f - 1)
-    if n != step * (f - 1) + 1:
-        raise ValueError(f"cells: wanted {f} latent frames for frames 0 and {n - 1} more")
-    each = cells[..., (np.arange(n) + step - 1) // step, :, :]
-    return jax.image.resize(each, (*each.shape[:-2], *size), "bilinear", antialias=False)

@@ -126,7 +126,8 @@ class Sample:
     Attributes:
       latents, motion_latents: [b v f h w c] of the video and of the motion's pseudo video.
       pixels, motion_pixels: [b v n h w 3] in [-1, 1], not clamped; once decoded.
-      details: [b v n h w 3] what is added to the pixels once the latents are decoded.
+      given: [b v n h w 3] in [-1, 1], a video whose details the pixels take where they agree with
+        it (tasks/video.py); given_share: [b v n h w] in 0..1, by how much. None once decoded.
       scale: [b v 2] metres, (nearest, farthest) depth of each view.
       tracks_per_view: [b v n k 3] metres, world frame; confidence: [b v n k] in 0..1.
       anchors: [b v k 2] pixels of the tracks in frame 0; anchor_valid: [b v k] bool;
@@ -143,7 +144,8 @@ class Sample:
     motion_latents: jax.Array | None = None
     pixels: jax.Array | None = None
     motion_pixels: jax.Array | None = None
-    details: jax.Array | None = None
+    given: jax.Array | None = None
+    given_share: jax.Array | None = None
     scale: jax.Array | None = None
     tracks_per_view: jax.Array | None = None
     confidence: jax.Array | None = None

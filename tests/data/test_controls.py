@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -186,19 +185,6 @@ def test_masks_of_latent_cells():
     np.testing.assert_allclose(masks.to_cells(mask[None, :1], (1, 2, 2))[0, 0, ..., 0], wanted[0])
     with pytest.raises(ValueError, match="3 latent frames of 2 x 3 cells"):
         masks.to_cells(mask, (3, 2, 3))
-
-
-def test_cells_at_their_pixels():
-    """Each frame has its latent frame's values, and pixels between two cells a part of both."""
-    cells = jnp.arange(3 * 2 * 2, dtype=jnp.float32).reshape(1, 3, 2, 2)
-    found = np.asarray(masks.to_pixels(cells, (9, 8, 8)))
-    assert found.shape == (1, 9, 8, 8)
-    means = np.asarray(cells).mean((2, 3))[0]
-    np.testing.assert_allclose(found.mean((2, 3))[0], means[[0, 1, 1, 1, 1, 2, 2, 2, 2]], atol=1e-5)
-    np.testing.assert_allclose(found[0, 0, 0], [0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1], atol=1e-5)
-    np.testing.assert_allclose(found[0, 0, :, 0], found[0, 0, 0] * 2, atol=1e-5)
-    with pytest.raises(ValueError, match="wanted 3 latent frames"):
-        masks.to_pixels(cells, (8, 8, 8))
 
 
 def test_raw_batches(made):

@@ -50,7 +50,7 @@ class Views(NamedTuple):
 
 
 class Denoised(NamedTuple):
-    """What is denoised {name: [b v f h w c]}, and the answer of a branch that copies."""
+    """What the transformer gives {name: [b v f h w c]}, and the answer of a branch that copies."""
 
     latents: Latents
     answer: control.Answer | None = None

@@ -121,9 +121,8 @@ class Network:
         first: Array,
         *,
         scale: float = 1.0,
-    ) -> backbones.Denoised:
-        """Velocities of noisy latents {name: [b v f h w c]} at t [b] in 0..1, float32, and the
-        branch's answer that is in them.
+    ) -> dict[str, Array]:
+        """Velocities of noisy latents {name: [b v f h w c]} at t [b] in 0..1, float32.
 
         Args:
           z: [b v f h w 2c], None for the backbone by itself.
@@ -135,13 +134,13 @@ class Network:
             found["video"] = found["video"] + video.still(params["prior"], first)
             if answer is not None:
                 found["video"] = answer.apply(found["video"], _tracking(z), scale)
-            found = {k: (latents[k] - x) / flow.bounded_time(t, x) for k, x in found.items()}
-        elif answer is not None:
+            return {k: (latents[k] - x) / flow.bounded_time(t, x) for k, x in found.items()}
+        if answer is not None:
             v = found["video"]
             clean = flow.to_data(latents["video"], v, t)
             more = answer.apply(clean, _tracking(z), scale) - clean
             found["video"] = v - more / flow.bounded_time(t, more)
-        return backbones.Denoised(found, answer)
+        return found
 
     @staticmethod
     def views(batch: dict[str, Array]) -> backbones.Views:

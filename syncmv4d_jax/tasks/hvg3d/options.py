@@ -25,8 +25,8 @@ class Options:
         frame 0, of pseudo_video.REPRESENTATIONS, or frame 0's own colours (pseudo_video.WARPED).
       copies: whether the branch may copy the tracking video's latents into the video's, and add to
         them, past the frozen transformer (control.py); of pseudo_video.WARPED alone.
-      details: whether what the autoencoder loses of the tracking video is added to the sampled
-        video, by the share that was copied (sampling.py); with `copies` alone.
+      details: 0, or how far, in colours of -1..1, a sampled video may be from a tracking video of
+        frame 0's own colours to take its pixels (video.detailed); of pseudo_video.WARPED alone.
       prediction: "velocity", or "data" as in small models (flow.bounded_time).
       time_shift: of training times, the table's or, with "data", of a uniform draw.
       text_drop, point_drop, tracking_drop: share of samples without it; apart from each other.
@@ -51,7 +51,7 @@ class Options:
     colours: bool = False
     tracking: str = "das_tracking"
     copies: bool = False
-    details: bool = False
+    details: float = 0.0
     prediction: str = "velocity"
     time_shift: float = 5.0
     text_drop: float = 0.1
@@ -76,12 +76,13 @@ class Options:
         at_least(1, "task", self, "views", "cloud", "sample_steps", "run_steps", "vae_batch")
         one_of("task", self, backbone=BACKBONES, prediction=PREDICTIONS, mask_power=(1, 2))
         one_of("task", self, tracking=(*pseudo_video.REPRESENTATIONS, pseudo_video.WARPED))
-        if self.copies and self.tracking != pseudo_video.WARPED:
-            raise ValueError(
-                f"task.copies: wanted a tracking video of frame 0's colours with it, "
-                f"task.tracking={pseudo_video.WARPED!r}, got {self.tracking!r}"
-            )
-        if self.details and not self.copies:
-            raise ValueError("task.details: wanted task.copies with it, whose shares it goes by")
+        for key in ("copies", "details"):
+            if getattr(self, key) and self.tracking != pseudo_video.WARPED:
+                raise ValueError(
+                    f"task.{key}: wanted a tracking video of frame 0's colours with it, "
+                    f"task.tracking={pseudo_video.WARPED!r}, got {self.tracking!r}"
+                )
+        if self.details < 0:
+            raise ValueError(f"task.details: wanted 0 or more, got {self.details}")
         if unknown := sorted(set(self.controls) - set(CONTROLS)):
             raise ValueError(f"task.controls: wanted some of {CONTROLS}, got {unknown}")

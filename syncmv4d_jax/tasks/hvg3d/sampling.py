@@ -1,15 +1,8 @@
 """Sampling with control: Z and the keys of the text once, then runs of guided steps.
 
 Both branches of guidance are controlled, in the first `control_until` of the steps, from noise on;
-the others run the backbone by itself.
-
-With `Options.details`, of a tracking video T of frame 0's own colours, as the branch has copied it:
-
-    video = D(x_0) + s g (T - D(E(T)))
-
-D, E the autoencoder; s `control_scale`; g in 0..1 the shares of the last controlled step, the mean
-over channels, as its latent cells are in pixels. What the autoencoder loses of pixels that were
-copied is so not lost; an untrained branch and scale 0 add nothing (a reading of our own).
+the others run the backbone by itself. With `Options.details` the decoded video takes the pixels of
+a tracking video of frame 0's own colours where it agrees with it.
 """
 
 import functools
@@ -19,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from syncmv4d_jax import flow
-from syncmv4d_jax.geometry import masks
 from syncmv4d_jax.tasks import base, video
-from syncmv4d_jax.tasks.hvg3d import backbone
+from syncmv4d_jax.tasks.hvg3d import backbone, options
 from syncmv4d_jax.tasks.hvg3d import network as networks
 
 Array = jax.Array
@@ -58,14 +50,14 @@ def sample(
     Args:
       params: all parts.
       inputs: of schema.BATCH the text (the null text too, unless guidance is 1), cameras, the keys
-        of clouds, tracking_latents or tracking (with `details` the latter); `first`
-        [b v 1 h w c], the reference images' latents.
+        of clouds, tracking_latents or tracking (with details the latter); `first` [b v 1 h w c],
+        the reference images' latents.
       rng: key; the video's noise is jax.random.normal(fold_in(rng, 0), (b, v, f, h, w, c)).
       progress: called with (steps done, steps) after each run of steps.
 
     Raises:
       ValueError: no reference image, nothing to follow where something was to be followed, or
-        details of a tracking video whose pixels are not given.
+        latents alone of a tracking video whose details were to be taken.
     """
     given = {"points": "points", "tracking": "tracking", "tracking_latents": "tracking"}
     there = {name for key, name in given.items() if inputs.get(key) is not None}
@@ -77,11 +69,7 @@ def sample(
         )
     if inputs.get("first") is None:
         raise ValueError(f"task hvg3d, sample: wanted reference images, got {sorted(inputs)}")
-    if network.options.details and there - {"points"} and inputs.get("tracking") is None:
-        raise ValueError(
-            "task hvg3d, sample: wanted the pixels of the tracking video (tracking), whose details "
-            "are added (task.details), got its latents alone"
-        )
+    details = _details(network.options, inputs)
     inputs = _encoded(network, params, inputs)
     state, fixed = _begin(network, params, inputs, rng)
     whole, steps = schedule(network), network.options.sample_steps
@@ -90,12 +78,25 @@ def sample(
         if progress is not None:
             jax.block_until_ready(state)
             progress(last, steps)
-    details = None
-    if state.carried is not None:
-        details = _details(network, params, inputs, state.carried)
     # Without a motion of its own, the page shows the one that was to be followed.
     motion = state.latents.get("motion", inputs.get("tracking_latents"))
-    return base.Sample(state.latents["video"], motion, details=details)
+    return base.Sample(state.latents["video"], motion, **details)
+
+
+def _details(o: options.Options, inputs: dict[str, Array]) -> dict[str, Array]:
+    """The tracking video whose details a sample takes, and by how much (`base.Sample`)."""
+    if not (o.details and o.control_scale and "tracking" in o.controls):
+        return {}
+    pixels = inputs.get("tracking")
+    if pixels is not None:
+        share = jnp.full(pixels.shape[:-1], min(o.control_scale, 1.0))
+        return {"given": pixels.astype(jnp.float32) / 127.5 - 1, "given_share": share}
+    if inputs.get("tracking_latents") is None:
+        return {}
+    raise ValueError(
+        "task hvg3d, sample: wanted the pixels of the tracking video (tracking), whose details are "
+        "taken (task.details), got its latents alone"
+    )
 
 
 def _encoded(
@@ -103,7 +104,7 @@ def _encoded(
 ) -> dict[str, Array]:
     """The inputs with latents of the tracking video, and of a black one."""
     found = dict(inputs)
-    pixels = found.get("tracking")
+    pixels = found.pop("tracking", None)
     if found.get("tracking_latents") is None and pixels is not None:
         found["tracking_latents"] = video.encode(network.vae, params["vae"], pixels)
     if found.get("black_latents") is None:
@@ -112,16 +113,6 @@ def _encoded(
         black = video.encode(network.vae, params["vae"], black)
         found["black_latents"] = jnp.broadcast_to(black[0], (b, *black.shape[2:]))
     return found
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _details(
-    network: networks.Network, params: Params, inputs: dict[str, Array], share: Array
-) -> Array:
-    """What is added to the decoded video [b v n h w 3]; share [b v f hl wl], of the copying."""
-    o, given = network.options, inputs["tracking"].astype(jnp.float32) / 127.5 - 1
-    lost = given - network.vae.decode(params, inputs["tracking_latents"])
-    return o.control_scale * masks.to_pixels(share, given.shape[2:5])[..., None] * lost
 
 
 def begin(
@@ -152,10 +143,7 @@ def begin(
         "views": network.views(inputs),
         "first": {"video": first},
     }
-    share = None
-    if "tracking" in o.controls and o.details and inputs.get("tracking") is not None:
-        share = jnp.zeros(shape[:-1])
-    return video.start(schedule(network), latents)._replace(carried=share), fixed
+    return video.start(schedule(network), latents), fixed
 
 
 _begin = functools.partial(jax.jit, static_argnums=0)(begin)
@@ -178,15 +166,12 @@ def sample_run(
     z = video.branch(fixed["z"], branches) if controlled else None
 
     def denoise(state, row, _):
-        carried = state.carried
         noisy = video.branch(state.latents, branches)
         t = jnp.full((b * branches,), row.t)
-        found, answer = network.velocity(
+        velocity = network.velocity(
             params, noisy, t, keys, views, z, first["video"], scale=network.options.control_scale
         )
-        if carried is not None and answer is not None:
-            carried = jnp.clip(jnp.mean(answer.share[:b], axis=-1), 0, 1)
-        return video.guide(found, scales), carried
+        return video.guide(velocity, scales), None
 
     return video.scan(denoise, state, steps, first=fixed["first"])
 

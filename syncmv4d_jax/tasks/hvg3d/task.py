@@ -140,7 +140,7 @@ class HVG3D(video.Coded):
         z = self.network.control_latents(params, batch, drop)
         velocity = self.network.velocity(
             params, noisy, t, backbone.Text(*text), self.network.views(batch), z, first
-        ).latents
+        )
         error = velocity["video"] - flow.velocity(data["video"], noise["video"])
         if o.prediction == "data":
             error = error * flow.bounded_time(t, error)
@@ -186,6 +186,11 @@ class HVG3D(video.Coded):
     # Sampling.
 
     @property
+    def details(self) -> float:
+        """See `video.Coded`."""
+        return self.options.details
+
+    @property
     def vae(self) -> video.FrozenVAE:
         """The autoencoder."""
         return self.network.vae
@@ -208,13 +213,6 @@ class HVG3D(video.Coded):
         conditions.axes(where, inputs, **self.network.sizes())
         conditions.check(inputs, self.options.size, where)
         return sampling.sample(self.network, params, inputs, rng, progress=progress)
-
-    def decode(self, params: Params, sample: base.Sample) -> base.Sample:
-        """Returns the sample with the pixels of its latents, details added; compiled."""
-        made = super().decode(params, sample)
-        if sample.details is None:
-            return made
-        return dataclasses.replace(made, pixels=made.pixels + sample.details, details=None)
 
     # Cost and plans.
 

@@ -38,8 +38,7 @@ def compiled(kind, **changes):
     def program(params, batch, z, scale, noisy, t):
         text = backbone.Text(batch["text"], batch["text_lengths"])
         views, first = task.network.views(batch), batch["video_latents"][:, :, :1]
-        found = task.network.velocity(params, noisy, t, text, views, z, first, scale=scale)
-        return found.latents
+        return task.network.velocity(params, noisy, t, text, views, z, first, scale=scale)
 
     def velocity(params, batch, z, scale, noisy=None, t=0.6):
         if noisy is None:
@@ -270,36 +269,29 @@ def test_pixels_of_the_tracking_video_are_encoded():
 
 
 @pytest.mark.slow
-def test_details_are_those_that_were_copied():
-    """Of the tracking video what the autoencoder loses, by the shares of the last step."""
-    task, params, batch = made("wan", **COPIES, details=True)
-    c = task.network.latent_shape[-1]
+def test_details_are_the_tracking_videos_where_the_sample_agrees():
+    task, params, batch = made("wan", **COPIES, details=0.1)
     rng = np.random.default_rng(0)
     pixels = jnp.asarray(rng.integers(0, 255, (1, 1, 5, *task.options.size, 3)), jnp.uint8)
     given = {k: x for k, x in inputs(batch).items() if k != "tracking_latents"}
     given["tracking"] = pixels
-    codec = task.network.vae
-    lost = pixels / 127.5 - 1 - codec.decode(params, task.encode(params, pixels))
 
-    def added(share, **options):
-        head = params["control"]["answer_head"]
-        bias = jnp.concatenate([jnp.full((c,), share), jnp.zeros((c,))])
-        head = {**head, "bias": jnp.tile(bias, head["bias"].size // (2 * c))}
-        own = {**params, "control": {**params["control"], "answer_head": head}}
+    def sampled(**options):
         run = hvg3d_tiny.options(task, sample_steps=2, **options)
-        out = run.sample(own, given, jax.random.key(0))
-        plain = dataclasses.replace(out, details=None)
-        whole, without = (run.decode(own, x) for x in (out, plain))
-        assert whole.details is None
-        return whole.pixels - without.pixels
+        return run, run.sample(params, given, jax.random.key(0))
 
-    np.testing.assert_allclose(added(0.25, guidance=2.0), 0.25 * lost, atol=1e-4)
-    np.testing.assert_allclose(added(3.0), lost, atol=1e-4)
-    np.testing.assert_allclose(added(0.5, control_scale=0.5), 0.25 * lost, atol=1e-4)
-    np.testing.assert_allclose(added(0.5, control_until=0.5), 0.5 * lost, atol=1e-4)
-    for nothing in ({"control_scale": 0.0}, {"controls": ("points",)}, {"controls": ()}):
-        assert not np.any(added(0.5, **nothing))
-    assert not np.any(added(0.0))
+    run, out = sampled()
+    np.testing.assert_allclose(out.given, pixels / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(out.given_share, 1)
+    same = dataclasses.replace(out, latents=task.encode(params, pixels))
+    shown = run.decode(params, same)
+    assert shown.given is None and shown.given_share is None
+    np.testing.assert_allclose(shown.pixels, out.given, atol=1e-3)
+    assert sampled(control_scale=0.5)[1].given_share.max() == 0.5
+    for nothing in (
+        {"details": 0.0}, {"control_scale": 0.0}, {"controls": ("points",)}, {"controls": ()}
+    ):  # fmt: skip
+        assert sampled(**nothing)[1].given is None
     with pytest.raises(ValueError, match="wanted the pixels of the tracking video"):
         task.sample(params, inputs(batch), jax.random.key(0))
 
@@ -337,7 +329,8 @@ def test_refused_inputs(change, message):
         ({"controls": ("flow",)}, "wanted some of"),
         ({"mask_power": 3}, "task.mask_power: wanted one of"),
         ({"copies": True}, "task.copies: wanted a tracking video of frame 0's colours"),
-        ({"details": True}, "task.details: wanted task.copies"),
+        ({"details": 0.1}, "task.details: wanted a tracking video of frame 0's colours"),
+        ({**COPIES, "details": -0.1}, "task.details: wanted 0 or more"),
         ({"point_drop": 1.5}, "task.point_drop: wanted 0..1"),
         ({"encoder__stride": 4}, "follow from the autoencoder"),
         ({"encoder__reading": "voxels"}, "wanted a reading of"),
