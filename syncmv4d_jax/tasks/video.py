@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from syncmv4d_jax import flow
 from syncmv4d_jax.models.nn import module, protocol
@@ -120,11 +121,11 @@ def detailed(
     rebuilt = codec.decode({"vae": weights}, codec.encode({"vae": weights}, filled))
     apart = jnp.mean(jnp.abs(jnp.clip(made, -1, 1) - jnp.clip(rebuilt, -1, 1)), axis=-1)
     window = (*(1 for _ in apart.shape[:-2]), AGREE, AGREE)
-    total = functools.partial(
-        jax.lax.reduce_window, init_value=0.0, computation=jax.lax.add, window_dimensions=window,
-        window_strides=(1,) * apart.ndim, padding="SAME",
-    )  # fmt: skip
-    apart = total(apart) / total(jnp.ones_like(apart))
+    apart = jax.lax.reduce_window(
+        apart, 0.0, jax.lax.add, window, (1,) * apart.ndim, padding="SAME"
+    )
+    high, wide = (np.convolve(np.ones(n), np.ones(AGREE), "same") for n in apart.shape[-2:])
+    apart = apart / (high[:, None] * wide).astype(np.float32)
     weight = share * jnp.exp(-jnp.square(apart / width))
     return made + weight[..., None] * (given - made)
 
