@@ -125,7 +125,7 @@ def detailed(
         apart, 0.0, jax.lax.add, window, (1,) * apart.ndim, padding="SAME"
     )
     high, wide = (np.convolve(np.ones(n), np.ones(AGREE), "same") for n in apart.shape[-2:])
-    apart = apart / np.broadcast_to(high[:, None] * wide, apart.shape).astype(np.float32)
+    apart = apart / np.float32(high[:, None] * wide).reshape(*window[:-2], *apart.shape[-2:])
     weight = share * jnp.exp(-jnp.square(apart / width))
     return made + weight[..., None] * (given - made)
 
