@@ -185,6 +185,7 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
     config.evaluate.priors = ""
     config.optim.multipliers = ((r"kernel$", 1.0), (r".*", 0.2))
     config.train.unused = demo.OF_MJD
+    config.sample.exact = True
     config.stages = (
         {**backbone, "train": {"steps": backbone_steps, "batch_size": 16}, "task": whole,
          "optim": {**backbone["optim"], "learning_rate": 3e-3}},

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
             continue
         made = np.stack([clip(reader.view(window, view)) for view in window.views])
         meta = {"id": window.id, "prompt": window.text, "fps": reader.settings["fps"]}
-        samples.write(args.out / "samples" / window.id, {"video": made}, {}, meta)
+        samples.write(args.out / "samples" / window.id, {"video": made}, {}, meta, exact=True)
     return 0
 
 

@@ -3479,6 +3479,17 @@ CONTROL = [
         ),
     ),
     *of(
+        "syncmv4d_jax/results/samples.py",
+        "tests/results/test_samples.py",
+        (
+            "H15",
+            "the mp4 is read where the video is there to the last bit",
+            'for ending in ("mkv", "mp4"))',
+            'for ending in ("mp4", "mkv"))',
+            "test_exact_videos_are_read_to_the_last_bit",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/tasks/video.py",
         "tests/tasks/test_details.py",
         (

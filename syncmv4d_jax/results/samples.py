@@ -1,6 +1,7 @@
 """A finished sample on disk, written and read here.
 
     <id>/view_<v>.mp4, motion_<v>.mp4   one a view; motion where the task makes it
+    <id>/view_<v>.mkv                   the same to the last bit, where `sample.exact` asks for it
     <id>/tracks.npz                     tracks, cameras, scale: what there is of ARRAYS
     <id>/meta.json                      prompt, fps, settings, and `files`: the names of all others
 
@@ -73,6 +74,8 @@ def write(
     result: Mapping[str, np.ndarray],
     inputs: Mapping[str, Any],
     meta: Mapping[str, Any],
+    *,
+    exact: bool = False,
 ) -> None:
     """Writes one sample, whole or not at all.
 
@@ -84,6 +87,7 @@ def write(
         POINTS.
       inputs: of the sample; its cameras are written, where it has them.
       meta: JSON values, with fps.
+      exact: writes what the mp4 of the videos loses, too: the colours of every second pixel.
 
     Raises:
       ValueError: no video, or values that are not finite.
@@ -110,6 +114,8 @@ def write(
         for key, prefix in CLIPS.items():
             for v, clip in enumerate(result.get(key, ())):
                 video.write(partial / f"{prefix}_{v}.mp4", to_uint8(clip), fps=meta["fps"])
+        for v, clip in enumerate(result["video"] if exact else ()):
+            video.write_exact(partial / f"view_{v}.mkv", to_uint8(clip), fps=meta["fps"])
         if arrays:
             np.savez_compressed(partial / "tracks.npz", **arrays)
         meta = {**meta, "files": sorted(file.name for file in partial.iterdir())}
@@ -200,7 +206,8 @@ def read(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: wanted {', '.join(lost)}; sample it again")
     sample: dict[str, Any] = {"meta": meta}
     for key, prefix in CLIPS.items():
-        files = sorted(path.glob(f"{prefix}_*.mp4"), key=_number)
+        both = (path.glob(f"{prefix}_*.{ending}") for ending in ("mkv", "mp4"))
+        files = next((sorted(one, key=_number) for x in both if (one := list(x))), [])
         if files:
             sample[key] = _stacked([video.read(file) for file in files], files)
     if (path / "tracks.npz").is_file():

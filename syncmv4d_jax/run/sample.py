@@ -5,7 +5,7 @@ Inputs are records (`config.sample.split`) or a user's folder of images and came
 decoding are compiled apart; each sample is written under a temporary name and renamed when it is
 whole, so that a second run continues where the first stopped:
 
-    DIR/samples/<id>/view_<v>.mp4  motion_<v>.mp4  tracks.npz  meta.json
+    DIR/samples/<id>/view_<v>.mp4  motion_<v>.mp4  tracks.npz  meta.json   (exact: view_<v>.mkv)
 
 A sample is done where one of the same recipe lies there whole: prompt, images, cameras, seed,
 settings and the weights' content. Anything else is made, and the former sample keeps a name of its
@@ -87,7 +87,7 @@ def run(config: Any, workdir: str | Path) -> None:
                 return 0
             bar.start(name, compiling.key(own, seer.task, {}))
             result, meta = along(seer, source, name, rng, made_from, progress=bar.advance)
-            write_path(target / name, result, meta, source)
+            write_path(target / name, result, meta, source, exact=settings.exact)
             return 1
 
         for name, seed, arrays in jobs(settings, inputs):
@@ -107,7 +107,7 @@ def run(config: Any, workdir: str | Path) -> None:
                     progress=lambda steps, _: bar.advance(steps),
                 )  # fmt: skip
                 meta |= {"weights": weights, "command": assembly.command(), "recipe": made_from}
-                samples.write(target / name, result, arrays, meta)
+                samples.write(target / name, result, arrays, meta, exact=settings.exact)
                 if not samples.made(target / name, made_from):
                     raise OSError(f"{target / name}: was written, but is not whole on disk")
                 made += 1
@@ -208,10 +208,15 @@ def path_recipe(own: sections.SampleConfig, source: Path) -> dict[str, Any]:
 
 
 def write_path(
-    target: Path, result: Mapping[str, np.ndarray], meta: Mapping[str, Any], source: Path
+    target: Path,
+    result: Mapping[str, np.ndarray],
+    meta: Mapping[str, Any],
+    source: Path,
+    *,
+    exact: bool = False,
 ) -> None:
     """Writes what `along` gave and, beside it, the tracks of the sample in `source` as glTF."""
-    samples.write(target, result, {}, meta)
+    samples.write(target, result, {}, meta, exact=exact)
     arrays = source / "tracks.npz"
     if arrays.is_file() and "tracks" in reading.arrays(arrays):
         export.write("glb", source, target / "tracks.glb")
@@ -297,14 +302,15 @@ def shared_recipe(
 ) -> dict[str, Any]:
     """What decides all samples of a run."""
     view = own.sample.drop_view
-    hidden = {"drop_view": view} if view >= 0 else {}  # samples without it keep their recipe
+    more: dict[str, Any] = {"drop_view": view} if view >= 0 else {}
+    more |= {"exact": True} if own.sample.exact else {}  # samples without these keep their recipe
     return recipe.of(
         task=own.task,
         sampling=task.sampling._asdict(),
         best_of=own.sample.best_of,
         fps=own.data.fps,
         weights=weights,
-        **hidden,
+        **more,
     )
 
 

@@ -189,6 +189,7 @@ class SampleConfig:
         own, where a task reads how it looks.
       precision: of the weights: "" as they are made, "bfloat16", "int8" or "float8"
         (run/precision.py).
+      exact: keeps the videos to the last bit too (view_<v>.mkv), and scores are of these.
     """
 
     split: str = "test"
@@ -216,6 +217,7 @@ class SampleConfig:
     matcher: str = "xfeat"
     features: str = ""
     precision: str = ""
+    exact: bool = False
 
     def __post_init__(self) -> None:
         one_of("config.sample", self, precision=PRECISIONS)

@@ -109,6 +109,27 @@ def test_a_lost_file_is_named(tmp_path, name):
         samples.read(tmp_path / "a")
 
 
+def test_exact_videos_are_read_to_the_last_bit(tmp_path):
+    """Noise, which no mp4 keeps; the mp4 is there to look at, and a lost video is named."""
+    kind = dict(points=True, cameras=True, motion=True, scale=True, views=2, frames=3, seed=0)
+    result, inputs = sample(**kind)
+    result["video"] = np.random.default_rng(0).uniform(-1, 1, result["video"].shape)
+    samples.write(tmp_path / "a", result, inputs, META)
+    samples.write(tmp_path / "b", result, inputs, META, exact=True)
+    wanted, (lossy, exact) = (
+        samples.to_uint8(result["video"]),
+        (samples.read(tmp_path / name) for name in "ab"),
+    )
+    np.testing.assert_array_equal(exact["video"], wanted)
+    assert np.abs(lossy["video"].astype(int) - wanted).max() > 20
+    np.testing.assert_array_equal(exact["motion"], lossy["motion"])
+    names = {f"view_{v}.{ending}" for v in (0, 1) for ending in ("mp4", "mkv")}
+    assert {file.name for file in (tmp_path / "b").glob("view_*")} == names
+    (tmp_path / "b/view_1.mkv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"view_1\.mkv"):
+        samples.read(tmp_path / "b")
+
+
 def test_samples_of_the_first_version_are_read(tmp_path):
     kind = dict(points=True, cameras=True, motion=False, scale=True, views=2, frames=2, seed=0)
     samples.write(tmp_path / "a", *sample(**kind), META)

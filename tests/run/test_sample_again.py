@@ -84,6 +84,7 @@ CHANGES = {
     "switch": ({"task": {"anchored": True}}, "task.anchored: was not there, is true"),
     "guidance": ({"sampling": {"guidance": 7.5}}, "sampling.guidance: was 1, is 7.5"),
     "steps": ({"sampling": {"steps": 50}}, "sampling.steps: was 2, is 50"),
+    "exact": ({"exact": True}, "exact: was not there, is true"),
     "weights": ({"weights": 1.0}, r"weights.dit: was \"\w+\", is \"\w+\""),
 }
 
