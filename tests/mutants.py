@@ -3475,7 +3475,7 @@ CONTROL = [
             "details of a tracking video that is not followed",
             'if not (o.details and o.control_scale and "tracking" in o.controls):',
             "if not (o.details and o.control_scale):",
-            "test_details_are_the_tracking_videos_where_the_sample_agrees",
+            "test_details_are_those_of_the_tracking_video_that_is_followed",
         ),
     ),
     *of(

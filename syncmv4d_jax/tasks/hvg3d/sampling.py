@@ -59,8 +59,8 @@ def sample(
       ValueError: no reference image, nothing to follow where something was to be followed, or
         latents alone of a tracking video whose details were to be taken.
     """
-    given = {"points": "points", "tracking": "tracking", "tracking_latents": "tracking"}
-    there = {name for key, name in given.items() if inputs.get(key) is not None}
+    controls = {"points": "points", "tracking": "tracking", "tracking_latents": "tracking"}
+    there = {name for key, name in controls.items() if inputs.get(key) is not None}
     if network.options.controls and not there & set(network.options.controls):
         raise ValueError(
             f"task hvg3d, sample: wanted {' or '.join(network.options.controls)} to follow, got "
@@ -69,7 +69,7 @@ def sample(
         )
     if inputs.get("first") is None:
         raise ValueError(f"task hvg3d, sample: wanted reference images, got {sorted(inputs)}")
-    details = _details(network.options, inputs)
+    given = details(network.options, inputs)
     inputs = _encoded(network, params, inputs)
     state, fixed = _begin(network, params, inputs, rng)
     whole, steps = schedule(network), network.options.sample_steps
@@ -80,11 +80,15 @@ def sample(
             progress(last, steps)
     # Without a motion of its own, the page shows the one that was to be followed.
     motion = state.latents.get("motion", inputs.get("tracking_latents"))
-    return base.Sample(state.latents["video"], motion, **details)
+    return base.Sample(state.latents["video"], motion, **given)
 
 
-def _details(o: options.Options, inputs: dict[str, Array]) -> dict[str, Array]:
-    """The tracking video whose details a sample takes, and by how much (`base.Sample`)."""
+def details(o: options.Options, inputs: dict[str, Array]) -> dict[str, Array]:
+    """The tracking video whose details a sample takes, and by how much (`base.Sample`); {} without.
+
+    Raises:
+      ValueError: its latents alone.
+    """
     if not (o.details and o.control_scale and "tracking" in o.controls):
         return {}
     pixels = inputs.get("tracking")

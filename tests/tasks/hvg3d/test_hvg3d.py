@@ -268,32 +268,37 @@ def test_pixels_of_the_tracking_video_are_encoded():
     assert shown.pixels.shape == shown.motion_pixels.shape == pixels.shape
 
 
+def test_details_are_those_of_the_tracking_video_that_is_followed():
+    task, _, batch = made("wan", **COPIES, details=0.1)
+    pixels = jnp.asarray(np.random.default_rng(0).integers(0, 255, (1, 1, 5, 8, 8, 3)), jnp.uint8)
+
+    def taken(given, **options):
+        return sampling.details(dataclasses.replace(task.options, **options), given)
+
+    found = taken({"tracking": pixels})
+    np.testing.assert_allclose(found["given"], pixels / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(found["given_share"], np.ones(pixels.shape[:-1]))
+    assert taken({"tracking": pixels}, control_scale=0.5)["given_share"].max() == 0.5
+    for nothing in (
+        {"details": 0.0}, {"control_scale": 0.0}, {"controls": ("points",)}, {"controls": ()}
+    ):  # fmt: skip
+        assert taken({"tracking": pixels}, **nothing) == {}
+    assert taken({}) == {}
+    with pytest.raises(ValueError, match="wanted the pixels of the tracking video"):
+        taken({"tracking_latents": batch["tracking_latents"]})
+
+
 @pytest.mark.slow
-def test_details_are_the_tracking_videos_where_the_sample_agrees():
+def test_a_sample_that_is_the_tracking_video_has_its_details():
     task, params, batch = made("wan", **COPIES, details=0.1)
     rng = np.random.default_rng(0)
     pixels = jnp.asarray(rng.integers(0, 255, (1, 1, 5, *task.options.size, 3)), jnp.uint8)
     given = {k: x for k, x in inputs(batch).items() if k != "tracking_latents"}
-    given["tracking"] = pixels
-
-    def sampled(**options):
-        run = hvg3d_tiny.options(task, sample_steps=2, **options)
-        return run, run.sample(params, given, jax.random.key(0))
-
-    run, out = sampled()
-    np.testing.assert_allclose(out.given, pixels / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(out.given_share, 1)
-    same = dataclasses.replace(out, latents=task.encode(params, pixels))
-    shown = run.decode(params, same)
+    run = hvg3d_tiny.options(task, sample_steps=1)
+    out = run.sample(params, given | {"tracking": pixels}, jax.random.key(0))
+    shown = run.decode(params, dataclasses.replace(out, latents=task.encode(params, pixels)))
     assert shown.given is None and shown.given_share is None
-    np.testing.assert_allclose(shown.pixels, out.given, atol=1e-3)
-    assert sampled(control_scale=0.5)[1].given_share.max() == 0.5
-    for nothing in (
-        {"details": 0.0}, {"control_scale": 0.0}, {"controls": ("points",)}, {"controls": ()}
-    ):  # fmt: skip
-        assert sampled(**nothing)[1].given is None
-    with pytest.raises(ValueError, match="wanted the pixels of the tracking video"):
-        task.sample(params, inputs(batch), jax.random.key(0))
+    np.testing.assert_allclose(shown.pixels, pixels / 127.5 - 1, atol=1e-3)
 
 
 @pytest.mark.parametrize(
