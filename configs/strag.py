@@ -91,7 +91,7 @@ def small(config: ml_collections.ConfigDict) -> None:
          "sample_steps": 2, "sample_shift": 8.0, "guidance": 1.0, "vae_chunk": 0, "vae_batch": 3}
     )  # fmt: skip
     config.text.max_length, config.data.cameras = 48, "fixed"
-    config.sample.negative_prompt = ""
+    config.sample.negative_prompt, config.sample.exact = "", True
     config.optim = sections.optim(
         name="muon", learning_rate=5e-3, multipliers=demo.RATES[1:], schedule="cosine", warmup=50,
         final_fraction=0.05, clip=1.0, ema=0.99,

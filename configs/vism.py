@@ -37,6 +37,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "sources": 3,
         "single_share": 0.2,
         "mask": True,
+        "details": 0.0,
         "flow_form": "depth",
         "text_drop": 0.1,
         "sample_steps": 50,
@@ -58,7 +59,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         strag.adapters(config)
     if variant == "demo":
         strag.small(config)
-        config.task.sources, config.task.residual = 2, True
+        config.task.sources, config.task.residual, config.task.details = 2, True, 0.1
         config.data.pairs = True
         config.train.batch_size, config.train.steps = 4, 2000
     if variant == "debug":

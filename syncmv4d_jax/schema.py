@@ -87,6 +87,7 @@ BATCH: dict[str, Field] = {
     "appearance": Field("b v 14 14 768", "float16", "patch features of frame 0", optional=True),
     "render": Field("b v n h w 3", "uint8", "points drawn along a camera path", optional=True),
     "render_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
+    "covered": Field("b v n h w", "bool", "where the render has points", optional=True),
     "hole_mask": Field("b v f hl wl 4", "float32", "share that the render covers", optional=True),
     "render_same": Field("b v", "bool", "its points are of its own camera alone", optional=True),
 }  # fmt: skip
@@ -151,4 +152,4 @@ CONDITIONS = (
 # What a sample may be made to follow, for tasks that are controlled.
 CONTROLS = ("points", "point_valid", "point_features", "point_ids", "metric", "tracking")
 # What a sample may be given of a scene's geometry: a user has a file of it, or points drawn.
-GEOMETRY = ("depth0", "appearance", "render", "hole_mask")
+GEOMETRY = ("depth0", "appearance", "render", "hole_mask", "covered")

@@ -108,7 +108,7 @@ class Viewer:
         """
         render, covered = drawn.draw(scene, lenses, poses, self.task.clip.size)
         mask = self.task.fold(covered[None])
-        inputs = {"render": render[None], "hole_mask": mask, **text}
+        inputs = {"render": render[None], "hole_mask": mask, "covered": covered[None], **text}
         start = self._start(scene, lenses, poses)
         if start is not None:
             inputs["first"] = self.task.encode(self.params, jnp.asarray(start)[None, :, None])

@@ -5,11 +5,13 @@
                                 drawn points, grey in holes
 
 the layout of Wan2.2-Fun-5B-InP's patch embedding, so that these weights are a start, as TI2V's
-are. In training pairs are drawn on the way (geometry/view_pairs.py), or before, which is cheaper
-(data/drawn_pairs.py, config.data.pairs); a share of steps sees frame 0 alone, as when other
-reference views of one image are wanted. No frame is held, except where the camera starts as the
-source: latent frame 0 is clean then. NOTE(parity): the released code draws holes from projected
-points and colours from Gaussians, so that both differ, and takes black points for holes.
+are. With `Options.details` the decoded video takes the drawn points' own colours where it agrees
+with them (video.detailed). In training pairs are drawn on the way (geometry/view_pairs.py), or
+before, which is cheaper (data/drawn_pairs.py, config.data.pairs); a share of steps sees frame 0
+alone, as when other reference views of one image are wanted. No frame is held, except where the
+camera starts as the source: latent frame 0 is clean then. NOTE(parity): the released code draws
+holes from projected points and colours from Gaussians, so that both differ, and takes black points
+for holes.
 
 Parts: `dit` (or `lora` beside the embeddings) is trained, `vae` is not. A sample has one clip for
 each camera that is asked for.
@@ -50,6 +52,8 @@ class Options(conditional.Options):
       same_view: share of samples whose target is its own source.
       sources: views that the points of a sample are from, at most.
       single_share: share of steps that see frame 0 alone.
+      details: 0, or how far, in colours of -1..1, a sampled video may be from the drawn points to
+        take their pixels (video.detailed).
       mask: whether the network is told what points cover (0 everywhere else: an ablation).
       flow_form: of the records' flow, see geometry/flow_map.py.
     """
@@ -58,6 +62,7 @@ class Options(conditional.Options):
     same_view: float = 0.25
     sources: int = 3
     single_share: float = 0.2
+    details: float = 0.0
     mask: bool = True
     flow_form: str = "depth"
 
@@ -65,6 +70,7 @@ class Options(conditional.Options):
         super().__post_init__()
         shares("task", self, "same_view", "single_share")
         at_least(1, "task", self, "sources")
+        at_least(0, "task", self, "details")
         if self.residual and self.prediction != "data":
             raise ValueError('task.residual: wanted task.prediction="data" with it, got "velocity"')
 
@@ -225,6 +231,11 @@ class ViSM(base.Grown, video.Coded):
         """The autoencoder."""
         return self.generator.vae
 
+    @property
+    def details(self) -> float:
+        """See `video.Coded`."""
+        return self.options.details
+
     def sample(
         self,
         params: Params,
@@ -238,8 +249,9 @@ class ViSM(base.Grown, video.Coded):
         Args:
           params: all parts.
           inputs: render [b v n h w 3] uint8 (holes are grey or whatever hole_mask says), hole_mask
-            [b v f hl wl 4]; text, and null text unless guidance is 1; first [b v 1 h w c] where the
-            cameras start as the source. n is any 4 m + 1.
+            [b v f hl wl 4], with details covered [b v n h w] bool; text, and null text unless
+            guidance is 1; first [b v 1 h w c] where the cameras start as the source. n is any
+            4 m + 1.
           rng: key of the initial noise.
           progress: see `base.Sampled`.
 
@@ -254,7 +266,9 @@ class ViSM(base.Grown, video.Coded):
                 "config.sample.camera_path (docs/more4d.md)"
             )
         (h, w), v = self.options.size, inputs["render"].shape[1]
-        axes = {key: schema.BATCH[key].axes for key in ("render", "hole_mask")}
+        if self.options.details and "covered" not in inputs:
+            raise ValueError(f"{where}: task.details wanted what points cover (covered)")
+        axes = {key: schema.BATCH[key].axes for key in ("render", "hole_mask", "covered")}
         base.check(where, inputs, axes, h=h, w=w)
         render = self.encode(params, inputs["render"])
         mask = inputs["hole_mask"] if self.options.mask else jnp.zeros_like(inputs["hole_mask"])
@@ -267,7 +281,13 @@ class ViSM(base.Grown, video.Coded):
         noise = jax.random.normal(rng, (*condition.shape[:4], render.shape[-1]))
         clean = einops.rearrange(held, FOLD) if known else None
         found = self.generator.sample(params, noise, given, clean, progress=progress)
-        return base.Sample(einops.rearrange(found, "(b v) ... -> b v ...", v=v))
+        taken = {}
+        if self.options.details:
+            taken = {
+                "given": inputs["render"].astype(jnp.float32) / 127.5 - 1,
+                "given_share": inputs["covered"].astype(jnp.float32),
+            }
+        return base.Sample(einops.rearrange(found, "(b v) ... -> b v ...", v=v), **taken)
 
     @property
     def rebuilt_by(self) -> tuple[str, ...]:

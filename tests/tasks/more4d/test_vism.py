@@ -1,5 +1,6 @@
 """ViSM: the mask's fold, what is drawn and held, its loss, sampling, adapters, refusals."""
 
+import dataclasses
 import functools
 
 import jax
@@ -153,6 +154,27 @@ def inputs_of(task, batch, frames=5):
     made = {"render": render[None, None, :frames]}
     made["hole_mask"] = task.fold(source.covered[None, None, :frames])
     return made | {key: batch[key] for key in ("text", "text_lengths")}
+
+
+@pytest.mark.slow
+def test_a_sample_that_agrees_has_the_colours_of_the_points(params, batch):
+    """Where these cover a pixel; elsewhere it is the sample's own."""
+    plain, task = tiny.make_vism(), tiny.make_vism(details=0.1)
+    inputs = inputs_of(task, batch)
+    with pytest.raises(ValueError, match="task.details wanted what points cover"):
+        task.sample(params, inputs, jax.random.key(0))
+    covered = drawn(batch, 0).covered[None, None, :5]
+    inputs |= {"covered": covered}
+    out = task.sample(params, inputs, jax.random.key(0))
+    np.testing.assert_array_equal(out.given_share, covered)
+    points = inputs["render"] / 127.5 - 1
+    near = dataclasses.replace(out, latents=task.encode(params, inputs["render"]))
+    shown, without = (np.asarray(x.decode(params, near).pixels) for x in (task, plain))
+    there = np.broadcast_to(np.asarray(covered)[..., None], shown.shape)
+    np.testing.assert_array_equal(shown[~there], without[~there])
+    apart = [np.abs(x - np.asarray(points))[there].mean() for x in (shown, without)]
+    assert there.any() and not there.all() and apart[0] < 0.5 * apart[1]
+    assert plain.sample(params, inputs, jax.random.key(0)).given is None
 
 
 @pytest.mark.slow
