@@ -3929,6 +3929,13 @@ MORE4D = [
             "test_a_residual_network_that_says_nothing_gives_the_points",
         ),
         (
+            "H15",
+            "negative widths are taken",
+            'at_least(0, "task", self, "details")',
+            'at_least(-9, "task", self, "details")',
+            "test_details_need_a_width",
+        ),
+        (
             "vism",
             "the render comes before the mask",
             "condition = jnp.concatenate([mask, render], axis=-1) * kept",

@@ -69,6 +69,7 @@ def test_a_sample_with_flow_seen_from_its_own_camera_is_its_image(seen):
     first = np.round((result["video"][0, 0] + 1) * 127.5)
     assert (first == sample["images"][0]).all(-1).mean() > 0.99
     np.testing.assert_array_equal(task.given[0]["first"][0, 0, 0], sample["images"][0])
+    np.testing.assert_array_equal(task.given[0]["covered"], task.given[0]["hole_mask"])  # of Echo
     assert meta["camera_path"] == "static" and meta["prompt"] == "A block slides."
     assert 0.5 < meta["covered"] < 1.0 and result["path_extrinsics"].shape == (1, FRAMES, 3, 4)
     assert set(np.unique(result["holes"])) == {-1.0, 1.0}

@@ -156,6 +156,11 @@ def inputs_of(task, batch, frames=5):
     return made | {key: batch[key] for key in ("text", "text_lengths")}
 
 
+def test_details_need_a_width():
+    with pytest.raises(ValueError, match="task.details"):
+        tiny.make_vism(details=-0.1)
+
+
 @pytest.mark.slow
 def test_a_sample_that_agrees_has_the_colours_of_the_points(params, batch):
     """Where these cover a pixel; elsewhere it is the sample's own."""
