@@ -10,13 +10,15 @@ third fits one chip of 80 GB. Records are those of prepare_taco.py with `--with 
 
     taco     TACO and other calibrated recordings, views by themselves
     taste    clips of one camera at 15 frames a second (TASTE-Rob's form, points up to a scale)
-    demo     embedded scenes with several motions of one first frame, minutes on a CPU: `make
-             demo-hvg` (docs/hvg3d.md)
-    short    the demo in a few steps
+    demo     embedded scenes with several motions of one first frame: control that is given beside
+             its backbone, trained some minutes more on a CPU: `make demo-hvg` (docs/hvg3d.md)
+    fresh    the same from one view of the demo's MJD: the backbone, then control, about two hours
+    ablation control alone, beside a backbone that is given, for a while, which its rows have too
+    short    as demo, in a few steps
     debug    the same code, tiny, under a minute on a CPU
 
-Rows of the paper's ablation and other readings change one thing each of `taco`; behind "demo-" or
-"debug-" of these:
+Rows of the paper's ablation and other readings change one thing each of `taco`; behind "demo-",
+"ablation-" or "debug-" of these:
 
     no_points, no_tracking      one of the two controls
     no_mask_loss                every cell counts alike
@@ -36,7 +38,10 @@ from configs import demo, sections
 from syncmv4d_jax.geometry import pseudo_video
 
 STRIDES = {"taco": 1, "taste": 1, "half": 2, "third": 3, "debug": 1}
-DEMOS = {"demo": (600, 600), "short": (2, 2)}  # steps of the backbone, of control
+DEMOS = {  # steps of the backbone, of control; the rate of control's
+    "demo": (0, 300, 1e-3), "fresh": (600, 2400, 5e-3), "ablation": (0, 300, 5e-3),
+    "short": (0, 2, 1e-3),
+}  # fmt: skip
 ROWS = {
     "no_points": {"controls": ("tracking",)},
     "no_tracking": {"controls": ("points",)},
@@ -56,7 +61,8 @@ ROWS = {
     "control_views": {"backbone": "mjd", "views": 3},
 }
 VARIANTS = (*STRIDES, *DEMOS, *ROWS, *(f"debug-{row}" for row in ROWS),
-            *(f"demo-{row}" for row in ROWS if row != "control_views"))  # fmt: skip
+            *(f"{demo}-{row}" for demo in ("demo", "ablation") for row in ROWS
+              if row != "control_views"))  # fmt: skip
 
 
 def get_config(variant: str = "taco") -> ml_collections.ConfigDict:
@@ -143,10 +149,11 @@ def _small_encoder(*, width: int, patch: int, channels: int, cpe: int) -> dict:
     }  # fmt: skip
 
 
-def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
+def _demo(backbone_steps: int, control_steps: int, rate: float) -> ml_collections.ConfigDict:
     """The demo's backbone on scenes of several courses, then control beside it.
 
     The backbone may start as one view of an MJD's (`train.unused`): demo/hvg.py gives the shipped.
+    Of 0 steps it is to be given.
     """
     config = demo.get_config("ablation").unlock()
     backbone, *_ = config.stages
@@ -186,9 +193,9 @@ def _demo(backbone_steps: int, control_steps: int) -> ml_collections.ConfigDict:
     config.optim.multipliers = ((r"kernel$", 1.0), (r".*", 0.2))
     config.train.unused = demo.OF_MJD
     config.sample.exact = True
-    config.stages = (
-        {**backbone, "train": {"steps": backbone_steps, "batch_size": 16}, "task": whole,
-         "optim": {**backbone["optim"], "learning_rate": 3e-3}},
-        {"name": "control", "train": {"steps": control_steps, "batch_size": 8}},
-    )  # fmt: skip
+    control = {"name": "control", "train": {"steps": control_steps, "batch_size": 8},
+               "optim": {"learning_rate": rate}}  # fmt: skip
+    video = {**backbone, "train": {"steps": backbone_steps, "batch_size": 16}, "task": whole,
+             "optim": {**backbone["optim"], "learning_rate": 3e-3}}  # fmt: skip
+    config.stages = (video, control) if backbone_steps else (control,)
     return config

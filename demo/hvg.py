@@ -1,20 +1,21 @@
 """Videos that follow points and tracks, from nothing to a page: `make demo-hvg`.
 
-    scenes of several courses -> records with clouds and tracking videos -> cache -> the backbone,
-    then control beside it -> samples with all control, points only, tracking only, none, another
-    scene's, points that are off or half of them, and by the simulator's road (simulated.py);
-    what the autoencoder alone makes of the truth, what moving frame 0's pixels makes without a
-    network (references.py) -> evaluation of each -> table and bars
+    scenes of several courses -> records with clouds and tracking videos -> cache -> control that is
+    shipped, trained further beside the shipped backbone -> samples with all control, points only,
+    tracking only, none, another scene's, points that are off or half of them, and by the
+    simulator's road (simulated.py); what the autoencoder alone makes of the truth, what moving
+    frame 0's pixels makes without a network (references.py) -> evaluation of each -> table and bars
 
 Every stage is one of the project's own commands, printed before it runs, and continues where a
 stopped run left it. Pages: out/demo-hvg/rows/full/report.html and its neighbours; out/demo-hvg/
-control.md has the rows beside each other. `--ablations` trains control once more for each row of
-ABLATIONS, beside the same backbone and for as long.
+control.md has the rows beside each other. `--fresh`, as where nothing is shipped, trains the
+backbone and control from one view of the demo's MJD, in about two hours; `--ship` puts what it
+trained in demo/weights. `--ablations` trains control anew for each row of ABLATIONS, all beside the
+same backbone and for as long as the row `base`, which leaves nothing out.
 """
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from syncmv4d_jax.metrics import hoi, tables
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = shipped.FOLDER
+SHIPPED_CONTROL = shipped.SYSTEMS["hvg3d"].parts["control"]
+WIDE = "weights/hvg3d.safetensors"  # what is shipped, to train from
 SIZE = "64x96"
 ROWS = {  # name -> what the run is told
     "full": [],
@@ -39,7 +42,7 @@ ROWS = {  # name -> what the run is told
     "half_points": ["--config.task.controls=('points',)", "--config.sample.point_drop=0.5"],
 }
 SIMULATED, REFERENCES = "simulated", ("autoencoder", "warped")
-ABLATIONS = ("published", "no_points", "no_tracking", "no_mask_loss", "point_tokens")
+ABLATIONS = ("base", "published", "no_points", "no_tracking", "no_mask_loss", "point_tokens")
 VERDICTS = {  # (must, passed): passed is None of what was not run
     (True, True): "yes", (True, False): "no", (True, None): "not shown: not run",
     (False, True): "yes", (False, False): "not shown at this size",
@@ -55,11 +58,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="default: out/demo-hvg, -short behind it")
     parser.add_argument("--short", action="store_true", help="two layouts, a few steps")
+    parser.add_argument("--fresh", action="store_true", help="train all of it, about two hours")
     parser.add_argument("--ablations", action="store_true", help="train those of ABLATIONS, too")
-    parser.add_argument("--ship", action="store_true", help="put what was trained in demo/weights")
+    parser.add_argument(
+        "--ship", action="store_true", help="put what --fresh trained in demo/weights"
+    )
     args = parser.parse_args(argv)
     if args.short and args.ablations:
         parser.error("--ablations: a few steps show nothing; leave --short out")
+    if args.short and args.fresh:
+        parser.error("--fresh: trains for hours; leave --short out")
+    args.fresh |= not SHIPPED_CONTROL.is_file()
     if args.out is None:
         args.out = Path("out/demo-hvg" + "-short" * args.short)
     return args
@@ -72,9 +81,9 @@ def main(argv: list[str]) -> int:
         own = [args.out / f"{stage}.safetensors" for stage in ("video", "control")]
         return shipped.ship(*own, system="hvg3d")
     shipped.unpack(args.out / "weights")
+    if not args.fresh:
+        shipped.widen("hvg3d", args.out / WIDE)
     for title, command in stages(args):
-        if title.startswith("ablation"):
-            share(args.out, title.split()[-1])
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode
         if status:
@@ -93,7 +102,7 @@ Stage = tuple[str, list]  # title, arguments of python
 def stages(args: argparse.Namespace) -> list[Stage]:
     """Returns every stage in order."""
     out = args.out.resolve()
-    made = [*data_stages(args, out), ("the backbone, then control beside it", run(args, out))]
+    made = [*data_stages(args, out), ("control", run(args, out))]
     for name, told in ROWS.items():
         made += sampled(name, [*run(args, out, name), *told])
     for name in REFERENCES:
@@ -125,9 +134,9 @@ def run(
       records: a folder with records and cache; out. control: with the control's weights; out.
     """
     # The lengths of the stages are the configuration's; short ones are another variant.
-    name = "short" if args.short else "demo"
+    name = "short" if args.short else "fresh" if args.fresh else "demo"
     if variant:
-        name = f"demo-{variant}"
+        name = "ablation" if variant == "base" else f"ablation-{variant}"
     data, folder = records or out, out / "ablations" / variant if variant else out
     told = [
         "-m", "syncmv4d_jax.main", f"--config=configs/hvg3d.py:{name}",
@@ -135,12 +144,18 @@ def run(
         f"--config.data.cache={data / 'cache' / SIZE}",
         f"--config.weights.vae={out / 'weights'}", f"--config.text.weights={out / 'weights'}",
     ]  # fmt: skip
-    if not row:  # from one view of the demo's MJD; a shared backbone is known by it
+    backbone = out / ("video.safetensors" if args.fresh else WIDE)
+    own = dict.fromkeys(("dit", "prior"), backbone)
+    if row:
+        made = (control or out) / "control.safetensors"
+        own |= dict.fromkeys(("control", "points"), made)
+        folder = out / "rows" / row
+    elif not variant and args.fresh:  # from one view of the demo's MJD
         return [*told, *shipped.flags("dit", "prior"), f"--workdir={folder}"]
-    own = {"dit": out / "video", "prior": out / "video"}
-    own |= dict.fromkeys(("control", "points"), (control or out) / "control")
-    told += [f"--config.weights.{part}={file}.safetensors" for part, file in own.items()]
-    return [*told, f"--workdir={out / 'rows' / row}"]
+    elif not variant:
+        own |= dict.fromkeys(("control", "points"), backbone)
+    told += [f"--config.weights.{part}={file}" for part, file in own.items()]
+    return [*told, f"--workdir={folder}"]
 
 
 def sampled(name: str, told: list, truth: list | None = None) -> list[Stage]:
@@ -211,15 +226,6 @@ def simulated_stages(args: argparse.Namespace, out: Path) -> list[Stage]:
         ("latents and text features of one picture each", cached(out, own)),
         *sampled(SIMULATED, told, truth),
     ]  # fmt: skip
-
-
-def share(out: Path, name: str) -> None:
-    """Gives an ablation the finished backbone of the demo, once."""
-    own = out / "ablations" / name
-    if not (own / "checkpoints" / "video").is_dir():
-        with disk.whole(own / "checkpoints" / "video") as partial:
-            shutil.copytree(out / "checkpoints" / "video", partial)
-    shutil.copyfile(out / "video.safetensors", own / "video.safetensors")
 
 
 def compare(out: Path) -> str:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import quantise
+from syncmv4d_jax.models.nn import quantised
+from syncmv4d_jax.run import checkpoint
 from syncmv4d_jax.weights import exports, store
 
 FOLDER = Path(__file__).parent / "weights"
@@ -36,7 +38,7 @@ SYSTEMS = {
     "hvg3d": System(  # this one and the next are of 8 bits (data_prep/quantise.py)
         "configs/hvg3d.py:demo",
         dict.fromkeys(("dit", "prior", "control", "points"), FOLDER / "hvg3d.safetensors"),
-        "make demo-hvg",
+        "make demo-hvg DEMO_ARGS=--fresh",
     ),
     "more4d": System(
         "configs/strag.py:demo",
@@ -77,6 +79,16 @@ def ship(*sources: Path, system: str, synthesis: Path | None = None) -> int:
         without_paths(out)
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def widen(system: str, out: Path) -> None:
+    """Writes what is shipped of a system as float32, from which can be trained, where it is not."""
+    if out.is_file():
+        return
+    (source,) = set(SYSTEMS[system].parts.values())
+    told, whole = exports.told(source), quantised.widened(exports.read(source, dtype=""))
+    told |= {"beside": checkpoint.part_marks(whole, told.get("beside", ()))}
+    exports.write(whole, out, metadata=told | {"source": f"{source.name}, widened"})
 
 
 def without_paths(file: Path) -> None:

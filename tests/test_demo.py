@@ -1,6 +1,7 @@
 """The demo's floor, and the weights it ships."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from demo import doors, hvg, more4d, shipped
 from demo import make as demo
 from syncmv4d_jax import pipeline
 from syncmv4d_jax.data.scenes import scene
-from syncmv4d_jax.run import assembly, evaluate, viewpoints
+from syncmv4d_jax.models.nn import quantised
+from syncmv4d_jax.run import assembly, checkpoint, evaluate, initial, viewpoints
 from syncmv4d_jax.weights import exports
 
 pytestmark = pytest.mark.skipif(not demo.SHIPPED.is_dir(), reason="no weights are shipped")
@@ -42,6 +44,20 @@ def test_shipped_weights_fit_their_configuration(system, tmp_path):
         kernels = seen["dit"]["blocks"]["ffn"]["linear_0"]["kernel"]
         held = exports.read(own.synthesis)["dit"]["blocks"]["ffn"]["linear_0"]["kernel"]
         np.testing.assert_array_equal(kernels["values"], held["values"])
+
+
+def test_what_is_shipped_in_8_bits_is_widened_to_train_from(tmp_path):
+    """Control still belongs to its backbone; a file that is there is left alone."""
+    out = tmp_path / "wide.safetensors"
+    shipped.widen("hvg3d", out)
+    parts = {part: initial.weights(part, out) for part in shipped.SYSTEMS["hvg3d"].parts}
+    marks = checkpoint.part_marks({"dit": exports.read(out, "dit")}, ["dit"])
+    assert parts["control"].beside == parts["points"].beside == marks
+    names = [name for source in parts.values() for name in source.shapes]
+    assert names and not [name for name in names if re.search(quantised.LEAVES, name)]
+    out.write_bytes(b"own")
+    shipped.widen("hvg3d", out)
+    assert out.read_bytes() == b"own"
 
 
 def test_shipped_weights_are_small():

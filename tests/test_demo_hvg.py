@@ -28,7 +28,7 @@ def stages(tmp_path):
     return dict(hvg.stages(hvg.parse(["--out", str(tmp_path), "--ablations"])))
 
 
-@pytest.mark.parametrize("flags", [["--ablations"], ["--short"]])
+@pytest.mark.parametrize("flags", [["--ablations"], ["--short"], ["--fresh", "--ablations"]])
 def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
     stages = hvg.stages(hvg.parse([*flags, "--out", str(tmp_path)]))
     runs = [[str(x) for x in command] for _, command in stages if command[0] == "-m"]
@@ -50,7 +50,7 @@ def test_every_bar_has_its_rows(stages):
     wanted = {row for bar in hoi.BARS for row in (bar.row, bar.other) if row}
     assert wanted <= names | {*hoi.TRIVIAL}
     assert {told(c, "config").partition(":")[2] for c in stages.values()} - {"", "demo"} == {
-        f"demo-{name}" for name in hvg.ABLATIONS
+        "ablation", *(f"ablation-{name}" for name in hvg.ABLATIONS if name != "base")
     } <= set(configuration.VARIANTS)  # fmt: skip
 
 
@@ -64,27 +64,51 @@ def test_the_simulators_road_is_sampled_without_videos_and_scored_with_them(stag
     assert [c[c.index("--folder") + 1].name for c in made] == ["photos", "filmed"]
 
 
-def test_ablations_take_over_the_backbone_and_have_their_own_control(stages, tmp_path):
+def test_control_is_trained_on_from_what_is_shipped(stages, tmp_path):
+    whole, sample = stages["control"], stages["samples: full"]
+    wide = str(tmp_path.resolve() / hvg.WIDE)
+    for part in ("dit", "prior", "control", "points"):
+        assert told(whole, f"config.weights.{part}") == wide
+    assert told(whole, "config").endswith(":demo") and told(whole, "workdir") == str(tmp_path)
+    assert told(sample, "config.weights.dit") == told(sample, "config.weights.prior") == wide
+    made = str(tmp_path / "control.safetensors")
+    assert told(sample, "config.weights.control") == told(sample, "config.weights.points") == made
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_fresh_run_trains_its_own_backbone(tmp_path, monkeypatch, shipped):
+    """Asked for, or as nothing is shipped."""
+    if not shipped:
+        monkeypatch.setattr(hvg, "SHIPPED_CONTROL", tmp_path / "none.safetensors")
+    flags = ["--out", str(tmp_path), *["--fresh"] * shipped]
+    stages = dict(hvg.stages(hvg.parse(flags)))
+    whole, sample = stages["control"], stages["samples: full"]
+    assert told(whole, "config").endswith(":fresh")
+    assert told(whole, "config.weights.dit") == str(hvg.shipped.MODEL)
+    assert told(whole, "config.weights.control") == ""
+    assert told(sample, "config.weights.dit") == str(tmp_path / "video.safetensors")
+    names = [name for name, _ in settings.stages(configuration.get_config("fresh"))]
+    assert names == ["video", "control"]
+
+
+def test_ablations_train_their_own_control_beside_the_same_backbone(stages, tmp_path):
     trained, sample = stages["ablation: no_mask_loss"], stages["samples: no_mask_loss"]
     own = tmp_path.resolve() / "ablations" / "no_mask_loss"
-    whole = stages["the backbone, then control beside it"]
     assert told(trained, "workdir") == str(own)
-    for key in ("dit", "prior", "vae"):  # else the shared backbone would be another's, and refused
-        assert told(trained, f"config.weights.{key}") == told(whole, f"config.weights.{key}") != ""
-    assert told(sample, "config.weights.dit").endswith("/video.safetensors")
+    for key in ("dit", "prior", "vae"):
+        assert told(trained, f"config.weights.{key}") == told(sample, f"config.weights.{key}") != ""
+    assert told(trained, "config.weights.control") == ""
     assert told(sample, "config.weights.control") == f"{own}/control.safetensors"
-    (tmp_path / "checkpoints/video/7").mkdir(parents=True)
-    (tmp_path / "video.safetensors").write_text("a")
-    hvg.share(tmp_path, "no_mask_loss")
-    hvg.share(tmp_path, "no_mask_loss")  # a second time changes nothing
-    assert (own / "checkpoints/video/7").is_dir()
-    assert (own / "video.safetensors").read_text() == "a"
+    assert [n for n, _ in settings.stages(configuration.get_config("ablation"))] == ["control"]
 
 
 def test_a_short_run_trains_no_ablations(capsys):
     with pytest.raises(SystemExit):
         hvg.parse(["--short", "--ablations"])
     assert "a few steps show nothing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        hvg.parse(["--short", "--fresh"])
+    assert "trains for hours" in capsys.readouterr().err
 
 
 def test_the_page_says_what_is_not_shown(tmp_path):
@@ -115,7 +139,7 @@ def test_the_page_says_what_is_not_shown(tmp_path):
     assert lines["simulator's road: follow, simulated - full"].endswith("| yes |")
     assert lines["B4: psnr_moving, points_only - no_control"].endswith("| no |")
     assert lines["B8: psnr_hoi, full - tracking_only"].endswith("| not shown at this size |")
-    assert lines["B10: psnr_hoi, full - no_mask_loss"].endswith("| not shown: not run |")
+    assert lines["B10: psnr_hoi, base - no_mask_loss"].endswith("| not shown: not run |")
     assert "B7" in text and len([x for x in lines if x.startswith("B")]) == len(hoi.BARS) - 4
 
 

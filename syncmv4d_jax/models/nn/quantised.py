@@ -112,3 +112,14 @@ def wrap(given: dict[str, Any]) -> Any:
     if given.keys() == {VALUES, SCALE}:
         return Kernel(given[VALUES], given[SCALE])
     return {key: wrap(x) if isinstance(x, dict) else x for key, x in given.items()}
+
+
+def widened(given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the tree with a float32 kernel for every pair of values and scale."""
+
+    def wide(x: Any) -> Any:
+        if isinstance(x, Kernel):
+            return x.values.astype(jnp.float32) * x.scale
+        return x
+
+    return dict(jax.tree.map(wide, wrap(given), is_leaf=lambda x: isinstance(x, Kernel)))

@@ -41,6 +41,24 @@ def test_a_value_is_off_by_half_a_step_of_its_own_column(kind):
     assert quantised.kind(made.values.dtype) == kind
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_widened_weights_are_what_8_bits_mean(kind):
+    """Rounded once more they are the same, and what was not rounded is as it was."""
+    given = {
+        "blocks": {"k": {"kernel": kernels(), "bias": jnp.ones(6)}},
+        "head": {"a": jnp.ones(2)},
+    }
+    small = quantised.params(given, kind)
+    wide = quantised.widened(small)
+    assert tree.flatten(wide).keys() == tree.flatten(given).keys()
+    kernel = wide["blocks"]["k"]["kernel"]
+    pair = quantised.Kernel(**small["blocks"]["k"]["kernel"])
+    np.testing.assert_array_equal(kernel, dequantise(pair))
+    assert kernel.dtype == jnp.float32 and wide["head"]["a"] is small["head"]["a"]
+    again = quantised.Kernel(**quantised.quantise(kernel, kind))
+    np.testing.assert_array_equal(again.values, pair.values)
+
+
 def test_other_kinds_are_refused():
     with pytest.raises(ValueError, match=r"wanted one of \['float8', 'int8'\], got 'int4'"):
         quantised.quantise(kernels(), "int4")
