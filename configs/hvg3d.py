@@ -145,7 +145,7 @@ def _tiny_backbone(task: ml_collections.ConfigDict) -> dict:
 def _small_encoder(*, width: int, patch: int, channels: int, cpe: int) -> dict:
     return {
         "width": width, "depth": 2, "heads": 4, "cpe_channels": cpe, "patch": patch,
-        "channels": channels, "dtype": "float32",
+        "channels": channels, "token_width": width, "token_grid": (4, 8), "dtype": "float32",
     }  # fmt: skip
 
 

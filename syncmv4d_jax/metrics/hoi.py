@@ -246,9 +246,9 @@ BARS = (
     Bar("simulator's road", "follow", "simulated", MODEL, least=-0.02, sure=False),
     Bar("B8", "psnr_hoi", MODEL, "tracking_only", least=0.0, must=False),
     Bar("B9", "psnr_hoi", MODEL, "points_only", least=0.0, must=False),
+    Bar("details", "psnr_moving", MODEL, "no_details", least=0.0, must=False),
     Bar("B10", "psnr_hoi", "base", "no_mask_loss", least=0.0, must=False),
     Bar("B11", "psnr_hoi", "base", "point_tokens", least=0.0, must=False),
-    Bar("details", "psnr_moving", MODEL, "no_details", least=0.0, must=False),
 )
 
 

@@ -111,7 +111,8 @@ def shown():
         full={"follow": 0.9, "swap_margin": 0.5, "grid_index": 1.0, "psnr_moving": 25.0,
               "psnr_hoi": 20.5},
         no_control={"psnr_moving": 21.0}, wrong_control={"psnr_moving": 20.0},
-        points_only=same, tracking_only=same, noisy_points=same, half_points=same,
+        no_details={"psnr_moving": 24.0}, points_only=same, tracking_only=same, noisy_points=same,
+        half_points=same,
         simulated={"follow": 0.89}, warped={"psnr_moving": 20.0},
         **{row: {"psnr_moving": 20.0} for row in hoi.TRIVIAL},
     )  # fmt: skip
@@ -123,10 +124,10 @@ def test_bars_pass_and_fail():
     names = [bar["name"].split(":")[0] for bar in found]
     more = ["noise of 10 mm", "half of the points", "simulator's road"]
     plain = ["B1", *["B2"] * 6, "B3", "B4", "B4", "B5", "B6"]
-    assert names == [*plain, *more, "B8", "B9", "B10", "B11"]
-    assert [bar["passed"] for bar in found] == [True] * 17 + [None] * 2
+    assert names == [*plain, *more, "B8", "B9", "details", "B10", "B11"]
+    assert [bar["passed"] for bar in found] == [True] * 18 + [None] * 2
     assert {bar["clusters"] for bar in found[:-2]} == {16} and found[-1]["value"] is None
-    assert [bar["must"] for bar in found] == [True] * 15 + [False] * 4
+    assert [bar["must"] for bar in found] == [True] * 15 + [False] * 5
     scores["wrong_control"] = scores["no_control"]  # no difference is not beyond 2 errors
     scores["held"] = rows(held={"psnr_moving": 26.0})[0]["held"]
     scores["simulated"] = rows(simulated={"follow": 0.85})[0]["simulated"]
