@@ -40,11 +40,8 @@ def write_exact(path: str | Path, frames: np.ndarray, *, fps: float) -> None:
     frames = np.asarray(frames)
     with disk.whole(path) as partial, av.open(str(partial), "w", format="matroska") as file:
         stream = file.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "bgr0"
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
+        _fill(file, stream, frames)
 
 
 def encode(frames: np.ndarray, *, fps: float, quality: int) -> bytes:
@@ -64,11 +61,16 @@ def _encode(
     """Encodes with options of x264 and of the mp4 file."""
     with av.open(target, "w", format="mp4", options=container) as file:
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {**codec, **X264}
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
+        _fill(file, stream, frames)
+
+
+def _fill(file: av.container.OutputContainer, stream: av.VideoStream, frames: np.ndarray) -> None:
+    """Encodes frames [n h w 3] uint8 as all of a stream."""
+    stream.height, stream.width = frames.shape[1:3]
+    for frame in frames:
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    file.mux(stream.encode())
 
 
 def read(path: str | Path) -> np.ndarray:
