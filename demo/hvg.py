@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         return shipped.ship(*own, system="hvg3d")
     shipped.unpack(args.out / "weights")
     if not args.fresh:
-        shipped.widen("hvg3d", args.out / WIDE)
+        shipped.widen(SHIPPED_CONTROL, args.out / WIDE)
     for title, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode

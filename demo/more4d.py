@@ -2,13 +2,14 @@
 
     scenes with cameras that move -> records with flow -> autoencoder, text -> cache
     more scenes, of one camera each, for STraG: motion is a scene's -> records, cache
-    -> flow statistics -> flow codec -> ViSM -> STraG
+    -> ViSM, STraG: those that are shipped, trained further
     -> what ViSM makes of true points, STraG's samples seen by their own cameras and along an orbit
     -> an evaluation of each -> page
 
 Every stage is one of the project's own commands, printed before it runs; each continues where a
-stopped run left it; `--ship` puts the weights in demo/weights. Where that is, the autoencoder is
-its own and both transformers start as one view of its MJD. `more4d.html` has of every evaluation
+stopped run left it. `--fresh`, as where nothing is shipped, measures the flow's statistics and
+trains its decoder and both transformers, from one view of the demo's MJD, on far more scenes, in
+hours; `--ship` puts what it trained in demo/weights. `more4d.html` has of every evaluation
 its rows and bars (met, not met, not shown) and shows of each video the drawn points, their holes,
 the result and what the same camera really sees.
 """
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,26 @@ SHIPPED = shipped.FOLDER
 SIZE = "64x96"
 PATHS = ("orbit", "head")  # cameras that move
 GAIN = flow_codec.DEMO_GAIN
+SYSTEM = shipped.SYSTEMS["more4d"]
+WIDE = {"strag": SYSTEM.parts["dit"], "vism": SYSTEM.synthesis}  # to train from
+
+
+class Size(NamedTuple):
+    """How much of it: scenes of cameras that move (training, held out) and pairs of each, scenes of
+    one camera, and what the two trainings are told."""
+
+    moving: tuple[int, int]
+    pairs: int
+    single: tuple[int, int]
+    told: list[str]
+
+
+SIZES = {
+    "short": Size((2, 2), 2, (2, 2), ["--config.train.steps=2"]),
+    "tuned": Size((24, 16), 10, (200, 32),
+                  ["--config.train.steps=150", "--config.optim.learning_rate=1e-3"]),
+    "fresh": Size((240, 32), 10, (2000, 40), []),
+}  # fmt: skip
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -47,30 +68,41 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/demo-more4d"))
     parser.add_argument("--short", action="store_true", help="two scenes, two steps of everything")
-    parser.add_argument("--ship", action="store_true", help="put what was trained in demo/weights")
-    return parser.parse_args(argv)
+    parser.add_argument("--fresh", action="store_true", help="train all of it, for hours")
+    parser.add_argument(
+        "--ship", action="store_true", help="put what --fresh trained in demo/weights"
+    )
+    args = parser.parse_args(argv)
+    if args.short and args.fresh:
+        parser.error("--fresh: trains for hours; leave --short out")
+    args.fresh |= not all(file is not None and file.is_file() for file in WIDE.values())
+    return args
 
 
-def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
-    """Returns (title, arguments of python) of every stage."""
+Stage = tuple[str, list]  # title, arguments of python
+
+
+def stages(args: argparse.Namespace) -> list[Stage]:
+    """Returns every stage in order."""
+    size = SIZES["short" if args.short else "fresh" if args.fresh else "tuned"]
+    return data_stages(args, size) + model_stages(args, size)
+
+
+def data_stages(args: argparse.Namespace, size: Size) -> list[Stage]:
+    """Scenes, records and caches."""
     out = args.out.resolve()
-    data, parts, kept = out / "data", out / "weights", out / "records"
-    cache, stats = out / "cache", out / "flow_stats.safetensors"
-    single = out / "single"
-    train, test = (2, 2) if args.short else (120, 16)
-    more, unseen = (2, 2) if args.short else (1000, 32)
+    data, parts, kept, single = (out / name for name in ("data", "weights", "records", "single"))
     moving = ["--paths", ",".join(PATHS)]
-    result: list[tuple[str, list]] = [
+    result: list[Stage] = [
         (
             "embedded scenes, with a camera that moves",
-            ["data_prep/make_scenes.py", "--out", data, "--scenes", train, "--test-scenes", test,
-             "--cameras", 3, "--drawn", 8, *moving],
+            ["data_prep/make_scenes.py", "--out", data, *scenes(size.moving),
+             "--cameras", 3, *moving],
         ),
         ("records with the flow of frame 0's pixels", prepared(data, kept, *moving)),
         (
             "more scenes, of one camera each",
-            ["data_prep/make_scenes.py", "--out", single, "--scenes", more, "--test-scenes", unseen,
-             "--cameras", 1, "--drawn", 8],
+            ["data_prep/make_scenes.py", "--out", single, *scenes(size.single), "--cameras", 1],
         ),
         (
             "records of them",
@@ -82,47 +114,62 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         steps, clips = (4, 2) if args.short else (250, 12)
         own = ["--records", kept / SIZE, "--out", parts, "--steps", steps, "--clips", clips]
         result.append(("the autoencoder", ["data_prep/make_vae.py", *own]))
-    result += [
+    return result + [
         (
             "latents of videos and of flow, features of texts",
-            [*cached(kept, cache, parts), "--pairs", 2 if args.short else 24, "--sources", 2],
+            [*cached(kept, out / "cache", parts), "--pairs", size.pairs, "--sources", 2],
         ),
         (
             "the same of the scenes of one camera",
             cached(single / "records", single / "cache", parts),
         ),
-        (
-            "statistics of the flow's latents",
-            ["data_prep/measure_flow.py", "--records", kept / SIZE, "--weights", parts,
-             "--out", stats, "--clips", 4 if args.short else 60, "--gain", GAIN],
-        ),
     ]  # fmt: skip
+
+
+def model_stages(args: argparse.Namespace, size: Size) -> list[Stage]:
+    """Trainings, samples and evaluations."""
+    out = args.out.resolve()
+    kept, cache, parts, single = (out / name for name in ("records", "cache", "weights", "single"))
     codec, vism, chain = (out / name for name in ("flow_codec", "vism", "chain"))
+    stats, result = out / "flow_stats.safetensors", []
     common = [f"--config.data.records={kept / SIZE}", f"--config.weights.vae={parts}"]
     texts = [f"--config.data.cache={cache / SIZE}", f"--config.text.weights={parts}"]
-    flow = [f"--config.weights.flow_stats={stats}"]
-    steps = ["--config.train.steps=2"] if args.short else []
-    start = shipped.flags("dit")
     few = ["--config.sample.count=1"] if args.short else []
     main = ["-m", "syncmv4d_jax.main"]
     exported = vism / "weights.safetensors"
-    decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}", *common, *flow]
     every = f"--config.task.views={3 + len(PATHS)}"  # the cameras that move are views
     views = [*main, "--config=configs/vism.py:demo", *common, *texts, every]
     own, along = [*views, f"--workdir={vism}"], [*views, f"--workdir={chain}",
                                                  f"--config.weights.dit={exported}"]  # fmt: skip
     alone = [f"--config.data.records={single / 'records' / SIZE}",
              f"--config.data.cache={single / 'cache' / SIZE}"]  # fmt: skip
-    told = [*main, "--config=configs/strag.py:demo", *common, *texts, *flow,
-            f"--config.weights.codec={codec / 'weights.safetensors'}"]  # fmt: skip
+    if args.fresh:
+        flow = [f"--config.weights.flow_stats={stats}"]
+        decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}",
+                   *common, *flow, *alone]  # fmt: skip
+        result += [
+            (
+                "statistics of the flow's latents",
+                ["data_prep/measure_flow.py", "--records", kept / SIZE, "--weights", parts,
+                 "--out", stats, "--clips", 60, "--gain", GAIN],
+            ),
+            ("the flow's decoder", decoder),
+        ]  # fmt: skip
+        flow.append(f"--config.weights.codec={codec / 'weights.safetensors'}")
+        start, ways = shipped.flags("dit"), shipped.flags("dit")
+    else:
+        wide = {name: parts / f"{name}.safetensors" for name in WIDE}
+        flow = [f"--config.weights.{part}={wide['strag']}" for part in ("flow_stats", "codec")]
+        start = [f"--config.weights.dit={wide['vism']}"]
+        ways = [f"--config.weights.{part}={wide['strag']}" for part in ("dit", "perception")]
+    told = [*main, "--config=configs/strag.py:demo", *common, *texts, *flow]
     strag, made = [*told, f"--workdir={out}", *alone], out / "weights.safetensors"
     three = [*told, f"--workdir={out / 'three'}", "--config.task.views=3",
              *(f"--config.weights.{part}={made}" for part in ("dit", "perception"))]  # fmt: skip
     sample, evaluate = "--config.mode=sample", "--config.mode=evaluate"
     return result + [
-        ("the flow's decoder", [*decoder, *steps, *alone]),
-        ("ViSM", [*own, *steps, *start]),
-        ("STraG", [*strag, *steps, *start]),
+        ("ViSM", [*own, *size.told, *start]),
+        ("STraG", [*strag, *size.told, *ways]),
         ("what ViSM makes of true points", [*own, sample, *few]),
         ("STraG's samples, seen by their own camera",
          [*strag, sample, *few, "--config.sample.camera_path=static",
@@ -135,6 +182,11 @@ def stages(args: argparse.Namespace) -> list[tuple[str, list]]:
         ("evaluation of STraG, and of both", [*strag, evaluate]),
         ("evaluation of both along the orbit", [*along, evaluate]),
     ]  # fmt: skip
+
+
+def scenes(counts: tuple[int, int]) -> list:
+    """So many training and held-out scenes, with pictures at the clips' own rate."""
+    return ["--scenes", counts[0], "--test-scenes", counts[1], "--drawn", 8]
 
 
 def prepared(scenes: Path, records: Path, *told: Any) -> list:
@@ -278,6 +330,8 @@ def main(argv: list[str]) -> int:
         synthesis = args.out / "vism" / "weights.safetensors"
         return shipped.ship(*files, system="more4d", synthesis=synthesis)
     shipped.unpack(args.out / "weights")
+    for name, file in () if args.fresh else WIDE.items():
+        shipped.widen(file, args.out / "weights" / f"{name}.safetensors")
     for title, command in stages(args):
         print(f"\n== {title}\n   {' '.join(str(c) for c in command)}", flush=True)
         status = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode

@@ -81,11 +81,10 @@ def ship(*sources: Path, system: str, synthesis: Path | None = None) -> int:
     return 0
 
 
-def widen(system: str, out: Path) -> None:
-    """Writes what is shipped of a system as float32, from which can be trained, where it is not."""
+def widen(source: Path, out: Path) -> None:
+    """Writes a shipped file as float32, from which can be trained, where it is not."""
     if out.is_file():
         return
-    (source,) = set(SYSTEMS[system].parts.values())
     told, whole = exports.told(source), quantised.widened(exports.read(source, dtype=""))
     told |= {"beside": checkpoint.part_marks(whole, told.get("beside", ()))}
     exports.write(whole, out, metadata=told | {"source": f"{source.name}, widened"})

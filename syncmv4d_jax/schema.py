@@ -88,7 +88,8 @@ BATCH: dict[str, Field] = {
     "render": Field("b v n h w 3", "uint8", "points drawn along a camera path", optional=True),
     "render_latents": Field("b v f hl wl c", "float32", "normalised VAE latents", optional=True),
     "covered": Field("b v n h w", "bool", "where the render has points", optional=True),
-    "hole_mask": Field("b v f hl wl 4", "float32", "share that the render covers", optional=True),
+    "sure": Field("b v n h w", "bool", "where a source sees all the way to them", optional=True),
+    "hole_mask": Field("b v f hl wl 4", "float32", "trust in the render: 0 holes", optional=True),
     "render_same": Field("b v", "bool", "its points are of its own camera alone", optional=True),
 }  # fmt: skip
 

@@ -3805,6 +3805,20 @@ MORE4D = [
         ),
         (
             "splat",
+            "what one source sees is hidden as another does not",
+            "found | (behind & ~free), None",
+            "found | behind, None",
+            "test_a_place_that_another_source_sees_is_free",
+        ),
+        (
+            "splat",
+            "what stands before a source's points hides",
+            "behind = depth > (1 + MARGIN) * nearest",
+            "behind = depth < (1 - MARGIN) * nearest",
+            "test_what_no_source_sees_may_stand_before_a_point",
+        ),
+        (
+            "splat",
             "points that are not valid are drawn",
             "seen = source.valid & (depth > NEAREST)",
             "seen = (depth > NEAREST)",
@@ -3949,8 +3963,8 @@ MORE4D = [
         (
             "vism",
             "frame 0 counts once in the mask",
-            "frames = np.concatenate([np.zeros(step - 1, int), np.arange(covered.shape[-3])])",
-            "frames = np.concatenate([np.ones(step - 1, int), np.arange(covered.shape[-3])])",
+            "frames = np.concatenate([np.zeros(step - 1, int), np.arange(trust.shape[-3])])",
+            "frames = np.concatenate([np.ones(step - 1, int), np.arange(trust.shape[-3])])",
             "test_the_mask_folds_frame_0_alone_and_four_frames_then",
         ),
     ),
@@ -4131,6 +4145,13 @@ MORE4D = [
     *of(
         "syncmv4d_jax/metrics/novel_views.py",
         "tests/metrics/test_novel_views.py",
+        (
+            "bars",
+            "all that is covered is surely seen",
+            'regions["psnr_sure"] = sure',
+            'regions["psnr_sure"] = covered',
+            "test_regions_by_their_definition",
+        ),
         (
             "bars",
             "holes are scored where points are",

@@ -49,14 +49,14 @@ def test_shipped_weights_fit_their_configuration(system, tmp_path):
 def test_what_is_shipped_in_8_bits_is_widened_to_train_from(tmp_path):
     """Control still belongs to its backbone; a file that is there is left alone."""
     out = tmp_path / "wide.safetensors"
-    shipped.widen("hvg3d", out)
+    shipped.widen(shipped.SYSTEMS["hvg3d"].parts["control"], out)
     parts = {part: initial.weights(part, out) for part in shipped.SYSTEMS["hvg3d"].parts}
     marks = checkpoint.part_marks({"dit": exports.read(out, "dit")}, ["dit"])
     assert parts["control"].beside == parts["points"].beside == marks
     names = [name for source in parts.values() for name in source.shapes]
     assert names and not [name for name in names if re.search(quantised.LEAVES, name)]
     out.write_bytes(b"own")
-    shipped.widen("hvg3d", out)
+    shipped.widen(shipped.SYSTEMS["hvg3d"].parts["control"], out)
     assert out.read_bytes() == b"own"
 
 

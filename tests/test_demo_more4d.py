@@ -15,8 +15,8 @@ from syncmv4d_jax.data import records
 from syncmv4d_jax.results import samples
 
 
-@pytest.mark.parametrize("flags", [[], ["--short"]])
-def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
+@pytest.mark.parametrize(("flags", "count"), [([], 9), (["--short"], 9), (["--fresh"], 10)])
+def test_every_stage_has_flags_and_keys_that_there_are(flags, count, tmp_path):
     stages = demo.stages(demo.parse([*flags, "--out", str(tmp_path)]))
     scripts = [command for _, command in stages if str(command[0]).startswith("data_prep/")]
     for script, *words in scripts:
@@ -25,10 +25,21 @@ def test_every_stage_has_flags_and_keys_that_there_are(flags, tmp_path):
         if hasattr(module, "parse"):
             assert module.parse([str(word) for word in words])
     runs = [[str(word) for word in command] for _, command in stages if command[0] == "-m"]
-    assert len(runs) == 10 and not [x for run in runs for x in configuration.unknown_keys(run)]
+    assert len(runs) == count and not [x for run in runs for x in configuration.unknown_keys(run)]
     named = {re.search(r"configs/(\w+)", word).group(1) for run in runs for word in run
              if "--config=" in word}  # fmt: skip
-    assert named == {"flow_codec", "vism", "strag"}
+    assert named == {"vism", "strag"} | ({"flow_codec"} if count == 10 else set())
+
+
+def test_what_is_shipped_is_trained_on_unless_all_is_to_be_trained(tmp_path):
+    """Both trainings start from the widened files; fresh ones from one view of the demo's MJD."""
+    for flags, files in (([], ("vism", "strag")), (["--fresh"], ("model", "model"))):
+        stages = dict(demo.stages(demo.parse([*flags, "--out", str(tmp_path)])))
+        for title, file in zip(("ViSM", "STraG"), files, strict=True):
+            starts = [x for x in map(str, stages[title]) if x.startswith("--config.weights.dit=")]
+            assert [x.endswith(f"/{file}.safetensors") for x in starts] == [True]
+    with pytest.raises(SystemExit):
+        demo.parse(["--short", "--fresh"])
 
 
 def test_the_records_have_what_the_configurations_want(tmp_path):

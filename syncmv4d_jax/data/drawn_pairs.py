@@ -4,7 +4,7 @@ Drawing points and encoding what is drawn costs far more than a training step of
 and as much as one of a large one; a cache holds a number of pairs of each clip:
 
     render_latents [k f hl wl c] bfloat16    of the drawn points, grey in holes
-    hole_mask [k f hl wl step] float16       share of a cell that they cover, of each video frame
+    hole_mask [k f hl wl step] float16       trust in them (splat.trust), of each video frame
     pair_targets [k] int32                   index of the view whose video it is
     pair_same [k] bool                       its points are its own alone
 """
@@ -21,9 +21,10 @@ import numpy as np
 
 from syncmv4d_jax.configuration import section
 from syncmv4d_jax.data import pixel_flow, records
-from syncmv4d_jax.geometry import masks, view_pairs
+from syncmv4d_jax.geometry import masks, splat, view_pairs
 
 STEP = 4  # video frames of a latent frame
+MASK = "trust"  # what hole_mask is; a cache of pairs from before it was is refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Pairs:
 
     def told(self) -> dict[str, Any]:
         """What a cache of them says."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"mask": MASK}
 
     @classmethod
     def asked(cls, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,9 +95,9 @@ def row(
     found: dict[str, list] = {
         "render_latents": [], "hole_mask": [], "pair_targets": [], "pair_same": []
     }  # fmt: skip
-    for target, same, clip, covered in running:
+    for target, same, clip, trust in running:
         latents = np.asarray(encode(np.asarray(clip)))
-        shares = masks.of_frames(np.asarray(covered), STEP, height // latents.shape[1])
+        shares = masks.of_frames(np.asarray(trust), STEP, height // latents.shape[1])
         found["render_latents"].append(latents.astype(ml_dtypes.bfloat16))
         found["hole_mask"].append(shares.astype(np.float16))
         found["pair_targets"].append(np.int32(target))
@@ -109,7 +110,8 @@ def _draw(key, sample, how: Pairs, size):
     drawn = view_pairs.draw(
         key, sample, same=how.same, sources=how.sources, how=how.corruption, form="depth", size=size
     )
-    return drawn.target, drawn.same, view_pairs.grey(drawn.render, drawn.covered), drawn.covered
+    clip = view_pairs.grey(drawn.render, drawn.covered)
+    return drawn.target, drawn.same, clip, splat.trust(drawn.covered, drawn.sure)
 
 
 def chosen(

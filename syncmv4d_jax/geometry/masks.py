@@ -36,18 +36,18 @@ def to_cells(mask: Array, latent: tuple[int, int, int]) -> Array:
     return einops.reduce(union, "... f (h y) (w x) -> ... f h w 1", "mean", h=h, w=w)
 
 
-def of_frames(covered: Array, step: int, stride: int) -> Array:
-    """The share of each latent cell that is covered, of each of its video frames.
+def of_frames(trust: Array, step: int, stride: int) -> Array:
+    """The mean of each latent cell, of each of its video frames.
 
     Args:
-      covered: [... n h w] bool; frame 0 counts for all frames of the first latent frame.
+      trust: [... n h w] of 0 to 1; frame 0 counts for all frames of the first latent frame.
       step: video frames of a latent frame. stride: pixels of a cell.
 
     Returns:
       [... f hl wl step] float32.
     """
     share = einops.reduce(
-        covered.astype("float32"), "... (h y) (w x) -> ... h w", "mean", y=stride, x=stride
+        trust.astype("float32"), "... (h y) (w x) -> ... h w", "mean", y=stride, x=stride
     )
-    frames = np.concatenate([np.zeros(step - 1, int), np.arange(covered.shape[-3])])
+    frames = np.concatenate([np.zeros(step - 1, int), np.arange(trust.shape[-3])])
     return einops.rearrange(share[..., frames, :, :], "... (f m) h w -> ... f h w m", m=step)

@@ -35,12 +35,13 @@ class Corruption:
 
 class Drawn(NamedTuple):
     """target: index of the view; same: it is the only source; render [n h w 3] float32 in the
-    colours' range, 0 in holes; covered [n h w]."""
+    colours' range, 0 in holes; covered, sure [n h w] bool (splat.Picture)."""
 
     target: Array
     same: Array
     render: Array
     covered: Array
+    sure: Array
 
 
 def choose(rng: Array, views: int, *, same: float, sources: int) -> tuple[Array, Array]:
@@ -112,10 +113,10 @@ def draw(
         colours = sample["video"][view, 0].astype(jnp.float32)
         clouds.append(splat.cloud(tracks, colours, camera, own))
     lenses = jnp.repeat(sample["intrinsics"][target][None], n, 0)
-    render, covered = splat.render(splat.merge(clouds), lenses, poses[target], size=size)
+    picture = splat.render(splat.merge(clouds), lenses, poses[target], size=size)
     still = jnp.all(jnp.abs(poses[target] - poses[target, :1]) < 1e-6)
     same_view = chosen[target] & (jnp.sum(chosen) == 1) & still
-    return Drawn(target, same_view, render, covered)
+    return Drawn(target, same_view, *picture)
 
 
 def grey(render: Array, covered: Array) -> Array:

@@ -74,14 +74,20 @@ def _view(key, title, unit, better, text):
 
 def _of_cameras(key, title, what):
     hole, seen = "of pixels that no drawn point covers", "of pixels that drawn points cover"
+    sure = "of these, where a source sees all the way to the point"
     return (
         _view(f"psnr_view{key}", f"PSNR view{title}", "dB", "higher", f"whole frames of {what}"),
         _view(f"psnr_hole{key}", f"PSNR holes{title}", "dB", "higher", f"{hole}, of {what}"),
         _view(f"psnr_seen{key}", f"PSNR seen{title}", "dB", "higher", f"{seen}, of {what}"),
+        _view(f"psnr_sure{key}", f"PSNR surely seen{title}", "dB", "higher", f"{sure}, of {what}"),
         _view(f"ssim_view{key}", f"SSIM view{title}", "", "higher", f"whole frames of {what}"),
         _view(
             f"hole_share{key}", f"Holes{title}", "%", "lower",
             f"share of pixels that no drawn point covers, of {what}; says how hard it is, no score",
+        ),
+        _view(
+            f"sure_share{key}", f"Surely seen{title}", "%", "higher",
+            f"share of pixels that a source sees all the way, of {what}; no score either",
         ),
     )  # fmt: skip
 

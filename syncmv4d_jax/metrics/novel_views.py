@@ -1,7 +1,8 @@
 """What cameras see of drawn points, completed, against what they really see.
 
 A view synthesis gets points drawn for a camera and where they cover nothing. Its video is scored
-over whole frames, in the holes and in what is covered, each frame's error pooled over these pixels
+over whole frames, in the holes, in what is covered and in what is covered surely (where a source
+sees all the way to the point: geometry/splat.py), each frame's error pooled over these pixels
 (fewer than LEAST do not count), beside rows that have the same drawing:
 
     splat         the points alone, grey in holes
@@ -130,14 +131,23 @@ def score(
     """Scores a sample that completes drawn points, and its rivals.
 
     Args:
-      sample: video, drawn [t n h w 3] uint8, covered [t n h w] bool; of its meta own_views [t].
+      sample: video, drawn [t n h w 3] uint8, covered, sure [t n h w] bool; of its meta own_views
+        [t].
       truth: video [v n h w 3] uint8, extrinsics [v n? 3 4], frame_valid [n].
       views: of `targets`; what is -1 is not scored.
       rebuilt: [v n h w 3] uint8, the true videos after their own latents.
 
     Returns:
       {row: {metric: value}}; of fill_blur a row a setting.
+
+    Raises:
+      ValueError: a sample from before it said what is surely seen.
     """
+    if "sure" not in sample:
+        raise ValueError(
+            f"sample {sample['meta'].get('id', '')}: wanted what of its drawn points is surely "
+            "seen (sure), it was made before samples had that: sample it anew"
+        )
     n = int(np.sum(truth.get("frame_valid", np.ones(truth["video"].shape[1], bool))))
     own = sample["meta"].get("own_views", [False] * len(views))
     found: dict[str, dict[str, list[float | None]]] = {}
@@ -149,7 +159,8 @@ def score(
     for t, view in enumerate(views):
         if view < 0:
             continue
-        true, covered = np.asarray(truth["video"][view][:n]), sample["covered"][t][:n]
+        true = np.asarray(truth["video"][view][:n])
+        covered, sure = (sample[key][t][:n] for key in ("covered", "sure"))
         clips = {"model": sample["video"][t][:n], **fills(sample["drawn"][t][:n], covered)}
         if rebuilt is not None:
             clips[AUTOENCODER] = rebuilt[view][:n]
@@ -160,11 +171,12 @@ def score(
         poses = np.asarray(truth["extrinsics"][view])
         suffix = "_path" if len(poses) > 1 and np.ptp(poses, axis=0).max() > 1e-6 else ""
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            regions = functools.partial(_regions, true=true, covered=covered)
+            regions = functools.partial(_regions, true=true, covered=covered, sure=sure)
             scores = pool.map(regions, clips.values())
             for row, values in zip(clips, scores, strict=True):
                 add(row, {m + suffix: x for m, x in values.items()})
-        add("model", {f"hole_share{suffix}": float(100 * (1 - covered.mean()))})
+        shares = {"hole_share": 1 - covered.mean(), "sure_share": sure.mean()}
+        add("model", {f"{key}{suffix}": float(100 * share) for key, share in shares.items()})
     return {
         row: {
             m: video.mean([np.nan if x is None else x for x in values])
@@ -179,11 +191,14 @@ def _correlation(clip: np.ndarray, true: np.ndarray) -> float | None:
     return video.temporal(clip[None, 1:], true[None, 1:], region)[0]
 
 
-def _regions(clip: np.ndarray, true: np.ndarray, covered: np.ndarray) -> dict[str, float | None]:
-    """psnr_view, psnr_hole, psnr_seen and ssim_view of a camera's clip [n h w 3] uint8."""
+def _regions(
+    clip: np.ndarray, true: np.ndarray, covered: np.ndarray, sure: np.ndarray
+) -> dict[str, float | None]:
+    """psnr_view, _hole, _seen, _sure and ssim_view of a camera's clip [n h w 3] uint8."""
     square = np.square(clip.astype(np.float32) - true).mean(-1)
     whole = np.ones_like(covered)
     regions = {"psnr_view": whole, "psnr_hole": ~covered, "psnr_seen": covered}
+    regions["psnr_sure"] = sure
     found = {metric: _psnr(square, region) for metric, region in regions.items()}
     return found | {
         "ssim_view": video.mean([hoi.ssim(*pair) for pair in zip(clip, true, strict=True)])

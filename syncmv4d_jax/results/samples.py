@@ -63,6 +63,7 @@ PATH = ("path_intrinsics", "path_extrinsics")  # [v n 3 3], [v n 3 4] of cameras
 DRAWN = (  # of what was made of drawn points: the clips `render` and `holes`, exactly
     "drawn",  # [v n h w 3] uint8
     "covered",  # [v n h w] bool
+    "sure",  # [v n h w] bool, see geometry/splat.py
 )
 # scale: [v 2] metres, nearest and farthest depth
 ARRAYS = (*CAMERAS, "scale", *POINTS, *DENSE, *PATH, *DRAWN)

@@ -20,6 +20,15 @@ HOLE = 128  # grey of uint8, next to 0 of [-1, 1]
 MOVED = 0.02  # metres: points that move farther are what a path turns about
 
 
+class Views(NamedTuple):
+    """What cameras see of a scene's points: render [v n h w 3] uint8, grey in holes; covered, sure
+    [v n h w] bool (splat.Picture)."""
+
+    render: Any
+    covered: Any
+    sure: Any
+
+
 class Scene(NamedTuple):
     """Points of a sample's views, and what a path needs to know of it.
 
@@ -149,7 +158,7 @@ def posed(images: np.ndarray, arrays: Mapping[str, Any], where: str) -> depth_fi
 def plain_references(one: depth_files.Posed) -> np.ndarray:
     """The first frames [v h w 3] uint8 of a rig: one of them, its points alone in the others."""
     lenses, poses = one.intrinsics[:, None], one.extrinsics[:, None]
-    images = np.array(draw(of_image(one), lenses, poses, one.depth.shape)[0][:, 0])
+    images = np.array(draw(of_image(one), lenses, poses, one.depth.shape).render[:, 0])
     images[one.source] = one.image
     return images
 
@@ -191,8 +200,8 @@ def across(example: Mapping[str, Any], task: Any, where: str) -> dict[str, Any]:
       example: unbatched, with video and flow. task: `base.Synthesis`.
 
     Returns:
-      render, hole_mask, and the cameras intrinsics [t 3 3], extrinsics [t n 3 4] of the other
-      views; source_view: of which the points are, by their true flow.
+      `Views` by name, hole_mask, and the cameras intrinsics [t 3 3], extrinsics [t n 3 4] of the
+      other views; source_view: of which the points are, by their true flow.
 
     Raises:
       ValueError: as `of_record`; a record of one view.
@@ -206,40 +215,34 @@ def across(example: Mapping[str, Any], task: Any, where: str) -> dict[str, Any]:
     poses = np.broadcast_to(poses, (len(poses), scene.frames, 3, 4))[others]
     lenses = np.asarray(example["intrinsics"], np.float32)[others]
     wide = np.repeat(lenses[:, None], scene.frames, 1)
-    render, covered = draw(scene, wide, poses, task.clip.size)
-    return {
-        "render": np.asarray(render),
-        "hole_mask": np.asarray(task.fold(covered[None])[0]),
-        "covered": np.asarray(covered),
+    views = draw(scene, wide, poses, task.clip.size)
+    trust = splat.trust(views.covered, views.sure)
+    return {key: np.asarray(x) for key, x in views._asdict().items()} | {
+        "hole_mask": np.asarray(task.fold(trust[None])[0]),
         "intrinsics": lenses,
         "extrinsics": poses,
         "source_view": source,
     }
 
 
-def draw(
-    scene: Scene, lenses: np.ndarray, poses: np.ndarray, size: tuple[int, int]
-) -> tuple[jax.Array, jax.Array]:
-    """Draws a scene's points for cameras, lenses [v n 3 3] px, poses [v n 3 4].
-
-    Returns:
-      render [v n h w 3] uint8, grey in holes; covered [v n h w] bool.
-    """
+def draw(scene: Scene, lenses: np.ndarray, poses: np.ndarray, size: tuple[int, int]) -> Views:
+    """Draws a scene's points for cameras, lenses [v n 3 3] px, poses [v n 3 4]."""
     whole = splat.merge(scene.clouds)
     drawn = [
         _render(whole, jnp.asarray(k), jnp.asarray(e), size=size)
         for k, e in zip(lenses, poses, strict=True)
     ]
-    render, covered = (jnp.stack(x) for x in zip(*drawn, strict=True))
-    return jnp.where(covered[..., None], render, HOLE).astype(jnp.uint8), covered
+    image, covered, sure = (jnp.stack(x) for x in zip(*drawn, strict=True))
+    return Views(jnp.where(covered[..., None], image, HOLE).astype(jnp.uint8), covered, sure)
 
 
 _render = jax.jit(splat.render, static_argnames="size")
 
 
-def told(render: np.ndarray, covered: np.ndarray) -> dict[str, np.ndarray]:
+def told(views: Views) -> dict[str, np.ndarray]:
     """What a sample keeps of drawn points (results/samples.py)."""
+    render, covered, sure = (np.asarray(x) for x in views)
     holes = np.where(covered, -1.0, 1.0)[..., None]
-    shown = np.asarray(render, np.float32) / 127.5 - 1
+    shown = render.astype(np.float32) / 127.5 - 1
     found = {"render": shown, "holes": np.repeat(holes, 3, axis=-1)}
-    return found | {"drawn": np.asarray(render), "covered": np.asarray(covered)}
+    return found | {"drawn": render, "covered": covered, "sure": sure}

@@ -153,7 +153,7 @@ def make(
     if "flow" in result:  # the colours of what moves
         result["images"] = arrays["images"]
     if "render" in arrays:  # what it was made of, and for which cameras
-        result |= drawn.told(arrays["render"], arrays["covered"])
+        result |= drawn.told(drawn.Views(*(arrays[key] for key in drawn.Views._fields)))
         lenses = np.repeat(arrays["intrinsics"][:, None], arrays["render"].shape[1], 1)
         result |= {"path_intrinsics": lenses, "path_extrinsics": arrays["extrinsics"]}
     if "anchor_confidence" in result:

@@ -20,7 +20,7 @@ import numpy as np
 from syncmv4d_jax import tree
 from syncmv4d_jax.data import depth as depth_files
 from syncmv4d_jax.data import reading, records
-from syncmv4d_jax.geometry import paths
+from syncmv4d_jax.geometry import paths, splat
 from syncmv4d_jax.results import samples
 from syncmv4d_jax.run import assembly, drawn, initial, precision, sections
 from syncmv4d_jax.tasks import base
@@ -106,15 +106,16 @@ class Viewer:
         Returns:
           video [v n h w 3] in [-1, 1], and as `drawn.told`.
         """
-        render, covered = drawn.draw(scene, lenses, poses, self.task.clip.size)
-        mask = self.task.fold(covered[None])
-        inputs = {"render": render[None], "hole_mask": mask, "covered": covered[None], **text}
+        views = drawn.draw(scene, lenses, poses, self.task.clip.size)
+        mask = self.task.fold(splat.trust(views.covered, views.sure)[None])
+        inputs = {"render": views.render[None], "hole_mask": mask, **text}
+        inputs["covered"] = views.covered[None]
         start = self._start(scene, lenses, poses)
         if start is not None:
             inputs["first"] = self.task.encode(self.params, jnp.asarray(start)[None, :, None])
         found = self.task.sample(self.params, inputs, rng, progress=progress)
         video = np.asarray(self.task.decode(self.params, found).pixels)[0]
-        return {"video": video, **drawn.told(np.asarray(render), np.asarray(covered))}
+        return {"video": video, **drawn.told(views)}
 
     @staticmethod
     def _start(scene: drawn.Scene, lenses: np.ndarray, poses: np.ndarray) -> np.ndarray | None:

@@ -302,11 +302,12 @@ class Synthesis(Protocol):
     """A `Sampled` task that completes pictures of points: what another camera sees of a scene.
 
     Its inputs have `render` [b v n h w 3] uint8, points drawn for the cameras, `covered` and
-    `hole_mask`; where a path starts at the source camera `first` is that view's latent.
+    `hole_mask` (geometry/splat.py); where a path starts at the source camera `first` is that
+    view's latent.
     """
 
-    def fold(self, covered: jax.Array) -> jax.Array:
-        """covered [b v n h w] bool -> hole_mask [b v f hl wl 4], shares of latent cells."""
+    def fold(self, trust: jax.Array) -> jax.Array:
+        """trust [b v n h w] (splat.trust) -> hole_mask [b v f hl wl 4], means of latent cells."""
         ...
 
 

@@ -1,12 +1,13 @@
 """Pairs that are drawn before training: what a cache keeps of them, what a batch gets, refusals."""
 
 import fake_records
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from syncmv4d_jax import schema
 from syncmv4d_jax.data import cache, drawn_pairs, pipeline, records
-from syncmv4d_jax.geometry import view_pairs
+from syncmv4d_jax.geometry import splat, view_pairs
 
 STILL = view_pairs.Corruption(0.0, 0.0, 0.0, 0.0)
 HOW = drawn_pairs.Pairs(8, same=0.5, sources=2, corruption=STILL)
@@ -81,6 +82,22 @@ def test_pairs_are_the_same_whenever_they_are_drawn_and_holes_are_grey(made):
     assert empty.any() and not twice[0]["render_latents"][empty].any()
     assert set(twice[0]["pair_targets"]) <= set(range(len(window.views)))
     assert twice[0]["hole_mask"].shape == (8, 2, 2, 3, 4)
+
+
+def test_the_mask_is_the_trust_in_the_points(monkeypatch, made):
+    """Half where they cover a cell without being sure."""
+    reader = records.Reader(made / "records", "train")
+    views = [reader.view(reader.windows[0], view) for view in reader.windows[0].views]
+    monkeypatch.setattr(splat, "_hidden", lambda points, *_: jnp.ones(len(points), bool))
+    drawn_pairs._draw.clear_cache()
+    splat.cloud.clear_cache()
+    never = drawn_pairs.row("a", views, HOW, encode)["hole_mask"]
+    monkeypatch.undo()
+    drawn_pairs._draw.clear_cache()
+    sure = drawn_pairs.row("a", views, HOW, encode)["hole_mask"]
+    assert 0.3 < never.max() <= 0.5 < 0.6 < sure.max() <= 1
+    np.testing.assert_array_equal(never > 0, sure > 0)
+    assert HOW.told()["mask"] == drawn_pairs.MASK  # caches of another mask are refused
 
 
 def test_sampling_reads_the_record_itself(made):

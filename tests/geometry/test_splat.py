@@ -30,7 +30,7 @@ def test_the_source_camera_sees_its_own_frame():
     view, tracks, colours = views.scene()
     source = cloud_of(view, tracks[:1], colours)
     drawn = jax.jit(splat.render, static_argnames="size")
-    image, covered = drawn(source, *still(view[1:], 1), size=views.SIZE)
+    image, covered, _ = drawn(source, *still(view[1:], 1), size=views.SIZE)
     assert covered.mean() >= 0.995
     assert (np.asarray(image[0]) == colours).all(-1).mean() >= 0.995
 
@@ -38,7 +38,7 @@ def test_the_source_camera_sees_its_own_frame():
 def test_what_is_nearer_wins_and_holes_open_behind_it():
     view, tracks, colours = views.scene()
     source = cloud_of(view, tracks, colours)
-    image, covered = splat.render(source, *still(view[1:], 5), size=views.SIZE)
+    image, covered, _ = splat.render(source, *still(view[1:], 5), size=views.SIZE)
     pixels, depth = cameras.project(tracks[4], view.intrinsics, view.extrinsics)
     block = view.depth < 1.0
     y, x = (np.round(pixels[..., i]).astype(int) for i in (1, 0))
@@ -56,11 +56,11 @@ def test_a_surface_seen_from_half_as_far_has_no_holes():
     forward = view.extrinsics.copy()
     forward[2, 3] -= 0.5
     source = cloud_of(view, tracks, colours)
-    _, covered = splat.render(source, *still((view.intrinsics, forward), 1), size=(40, 60))
+    _, covered, _ = splat.render(source, *still((view.intrinsics, forward), 1), size=(40, 60))
     assert covered[0, 2:-2, 2:-2].all()
     # With points of one size there are holes: the discs are what closes them.
     small = source._replace(edge=jnp.ones_like(source.edge))
-    _, covered = splat.render(small, *still((view.intrinsics, forward), 1), size=(40, 60))
+    _, covered, _ = splat.render(small, *still((view.intrinsics, forward), 1), size=(40, 60))
     assert covered[0, 2:-2, 2:-2].mean() < 0.8
 
 
@@ -91,9 +91,9 @@ def test_several_sources_agree_and_each_shows_what_the_other_does_not():
         clouds.append(cloud_of(view, points[None].astype(np.float32), colours))
     middle = still(views.camera(eye=(0.0, -1.0, 0.8)), 1)
     middle = tuple(middle)
-    one, seen_one = splat.render(clouds[0], *middle, size=views.SIZE)
-    two, seen_two = splat.render(clouds[1], *middle, size=views.SIZE)
-    both, seen = splat.render(splat.merge(clouds), *middle, size=views.SIZE)
+    one, seen_one, _ = splat.render(clouds[0], *middle, size=views.SIZE)
+    two, seen_two, _ = splat.render(clouds[1], *middle, size=views.SIZE)
+    both, seen, _ = splat.render(splat.merge(clouds), *middle, size=views.SIZE)
     np.testing.assert_array_equal(seen, seen_one | seen_two)
     assert seen.sum() > seen_one.sum()
     common = np.asarray(seen_one & seen_two)
@@ -104,10 +104,60 @@ def test_several_sources_agree_and_each_shows_what_the_other_does_not():
 def test_cameras_must_fit_the_frames_and_invalid_points_are_not_drawn():
     view, tracks, colours = views.scene()
     source = cloud_of(view, tracks, colours, valid=view.depth < 1.0)
-    _, covered = splat.render(source, *still(view[1:], 5), size=views.SIZE)
+    _, covered, _ = splat.render(source, *still(view[1:], 5), size=views.SIZE)
     np.testing.assert_array_equal(covered[0], view.depth < 1.0)
     with pytest.raises(ValueError, match="wanted a camera a frame"):
         splat.render(source, *still(view[1:], 4), size=views.SIZE)
     broken = source._replace(points=source.points.at[:, 0].set(jnp.nan))
-    image, _ = splat.render(broken, *still(view[1:], 5), size=views.SIZE)
+    image, *_ = splat.render(broken, *still(view[1:], 5), size=views.SIZE)
     assert np.isfinite(np.asarray(image, np.float32)).all()
+
+
+def beside(view, tracks, colours):
+    """The scene's cloud and a camera that sees past its block, behind which nothing is known."""
+    return cloud_of(view, tracks[:1], colours), views.camera(eye=(0.75, -0.6, 0.8))
+
+
+def test_what_no_source_sees_may_stand_before_a_point():
+    """By Eq. 3 at 1000 places of each way, in frame 0."""
+    view, tracks, colours = views.scene()
+    source, (lens, pose) = beside(view, tracks, colours)
+    own = splat.render(source, *still(view[1:], 1), size=views.SIZE)
+    np.testing.assert_array_equal(own.sure, own.covered)
+    ids = np.arange(1.0, 1.0 + view.depth.size).reshape(view.depth.shape)
+    named = source._replace(colours=jnp.asarray(np.repeat(ids.reshape(-1, 1), 3, 1)))
+    seen = splat.render(named, *still((lens, pose), 1), size=views.SIZE)
+    found, covered = np.asarray(seen.sure[0]), np.asarray(seen.covered[0])
+    points = tracks[0].reshape(-1, 3)[np.asarray(seen.image[0, ..., 0]).astype(int) - 1]
+    centre = cameras.camera_centre(pose.astype(np.float64))
+    hidden = np.zeros(views.SIZE, bool)
+    for share in (np.arange(1000) + 0.5) / 1000:
+        place = centre + share * (points - centre)
+        at, depth = cameras.project(place, view.intrinsics, view.extrinsics)
+        x, y = (np.round(at[..., i]).astype(int) for i in (0, 1))
+        inside = (depth > 0) & (x >= 0) & (x < views.SIZE[1]) & (y >= 0) & (y < views.SIZE[0])
+        nearest = view.depth[np.where(inside, y, 0), np.where(inside, x, 0)]
+        hidden |= inside & (depth > (1 + splat.MARGIN) * nearest)
+    assert not found[~covered].any() and 0.03 < 1 - found[covered].mean() < 0.5
+    assert (found == ~hidden)[covered].mean() > 0.97
+
+
+def test_a_place_that_another_source_sees_is_free():
+    view, tracks, colours = views.scene()
+    source, other = beside(view, tracks, colours)
+    one = splat.render(source, *still(other, 1), size=views.SIZE)
+    lens, pose = other
+    depth = jnp.full(views.SIZE, 5.0)  # it looks into the open
+    free = splat.Sight(jnp.asarray(lens), jnp.asarray(pose), depth[None])
+    both = splat.render(source._replace(sights=(*source.sights, free)), *still(other, 1),
+                        size=views.SIZE)  # fmt: skip
+    np.testing.assert_array_equal(both.sure, both.covered)
+    blind = free._replace(depth=jnp.full_like(free.depth, jnp.inf))  # no points: nothing known
+    none = splat.render(source._replace(sights=(*source.sights, blind)), *still(other, 1),
+                        size=views.SIZE)  # fmt: skip
+    np.testing.assert_array_equal(none.sure, one.sure)
+
+
+def test_trust_is_half_where_points_cover_without_being_sure():
+    covered, sure = np.array([[False, True, True]]), np.array([[False, False, True]])
+    np.testing.assert_array_equal(splat.trust(covered, sure), [[0, 0.5, 1]])

@@ -59,7 +59,7 @@ def test_frames_without_any_point_are_grey():
 def sample_of(video, covered, poses, **meta):
     count = len(video)
     return {
-        "video": video, "drawn": video, "covered": covered, "meta": meta,
+        "video": video, "drawn": video, "covered": covered, "sure": covered, "meta": meta,
         "path_intrinsics": np.tile(LENS, (count, FRAMES, 1, 1)),
         "path_extrinsics": np.broadcast_to(poses, (count, FRAMES, 3, 4)),
     }  # fmt: skip
@@ -96,17 +96,25 @@ def test_regions_by_their_definition():
     truth, covered = world()
     true = truth["video"][:1]
     off = np.where(covered[None, ..., None], 1, 10)
+    sure = covered & (np.arange(SIZE[1]) < 5)
+    off = np.where(sure[None, ..., None], 3, off)
     made = sample_of(true, covered[None], pose(0.0)[None]) | {
-        "video": (true + off).astype(np.uint8)
-    }
+        "video": (true + off).astype(np.uint8), "sure": sure[None]
+    }  # fmt: skip
     found = novel_views.score(made, truth, [0], rebuilt=truth["video"])
     rows = found["model"]
     decibel = lambda square: 10 * np.log10(255**2 / square)  # noqa: E731
-    holes = 1 - covered.mean()
+    holes, known = 1 - covered.mean(), sure.mean()
     assert rows["psnr_hole"] == pytest.approx(decibel(100), abs=1e-3)
-    assert rows["psnr_seen"] == pytest.approx(decibel(1), abs=1e-3)
-    assert rows["psnr_view"] == pytest.approx(decibel(100 * holes + 1 - holes), abs=1e-3)
+    assert rows["psnr_sure"] == pytest.approx(decibel(9), abs=1e-3)
+    seen = 9 * known + (1 - holes - known)
+    assert rows["psnr_seen"] == pytest.approx(decibel(seen / (1 - holes)), abs=1e-3)
+    assert rows["psnr_view"] == pytest.approx(decibel(100 * holes + seen), abs=1e-3)
     assert rows["hole_share"] == pytest.approx(100 * holes)
+    assert rows["sure_share"] == pytest.approx(100 * known)
+    del made["sure"]
+    with pytest.raises(ValueError, match="sample it anew"):
+        novel_views.score(made, truth, [0])
     assert found["autoencoder"]["psnr_seen"] == 100 and found["splat"]["psnr_seen"] == 100
     assert "psnr_view_path" not in rows and "own_view_correlation" not in rows
 

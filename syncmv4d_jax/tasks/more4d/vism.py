@@ -1,6 +1,7 @@
 """Points drawn for a camera, with their holes -> the video that this camera sees (4D-ViSM).
 
-    z = [z_t, mask, render]     mask: the share of a latent cell that points cover, of each of its
+    z = [z_t, mask, render]     mask: how far the drawn points of a latent cell can be believed
+                                (splat.trust: 0 a hole, 1/2 covered, 1 surely seen), of each of its
                                 four video frames (frame 0 counts for four); render: latents of the
                                 drawn points, grey in holes
 
@@ -9,9 +10,9 @@ are. With `Options.details` the decoded video takes the drawn points' own colour
 with them (video.detailed). In training pairs are drawn on the way (geometry/view_pairs.py), or
 before, which is cheaper (data/drawn_pairs.py, config.data.pairs); a share of steps sees frame 0
 alone, as when other reference views of one image are wanted. No frame is held, except where the
-camera starts as the source: latent frame 0 is clean then. NOTE(parity): the released code draws
-holes from projected points and colours from Gaussians, so that both differ, and takes black points
-for holes.
+camera starts as the source: latent frame 0 is clean then. NOTE(parity): the released mask has 0
+and 1 alone; its code draws holes from projected points and colours from Gaussians, so that both
+differ, and takes black points for holes.
 
 Parts: `dit` (or `lora` beside the embeddings) is trained, `vae` is not. A sample has one clip for
 each camera that is asked for.
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 
 from syncmv4d_jax import schema, tree
 from syncmv4d_jax.configuration import at_least, section, shares
-from syncmv4d_jax.geometry import masks, view_pairs
+from syncmv4d_jax.geometry import masks, splat, view_pairs
 from syncmv4d_jax.models import flops
 from syncmv4d_jax.models.nn import protocol
 from syncmv4d_jax.models.wan import vae
@@ -184,7 +185,7 @@ class ViSM(base.Grown, video.Coded):
         else:
             data = encode(params, pick(sample["video"]).astype(jnp.float32) / 127.5 - 1)[:, 0]
         data, render = (jax.lax.stop_gradient(x) for x in (data, render))
-        mask = self.fold(drawn.covered[:, None])[:, 0]
+        mask = self.fold(splat.trust(drawn.covered, drawn.sure)[:, None])[:, 0]
         loss, scalars = self._loss(params, data, render, mask, text, drawn.same, batch, rngs[1:])
         return loss, scalars | {"covered": jnp.mean(drawn.covered)}
 
@@ -221,10 +222,10 @@ class ViSM(base.Grown, video.Coded):
 
     # Sampling.
 
-    def fold(self, covered: Array) -> Array:
-        """covered [b v n h w] bool -> hole_mask [b v f hl wl 4]: shares that are covered."""
+    def fold(self, trust: Array) -> Array:
+        """See `base.Synthesis`."""
         _, stride = self.generator.vae_config.stride
-        return masks.of_frames(covered, MASK, stride)
+        return masks.of_frames(trust, MASK, stride)
 
     @property
     def vae(self) -> video.FrozenVAE:
