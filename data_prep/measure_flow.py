@@ -36,11 +36,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--split", default="train")
     add("--clips", type=int, default=200, help="views to measure, evenly taken")
     add("--gain", type=float, default=8.0, help="of the companding, as config.task.gain")
+    add("--form", choices=flow_map.FORMS, default="depth", help="as config.task.flow_form")
     return parser.parse_args(argv)
 
 
-def flows(folder: Path, split: str, count: int):
-    """Yields fields (pixel_flow.unpack) of evenly taken views; the first yield is their number.
+def flows(folder: Path, split: str, count: int, form: str = "depth"):
+    """Yields fields (pixel_flow.unpack) of evenly taken views, their flow in a form of
+    flow_map.FORMS; the first yield is their number.
 
     Raises:
       ValueError: records without flow.
@@ -52,14 +54,22 @@ def flows(folder: Path, split: str, count: int):
     chosen = np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).astype(int))
     yield len(chosen)
     for i in chosen:
-        yield pixel_flow.unpack(reader.view(*every[i]))
+        values = reader.view(*every[i])
+        fields = pixel_flow.unpack(values)
+        if form != "depth":
+            camera = flow_map.Camera(
+                fields["depth0"], values["intrinsics"], records.poses(values)[0]
+            )
+            world = flow_map.inverse(fields["flow"].astype(np.float32), camera)
+            fields |= {"flow": flow_map.forward(world, camera, form=form)}
+        yield fields
 
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
     try:
         config, params = store.load("vae", args.weights)
-        found = flows(args.records, args.split, args.clips)
+        found = flows(args.records, args.split, args.clips, args.form)
         count = next(found)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -126,61 +126,103 @@ def data_stages(args: argparse.Namespace, size: Size) -> list[Stage]:
     ]  # fmt: skip
 
 
+class Runs(NamedTuple):
+    """The trainings of a folder `out`: commands without a mode, which rows of ablations are, too.
+
+    out: of the demo. flow: what STraG is told of the flow's statistics and decoder.
+    """
+
+    out: Path
+    flow: list[str]
+
+    def vism(self, folder: Path, config: str = "configs/vism.py", cache: str = "cache") -> list:
+        """ViSM of the cameras that the records have; those that move are views."""
+        every = f"--config.task.views={3 + len(PATHS)}"
+        return self._told(f"{config}:demo", folder, self.out / "records", self.out / cache, every)
+
+    def strag(self, folder: Path, config: str = "configs/strag.py") -> list:
+        """STraG of the scenes of one camera."""
+        single = self.out / "single"
+        told = f"{config}:demo", folder, single / "records", single / "cache"
+        return self._told(*told, *self.flow)
+
+    def three(self, folder: Path, weights: Path) -> list:
+        """STraG of three cameras of the other scenes."""
+        own = [f"--config.weights.{part}={weights}" for part in ("dit", "perception")]
+        told = "configs/strag.py:demo", folder, self.out / "records", self.out / "cache"
+        return self._told(*told, *self.flow, *own, "--config.task.views=3")
+
+    def decoder(self, folder: Path, config: str = "configs/flow_codec.py") -> list:
+        """The flow's decoder of the scenes of one camera."""
+        single = self.out / "single"
+        told = f"{config}:demo", folder, single / "records", single / "cache"
+        return self._told(*told, *self.flow)
+
+    def _told(self, config: str, folder: Path, kept: Path, cache: Path, *more: str) -> list:
+        parts = self.out / "weights"
+        return ["-m", "syncmv4d_jax.main", f"--config={config}", f"--workdir={folder}",
+                f"--config.data.records={kept / SIZE}", f"--config.data.cache={cache / SIZE}",
+                f"--config.weights.vae={parts}", f"--config.text.weights={parts}",
+                *more]  # fmt: skip
+
+
+SAMPLE, EVALUATE = "--config.mode=sample", "--config.mode=evaluate"
+
+
+def flow_of(args: argparse.Namespace) -> list[str]:
+    """Where the flow's statistics and decoder are: shipped ones, or those that are trained."""
+    if not args.fresh:
+        wide = args.out.resolve() / "weights" / "strag.safetensors"
+        return [f"--config.weights.{part}={wide}" for part in ("flow_stats", "codec")]
+    out = args.out.resolve()
+    files = {"flow_stats": "flow_stats.safetensors", "codec": "flow_codec/weights.safetensors"}
+    return [f"--config.weights.{part}={out / file}" for part, file in files.items()]
+
+
+def decoder_stages(runs: Runs, out: Path, *told: str, config: str = "configs/flow_codec.py"):
+    """Statistics of the flow's latents and its decoder, in `out`."""
+    stats = out / "flow_stats.safetensors"
+    flow = [f"--config.weights.flow_stats={stats}"]
+    return [
+        (
+            "statistics of the flow's latents",
+            ["data_prep/measure_flow.py", "--records", runs.out / "records" / SIZE, "--weights",
+             runs.out / "weights", "--out", stats, "--clips", 60, "--gain", GAIN, *told],
+        ),
+        ("the flow's decoder", runs._replace(flow=flow).decoder(out / "flow_codec", config)),
+    ]  # fmt: skip
+
+
 def model_stages(args: argparse.Namespace, size: Size) -> list[Stage]:
     """Trainings, samples and evaluations."""
     out = args.out.resolve()
-    kept, cache, parts, single = (out / name for name in ("records", "cache", "weights", "single"))
-    codec, vism, chain = (out / name for name in ("flow_codec", "vism", "chain"))
-    stats, result = out / "flow_stats.safetensors", []
-    common = [f"--config.data.records={kept / SIZE}", f"--config.weights.vae={parts}"]
-    texts = [f"--config.data.cache={cache / SIZE}", f"--config.text.weights={parts}"]
+    runs, made = Runs(out, flow_of(args)), out / "weights.safetensors"
+    vism, exported = runs.vism(out / "vism"), out / "vism" / "weights.safetensors"
+    along = [*runs.vism(out / "chain"), f"--config.weights.dit={exported}"]
+    strag, three = runs.strag(out), runs.three(out / "three", made)
     few = ["--config.sample.count=1"] if args.short else []
-    main = ["-m", "syncmv4d_jax.main"]
-    exported = vism / "weights.safetensors"
-    every = f"--config.task.views={3 + len(PATHS)}"  # the cameras that move are views
-    views = [*main, "--config=configs/vism.py:demo", *common, *texts, every]
-    own, along = [*views, f"--workdir={vism}"], [*views, f"--workdir={chain}",
-                                                 f"--config.weights.dit={exported}"]  # fmt: skip
-    alone = [f"--config.data.records={single / 'records' / SIZE}",
-             f"--config.data.cache={single / 'cache' / SIZE}"]  # fmt: skip
+    result: list[Stage] = []
     if args.fresh:
-        flow = [f"--config.weights.flow_stats={stats}"]
-        decoder = [*main, "--config=configs/flow_codec.py:demo", f"--workdir={codec}",
-                   *common, *flow, *alone]  # fmt: skip
-        result += [
-            (
-                "statistics of the flow's latents",
-                ["data_prep/measure_flow.py", "--records", kept / SIZE, "--weights", parts,
-                 "--out", stats, "--clips", 60, "--gain", GAIN],
-            ),
-            ("the flow's decoder", decoder),
-        ]  # fmt: skip
-        flow.append(f"--config.weights.codec={codec / 'weights.safetensors'}")
+        result = decoder_stages(runs, out)
         start, ways = shipped.flags("dit"), shipped.flags("dit")
     else:
-        wide = {name: parts / f"{name}.safetensors" for name in WIDE}
-        flow = [f"--config.weights.{part}={wide['strag']}" for part in ("flow_stats", "codec")]
+        wide = {name: out / "weights" / f"{name}.safetensors" for name in WIDE}
         start = [f"--config.weights.dit={wide['vism']}"]
         ways = [f"--config.weights.{part}={wide['strag']}" for part in ("dit", "perception")]
-    told = [*main, "--config=configs/strag.py:demo", *common, *texts, *flow]
-    strag, made = [*told, f"--workdir={out}", *alone], out / "weights.safetensors"
-    three = [*told, f"--workdir={out / 'three'}", "--config.task.views=3",
-             *(f"--config.weights.{part}={made}" for part in ("dit", "perception"))]  # fmt: skip
-    sample, evaluate = "--config.mode=sample", "--config.mode=evaluate"
     return result + [
-        ("ViSM", [*own, *size.told, *start]),
+        ("ViSM", [*vism, *size.told, *start]),
         ("STraG", [*strag, *size.told, *ways]),
-        ("what ViSM makes of true points", [*own, sample, *few]),
+        ("what ViSM makes of true points", [*vism, SAMPLE, *few]),
         ("STraG's samples, seen by their own camera",
-         [*strag, sample, *few, "--config.sample.camera_path=static",
+         [*strag, SAMPLE, *few, "--config.sample.camera_path=static",
           f"--config.sample.synthesis={exported}"]),
-        ("STraG's samples of three cameras", [*three, sample, *few]),
+        ("STraG's samples of three cameras", [*three, SAMPLE, *few]),
         ("ViSM on these, along an orbit",
-         [*along, sample, f"--config.sample.sources={out / 'three' / 'samples'}",
+         [*along, SAMPLE, f"--config.sample.sources={out / 'three' / 'samples'}",
           "--config.sample.camera_path=record:orbit"]),
-        ("evaluation of ViSM", [*own, evaluate]),
-        ("evaluation of STraG, and of both", [*strag, evaluate]),
-        ("evaluation of both along the orbit", [*along, evaluate]),
+        ("evaluation of ViSM", [*vism, EVALUATE]),
+        ("evaluation of STraG, and of both", [*strag, EVALUATE]),
+        ("evaluation of both along the orbit", [*along, EVALUATE]),
     ]  # fmt: skip
 
 

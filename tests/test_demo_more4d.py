@@ -10,6 +10,7 @@ import pytest
 
 from configs import flow_codec, strag, vism
 from demo import more4d as demo
+from demo import more4d_ablations as ablations
 from syncmv4d_jax import configuration
 from syncmv4d_jax.data import records
 from syncmv4d_jax.results import samples
@@ -127,3 +128,40 @@ def test_the_page_says_of_every_bar_whether_it_is_met(tmp_path):
         "S3": "not shown: no values",
     }  # fmt: skip
     assert "12.5 ± 1.5" in text and "PSNR [" not in text and "<td>truth" not in text
+
+
+def test_every_row_of_the_ablations_differs_by_its_configuration_alone(tmp_path):
+    args = ablations.parse(["--out", str(tmp_path), "--steps", "7"])
+    stages = dict(ablations.stages(args))
+    runs = [[str(word) for word in command] for command in stages.values() if command[0] == "-m"]
+    assert len(runs) == 3 * 7 + 1  # seven rows, and the decoder of one
+    assert not [x for run in runs for x in configuration.unknown_keys(run)]
+    own = {"no_norm": {"weights.flow_stats", "weights.codec"}, "same_view_pairs": {"data.cache"}}
+    for name, system in ablations.SYSTEMS.items():
+        told = {row: [str(x) for x in stages[f"{name}: {row}"]] for row in system.rows}
+        for row in system.rows[1:]:
+            differs = {word.split("=")[0].removeprefix("--config.")
+                       for word in set(told[row]) ^ set(told["base"])}  # fmt: skip
+            assert differs == {"--config", "--workdir"} | own.get(row, set())
+    for script, *words in (c for c in stages.values() if str(c[0]).startswith("data_prep/")):
+        module = importlib.import_module(script.removeprefix("data_prep/").removesuffix(".py"))
+        assert module.parse([str(word) for word in words])
+    few = ablations.parse(["--out", str(tmp_path), "--rows", "no_depth"])
+    assert [title for title, _ in ablations.stages(few)][0::3] == ["strag: base", "strag: no_depth"]
+
+
+def test_rows_are_compared_by_scene_and_triplet():
+    metric = "flow_epe_moving_mm"
+
+    def cells(*values):
+        return {
+            metric: {"value": 0.0, "se": None, "per_sample": dict(zip("abcd", values, strict=True))}
+        }
+
+    triplets = {"a": "one", "b": "one", "c": "two", "d": "two"}
+    found = {
+        "base": {"rows": {"model": cells(10.0, 20.0, 10.0, 20.0)}, "triplets": triplets},
+        "no_depth": {"rows": {"model": cells(12.0, 22.0, 14.0, 24.0)}, "triplets": triplets},
+    }
+    text = ablations.compare(found, ablations.System(("base", "no_depth"), (metric,)))
+    assert "| base better than no_depth by | 3 ± 1 |" in text
