@@ -54,6 +54,7 @@ def get_config(variant: str = "tune") -> ml_collections.ConfigDict:
             "earlier": 0.5,
             "refine_every": 4,
             "refine_last": 2,
+            "sweep": True,
         },
         "prediction": "data",
         "scale_origin": "centre",

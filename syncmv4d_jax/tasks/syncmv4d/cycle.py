@@ -144,6 +144,14 @@ class Relocate(Protocol):
         ...
 
 
+class Sweep(Protocol):
+    """Tracks moved along the rays of their query pixels, by the reference images (A24)."""
+
+    def __call__(self, tracks: Coarse, frame0: Array, context: Context) -> Array:
+        """frame0: of the decoded map [b v h w 3]. Returns tracks [b v n k 3] metres."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Functions:
     """What the loop is made of. Those that a switch leaves out are not called."""
@@ -157,6 +165,7 @@ class Functions:
     denormalise: Convert
     corrupt: Corrupt
     relocate: Relocate | None = None
+    sweep: Sweep | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +190,8 @@ class Settings:
       network: the aligner's network corrects its closed form wherever tracks are refined: in
         sampling and in what training feeds back. Off: it is trained, and not used; no measurement
         has shown it to be better so far (docs/dpa.md).
+      sweep: in sampling, depths of query pixels that are not given are settled by the reference
+        images (A24). Off: the paper has nothing of it, and cameras have to see the same light.
     """
 
     joint_motion: bool = True
@@ -195,6 +206,7 @@ class Settings:
     refine_last: int = 3
     anchor_time: float = 0.6
     network: bool = False
+    sweep: bool = False
 
     def __post_init__(self):
         one_of("cycle", self, cond=("x0_selfcond", "noisy", "sim"), grad=("none", "scale"))

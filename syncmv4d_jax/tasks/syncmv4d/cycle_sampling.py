@@ -174,6 +174,8 @@ def sample_refine(
         velocity = functions.dpa(state.tracks_t, coarse, t, context)
         metres = functions.denormalise(flow.to_data(state.tracks_t, velocity, t), context)
     feedback, warp, query = state.feedback, state.warp, state.query
+    if settings.sweep and query is not None:
+        metres = functions.sweep(cycle.Coarse(metres, coarse.confidence), pseudo[:, :, 0], context)
     frame0, refined = pseudo[:, :, 0], cycle.Coarse(metres, coarse.confidence)
     if query is not None:
         find = lambda: functions.relocate(frame0, scale, refined, context)  # noqa: E731

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from syncmv4d_jax import flow, schema
-from syncmv4d_jax.geometry import cameras, corruption
+from syncmv4d_jax.geometry import cameras, corruption, matching, sweep
 from syncmv4d_jax.geometry import tracks as world_tracks
 from syncmv4d_jax.models import flops, lora, reuse, silhouette
 from syncmv4d_jax.models.dpa import config as dpa_config
@@ -105,6 +105,7 @@ class Loop:
             denormalise=self.denormalise,
             corrupt=self._corrupt,
             relocate=self.motion.relocate,
+            sweep=self.sweep,
         )
 
     # MJD.
@@ -284,6 +285,26 @@ class Loop:
         if self.mjd_config.multi_view:
             return velocity
         return einops.rearrange(velocity, "(b v) 1 n k c -> b v n k c", v=views)
+
+    def pictures(self, params: Params, first: Array) -> Array:
+        """The reference images [b v h w 3] in [-1, 1] of their latents [b v 1 h w c]."""
+        return self.vae.decode(params, first)[:, :, 0]
+
+    @jax.named_scope("sweep")
+    def sweep(self, tracks: cycle.Coarse, frame0: Array, context: Context) -> Array:
+        """See `cycle.Sweep`; reads `pictures` of the context. Views by themselves tell nothing."""
+        if not self.mjd_config.multi_view:
+            return tracks.tracks
+        hidden, view = cycle.hidden_views(context), context["anchor_view"]
+        known = jnp.ones(frame0.shape[:2], bool) if hidden is None else ~hidden
+        asked = jnp.arange(frame0.shape[1])[None, :, None] == view[:, None]
+        pixels = jnp.sum(jnp.where(asked[..., None], context["anchors"], 0.0), axis=1)
+        points = world_tracks.fuse(tracks.tracks, tracks.confidence)[:, 0]
+        rig = sweep.Rig(context["intrinsics"], cameras.at_first(context["extrinsics"], 2), known)
+        inside = matching.foreground(frame0, self.motion.settings)
+        query = sweep.Asked(pixels, view, points)
+        moved = jax.vmap(sweep.shifts)(context["pictures"], inside, rig, query)
+        return tracks.tracks + moved[:, None, None]
 
     def scenes(self, x: Array) -> Array:
         """What the aligner takes as one scene: [b v ...], or [(b v) 1 ...] without multi_view."""

@@ -134,6 +134,8 @@ def begin(
     o, keys, first = loop.options, jax.random.split(rng), inputs["first"]
     context, b = loop.context(inputs), len(first)
     context["text_keys"] = text_keys(loop, params, context, loop.guides(context))
+    if loop.settings.sweep and context["anchors"] is None:
+        context["pictures"] = _pictures(loop, params, first)
     state = cycle_sampling.sample_start(
         keys[0],
         made.schedule,
@@ -189,6 +191,12 @@ def refine_step(
 
 plain = jax.jit(plain_run, static_argnums=(0, 1))
 refine = jax.jit(refine_step, static_argnums=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pictures(loop: loops.Loop, params: Params, first: Array) -> Array:
+    """`Loop.pictures`."""
+    return loop.pictures(params, first)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

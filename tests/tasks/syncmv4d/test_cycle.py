@@ -206,6 +206,46 @@ def test_query_pixels_that_are_not_given_move_with_the_tracks_until_they_settle(
     np.testing.assert_allclose(after.coarse.tracks, truth.tracks)
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_swept_tracks_are_what_is_refined_fed_back_and_looked_for(on):
+    truth, seen = targets(), {}
+    start = cycle.Query(*(jnp.full((B, V, K), x) for x in (1.0, 1.0, 0.5)), jnp.zeros((B, K)))
+    settings = cycle.Settings(sweep=on)
+
+    def encode(tracks, scale, warp, context):
+        return truth.motion_latents + jnp.mean(tracks)
+
+    def relocate(frame0, scale, tracks, context):
+        return start._replace(anchors=start.anchors + jnp.mean(tracks.tracks))
+
+    def sweep(tracks, frame0, context):
+        seen["anchors"] = context["anchors"]
+        return tracks.tracks + 7.0
+
+    functions = dataclasses.replace(perfect(truth), encode=encode, relocate=relocate, sweep=sweep)
+    schedule, first = flow.schedule("euler", 3, shift=1.0), truth.latents[:, :, :1]
+    state = cycle_sampling.sample_start(
+        jax.random.key(3), schedule, first, settings=settings, latent_shape=LATENT,
+        scale=truth.scale,
+    )  # fmt: skip
+    noise = jax.random.normal(jax.random.key(4), truth.tracks.shape)
+    warp = jnp.zeros((B, V, H, W, 3))
+    for query in (start, None):
+        state = cycle_sampling.start_tracks(state, None, noise, 1.0, warp=warp, query=query)
+        after = cycle_sampling.sample_refine(
+            functions, state, schedule.row(0), 0.5, jnp.asarray(True), first, {"text": 0},
+            settings=settings,
+        )  # fmt: skip
+        moved = 7.0 * (on and query is not None)  # given query pixels are exact
+        np.testing.assert_allclose(after.refined.tracks, truth.tracks + moved, atol=1e-5)
+        mean = jnp.mean(truth.tracks) + moved
+        np.testing.assert_allclose(after.feedback, truth.motion_latents + mean, atol=1e-4)
+        if query is not None:
+            np.testing.assert_allclose(after.query.anchors, start.anchors + mean, rtol=1e-4)
+    assert bool(seen) == on
+    np.testing.assert_allclose(after.coarse.tracks, truth.tracks)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_runs_cover_every_step_once(steps):
     sigmas = np.append(np.linspace(1, 0.05, steps), 0.0)

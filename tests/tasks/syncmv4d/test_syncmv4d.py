@@ -9,9 +9,9 @@ import pytest
 from syncmv4d_tiny import B, K, N, V, make, make_batch
 
 from syncmv4d_jax import schema, tree
-from syncmv4d_jax.geometry import pseudo_video
+from syncmv4d_jax.geometry import cameras, pseudo_video
 from syncmv4d_jax.geometry import tracks as world_tracks
-from syncmv4d_jax.tasks.syncmv4d import options
+from syncmv4d_jax.tasks.syncmv4d import cycle, options
 
 
 def value_and_grad(task, batch, seed=1):
@@ -148,3 +148,37 @@ def test_options_refuse_what_cannot_be():
     with pytest.raises(ValueError, match="no depth over time"):
         make(motion_repr="das_tracking")
     assert pseudo_video.REPRESENTATIONS == ("point_tracks", "das_tracking")
+
+
+@pytest.mark.slow
+def test_the_reference_images_move_points_along_their_rays():
+    """As geometry/sweep.py says of the last step's tracks; views by themselves say nothing."""
+    plain, task = make(), make(cycle__sweep=True)
+    params = jax.jit(plain.init)(jax.random.key(0))
+    batch = make_batch()
+    first = plain.encode(params, batch["video"][:, :, :1])
+    keys = ["text", "text_lengths", "intrinsics", "extrinsics", "view_index", "frame_valid"]
+    inputs = {key: batch[key] for key in keys} | {"first": first}
+    outs = [x.sample(params, inputs, jax.random.key(5)) for x in (plain, task)]
+    before, after = (np.asarray(x.tracks_per_view) for x in outs)
+    assert np.isfinite(after).all() and np.abs(after - before).max() > 1e-3
+    pictures = task.loop.pictures(params, first)
+    np.testing.assert_allclose(pictures, task.loop.vae.decode(params, first)[:, :, 0])
+    query = {key: getattr(outs[0], key) for key in cycle.Query._fields}
+    context = task.loop.context(inputs) | query | {"pictures": pictures}
+    coarse = cycle.Coarse(outs[0].tracks_per_view, outs[0].confidence)
+    frame0 = jax.random.uniform(jax.random.key(1), pictures.shape)
+    moved = np.asarray(task.loop.sweep(coarse, frame0, context)) - before
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1, :1], moved.shape), atol=1e-5)
+    asked = np.asarray(query["anchor_view"][0])
+    eyes = np.asarray(cameras.camera_centre(batch["extrinsics"][0, :, 0]))[asked]
+    fused = world_tracks.fuse(coarse.tracks, coarse.confidence)[0, 0]
+    pixels = np.asarray(query["anchors"])[0, asked, np.arange(len(asked))]
+    lenses, poses = (np.asarray(batch[k][0])[asked] for k in ("intrinsics", "extrinsics"))
+    rays = cameras.unproject(pixels, np.ones(len(asked), np.float32), lenses, poses[:, 0]) - eyes
+    assert np.isfinite(fused).all() and np.abs(moved[0, 0, 0]).max() > 1e-4
+    assert np.abs(np.cross(moved[0, 0, 0], rays)).max() < 1e-4
+    hidden = context | {"hidden": jnp.array([[False, True, True]])}
+    np.testing.assert_array_equal(task.loop.sweep(coarse, frame0, hidden), coarse.tracks)
+    alone = make(cycle__sweep=True, dit__multi_view=False)
+    np.testing.assert_array_equal(alone.loop.sweep(coarse, frame0, context), coarse.tracks)
