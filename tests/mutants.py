@@ -3787,6 +3787,38 @@ MORE4D = [
         ),
     ),
     *of(
+        "syncmv4d_jax/geometry/sweep.py",
+        "tests/geometry/test_sweep.py",
+        (
+            "sweep",
+            "a view looks for a point in its own picture",
+            "(view != index)[:, None]",
+            "(view == index)[:, None]",
+            "test_points_go_to_where_the_pictures_agree",
+        ),
+        (
+            "sweep",
+            "a silhouette draws points out of itself",
+            "found += ~inside",
+            "found += inside",
+            "test_a_silhouette_alone_keeps_points_inside_of_it",
+        ),
+        (
+            "sweep",
+            "pictures of another size have the same lens",
+            "pixels = (asked.pixels + 0.5) * ratio[None] - 0.5",
+            "pixels = asked.pixels",
+            "test_larger_pictures_say_the_same",
+        ),
+        (
+            "sweep",
+            "every query pixel is asked by itself",
+            "weight = jnp.exp(-square / (2 * NEAR**2) - deep)",
+            "weight = jnp.exp(-1e6 * square)",
+            "test_neighbours_of_one_view_are_asked_together",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/geometry/splat.py",
         "tests/geometry/test_splat.py",
         (
