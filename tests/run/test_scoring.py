@@ -73,7 +73,7 @@ def write_drawn(folder, name, truth):
     shown = [v for v in range(len(truth["video"])) if v != given["source_view"]]
     result = {"video": truth["video"][shown] / 127.5 - 1, "path_intrinsics": lenses,
               "path_extrinsics": given["extrinsics"]}  # fmt: skip
-    result |= drawn.told(given["render"], given["covered"])
+    result |= drawn.told(drawn.Views(*(given[key] for key in drawn.Views._fields)))
     samples.write(folder / name, result, given, {"id": name, "fps": 8.0})
     return given
 
@@ -125,7 +125,7 @@ def test_what_is_seen_along_a_path_belongs_to_its_sample(tmp_path, monkeypatch):
            "path_extrinsics": truth["extrinsics"][:1]}  # fmt: skip
     seen = {"video": truth["video"][:1] / 127.5 - 1, **rig}
     covered = np.ones((1, tiny.FRAMES, *tiny.SIZE), bool)
-    seen |= drawn.told(truth["video"][:1], covered)
+    seen |= drawn.told(drawn.Views(truth["video"][:1], covered, covered))
     meta = {"id": name, "fps": 8.0, "own_views": [True], "camera_path": "static"}
     samples.write(folder / f"{name}_path", seen, {}, meta)
     found = evaluated(tmp_path, monkeypatch)

@@ -190,8 +190,8 @@ class Settings:
       network: the aligner's network corrects its closed form wherever tracks are refined: in
         sampling and in what training feeds back. Off: it is trained, and not used; no measurement
         has shown it to be better so far (docs/dpa.md).
-      sweep: in sampling, depths of query pixels that are not given are settled by the reference
-        images (A24). Off: the paper has nothing of it, and cameras have to see the same light.
+      sweep: at the last refining step, depths of query pixels that are not given are settled by the
+        reference images (A24). Off: the paper has nothing of it, and cameras have to see the same light.
     """
 
     joint_motion: bool = True

@@ -174,8 +174,10 @@ def sample_refine(
         velocity = functions.dpa(state.tracks_t, coarse, t, context)
         metres = functions.denormalise(flow.to_data(state.tracks_t, velocity, t), context)
     feedback, warp, query = state.feedback, state.warp, state.query
-    if settings.sweep and query is not None:
-        metres = functions.sweep(cycle.Coarse(metres, coarse.confidence), pseudo[:, :, 0], context)
+    if settings.sweep and query is not None:  # once: what is fed back would hold to early errors
+        found = cycle.Coarse(metres, coarse.confidence)
+        settle = lambda: functions.sweep(found, pseudo[:, :, 0], context)  # noqa: E731
+        metres = jax.lax.cond(jnp.asarray(next_sigma) <= 0, settle, lambda: metres)
     frame0, refined = pseudo[:, :, 0], cycle.Coarse(metres, coarse.confidence)
     if query is not None:
         find = lambda: functions.relocate(frame0, scale, refined, context)  # noqa: E731

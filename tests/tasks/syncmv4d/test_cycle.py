@@ -207,7 +207,7 @@ def test_query_pixels_that_are_not_given_move_with_the_tracks_until_they_settle(
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_swept_tracks_are_what_is_refined_fed_back_and_looked_for(on):
+def test_swept_tracks_are_what_the_last_step_gives(on):
     truth, seen = targets(), {}
     start = cycle.Query(*(jnp.full((B, V, K), x) for x in (1.0, 1.0, 0.5)), jnp.zeros((B, K)))
     settings = cycle.Settings(sweep=on)
@@ -230,13 +230,13 @@ def test_swept_tracks_are_what_is_refined_fed_back_and_looked_for(on):
     )  # fmt: skip
     noise = jax.random.normal(jax.random.key(4), truth.tracks.shape)
     warp = jnp.zeros((B, V, H, W, 3))
-    for query in (start, None):
+    for query, last in ((start, 0.0), (start, 0.5), (None, 0.0)):
         state = cycle_sampling.start_tracks(state, None, noise, 1.0, warp=warp, query=query)
         after = cycle_sampling.sample_refine(
-            functions, state, schedule.row(0), 0.5, jnp.asarray(True), first, {"text": 0},
+            functions, state, schedule.row(0), last, jnp.asarray(True), first, {"text": 0},
             settings=settings,
         )  # fmt: skip
-        moved = 7.0 * (on and query is not None)  # given query pixels are exact
+        moved = 7.0 * (on and query is not None and last == 0)  # given query pixels are exact
         np.testing.assert_allclose(after.refined.tracks, truth.tracks + moved, atol=1e-5)
         mean = jnp.mean(truth.tracks) + moved
         np.testing.assert_allclose(after.feedback, truth.motion_latents + mean, atol=1e-4)
