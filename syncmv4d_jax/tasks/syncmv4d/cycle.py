@@ -191,7 +191,8 @@ class Settings:
         sampling and in what training feeds back. Off: it is trained, and not used; no measurement
         has shown it to be better so far (docs/dpa.md).
       sweep: at the last refining step, depths of query pixels that are not given are settled by the
-        reference images (A24). Off: the paper has nothing of it, and cameras have to see the same light.
+        reference images (A24). Off: the paper has nothing of it, and cameras have to see the same
+        light.
     """
 
     joint_motion: bool = True
