@@ -153,4 +153,4 @@ CONDITIONS = (
 # What a sample may be made to follow, for tasks that are controlled.
 CONTROLS = ("points", "point_valid", "point_features", "point_ids", "metric", "tracking")
 # What a sample may be given of a scene's geometry: a user has a file of it, or points drawn.
-GEOMETRY = ("depth0", "appearance", "render", "hole_mask", "covered")
+GEOMETRY = ("depth0", "appearance", "render", "hole_mask", "covered", "sure")

@@ -3790,7 +3790,7 @@ MORE4D = [
         "syncmv4d_jax/geometry/sweep.py",
         "tests/geometry/test_sweep.py",
         (
-            "sweep",
+            "A24 sweep",
             "a view looks for a point in its own picture",
             "(view != index)[:, None]",
             "(view == index)[:, None]",
