@@ -17,7 +17,7 @@ HIDDEN = {
     "scale", "frame_valid", "latent_valid", "points", "point_valid", "point_features", "point_ids",
     "metric", "hoi_mask", "tracking", "tracking_latents", "depth0", "flow", "flow_valid",
     "flow_latents", "depth_latents", "rgb0_latents", "appearance", "render", "render_latents",
-    "render_same", "hole_mask", "covered", "mask", "black_latents",
+    "render_same", "hole_mask", "covered", "sure", "mask", "black_latents",
 }  # fmt: skip
 
 
