@@ -66,8 +66,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.short and args.ablations:
         parser.error("--ablations: a few steps show nothing; leave --short out")
-    if args.short and args.fresh:
-        parser.error("--fresh: trains for hours; leave --short out")
+    shipped.refuse_short_and_fresh(parser, args)
     args.fresh |= not SHIPPED_CONTROL.is_file()
     if args.out is None:
         args.out = Path("out/demo-hvg" + "-short" * args.short)

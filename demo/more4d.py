@@ -73,8 +73,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--ship", action="store_true", help="put what --fresh trained in demo/weights"
     )
     args = parser.parse_args(argv)
-    if args.short and args.fresh:
-        parser.error("--fresh: trains for hours; leave --short out")
+    shipped.refuse_short_and_fresh(parser, args)
     args.fresh |= not all(file is not None and file.is_file() for file in WIDE.values())
     return args
 
@@ -141,7 +140,7 @@ class Runs(NamedTuple):
         return self._told(f"{config}:demo", folder, self.out / "records", self.out / cache, every)
 
     def strag(self, folder: Path, config: str = "configs/strag.py") -> list:
-        """STraG of the scenes of one camera."""
+        """STraG, or the flow's decoder, of the scenes of one camera."""
         single = self.out / "single"
         told = f"{config}:demo", folder, single / "records", single / "cache"
         return self._told(*told, *self.flow)
@@ -151,12 +150,6 @@ class Runs(NamedTuple):
         own = [f"--config.weights.{part}={weights}" for part in ("dit", "perception")]
         told = "configs/strag.py:demo", folder, self.out / "records", self.out / "cache"
         return self._told(*told, *self.flow, *own, "--config.task.views=3")
-
-    def decoder(self, folder: Path, config: str = "configs/flow_codec.py") -> list:
-        """The flow's decoder of the scenes of one camera."""
-        single = self.out / "single"
-        told = f"{config}:demo", folder, single / "records", single / "cache"
-        return self._told(*told, *self.flow)
 
     def _told(self, config: str, folder: Path, kept: Path, cache: Path, *more: str) -> list:
         parts = self.out / "weights"
@@ -171,25 +164,30 @@ SAMPLE, EVALUATE = "--config.mode=sample", "--config.mode=evaluate"
 
 def flow_of(args: argparse.Namespace) -> list[str]:
     """Where the flow's statistics and decoder are: shipped ones, or those that are trained."""
-    if not args.fresh:
-        wide = args.out.resolve() / "weights" / "strag.safetensors"
-        return [f"--config.weights.{part}={wide}" for part in ("flow_stats", "codec")]
     out = args.out.resolve()
+    if args.fresh:
+        return trained_flow(out)
+    wide = out / "weights" / "strag.safetensors"
+    return [f"--config.weights.{part}={wide}" for part in ("flow_stats", "codec")]
+
+
+def trained_flow(out: Path) -> list[str]:
+    """Where `decoder_stages` leave statistics and decoder."""
     files = {"flow_stats": "flow_stats.safetensors", "codec": "flow_codec/weights.safetensors"}
     return [f"--config.weights.{part}={out / file}" for part, file in files.items()]
 
 
-def decoder_stages(runs: Runs, out: Path, *told: str, config: str = "configs/flow_codec.py"):
+def decoder_stages(runs: Runs, out: Path, *told: str) -> list[Stage]:
     """Statistics of the flow's latents and its decoder, in `out`."""
     stats = out / "flow_stats.safetensors"
-    flow = [f"--config.weights.flow_stats={stats}"]
+    runs = runs._replace(flow=[f"--config.weights.flow_stats={stats}"])
     return [
         (
             "statistics of the flow's latents",
             ["data_prep/measure_flow.py", "--records", runs.out / "records" / SIZE, "--weights",
              runs.out / "weights", "--out", stats, "--clips", 60, "--gain", GAIN, *told],
         ),
-        ("the flow's decoder", runs._replace(flow=flow).decoder(out / "flow_codec", config)),
+        ("the flow's decoder", runs.strag(out / "flow_codec", "configs/flow_codec.py")),
     ]  # fmt: skip
 
 

@@ -86,8 +86,7 @@ def run_of(name: str, row: str, runs: more4d.Runs, own: Path) -> list:
     """The training of a row."""
     config = f"configs/{name}.py" if row == BASE else f"configs/ablations/{row}.py"
     if row == "no_norm":
-        files = {"flow_stats": "flow_stats.safetensors", "codec": "flow_codec/weights.safetensors"}
-        runs = runs._replace(flow=[f"--config.weights.{p}={own / f}" for p, f in files.items()])
+        runs = runs._replace(flow=more4d.trained_flow(own))
     folder = own / f"{name}_{row}"
     if name == "strag":
         return runs.strag(folder, config)

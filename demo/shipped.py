@@ -1,5 +1,6 @@
 """The weights that the demo ships, and what it makes of them where they are to be used."""
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -79,6 +80,12 @@ def ship(*sources: Path, system: str, synthesis: Path | None = None) -> int:
         without_paths(out)
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def refuse_short_and_fresh(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends a demo that is asked for a few steps and for all of them."""
+    if args.short and args.fresh:
+        parser.error("--fresh: trains for hours; leave --short out")
 
 
 def widen(source: Path, out: Path) -> None:
