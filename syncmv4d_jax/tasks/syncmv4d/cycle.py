@@ -147,8 +147,8 @@ class Relocate(Protocol):
 class Sweep(Protocol):
     """Tracks moved along the rays of their query pixels, by the reference images (A24)."""
 
-    def __call__(self, tracks: Coarse, frame0: Array, context: Context) -> Array:
-        """frame0: of the decoded map [b v h w 3]. Returns tracks [b v n k 3] metres."""
+    def __call__(self, tracks: Coarse, latents: Array, context: Context) -> Array:
+        """latents: the first of the motion [b v 1 h w c]. Returns tracks [b v n k 3] metres."""
         ...
 
 

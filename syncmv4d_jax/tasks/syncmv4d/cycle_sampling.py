@@ -176,7 +176,7 @@ def sample_refine(
     feedback, warp, query = state.feedback, state.warp, state.query
     if settings.sweep and query is not None:  # once: what is fed back would hold to early errors
         found = cycle.Coarse(metres, coarse.confidence)
-        settle = lambda: functions.sweep(found, pseudo[:, :, 0], context)  # noqa: E731
+        settle = lambda: functions.sweep(found, estimate[:, :, :1], context)  # noqa: E731
         metres = jax.lax.cond(jnp.asarray(next_sigma) <= 0, settle, lambda: metres)
     frame0, refined = pseudo[:, :, 0], cycle.Coarse(metres, coarse.confidence)
     if query is not None:

@@ -105,7 +105,7 @@ class Loop:
             denormalise=self.denormalise,
             corrupt=self._corrupt,
             relocate=self.motion.relocate,
-            sweep=self.sweep,
+            sweep=functools.partial(self.sweep, params),
         )
 
     # MJD.
@@ -291,17 +291,24 @@ class Loop:
         return self.vae.decode(params, first)[:, :, 0]
 
     @jax.named_scope("sweep")
-    def sweep(self, tracks: cycle.Coarse, frame0: Array, context: Context) -> Array:
-        """See `cycle.Sweep`; reads `pictures` of the context. Views by themselves tell nothing."""
+    def sweep(
+        self, params: Params, tracks: cycle.Coarse, latents: Array, context: Context
+    ) -> Array:
+        """See `cycle.Sweep`; reads `pictures` of the context. Views by themselves tell nothing.
+
+        Silhouettes are the autoencoder's, at the pictures' size, whatever makes maps elsewhere.
+        """
         if not self.mjd_config.multi_view:
             return tracks.tracks
         hidden, view = cycle.hidden_views(context), context["anchor_view"]
-        known = jnp.ones(frame0.shape[:2], bool) if hidden is None else ~hidden
-        asked = jnp.arange(frame0.shape[1])[None, :, None] == view[:, None]
+        known = jnp.ones(latents.shape[:2], bool) if hidden is None else ~hidden
+        asked = jnp.arange(latents.shape[1])[None, :, None] == view[:, None]
         pixels = jnp.sum(jnp.where(asked[..., None], context["anchors"], 0.0), axis=1)
         points = world_tracks.fuse(tracks.tracks, tracks.confidence)[:, 0]
         rig = sweep.Rig(context["intrinsics"], cameras.at_first(context["extrinsics"], 2), known)
-        inside = matching.foreground(frame0, self.motion.settings)
+        decoder = maps.Autoencoder(self.vae, self.options.size)
+        frame0 = decoder.decode(params, latents, latents)[:, :, 0]
+        inside = matching.foreground(frame0, matching.settings_for(*decoder.size))
         query = sweep.Asked(pixels, view, points)
         moved = jax.vmap(sweep.shifts)(context["pictures"], inside, rig, query)
         return tracks.tracks + moved[:, None, None]

@@ -218,9 +218,9 @@ def test_swept_tracks_are_what_the_last_step_gives(on):
     def relocate(frame0, scale, tracks, context):
         return start._replace(anchors=start.anchors + jnp.mean(tracks.tracks))
 
-    def sweep(tracks, frame0, context):
-        seen["anchors"] = context["anchors"]
-        return tracks.tracks + 7.0
+    def sweep(tracks, latents, context):
+        seen["anchors"], seen["latents"] = context["anchors"], latents.shape
+        return tracks.tracks + 7.0 + jnp.mean(jnp.abs(latents - truth.motion_latents[:, :, :1]))
 
     functions = dataclasses.replace(perfect(truth), encode=encode, relocate=relocate, sweep=sweep)
     schedule, first = flow.schedule("euler", 3, shift=1.0), truth.latents[:, :, :1]
@@ -242,7 +242,7 @@ def test_swept_tracks_are_what_the_last_step_gives(on):
         np.testing.assert_allclose(after.feedback, truth.motion_latents + mean, atol=1e-4)
         if query is not None:
             np.testing.assert_allclose(after.query.anchors, start.anchors + mean, rtol=1e-4)
-    assert bool(seen) == on
+    assert bool(seen) == on and seen.get("latents", (B, V, 1))[:3] == (B, V, 1)
     np.testing.assert_allclose(after.coarse.tracks, truth.tracks)
 
 

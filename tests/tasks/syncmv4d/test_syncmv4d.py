@@ -167,8 +167,21 @@ def test_the_reference_images_move_points_along_their_rays():
     query = {key: getattr(outs[0], key) for key in cycle.Query._fields}
     context = task.loop.context(inputs) | query | {"pictures": pictures}
     coarse = cycle.Coarse(outs[0].tracks_per_view, outs[0].confidence)
-    frame0 = jax.random.uniform(jax.random.key(1), pictures.shape)
-    moved = np.asarray(task.loop.sweep(coarse, frame0, context)) - before
+    latents = jax.random.normal(jax.random.key(1), first.shape)
+    run = lambda loop, context: np.asarray(  # noqa: E731
+        loop.sweep(params, coarse, latents, context)
+    )
+    moved = run(task.loop, context) - before
+
+    class Black:
+        """An autoencoder to which all is background."""
+
+        def decode(self, params, given):
+            assert given is latents
+            return jnp.full((1, 3, 1, 32, 48, 3), -1.0)
+
+    black = run(dataclasses.replace(task.loop, vae=Black()), context) - before
+    assert np.abs(black - moved).max() > 1e-4
     np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1, :1], moved.shape), atol=1e-5)
     asked = np.asarray(query["anchor_view"][0])
     eyes = np.asarray(cameras.camera_centre(batch["extrinsics"][0, :, 0]))[asked]
@@ -179,6 +192,6 @@ def test_the_reference_images_move_points_along_their_rays():
     assert np.isfinite(fused).all() and np.abs(moved[0, 0, 0]).max() > 1e-4
     assert np.abs(np.cross(moved[0, 0, 0], rays)).max() < 1e-4
     hidden = context | {"hidden": jnp.array([[False, True, True]])}
-    np.testing.assert_array_equal(task.loop.sweep(coarse, frame0, hidden), coarse.tracks)
+    np.testing.assert_array_equal(run(task.loop, hidden), coarse.tracks)
     alone = make(cycle__sweep=True, dit__multi_view=False)
-    np.testing.assert_array_equal(alone.loop.sweep(coarse, frame0, context), coarse.tracks)
+    np.testing.assert_array_equal(run(alone.loop, context), coarse.tracks)
