@@ -87,7 +87,7 @@ def test_more_videos_than_may_wait_are_no_job(tmp_path):
 
 
 def test_how_long_compiling_took_the_last_time_is_told(tmp_path):
-    load = functools.partial(fake_maker.load, None, 0.3)
+    load = functools.partial(fake_maker.load, None, 1.0)
     with serving.studio(tmp_path, load) as (port, _):
         for words, seconds in (("known", 41.2), ("new", None)):
             _, job = serving.submit(port, FIELDS | {"prompt": words}, PAIR)
