@@ -38,6 +38,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "single_share": 0.2,
         "mask": True,
         "details": 0.0,
+        "fill": False,
         "flow_form": "depth",
         "text_drop": 0.1,
         "sample_steps": 50,
@@ -60,6 +61,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if variant == "demo":
         strag.small(config)
         config.task.sources, config.task.residual, config.task.details = 2, True, 0.1
+        config.task.fill = True
         config.data.pairs = True
         config.train.batch_size, config.train.steps = 4, 2000
     if variant == "debug":

@@ -57,6 +57,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--same-view", type=float, default=0.25, help="share of pairs of one and the same view"
     )
+    parser.add_argument(
+        "--fill", action="store_true",
+        help="holes of pairs have the colours around them, as config.task.fill",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -70,7 +74,7 @@ def main(argv: list[str]) -> int:
             looks = cache.Appearance(*appearance.encoder(str(args.appearance)))
         drawn = None
         if args.pairs is not None:
-            drawn = drawn_pairs.Pairs(args.pairs, args.same_view, args.sources)
+            drawn = drawn_pairs.Pairs(args.pairs, args.same_view, args.sources, args.fill)
         folder = cache.run(
             args.data,
             args.out,

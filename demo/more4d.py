@@ -42,6 +42,7 @@ SIZE = "64x96"
 PATHS = ("orbit", "head")  # cameras that move
 GAIN = flow_codec.DEMO_GAIN
 SYSTEM = shipped.SYSTEMS["more4d"]
+PAIRS = ["--sources", 2, "--fill"]  # as configs/vism.py:demo
 WIDE = {"strag": SYSTEM.parts["dit"], "vism": SYSTEM.synthesis}  # to train from
 
 
@@ -116,7 +117,7 @@ def data_stages(args: argparse.Namespace, size: Size) -> list[Stage]:
     return result + [
         (
             "latents of videos and of flow, features of texts",
-            [*cached(kept, out / "cache", parts), "--pairs", size.pairs, "--sources", 2],
+            [*cached(kept, out / "cache", parts), "--pairs", size.pairs, *PAIRS],
         ),
         (
             "the same of the scenes of one camera",

@@ -64,7 +64,7 @@ def stages(args: argparse.Namespace) -> list[more4d.Stage]:
     runs = more4d.Runs(out, more4d.flow_of(args))
     told = [f"--config.train.steps={args.steps}", *shipped.flags("dit")]
     if "same_view_pairs" in args.rows:
-        pairs = ["--pairs", more4d.SIZES["tuned"].pairs, "--sources", 2, "--same-view", 1.0]
+        pairs = ["--pairs", more4d.SIZES["tuned"].pairs, *more4d.PAIRS, "--same-view", 1.0]
         cached = more4d.cached(out / "records", own / "cache", out / "weights")
         found.append(("pairs of one view alone", [*cached, *pairs]))
     if "no_norm" in args.rows:

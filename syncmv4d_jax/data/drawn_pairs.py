@@ -3,7 +3,7 @@
 Drawing points and encoding what is drawn costs far more than a training step of a small network,
 and as much as one of a large one; a cache holds a number of pairs of each clip:
 
-    render_latents [k f hl wl c] bfloat16    of the drawn points, grey in holes
+    render_latents [k f hl wl c] bfloat16    of the drawn points (view_pairs.shown)
     hole_mask [k f hl wl step] float16       trust in them (splat.trust), of each video frame
     pair_targets [k] int32                   index of the view whose video it is
     pair_same [k] bool                       its points are its own alone
@@ -34,12 +34,13 @@ class Pairs:
     Attributes:
       count: of a clip.
       same: share of targets that are their own source.  sources: views a target is drawn from.
-      corruption: what is done to sources.
+      fill: whether holes are filled.  corruption: what is done to sources.
     """
 
     count: int
     same: float = 0.25
     sources: int = 3
+    fill: bool = False
     corruption: view_pairs.Corruption = view_pairs.Corruption()
 
     def __post_init__(self):
@@ -63,8 +64,13 @@ class Pairs:
         spoilt = section(
             view_pairs.Corruption, task.get("corruption", {}), "config.task.corruption"
         )
-        own = cls(1, float(task.get("same_view", cls.same)), int(task.get("sources", cls.sources)),
-                  spoilt)  # fmt: skip
+        own = cls(
+            1,
+            float(task.get("same_view", cls.same)),
+            int(task.get("sources", cls.sources)),
+            bool(task.get("fill", cls.fill)),
+            spoilt,
+        )
         return {key: x for key, x in own.told().items() if key != "count"}
 
 
@@ -110,7 +116,7 @@ def _draw(key, sample, how: Pairs, size):
     drawn = view_pairs.draw(
         key, sample, same=how.same, sources=how.sources, how=how.corruption, form="depth", size=size
     )
-    clip = view_pairs.grey(drawn.render, drawn.covered)
+    clip = view_pairs.shown(drawn.render, drawn.covered, drawn.sure, fill=how.fill)
     return drawn.target, drawn.same, clip, splat.trust(drawn.covered, drawn.sure)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from syncmv4d_jax.geometry import cameras, flow_map, splat
+from syncmv4d_jax.geometry import cameras, filling, flow_map, splat
 
 Array = jax.Array
 
@@ -119,6 +119,16 @@ def draw(
     return Drawn(target, same_view, *picture)
 
 
-def grey(render: Array, covered: Array) -> Array:
-    """Colours [... h w 3] of 0..255 -> [-1, 1], 0 in holes."""
-    return jnp.where(covered[..., None], render / 127.5 - 1, 0.0)
+def shown(render: Array, covered: Array, sure: Array, *, fill: bool) -> Array:
+    """What a network is shown of drawn points.
+
+    Args:
+      render: [... h w 3] of 0..255; covered, sure: [... h w] bool (splat.Picture).
+      fill: whether holes have the colours around them (filling.py), which also stand in for points
+        that are not sure; else they are 0.
+
+    Returns:
+      [... h w 3] float32 in [-1, 1].
+    """
+    colours = jnp.where(covered[..., None], render.astype(jnp.float32) / 127.5 - 1, 0.0)
+    return filling.filled(colours, filling.weight(covered, sure)) if fill else colours

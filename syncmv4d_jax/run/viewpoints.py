@@ -109,7 +109,7 @@ class Viewer:
         views = drawn.draw(scene, lenses, poses, self.task.clip.size)
         mask = self.task.fold(splat.trust(views.covered, views.sure)[None])
         inputs = {"render": views.render[None], "hole_mask": mask, **text}
-        inputs["covered"] = views.covered[None]
+        inputs |= {"covered": views.covered[None], "sure": views.sure[None]}
         start = self._start(scene, lenses, poses)
         if start is not None:
             inputs["first"] = self.task.encode(self.params, jnp.asarray(start)[None, :, None])

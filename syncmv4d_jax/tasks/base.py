@@ -301,8 +301,8 @@ class Hiding(Protocol):
 class Synthesis(Protocol):
     """A `Sampled` task that completes pictures of points: what another camera sees of a scene.
 
-    Its inputs have `render` [b v n h w 3] uint8, points drawn for the cameras, `covered` and
-    `hole_mask` (geometry/splat.py); where a path starts at the source camera `first` is that
+    Its inputs have `render` [b v n h w 3] uint8, points drawn for the cameras, `covered`, `sure`
+    and `hole_mask` (geometry/splat.py); where a path starts at the source camera `first` is that
     view's latent.
     """
 

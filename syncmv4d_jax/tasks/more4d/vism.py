@@ -3,7 +3,8 @@
     z = [z_t, mask, render]     mask: how far the drawn points of a latent cell can be believed
                                 (splat.trust: 0 a hole, 1/2 covered, 1 surely seen), of each of its
                                 four video frames (frame 0 counts for four); render: latents of the
-                                drawn points, grey in holes
+                                drawn points, whose holes are grey, or with `Options.fill` have the
+                                colours around them
 
 the layout of Wan2.2-Fun-5B-InP's patch embedding, so that these weights are a start, as TI2V's
 are. With `Options.details` the decoded video takes the drawn points' own colours where it agrees
@@ -55,6 +56,7 @@ class Options(conditional.Options):
       single_share: share of steps that see frame 0 alone.
       details: 0, or how far, in colours of -1..1, a sampled video may be from the drawn points to
         take their pixels (video.detailed).
+      fill: whether holes of what the network is shown are filled (geometry/filling.py).
       mask: whether the network is told what points cover (0 everywhere else: an ablation).
       flow_form: of the records' flow, see geometry/flow_map.py.
     """
@@ -64,6 +66,7 @@ class Options(conditional.Options):
     sources: int = 3
     single_share: float = 0.2
     details: float = 0.0
+    fill: bool = False
     mask: bool = True
     flow_form: str = "depth"
 
@@ -179,7 +182,8 @@ class ViSM(base.Grown, video.Coded):
         drawn = jax.vmap(draw)(jax.random.split(rngs[0], len(sample["flow"])), sample)
         pick = lambda x: jax.vmap(lambda a, i: a[i])(x, drawn.target)[:, None]  # noqa: E731
         encode = self.generator.vae.encode
-        render = encode(params, view_pairs.grey(drawn.render, drawn.covered)[:, None])[:, 0]
+        seen = view_pairs.shown(drawn.render, drawn.covered, drawn.sure, fill=o.fill)
+        render = encode(params, seen[:, None])[:, 0]
         if "video_latents" in batch:  # the encoder is causal
             data = pick(batch["video_latents"].astype(jnp.float32))[:, 0, : render.shape[1]]
         else:
@@ -250,8 +254,8 @@ class ViSM(base.Grown, video.Coded):
         Args:
           params: all parts.
           inputs: render [b v n h w 3] uint8 (holes are grey or whatever hole_mask says), hole_mask
-            [b v f hl wl 4], with details covered [b v n h w] bool; text, and null text unless
-            guidance is 1; first [b v 1 h w c] where the cameras start as the source. n is any
+            [b v f hl wl 4], with details or fill covered [b v n h w] bool, with fill sure alike;
+            text, and null text unless guidance is 1; first [b v 1 h w c] where the cameras start as the source. n is any
             4 m + 1.
           rng: key of the initial noise.
           progress: see `base.Sampled`.
@@ -267,11 +271,15 @@ class ViSM(base.Grown, video.Coded):
                 "config.sample.camera_path (docs/more4d.md)"
             )
         (h, w), v = self.options.size, inputs["render"].shape[1]
-        if self.options.details and "covered" not in inputs:
-            raise ValueError(f"{where}: task.details wanted what points cover (covered)")
-        axes = {key: schema.BATCH[key].axes for key in ("render", "hole_mask", "covered")}
+        for option, keys in {"details": ("covered",), "fill": ("covered", "sure")}.items():
+            if getattr(self.options, option) and not set(keys) <= set(inputs):
+                raise ValueError(f"{where}: task.{option} wanted what points cover {keys}")
+        axes = {key: schema.BATCH[key].axes for key in ("render", "hole_mask", "covered", "sure")}
         base.check(where, inputs, axes, h=h, w=w)
-        render = self.encode(params, inputs["render"])
+        pixels = inputs["render"]
+        if self.options.fill:
+            pixels = _filled(pixels, inputs["covered"], inputs["sure"])
+        render = self.encode(params, pixels)
         mask = inputs["hole_mask"] if self.options.mask else jnp.zeros_like(inputs["hole_mask"])
         condition = einops.rearrange(jnp.concatenate([mask, render], axis=-1), FOLD)
         text, lengths = self.generator.branches(inputs, v)
@@ -285,7 +293,7 @@ class ViSM(base.Grown, video.Coded):
         taken = {}
         if self.options.details:
             taken = {
-                "given": inputs["render"].astype(jnp.float32) / 127.5 - 1,
+                "given": pixels.astype(jnp.float32) / 127.5 - 1,
                 "given_share": inputs["covered"].astype(jnp.float32),
             }
         return base.Sample(einops.rearrange(found, "(b v) ... -> b v ...", v=v), **taken)
@@ -358,3 +366,10 @@ class ViSM(base.Grown, video.Coded):
         return base.Scenes(
             size=o.size, frames=o.frames, text=text, vae=self.generator.vae_config, fields=("flow",)
         )
+
+
+@jax.jit
+def _filled(render: Array, covered: Array, sure: Array) -> Array:
+    """Drawn points, uint8, with their holes filled."""
+    seen = view_pairs.shown(render, covered, sure, fill=True)
+    return jnp.round((seen + 1) * 127.5).astype(jnp.uint8)
