@@ -10,6 +10,8 @@ sees all the way to the point: geometry/splat.py), each frame's error pooled ove
     fill_blur     the mean of what is covered around it, with the one sigma of seven that is best
                   over all scenes
     fill_time     as the nearest frame has it where the same pixel is covered, else fill_nearest
+    fill_pyramid  what a network with `task.fill` is shown (geometry/filling.py): means of what is
+                  known around, near or far, of which what is not surely seen is a small part
     fill_telea    OpenCV's inpainting after Telea, fill_ns after Navier and Stokes, radius 3; these
                   want the extra `eval`
     autoencoder   an oracle: the true video after its own latents
@@ -24,16 +26,18 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from syncmv4d_jax.geometry import view_pairs
 from syncmv4d_jax.metrics import baselines, hoi, summary, video
 
 LEAST = 16  # pixels of a region
 RADIUS = 3.0  # pixels, of OpenCV's inpainting
 GREY = 128
 SPLAT, AUTOENCODER = "splat", "autoencoder"
-FILLS = ("fill_nearest", "fill_blur", "fill_time", "fill_telea", "fill_ns")
+FILLS = ("fill_nearest", "fill_blur", "fill_time", "fill_pyramid", "fill_telea", "fill_ns")
 KEYS = {"psnr_view", "psnr_view_path", "own_view_correlation"}
 HOLE_DB, WHOLE_DB, SEEN_DB, CORRELATION = 2.0, 0.5, 1.5, 0.5  # docs/more4d.md
 MATCHES = 1e-2, 1e-3  # pixels and parts of a pose: cameras that are one
@@ -91,12 +95,19 @@ def inpainted(clip: np.ndarray, covered: np.ndarray, method: str) -> np.ndarray:
     return np.stack([cv2.inpaint(frame, hole, RADIUS, flag) for frame, hole in pairs])
 
 
-def fills(clip: np.ndarray, covered: np.ndarray) -> dict[str, np.ndarray]:
+def pyramid(clip: np.ndarray, covered: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """Clip as a network sees it whose holes are filled."""
+    seen = view_pairs.shown(jnp.asarray(clip), covered, sure, fill=True)
+    return np.clip(np.round((np.asarray(seen) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def fills(clip: np.ndarray, covered: np.ndarray, sure: np.ndarray) -> dict[str, np.ndarray]:
     """The rows that fill holes, {row: clip}, of fill_blur one a setting."""
     rows = {
         SPLAT: np.where(covered[..., None], clip, GREY).astype(np.uint8),
         "fill_nearest": nearest(clip, covered),
         "fill_time": over_time(clip, covered),
+        "fill_pyramid": pyramid(clip, covered, sure),
     }
     if importlib.util.find_spec("cv2") is not None:
         rows |= {f"fill_{m}": inpainted(clip, covered, m) for m in ("telea", "ns")}
@@ -161,7 +172,7 @@ def score(
             continue
         true = np.asarray(truth["video"][view][:n])
         covered, sure = (sample[key][t][:n] for key in ("covered", "sure"))
-        clips = {"model": sample["video"][t][:n], **fills(sample["drawn"][t][:n], covered)}
+        clips = {"model": sample["video"][t][:n], **fills(sample["drawn"][t][:n], covered, sure)}
         if rebuilt is not None:
             clips[AUTOENCODER] = rebuilt[view][:n]
         if own[t]:

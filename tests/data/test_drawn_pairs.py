@@ -1,5 +1,7 @@
 """Pairs that are drawn before training: what a cache keeps of them, what a batch gets, refusals."""
 
+import dataclasses
+
 import fake_records
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,23 @@ def test_the_mask_is_the_trust_in_the_points(monkeypatch, made):
     assert 0.3 < never.max() <= 0.5 < 0.6 < sure.max() <= 1
     np.testing.assert_array_equal(never > 0, sure > 0)
     assert HOW.told()["mask"] == drawn_pairs.MASK  # caches of another mask are refused
+
+
+def test_pairs_with_filled_holes_are_pairs_of_another_kind(made):
+    reader = records.Reader(made / "records", "train")
+    views = [reader.view(reader.windows[0], view) for view in reader.windows[0].views]
+    plain, filled = (
+        drawn_pairs.row("a", views, dataclasses.replace(HOW, fill=fill), encode)
+        for fill in (False, True)
+    )
+    np.testing.assert_array_equal(plain["hole_mask"], filled["hole_mask"])
+    first, second = (one["render_latents"].astype(np.float32) for one in (plain, filled))
+    empty = plain["hole_mask"].max((0, 1, 4)) < 1
+    assert np.abs(first - second)[:, :, empty].max() > 0.05
+    wanted = config(made)
+    wanted.task.fill = True
+    with pytest.raises(cache.StaleCache, match=r"another kind than config.task asks for .fill"):
+        fake_records.batches(wanted, 1)
 
 
 def test_sampling_reads_the_record_itself(made):

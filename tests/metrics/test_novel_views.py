@@ -27,7 +27,7 @@ def error(clip, true, covered):
 def test_every_fill_keeps_what_is_covered_and_fills_the_rest():
     true, covered = ramp()
     spoilt = np.where(covered[..., None], true, 255).astype(np.uint8)
-    made = novel_views.fills(spoilt, covered)
+    made = novel_views.fills(spoilt, covered, covered)
     assert {row.split("/")[0] for row in made} == {"splat", *novel_views.FILLS}
     for row, clip in made.items():
         np.testing.assert_array_equal(clip[covered], true[covered], err_msg=row)
@@ -36,6 +36,14 @@ def test_every_fill_keeps_what_is_covered_and_fills_the_rest():
         assert error(made[row], true, covered) < 12 < error(made["splat"], true, covered), row
     x = made["fill_nearest"][0, 10, 11:18, 0]
     assert x.tolist() == [*true[0, 10, [10, 10], 0], *x[2:5], *true[0, 10, [18, 18], 0]]
+
+
+def test_points_that_are_not_sure_count_little_beside_what_is():
+    true, covered = ramp()
+    wrong = covered & (np.arange(SIZE[1]) < 3)
+    clip = np.where(wrong[..., None], 255, true).astype(np.uint8)
+    off = lambda sure: error(novel_views.pyramid(clip, covered, sure), true, ~wrong)  # noqa: E731
+    assert off(covered & ~wrong) < 0.6 * off(covered)
 
 
 def test_a_hole_that_another_frame_covers_is_filled_from_the_nearest_one():
@@ -51,8 +59,8 @@ def test_a_hole_that_another_frame_covers_is_filled_from_the_nearest_one():
 def test_frames_without_any_point_are_grey():
     true, covered = ramp()
     covered[:] = False
-    made = novel_views.fills(true, covered)
-    for row in ("fill_nearest", "fill_blur/0.0625", "fill_time"):
+    made = novel_views.fills(true, covered, covered)
+    for row in ("fill_nearest", "fill_blur/0.0625", "fill_time", "fill_pyramid"):
         assert (made[row] == 128).all(), row
 
 
@@ -193,8 +201,8 @@ def test_without_a_fill_nothing_is_shown():
 def test_without_opencv_its_rows_are_missing(monkeypatch):
     true, covered = ramp()
     monkeypatch.setattr(novel_views.importlib.util, "find_spec", lambda name: None)
-    made = {row.split("/")[0] for row in novel_views.fills(true, covered)}
-    assert made == {"splat", "fill_nearest", "fill_time", "fill_blur"}
+    made = {row.split("/")[0] for row in novel_views.fills(true, covered, covered)}
+    assert made == {"splat", "fill_nearest", "fill_time", "fill_pyramid", "fill_blur"}
 
 
 def test_the_best_sigma_is_by_holes_of_still_cameras_where_there_are():

@@ -182,6 +182,30 @@ def test_a_sample_that_agrees_has_the_colours_of_the_points(params, batch):
     assert plain.sample(params, inputs, jax.random.key(0)).given is None
 
 
+def test_a_network_whose_holes_are_filled_is_shown_the_colours_around_them(params, batch):
+    """In training and in sampling; by itself, saying nothing, it gives them."""
+    own = {"prediction": "data", "residual": True}
+    plain, task = tiny.make_vism(**own), tiny.make_vism(**own, fill=True)
+    silent = {
+        n: 0 * x if n.startswith("dit/head/head/") else x for n, x in tree.flatten(params).items()
+    }
+    silent, picture = tree.unflatten(silent), drawn(batch, 0)
+    inputs = inputs_of(task, batch)
+    with pytest.raises(ValueError, match=r"task.fill wanted what points cover .'covered', 'sure'"):
+        task.sample(silent, inputs, jax.random.key(0))
+    inputs |= {k: getattr(picture, k)[None, None] for k in ("covered", "sure")}
+    seen = view_pairs.shown(picture.render, picture.covered, picture.sure, fill=True)
+    there, sure = np.asarray(picture.covered), np.asarray(picture.sure)
+    assert np.abs(np.asarray(seen))[~there].mean() > 0.1 and not sure.all()
+    wanted = task.generator.vae.encode(params, seen[None, None])
+    got = task.sample(silent, inputs, jax.random.key(0)).latents
+    np.testing.assert_allclose(got, wanted, atol=5e-3)  # colours are rounded to bytes
+    other = plain.sample(silent, inputs, jax.random.key(0)).latents
+    assert np.abs(other - wanted).max() > 0.05
+    losses = [float(loss(one, silent, batch)[0]) for one in (plain, task)]
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.slow
 def test_sampling_of_a_clip_and_of_one_frame(params, batch):
     task = tiny.make_vism()
