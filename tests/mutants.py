@@ -4012,8 +4012,51 @@ MORE4D = [
         ),
     ),
     *of(
+        "syncmv4d_jax/geometry/filling.py",
+        "tests/geometry/test_filling.py",
+        (
+            "fill",
+            "what is far counts as what is near",
+            "coarse = filled(coarse, jnp.minimum(total, 1.0)[..., 0])",
+            "coarse = filled(coarse, jnp.minimum(total, 1e-3)[..., 0])",
+            "test_near_counts_more_than_far",
+        ),
+        (
+            "fill",
+            "colours are lost from level to level",
+            "/ jnp.maximum(total, 1e-6)",
+            "/ jnp.maximum(total, 1.0)",
+            "test_one_colour_fills_all_and_none_is_0",
+        ),
+        (
+            "fill",
+            "what is not sure counts as what is",
+            "jnp.where(covered, DOUBT, 0.0)",
+            "jnp.where(covered, 1.0, 0.0)",
+            "test_what_is_covered_but_not_sure_counts_a_tenth",
+        ),
+    ),
+    *of(
+        "syncmv4d_jax/tasks/more4d/vism.py",
+        "tests/tasks/more4d/test_vism.py",
+        (
+            "fill",
+            "only training fills holes",
+            "if self.options.fill:",
+            "if False and self.options.fill:",
+            "test_a_network_whose_holes_are_filled_is_shown_the_colours_around_them",
+        ),
+    ),
+    *of(
         "syncmv4d_jax/data/drawn_pairs.py",
         "tests/data/test_drawn_pairs.py",
+        (
+            "fill",
+            "pairs of a cache are never filled",
+            "drawn.sure, fill=how.fill)",
+            "drawn.sure, fill=False)",
+            "test_pairs_with_filled_holes_are_pairs_of_another_kind",
+        ),
         (
             "vism",
             "a sample has one pair twice",

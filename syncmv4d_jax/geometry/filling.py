@@ -43,9 +43,7 @@ def filled(colours: Array, known: Array) -> Array:
 
 def _pooled(x: Array) -> Array:
     """The sum of 2 x 2 pixels."""
-    return (
-        x[..., ::2, ::2, :] + x[..., 1::2, ::2, :] + x[..., ::2, 1::2, :] + x[..., 1::2, 1::2, :]
-    )
+    return x[..., ::2, ::2, :] + x[..., 1::2, ::2, :] + x[..., ::2, 1::2, :] + x[..., 1::2, 1::2, :]
 
 
 def _doubled(x: Array, axis: int) -> Array:
