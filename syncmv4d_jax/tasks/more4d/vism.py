@@ -255,8 +255,8 @@ class ViSM(base.Grown, video.Coded):
           params: all parts.
           inputs: render [b v n h w 3] uint8 (holes are grey or whatever hole_mask says), hole_mask
             [b v f hl wl 4], with details or fill covered [b v n h w] bool, with fill sure alike;
-            text, and null text unless guidance is 1; first [b v 1 h w c] where the cameras start as the source. n is any
-            4 m + 1.
+            text, and null text unless guidance is 1; first [b v 1 h w c] where the cameras start
+            as the source. n is any 4 m + 1.
           rng: key of the initial noise.
           progress: see `base.Sampled`.
 
