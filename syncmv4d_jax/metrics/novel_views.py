@@ -97,7 +97,8 @@ def inpainted(clip: np.ndarray, covered: np.ndarray, method: str) -> np.ndarray:
 
 def pyramid(clip: np.ndarray, covered: np.ndarray, sure: np.ndarray) -> np.ndarray:
     """Clip as a network sees it whose holes are filled."""
-    seen = view_pairs.shown(jnp.asarray(clip), covered, sure, fill=True)
+    picture = (jnp.asarray(x) for x in (clip, covered, sure))
+    seen = view_pairs.shown(*picture, fill=True)
     return np.clip(np.round((np.asarray(seen) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
