@@ -95,20 +95,13 @@ def inpainted(clip: np.ndarray, covered: np.ndarray, method: str) -> np.ndarray:
     return np.stack([cv2.inpaint(frame, hole, RADIUS, flag) for frame, hole in pairs])
 
 
-def pyramid(clip: np.ndarray, covered: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """Clip as a network sees it whose holes are filled."""
-    picture = (jnp.asarray(x) for x in (clip, covered, sure))
-    seen = view_pairs.shown(*picture, fill=True)
-    return np.clip(np.round((np.asarray(seen) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
 def fills(clip: np.ndarray, covered: np.ndarray, sure: np.ndarray) -> dict[str, np.ndarray]:
     """The rows that fill holes, {row: clip}, of fill_blur one a setting."""
     rows = {
         SPLAT: np.where(covered[..., None], clip, GREY).astype(np.uint8),
         "fill_nearest": nearest(clip, covered),
         "fill_time": over_time(clip, covered),
-        "fill_pyramid": pyramid(clip, covered, sure),
+        "fill_pyramid": np.asarray(view_pairs.filled(*map(jnp.asarray, (clip, covered, sure)))),
     }
     if importlib.util.find_spec("cv2") is not None:
         rows |= {f"fill_{m}": inpainted(clip, covered, m) for m in ("telea", "ns")}

@@ -42,7 +42,9 @@ def test_points_that_are_not_sure_count_little_beside_what_is():
     true, covered = ramp()
     wrong = covered & (np.arange(SIZE[1]) < 3)
     clip = np.where(wrong[..., None], 255, true).astype(np.uint8)
-    off = lambda sure: error(novel_views.pyramid(clip, covered, sure), true, ~wrong)  # noqa: E731
+    off = lambda sure: error(  # noqa: E731
+        novel_views.fills(clip, covered, sure)["fill_pyramid"], true, ~wrong
+    )
     assert off(covered & ~wrong) < 0.6 * off(covered)
 
 

@@ -278,7 +278,7 @@ class ViSM(base.Grown, video.Coded):
         base.check(where, inputs, axes, h=h, w=w)
         pixels = inputs["render"]
         if self.options.fill:
-            pixels = _filled(pixels, inputs["covered"], inputs["sure"])
+            pixels = view_pairs.filled(pixels, inputs["covered"], inputs["sure"])
         render = self.encode(params, pixels)
         mask = inputs["hole_mask"] if self.options.mask else jnp.zeros_like(inputs["hole_mask"])
         condition = einops.rearrange(jnp.concatenate([mask, render], axis=-1), FOLD)
@@ -366,10 +366,3 @@ class ViSM(base.Grown, video.Coded):
         return base.Scenes(
             size=o.size, frames=o.frames, text=text, vae=self.generator.vae_config, fields=("flow",)
         )
-
-
-@jax.jit
-def _filled(render: Array, covered: Array, sure: Array) -> Array:
-    """Drawn points, uint8, with their holes filled."""
-    seen = view_pairs.shown(render, covered, sure, fill=True)
-    return jnp.round((seen + 1) * 127.5).astype(jnp.uint8)
