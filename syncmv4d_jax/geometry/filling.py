@@ -7,6 +7,9 @@ bilinear. What is near counts where anything is near, what is far where nothing 
 Gortler et al., The Lumigraph, SIGGRAPH 1996. It has no size to choose, where a blur has a sigma.
 """
 
+import functools
+
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -34,23 +37,12 @@ def filled(colours: Array, known: Array) -> Array:
     if height == width == 1:
         return jnp.where(known > 0, colours, 0.0)
     even = [(0, 0)] * (known.ndim - 3) + [(0, height % 2), (0, width % 2), (0, 0)]
-    total = _pooled(jnp.pad(known, even))
-    coarse = _pooled(jnp.pad(colours * known, even)) / jnp.maximum(total, 1e-6)
+    pooled = functools.partial(
+        einops.reduce, pattern="... (h y) (w x) c -> ... h w c", reduction="sum", y=2, x=2
+    )
+    total = pooled(jnp.pad(known, even))
+    coarse = pooled(jnp.pad(colours * known, even)) / jnp.maximum(total, 1e-6)
     coarse = filled(coarse, jnp.minimum(total, 1.0)[..., 0])
-    rough = _doubled(_doubled(coarse, -3), -2)[..., :height, :width, :]
-    return known * colours + (1 - known) * rough
-
-
-def _pooled(x: Array) -> Array:
-    """The sum of 2 x 2 pixels."""
-    return x[..., ::2, ::2, :] + x[..., 1::2, ::2, :] + x[..., ::2, 1::2, :] + x[..., 1::2, 1::2, :]
-
-
-def _doubled(x: Array, axis: int) -> Array:
-    """Twice as many pixels along an axis, linear between their centres."""
-    count = x.shape[axis]
-    at = jnp.arange(count)
-    before = jnp.take(x, jnp.maximum(at - 1, 0), axis)
-    after = jnp.take(x, jnp.minimum(at + 1, count - 1), axis)
-    pair = jnp.stack([(before + 3 * x) / 4, (3 * x + after) / 4], axis=x.ndim + axis + 1)
-    return pair.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
+    *rest, high, wide, channels = coarse.shape
+    rough = jax.image.resize(coarse, (*rest, 2 * high, 2 * wide, channels), "linear")
+    return known * colours + (1 - known) * rough[..., :height, :width, :]
